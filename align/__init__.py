@@ -1,0 +1,3 @@
+"""Alignment with people in the loop."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,36 @@
+"""Content ids: the same thing has the same id everywhere, so doing it twice is doing it once."""
+
+import hashlib
+import json
+from pathlib import Path
+
+ID_BYTES = 16
+
+
+def canonical_json(value: object) -> str:
+    """JSON with sorted keys and no spaces; NaN and infinity are refused (ValueError), for they have no JSON form."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def content_id(value: object) -> str:
+    """blake2b of the canonical JSON of `value`: 32 hexadecimal digits."""
+    return hashlib.blake2b(canonical_json(value).encode(), digest_size=ID_BYTES).hexdigest()
+
+
+def file_id(path: Path) -> str:
+    """blake2b of a file's bytes: 32 hexadecimal digits."""
+    digest = hashlib.blake2b(digest_size=ID_BYTES)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def seed_for(*parts: object) -> int:
+    """A 63-bit seed that depends on all `parts` and on nothing else (not on PYTHONHASHSEED, not on order of calls)."""
+    return int(content_id([str(p) for p in parts])[:16], 16) >> 1
+
+
+def unit_for(*parts: object) -> float:
+    """A number in [0, 1) that depends on all `parts` and on nothing else; for hash splits and seeded choices."""
+    return seed_for(*parts) / 2**63

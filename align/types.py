@@ -1,0 +1,194 @@
+"""What flows between the packages: `Prompt → Candidate → Task → Judgement → Preference`.
+
+Rows travel as Arrow tables with the schemas below, so that a million of them stay cheap; the frozen dataclass of
+the same name is for the small ends. `to_table` and `from_table` convert. Ids are blake2b of content (`align.ids`);
+times are attributes and never part of an id.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, TypedDict, TypeVar
+
+import pyarrow as pa
+
+from align.ids import content_id
+
+Role = Literal["system", "user", "assistant"]
+TaskKind = Literal["pair", "rank", "single", "rating", "blind_ab"]
+Purpose = Literal["train", "control", "gold", "eval"]
+PairOutcome = Literal["a", "b", "tie", "both_bad", "skipped"]
+Split = Literal["train", "test"]
+FinishReason = Literal["stop", "length"]
+
+PAIR_OUTCOMES: tuple[str, ...] = ("a", "b", "tie", "both_bad", "skipped")
+
+
+class Message(TypedDict):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A conversation that waits for an answer; `source` is the `file:line` it came from."""
+
+    id: str
+    messages: list[Message]
+    split: Split
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One answer to a prompt. `tokens` counts what the engine sampled, the stop token included.
+
+    `finish` is "stop" where the model ended the answer itself and "length" where the limit cut it.
+    """
+
+    id: str
+    prompt_id: str
+    text: str
+    checkpoint: str
+    sample: int
+    tokens: int
+    finish: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One question for people about one to four candidates of one prompt.
+
+    `candidates` is in canonical order (sorted ids); `shown` gives, for each place on the screen from left to right,
+    the index of the candidate that stands there. `wanted` is how many submitted answers close the task.
+    """
+
+    id: str
+    kind: TaskKind
+    round: int
+    purpose: Purpose
+    repeat: int
+    prompt_id: str
+    messages: list[Message]
+    candidates: list[str]
+    texts: list[str]
+    shown: list[int]
+    wanted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What one person said about one task.
+
+    For a pair `outcome` is one of `PAIR_OUTCOMES`, and "a" and "b" always mean the *canonical* candidates 0 and 1,
+    never the sides of the screen. `revision` counts the person's later changes of mind, from 0. `time` is ISO 8601
+    in UTC; `seconds` is how long the person took, where that is known.
+    """
+
+    id: str
+    task_id: str
+    kind: TaskKind
+    annotator: str
+    revision: int
+    outcome: str
+    strength: int | None = None
+    flags: list[str] | None = None
+    edit: str | None = None
+    reason: str | None = None
+    time: str | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """One compiled pair. `target` is the probability in [0.5, 1] that `chosen` is better; `weight` ≥ 0."""
+
+    id: str
+    prompt_id: str
+    messages: list[Message]
+    chosen_id: str
+    rejected_id: str
+    chosen: str
+    rejected: str
+    target: float
+    weight: float
+    margin: float
+    round: int
+    judgements: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A row that went no further, and why. `where` is a `file:line` or an id."""
+
+    what: str
+    where: str
+    reason: str
+
+
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+_STRINGS = pa.list_(pa.string())
+
+SCHEMAS: dict[type, pa.Schema] = {
+    Prompt: pa.schema([("id", pa.string()), ("messages", MESSAGES), ("split", pa.string()), ("source", pa.string())]),
+    Candidate: pa.schema(
+        [("id", pa.string()), ("prompt_id", pa.string()), ("text", pa.string()), ("checkpoint", pa.string())]
+        + [("sample", pa.int32()), ("tokens", pa.int32()), ("finish", pa.string())]
+    ),
+    Task: pa.schema(
+        [("id", pa.string()), ("kind", pa.string()), ("round", pa.int32()), ("purpose", pa.string())]
+        + [("repeat", pa.int32()), ("prompt_id", pa.string()), ("messages", MESSAGES), ("candidates", _STRINGS)]
+        + [("texts", _STRINGS), ("shown", pa.list_(pa.int32())), ("wanted", pa.int32())]
+    ),
+    Judgement: pa.schema(
+        [("id", pa.string()), ("task_id", pa.string()), ("kind", pa.string()), ("annotator", pa.string())]
+        + [("revision", pa.int32()), ("outcome", pa.string()), ("strength", pa.int32()), ("flags", _STRINGS)]
+        + [("edit", pa.string()), ("reason", pa.string()), ("time", pa.string()), ("seconds", pa.float64())]
+    ),
+    Preference: pa.schema(
+        [("id", pa.string()), ("prompt_id", pa.string()), ("messages", MESSAGES), ("chosen_id", pa.string())]
+        + [("rejected_id", pa.string()), ("chosen", pa.string()), ("rejected", pa.string()), ("target", pa.float64())]
+        + [("weight", pa.float64()), ("margin", pa.float64()), ("round", pa.int32()), ("judgements", _STRINGS)]
+    ),
+    Dropped: pa.schema([("what", pa.string()), ("where", pa.string()), ("reason", pa.string())]),
+}
+
+Record = TypeVar("Record")
+
+
+def to_table(kind: type[Record], rows: Iterable[Record]) -> pa.Table:
+    """Dataclass rows of one `kind` as an Arrow table with that kind's schema."""
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMAS[kind])  # type: ignore[call-overload]
+
+
+def from_table(kind: type[Record], table: pa.Table) -> list[Record]:
+    """The rows of `table` as dataclasses of `kind`; columns that `kind` does not know are left out."""
+    names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    return [kind(**row) for row in table.select(names).to_pylist()]
+
+
+def as_dict(row: Any) -> dict[str, Any]:
+    """A dataclass row as a plain dictionary, for JSON."""
+    return asdict(row)
+
+
+def prompt_id(messages: list[Message]) -> str:
+    return content_id(["prompt", [[m["role"], m["content"]] for m in messages]])
+
+
+def candidate_id(prompt: str, text: str, checkpoint: str) -> str:
+    return content_id(["candidate", prompt, text, checkpoint])
+
+
+def task_id(kind: str, prompt: str, candidates: list[str], purpose: str, repeat: int, round: int) -> str:
+    return content_id(["task", kind, prompt, sorted(candidates), purpose, repeat, round])
+
+
+def judgement_id(task: str, annotator: str, revision: int) -> str:
+    return content_id(["judgement", task, annotator, revision])
+
+
+def preference_id(prompt: str, chosen: str, rejected: str) -> str:
+    """`chosen` and `rejected` are candidate ids."""
+    return content_id(["preference", prompt, chosen, rejected])
