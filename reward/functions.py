@@ -1,0 +1,202 @@
+"""The one hook for code of the user's own: a scoring function named as `file.py:function` in the recipe.
+
+    def score(messages, answer):      # messages: [{"role": "user", "content": "…"}, …]; answer: text
+        return 1.0                    # higher is better; None says that this answer cannot be scored
+"""
+
+import ast
+import difflib
+import importlib.util
+import inspect
+import math
+import numbers
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from align.errors import ConfigError, DataError
+from align.ids import content_id, file_id
+from align.types import Message, prompt_id
+
+SHOWN = 200
+"""Characters of a user's exception message that are passed on."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringFunction:
+    """A user's function, checked at every call. `id` changes with its name and its code (see `function_id`)."""
+
+    spec: str
+    id: str
+    path: Path
+    function: Callable[[list[Message], str], Any]
+
+    def __call__(self, messages: list[Message], answer: str) -> float | None:
+        """The score, a finite float, or None where the function gives None.
+
+        Raises DataError, naming the prompt, where the function raises or returns anything else.
+        """
+        try:
+            value = self.function(messages, answer)
+        except Exception as error:
+            what = f"{self.spec} raised {_describe(error)} for prompt {prompt_id(messages)}"
+            raise DataError(what, where=_place(error, self.path), hint="mend the function") from error
+        if value is None:
+            return None
+        if not isinstance(value, numbers.Real) or not math.isfinite(value):
+            raise DataError(
+                f"{self.spec} returned {type(value).__name__} {str(value)[:40]!r} for prompt {prompt_id(messages)}",
+                hint="return a finite number, or None for an answer that cannot be scored",
+            )
+        return float(value)
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionScorer:
+    """A Scorer made of one function."""
+
+    function: ScoringFunction
+
+    def score(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | None]:
+        return [self.function(messages, answer) for messages, answer in zip(prompts, answers, strict=True)]
+
+
+def load_function(spec: str, base: Path) -> ScoringFunction:
+    """The function that `spec` (`file.py:name`) names; a relative file starts at `base`.
+
+    The file's folder is on `sys.path` only while it loads, so imports of its neighbours belong at its top.
+    Raises ConfigError where the file or the function is missing, the file does not load, or the function cannot be
+    called with (messages, answer).
+    """
+    path, name = _parse(spec, base)
+    identity = function_id(spec, base)
+    module = _load(path, identity)
+    function = getattr(module, name, None)
+    if not callable(function):
+        names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+        found = "is no function" if hasattr(module, name) else "is not there"
+        raise ConfigError(f"{name!r} {found}", where=str(path), hint=_nearest(name, names, "functions"))
+    _check_arity(function, spec)
+    return ScoringFunction(spec, identity, path, function)
+
+
+def function_id(spec: str, base: Path) -> str:
+    """Content id of a scoring function: its name, its file, and the neighbouring files that it imports.
+
+    Nothing is run. Neighbours are found by reading the import statements, theirs included; what a function reads
+    or imports in another way is not covered. Raises ConfigError for a missing or unreadable file.
+    """
+    path, name = _parse(spec, base)
+    files: dict[str, str] = {}
+    waiting = [path]
+    while waiting:
+        file = waiting.pop()
+        key = file.relative_to(path.parent).as_posix()
+        if key not in files:
+            files[key] = file_id(file)
+            waiting += _neighbours(file, path.parent)
+    return content_id(["function", path.name, name, files])
+
+
+def _parse(spec: str, base: Path) -> tuple[Path, str]:
+    file, colon, name = spec.rpartition(":")
+    if not colon or not file or not name.isidentifier():
+        raise ConfigError(f"{spec!r} does not name a function", hint="write it as file.py:function")
+    path = (base / file).resolve()
+    if not path.is_file():
+        names = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        raise ConfigError(f"there is no file {path}", where=spec, hint=_nearest(path.name, names, "files"))
+    return path, name
+
+
+def _neighbours(file: Path, folder: Path) -> Iterator[Path]:
+    """Files below `folder` that the imports of `file` name."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        raise ConfigError(f"this is not Python: {error}", where=f"{file}:{line}" if line else str(file)) from error
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""] + [f"{node.module or ''}.{alias.name}".lstrip(".") for alias in node.names]
+        for name in filter(None, names):
+            for root in {folder, file.parent}:
+                stem = root.joinpath(*name.split("."))
+                yield from (p for p in (stem.with_name(stem.name + ".py"), stem / "__init__.py") if p.is_file())
+
+
+def _load(path: Path, identity: str) -> ModuleType:
+    """The module of the file `path`, under a name of its own so that two files of one name do not meet."""
+    name = f"_align_function_{identity}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None:
+        raise ConfigError("this file cannot be loaded as Python", where=str(path), hint="its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    # Compiled here and not by the loader: its cache of bytecode takes a file changed within one second for the old one.
+    code = compile(path.read_bytes(), str(path), "exec")
+    with _importing_from(path.parent):
+        sys.modules[name] = module  # dataclasses and pickle look a class's module up here
+        try:
+            exec(code, vars(module))
+        except (Exception, SystemExit) as error:
+            del sys.modules[name]
+            hint = "it must load without arguments and side effects; guard a script with `if __name__ == '__main__'`"
+            raise ConfigError(f"loading it raised {_describe(error)}", where=_place(error, path), hint=hint) from error
+    return module
+
+
+@contextmanager
+def _importing_from(folder: Path) -> Iterator[None]:
+    """`folder` first on sys.path; modules of that folder are forgotten afterwards, so that two folders may each have
+    a neighbour of the same name."""
+    before = set(sys.modules)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        for name in set(sys.modules) - before:
+            file = getattr(sys.modules[name], "__file__", None)
+            if file and not name.startswith("_align_function_") and folder in Path(file).parents:
+                del sys.modules[name]
+
+
+def _check_arity(function: Callable[..., Any], spec: str) -> None:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"the arguments of {spec} cannot be read", hint="wrap it: def f(messages, answer)") from error
+    try:
+        signature.bind([], "")
+    except TypeError as error:
+        raise ConfigError(
+            f"{spec} takes {signature}, and is called with (messages, answer)", hint="give it exactly these two arguments"
+        ) from error
+
+
+def _nearest(name: str, names: Sequence[str], kind: str) -> str:
+    if near := difflib.get_close_matches(name, names, n=3, cutoff=0.5):
+        return f"did you mean {' or '.join(near)}?"
+    return f"the {kind} there are {', '.join(names[:8])}" if names else f"there are no {kind} there"
+
+
+def _describe(error: BaseException) -> str:
+    """Type and message, on one line."""
+    message = " ".join(str(error).split())[:SHOWN]
+    return type(error).__name__ + (f" ({message})" if message else "")
+
+
+def _place(error: BaseException, path: Path) -> str:
+    """`file:line` of the innermost frame in the user's own file, or the file."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+    return f"{path}:{lines[-1]}" if lines else str(path)
