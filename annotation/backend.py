@@ -1,0 +1,105 @@
+"""The seam to whatever shows tasks to people and keeps their answers."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from align.types import Judgement, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What a submit did: tasks that it `added`, and tasks that were `present` already."""
+
+    added: int
+    present: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One annotator's answer to one task; `outcome` as in `Judgement`: a and b are the canonical candidates."""
+
+    task_id: str
+    outcome: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many tasks one annotator answered and how many that person skipped."""
+
+    submitted: int
+    skipped: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the labelling is. `answers` of the `wanted` are in (more than a task wants are not counted).
+
+    A task is `completed` when it has the answers it wants, and `exhausted` when it has not and every annotator has
+    answered or skipped it, so that nobody is left to ask.
+    """
+
+    tasks: int
+    completed: int
+    exhausted: int
+    wanted: int
+    answers: int
+    annotators: dict[str, Count]
+
+    @property
+    def open(self) -> int:
+        """Tasks that still wait for somebody."""
+        return self.tasks - self.completed - self.exhausted
+
+
+class AnnotationBackend(Protocol):
+    """Takes tasks, shows them to people, gives their judgements back."""
+
+    @property
+    def url(self) -> str:
+        """Where a person goes to label."""
+
+    def submit(self, tasks: Sequence[Task]) -> Submitted:
+        """Add the tasks that are not there yet; a second call, or one after a kill, adds only what is missing."""
+
+    def progress(self) -> Progress: ...
+
+    def collect(self) -> list[Judgement]:
+        """Each annotator's latest word on each task, sorted by id, with revision 0 (the journal counts revisions)."""
+
+
+class SimulationBackend(AnnotationBackend, Protocol):
+    """A backend in which simulated annotators can be real users."""
+
+    def ensure_annotator(self, name: str) -> str:
+        """Make the user `name` if there is none, let it label here, and return its API key."""
+
+    def answer(self, api_key: str, answers: Sequence[Answer]) -> None:
+        """Give answers as the user whose key it is; a second answer to a task replaces the first."""
+
+
+def progress_of(status: Mapping[str, Mapping[str, str]], wanted: int, annotators: Collection[str]) -> Progress:
+    """Progress from each task's {annotator: "submitted" | "skipped"}.
+
+    `annotators` are those who could be asked. Where none is named, those who have answered anything count as all.
+    """
+    counts: dict[str, list[int]] = {name: [0, 0] for name in annotators}
+    for answers in status.values():
+        for name, state in answers.items():
+            counts.setdefault(name, [0, 0])[state == "skipped"] += 1
+    everyone = set(annotators) or set(counts)
+    completed = exhausted = given = 0
+    for answers in status.values():
+        submitted = sum(state == "submitted" for state in answers.values())
+        given += min(submitted, wanted)
+        completed += submitted >= wanted
+        exhausted += submitted < wanted and bool(everyone) and everyone <= answers.keys()
+    return Progress(
+        tasks=len(status),
+        completed=completed,
+        exhausted=exhausted,
+        wanted=wanted * len(status),
+        answers=given,
+        annotators={name: Count(*counts[name]) for name in sorted(counts)},
+    )

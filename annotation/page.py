@@ -1,0 +1,42 @@
+"""The labelling page: a conversation as bubbles, two answers side by side, safe whatever is in them.
+
+Argilla shows a custom field in an iframe of its own origin, with the record as JSON inside a `<script>` that it does
+not escape, put together by `String.replace`. So that no text can break out on any server, all of it travels as base64
+of ASCII JSON: no `<`, `$` or `#` appears, and NUL and lone surrogates, which databases refuse, are JSON's own escapes.
+The page makes DOM text nodes of it and never HTML, and a Content-Security-Policy forbids it every request.
+"""
+
+import base64
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+from align.types import Task
+
+FIELD = "comparison"
+"""Name of the custom field; page.html knows it too."""
+
+WORDS_LIMIT = 4_000
+"""Characters of searchable text in a record."""
+
+
+@cache
+def page() -> str:
+    """HTML, CSS and JavaScript of the page, for Argilla's custom field in advanced mode."""
+    text = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    # Argilla puts this text in with String.replace: there "$" is an instruction, and "#...#" is what it replaces.
+    if found := re.search(r"\$[$&`'0-9<]|#[A-Z_]+#", text):
+        raise ValueError(f"page.html has {found[0]!r}, which Argilla would replace")
+    return text
+
+
+def payload(task: Task) -> dict[str, str]:
+    """What the page shows of a task, answers from left to right; and its bare words, so that people can search.
+
+    Neither the purpose nor the canonical order is in it.
+    """
+    answers = [task.texts[place] for place in task.shown]
+    packed = json.dumps({"messages": task.messages, "answers": answers}, ensure_ascii=True).encode("ascii")
+    words = re.findall(r"\w+", " ".join([m["content"] for m in task.messages] + answers))
+    return {"payload": base64.b64encode(packed).decode("ascii"), "words": " ".join(words)[:WORDS_LIMIT]}
