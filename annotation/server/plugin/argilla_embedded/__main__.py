@@ -1,0 +1,64 @@
+"""`python -m argilla_embedded HOME PORT`: serve Argilla from HOME on loopback, in the background.
+
+Prints the server's process id and returns at once; the server goes on in a session of its own, and what it says is
+in HOME/server.log. Secrets are read from HOME/secrets.json, so that they appear in no process listing.
+"""
+
+import json
+import os
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+
+def main(home: Path, port: int) -> None:
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+        os._exit(0)
+    os.setsid()
+    os.umask(0o077)
+    _redirect(home / "server.log")
+    os.chdir(home)
+    listener = _bind(port)
+    _prepare_environment(home)
+    _serve(listener)
+
+
+def _redirect(log: Path) -> None:
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for source, target in ((nothing, 0), (out, 1), (out, 2)):
+        os.dup2(source, target)
+
+
+def _bind(port: int) -> socket.socket:
+    """Taken before the slow imports, so that of two servers for one port the later fails at once."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    return listener
+
+
+def _prepare_environment(home: Path) -> None:
+    secrets = json.loads((home / "secrets.json").read_text(encoding="utf-8"))
+    os.environ["ARGILLA_AUTH_SECRET_KEY"] = secrets["auth_secret_key"]
+    scratch = home / "tmp"  # Argilla copies its 14 MB user interface into a new temporary folder at every start
+    if scratch.exists():
+        shutil.rmtree(scratch)
+    scratch.mkdir(mode=0o700)
+    os.environ["TMPDIR"] = str(scratch)
+
+
+def _serve(listener: socket.socket) -> None:
+    import uvicorn
+
+    from argilla_embedded.app import app
+
+    config = uvicorn.Config(app, access_log=False, log_level="info", timeout_graceful_shutdown=5)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

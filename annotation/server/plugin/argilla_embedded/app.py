@@ -1,0 +1,42 @@
+"""The application that uvicorn serves: Argilla's own, with our parts put in. The order of the steps matters."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from argilla_embedded import pragmas  # noqa: F401, I001 - before anything of Argilla's opens the database
+from argilla_embedded import engine, schema  # noqa: F401 - importing `engine` registers it
+from argilla_server import app
+from argilla_server.settings import settings
+from fastapi import FastAPI
+
+from argilla_embedded import ENGINE, jobs, outbox, owner, speed, status, ui
+
+
+def configure(app: FastAPI) -> FastAPI:
+    if settings.search_engine != ENGINE or not settings.database_is_sqlite:
+        raise RuntimeError(f"this application needs ARGILLA_SEARCH_ENGINE={ENGINE} and an SQLite database")
+    schema.migrate()
+    jobs.install()
+    outbox.install()
+    speed.install()
+    status.install()
+    ui.install(app)
+    _extend_lifespan(app)
+    return app
+
+
+def _extend_lifespan(app: FastAPI) -> None:
+    argilla_lifespan = app.router.lifespan_context
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await owner.ensure()
+        await status.reconcile()
+        await outbox.recover()
+        async with argilla_lifespan(app), outbox.delivering(), jobs.running():
+            yield
+
+    app.router.lifespan_context = lifespan
+
+
+configure(app)

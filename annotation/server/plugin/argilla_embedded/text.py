@@ -1,0 +1,52 @@
+"""What a person types into the search box, as conditions for FTS5.
+
+The language is that of Elasticsearch's `simple_query_string`, as far as people use it: all words must occur, in any
+field; `"a phrase"`, `pre*`, `this | that`, `-not`. Brackets and `~` are read over.
+"""
+
+import re
+from dataclasses import dataclass, field
+
+_TOKEN = re.compile(r'[-+(]*"[^"]*"\*?|\||[^\s|]+')
+
+
+@dataclass
+class Terms:
+    """Each of `wanted` (an FTS5 expression each) must match some field of the record, none of `unwanted` may."""
+
+    wanted: list[list[str]] = field(default_factory=list)
+    unwanted: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.wanted or self.unwanted)
+
+
+def parse(query: str) -> Terms:
+    """`Terms` of `query`; false in a boolean sense where it holds no word at all (and so matches nothing)."""
+    terms, either = Terms(), False
+    for token in _TOKEN.findall(query):
+        if token == "|":
+            either = bool(terms.wanted)
+            continue
+        word = token.lstrip("(")
+        negative, word = word.startswith("-"), word.lstrip("-+(").rstrip(")")
+        phrase = _phrase(word)
+        if phrase is None:
+            continue
+        if negative:
+            terms.unwanted.append(phrase)
+        elif either:
+            terms.wanted[-1].append(phrase)
+        else:
+            terms.wanted.append([phrase])
+        either = False
+    return terms
+
+
+def _phrase(word: str) -> str | None:
+    """An FTS5 phrase, quoted, so that nothing in it is an operator; its own tokenizer finds the words in it."""
+    word = re.sub(r"~\d*$", "", word)
+    prefix, bare = word.endswith("*"), word.replace("\0", " ").strip('*"')
+    if not any(c.isalnum() for c in bare):
+        return None
+    return '"' + bare.replace('"', '""') + '"' + ("*" if prefix else "")

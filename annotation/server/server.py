@@ -1,0 +1,230 @@
+"""Start, stop and look at the server of a *home*, a folder with its database, its secrets and its log."""
+
+import random
+import secrets
+import shutil
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from align.errors import ServiceError
+from annotation.server import process
+from annotation.server.api import call
+from annotation.server.files import data_folder, locked, make_private_folder, read_json, write_private
+from annotation.server.install import argilla_version, environment, is_installed, last_line, python_of
+
+SECRETS_FILE = "secrets.json"
+SETTINGS_FILE = "server.json"
+OWNER = "owner"
+PORTS = range(20_000, 30_000)
+"""Below the ports that systems hand out for outgoing connections, so that ours is not taken between two starts."""
+NEEDED_BYTES = 100 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """A server that answers. `started` is false where it was running already; `seconds` is what the call took."""
+
+    home: Path
+    url: str
+    pid: int
+    started: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """How to log in as the owner."""
+
+    url: str
+    username: str
+    password: str
+    api_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetProgress:
+    """`completed` of `total` records have as many submitted answers as their dataset wants."""
+
+    workspace: str
+    name: str
+    total: int
+    completed: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatus:
+    """What is known about the server of `home`; where it does not run, only the first fields are."""
+
+    home: Path
+    running: bool
+    url: str | None = None
+    pid: int | None = None
+    version: str | None = None
+    memory_bytes: int | None = None
+    datasets: tuple[DatasetProgress, ...] = ()
+
+
+def default_home() -> Path:
+    """One server per user: `$XDG_DATA_HOME/align/server`."""
+    return data_folder() / "server"
+
+
+def start(home: Path | None = None, port: int | None = None, *, timeout: float = 120.0) -> ServerInfo:
+    """Have the server of `home` answer, and say where; one that runs already is left as it is.
+
+    `port` None keeps the port that this home has (a free one is chosen the first time); 0 chooses anew. Raises
+    ServiceError where nothing is installed, the port is taken, the disk is full, the server dies or needs more than
+    `timeout` seconds.
+    """
+    begin, home = time.monotonic(), _absolute(home)
+    folder = environment()
+    if not is_installed(folder):
+        raise ServiceError("Argilla's server is not installed", where=str(folder), hint="run `align server install`")
+    make_private_folder(home)
+    with locked(home / "server.lock", timeout=timeout, what="a start or stop of this server"):
+        alive = process.running(home)
+        if alive is None:
+            alive = _launch(home, folder, port)
+            fresh = True
+        else:
+            fresh = False
+            if port not in (None, 0, alive.port):
+                raise ServiceError(f"this server runs at port {alive.port}, not at {port}", where=str(home), hint="run `align server stop` first")
+        _wait_until_ready(home, alive, begin + timeout, timeout)
+    return ServerInfo(home, _url(alive.port), alive.pid, fresh, time.monotonic() - begin)
+
+
+def stop(home: Path | None = None) -> bool:
+    """End the server of `home`; false where none was running."""
+    home = _absolute(home)
+    if not home.is_dir():
+        return False
+    with locked(home / "server.lock", timeout=120.0, what="a start or stop of this server"):
+        alive = process.running(home)
+        if alive is not None:
+            process.terminate(alive)
+        (home / process.PID_FILE).unlink(missing_ok=True)
+    return alive is not None
+
+
+def status(home: Path | None = None) -> ServerStatus:
+    """Whether the server of `home` runs, and if so how its datasets stand."""
+    home = _absolute(home)
+    alive = process.running(home)
+    if alive is None:
+        return ServerStatus(home, running=False)
+    url, key = _url(alive.port), credentials(home).api_key
+    version = call(url, "/api/v1/version")["version"]
+    datasets = tuple(_progress(url, key, dataset) for dataset in call(url, "/api/v1/me/datasets", key=key)["items"])
+    return ServerStatus(home, True, url, alive.pid, version, process.resident_bytes(alive.pid), datasets)
+
+
+def logs(home: Path | None = None, lines: int = 50, *, follow: bool = False) -> Iterator[str]:
+    """The last `lines` lines of the server's log; with `follow`, what is added, until the caller stops asking."""
+    path = _absolute(home) / process.LOG_FILE
+    if not path.exists():
+        raise ServiceError("there is no log: this server was never started", where=str(path), hint="run `align server start`")
+    return _lines(path, lines, follow)
+
+
+def credentials(home: Path | None = None) -> Credentials:
+    """The owner's name, password and API key; ServiceError where the server was never started."""
+    home = _absolute(home)
+    known, settings = read_json(home / SECRETS_FILE), read_json(home / SETTINGS_FILE)
+    if known is None or settings is None:
+        raise ServiceError("this server was never started, so it has no owner", where=str(home), hint="run `align server start`")
+    return Credentials(_url(settings["port"]), known["username"], known["password"], known["api_key"])
+
+
+def running_url(home: Path | None = None) -> str:
+    """The address of the running server of `home`; ServiceError where it does not run."""
+    alive = process.running(_absolute(home))
+    if alive is None:
+        raise ServiceError("this server does not run", where=str(_absolute(home)), hint="run `align server start`")
+    return _url(alive.port)
+
+
+def _absolute(home: Path | None) -> Path:
+    return (home or default_home()).expanduser().absolute()
+
+
+def _url(port: int) -> str:
+    return f"http://127.0.0.1:{port}"
+
+
+def _launch(home: Path, folder: Path, port: int | None) -> process.Process:
+    if shutil.disk_usage(home).free < NEEDED_BYTES:
+        raise ServiceError(f"the disk has less than {NEEDED_BYTES >> 20} MB free", where=str(home), hint="free some, or choose another folder with --home")
+    if read_json(home / SECRETS_FILE) is None:
+        tokens = {"password": secrets.token_urlsafe(18), "api_key": secrets.token_urlsafe(48), "auth_secret_key": secrets.token_hex(32)}
+        write_private(home / SECRETS_FILE, {"username": OWNER} | tokens)
+    chosen = _choose_port(home, port)
+    write_private(home / SETTINGS_FILE, {"port": chosen, "argilla": argilla_version()})
+    return process.launch(home, python_of(folder), chosen)
+
+
+def _choose_port(home: Path, port: int | None) -> int:
+    """The given port, else the one this home has had, else a free one."""
+    kept = (read_json(home / SETTINGS_FILE) or {}).get("port")
+    wanted = port if port is not None else kept
+    if not wanted:
+        return next(p for p in random.SystemRandom().sample(PORTS, 1000) if process.port_is_free(p))
+    if not process.port_is_free(wanted):
+        whose = "" if port else ", which this server has had since it was made,"
+        raise ServiceError(f"port {wanted}{whose} is in use by another program", where=str(home), hint="end that program, or choose another port with --port (0: any free one)")
+    return int(wanted)
+
+
+def _wait_until_ready(home: Path, alive: process.Process, deadline: float, timeout: float) -> None:
+    """Until *this* process answers, not merely anything at its port."""
+    while True:
+        if _answers(alive):
+            return
+        if process.began(alive.pid) != alive.began:
+            log = home / process.LOG_FILE
+            raise ServiceError(f"Argilla's server died at its start: {last_line(log)}", where=str(log), hint="run `align server logs` for the rest")
+        if time.monotonic() > deadline:
+            process.terminate(alive)
+            raise ServiceError(f"Argilla's server did not answer within {timeout:.0f} s and was ended", where=str(home), hint="run `align server logs`; on a slow machine give it more time")
+        time.sleep(0.1)
+
+
+def _answers(alive: process.Process) -> bool:
+    try:
+        found: dict[str, Any] = call(_url(alive.port), "/api/v1/status", timeout=5.0)
+    except ServiceError:  # not yet; whether it is too late is the caller's question
+        return False
+    return bool(found["search_engine"].get("pid") == alive.pid)
+
+
+def _progress(url: str, key: str, dataset: dict[str, Any]) -> DatasetProgress:
+    counts = call(url, f"/api/v1/datasets/{dataset['id']}/progress", key=key)
+    workspace = call(url, f"/api/v1/workspaces/{dataset['workspace_id']}", key=key)["name"]
+    return DatasetProgress(workspace, dataset["name"], counts["total"], counts["completed"])
+
+
+def _lines(path: Path, lines: int, follow: bool) -> Iterator[str]:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        yield from (line.rstrip("\n") for line in deque(file, maxlen=lines))
+        while follow:
+            line = file.readline()
+            if line:
+                yield line.rstrip("\n")
+            elif _rotated(path, file.fileno()):
+                yield from _lines(path, lines, follow)
+                return
+            else:
+                time.sleep(0.2)
+
+
+def _rotated(path: Path, handle: int) -> bool:
+    import os
+
+    try:
+        return path.stat().st_ino != os.fstat(handle).st_ino
+    except FileNotFoundError:  # between the rename and the new file
+        return False

@@ -1,0 +1,95 @@
+"""The people (and simulated annotators) who may log in to the embedded server."""
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from align.errors import ConfigError, ServiceError
+from annotation.server.api import call
+from annotation.server.server import credentials, running_url
+
+ROLES = ("annotator", "admin", "owner")
+PASSWORD_LENGTH = range(8, 101)
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    id: str
+    username: str
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewUser:
+    """Shown once: the password is stored nowhere in the clear."""
+
+    username: str
+    role: str
+    password: str
+    api_key: str
+
+
+def add_user(home: Path | None, username: str, role: str = "annotator", *, password: str | None = None, workspace: str | None = None) -> NewUser:
+    """Make a user, with a random password unless one is given, and a member of `workspace` where one is named.
+
+    Raises ConfigError for a role, name or password that cannot be, or a workspace that is not there; ServiceError
+    where the server does not run or has that user already.
+    """
+    if role not in ROLES:
+        raise ConfigError(f"there is no role {role!r}", hint=f"use one of {', '.join(ROLES)}")
+    if not username.strip():
+        raise ConfigError("the user's name is empty")
+    if password is not None and len(password) not in PASSWORD_LENGTH:
+        raise ConfigError(f"the password has {len(password)} characters", hint="it takes 8 to 100")
+    url, key = running_url(home), credentials(home).api_key
+    if any(user.username == username for user in list_users(home)):
+        raise ServiceError(f"there is a user {username!r} already", where=url, hint="choose another name, or remove that user first")
+    workspace_id = None if workspace is None else _workspace_id(url, key, workspace)
+    password = password or secrets.token_urlsafe(12)
+    body = {"username": username, "first_name": username.strip(), "role": role, "password": password}
+    made = call(url, "/api/v1/users", key=key, method="POST", body=body)
+    if workspace_id:
+        call(url, f"/api/v1/workspaces/{workspace_id}/users", key=key, method="POST", body={"user_id": made["id"]})
+    return NewUser(username, role, password, made["api_key"])
+
+
+def list_users(home: Path | None) -> tuple[User, ...]:
+    url, key = running_url(home), credentials(home).api_key
+    return tuple(User(u["id"], u["username"], u["role"]) for u in call(url, "/api/v1/users", key=key)["items"])
+
+
+def remove_user(home: Path | None, username: str, *, with_answers: bool = False) -> int:
+    """Remove a user; returns how many answers went with them.
+
+    Argilla deletes a user's answers along with the user, so one who gave any is only removed `with_answers`.
+    """
+    url, owner = running_url(home), credentials(home)
+    if username == owner.username:
+        raise ConfigError(f"{username!r} is the owner by whom this server is run", hint="the owner stays")
+    found = [user for user in list_users(home) if user.username == username]
+    if not found:
+        raise ConfigError(f"there is no user {username!r}", where=url, hint="see `align server users list`")
+    answers = _count_answers(url, owner.api_key, username)
+    if answers and not with_answers:
+        raise ServiceError(f"{username!r} gave {answers} answers, which would be deleted too", where=url, hint="collect them first, then say --with-answers")
+    call(url, f"/api/v1/users/{found[0].id}", key=owner.api_key, method="DELETE")
+    return answers
+
+
+def _workspace_id(url: str, key: str, name: str) -> str:
+    workspaces = call(url, "/api/v1/me/workspaces", key=key)["items"]
+    for workspace in workspaces:
+        if workspace["name"] == name:
+            return str(workspace["id"])
+    raise ConfigError(f"there is no workspace {name!r}", where=url, hint=f"there are: {', '.join(w['name'] for w in workspaces) or 'none'}")
+
+
+def _count_answers(url: str, key: str, username: str) -> int:
+    total = 0
+    for dataset in call(url, "/api/v1/me/datasets", key=key)["items"]:
+        progress: list[dict[str, Any]] = call(url, f"/api/v1/datasets/{quote(dataset['id'])}/users/progress", key=key)["users"]
+        mine = [p for p in progress if p["username"] == username]
+        total += sum(count for p in mine for state in ("completed", "pending") for count in (p.get(state) or {}).values())
+    return total
