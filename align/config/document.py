@@ -1,0 +1,117 @@
+"""Writes the recipe's reference from its schema: every key once, in the words that stand beneath it in `recipe.py`.
+
+    python -m align.config.document > docs/recipe.md
+
+A test runs `markdown()` and compares, so the page cannot drift from the schema.
+"""
+
+import ast
+import functools
+import inspect
+import json
+from pathlib import Path
+
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from align.config import recipe
+from align.config.recipe import Recipe, Section
+from align.config.schema import keys_of, sections_in, tag_of, takes
+from align.config.trainer import OWNED, trl_tables
+
+HEAD = """\
+# The recipe
+
+*Made from `align/config/recipe.py` by `python -m align.config.document > docs/recipe.md`; do not edit.*
+
+A recipe is one YAML file. Only `name`, `model`, `prompts` and one of `annotate` and `preferences` are needed; all
+else has a default. Relative paths start at the recipe's folder, `~` is the home folder. A key that is not listed
+here is an error that names the nearest right one; so are a key that stands twice and a value out of range. `1e-4`
+is a number; `yes` and `no` are text, write `true` and `false`. On the command line `key.key=value` overrides one
+value, in the same YAML (`dpo.learning_rate=1e-4`, `annotate.by.personas.0.temperature=0.5`, `sft=null`).
+"""
+
+TRAINER = """
+## `trainer` in `sft` and `dpo`
+
+Any other option of TRL's trainer, by its own name (checked against trl {trl} and transformers {transformers}).
+These are set by the recipe or by the stage and refused here (`…` is `sft` or `dpo`):
+
+| option | instead |
+|---|---|
+"""
+
+
+def markdown() -> str:
+    """The page as it stands in docs/recipe.md."""
+    parts = [HEAD, _section("", Recipe)]
+    parts.append(TRAINER.format(**trl_tables()["versions"]))
+    for kind, ways in (
+        ("sft", OWNED["sft"]),
+        ("dpo", {k: v for k, v in OWNED["dpo"].items() if k not in OWNED["sft"]}),
+    ):
+        for way in dict.fromkeys(ways.values()):
+            options = ", ".join(f"`{option}`" for option in sorted(ways) if ways[option] == way)
+            only = " (in `dpo`)" if kind == "dpo" else ""
+            parts.append(f"| {options}{only} | {way.format(section='dpo' if kind == 'dpo' else '…')} |\n")
+    return "".join(parts)
+
+
+def _section(path: str, section: type[Section]) -> str:
+    """The table of a section, then those of the sections in it."""
+    lines = ["\n| key | takes | default | |\n|---|---|---|---|\n"]
+    inner = ""
+    for key, field in keys_of(section).items():
+        lines.append(f"| `{key}` | {_cell(takes(field))} | {_default(field)} | {_cell(_doc(section, field))} |\n")
+        choices = sections_in(field.annotation)
+        for choice in choices:
+            name = f"{path}.{key}".lstrip(".")
+            tag = f" with `type: {tag_of(choice)}`" if len(choices) > 1 else ""
+            inner += f"\n## `{name}`{tag}\n" + _section(name, choice)
+    return "".join(lines) + inner
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("*", "\\*")
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default is PydanticUndefined:
+        return "**needed**"
+    if isinstance(field.default, Section):
+        return "each key's own" if not field.discriminator else f"`type: {tag_of(type(field.default))}`"
+    if field.default is None:
+        return "none"
+    return f"`{json.dumps(field.default)}`" if not isinstance(field.default, str) else f"`{field.default}`"
+
+
+def _doc(section: type[Section], field: FieldInfo) -> str:
+    """What stands beneath the field in the source, on one line; KeyError where nothing does."""
+    name = next(name for name, found in section.model_fields.items() if found is field)
+    for base in section.__mro__:
+        if (base.__name__, name) in _docs():
+            return _docs()[base.__name__, name]
+    if name == "type":
+        return "Chooses this form of the section."
+    raise KeyError(f"{section.__name__}.{name} has no docstring beneath it")
+
+
+@functools.cache
+def _docs() -> dict[tuple[str, str], str]:
+    """(class, field) → the docstring beneath the field in `recipe.py`."""
+    found = {}
+    tree = ast.parse(Path(inspect.getfile(recipe)).read_text(encoding="utf-8"))
+    for node in [node for node in tree.body if isinstance(node, ast.ClassDef)]:
+        for field, below in zip(node.body, node.body[1:], strict=False):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(below, ast.Expr)
+                and isinstance(below.value, ast.Constant)
+            ):
+                assert isinstance(field.target, ast.Name)
+                found[node.name, field.target.id] = " ".join(str(below.value.value).split())
+    return found
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

@@ -1,0 +1,112 @@
+"""Reads a recipe from its YAML file and writes it out again with every default spelled out."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from align.config.problems import dotted, problems, shown
+from align.config.recipe import Recipe
+from align.config.yaml_text import Keys, dump, parse
+from align.errors import ConfigError
+
+Places = dict[Keys, tuple[str, int]]
+"""Where each key was set: the file and its line, or an override and 0."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A recipe, its file's text as it was written, and the folder that relative paths start at."""
+
+    recipe: Recipe
+    text: str
+    folder: Path
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = (), *, files: bool = True) -> Loaded:
+    """Reads `path` (a recipe, or a folder with `recipe.yaml` in it) and applies overrides such as `dpo.beta=0.2`.
+
+    An override's value is YAML; its relative paths start at the recipe's folder too. With `files=False` the files
+    that the recipe names need not exist. Raises ConfigError with file, line, key, value found and the way out, one
+    line for each problem.
+    """
+    path = path / "recipe.yaml" if path.is_dir() else path
+    text = _read(path)
+    data, lines = parse(text, str(path))
+    if not isinstance(data, dict):
+        found = "nothing" if data is None else shown(data)
+        raise ConfigError(f"a recipe is a mapping of keys, found {found}", where=str(path))
+    places: Places = {keys: (str(path), line if keys else 0) for keys, line in lines.items()}
+    for override in overrides:
+        _override(data, places, override)
+    folder = path.resolve().parent
+    try:
+        recipe = Recipe.model_validate_json(
+            json.dumps(data), strict=True, by_alias=True, by_name=False, context={"folder": folder, "files": files}
+        )
+    except ValidationError as error:
+        raise _explained(error, places) from None
+    return Loaded(recipe, text, folder)
+
+
+def resolved_yaml(recipe: Recipe) -> str:
+    """The recipe with every default spelled out and absolute paths; loading it gives an equal recipe."""
+    return dump(recipe.model_dump(mode="json", by_alias=True))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"there is no recipe {path}", hint="`align init` writes one") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the recipe is not UTF-8 ({error.reason} at byte {error.start})", where=str(path)) from None
+    except OSError as error:
+        raise ConfigError(f"cannot read the recipe ({error.strerror})", where=str(path)) from None
+
+
+def _override(data: dict[str, Any], places: Places, override: str) -> None:
+    """Sets the value in `data`; from then on problems with it are placed at the override."""
+    name, equals, text = override.partition("=")
+    where = f"override {override}"
+    if not equals or not all(name.strip().split(".")):
+        raise ConfigError("an override reads key=value", where=where, hint="for example dpo.learning_rate=1e-4")
+    keys: Keys = tuple(int(part) if part.isdigit() else part for part in name.strip().split("."))
+    value, _ = parse(text, where)
+    holder: Any = data
+    for depth, key in enumerate(keys[:-1], 1):
+        inner = _item(holder, key, keys[:depth], where)
+        if inner is None:
+            inner = holder[key] = {}
+            places[keys[:depth]] = (where, 0)
+        holder = inner
+    _item(holder, keys[-1], keys, where)
+    holder[keys[-1]] = value
+    for stale in [found for found in places if found[: len(keys)] == keys]:
+        del places[stale]
+    places[keys] = (where, 0)
+
+
+def _item(holder: Any, key: str | int, keys: Keys, where: str) -> Any:
+    """`holder[key]`, None for a key that is not there yet; ConfigError where `holder` cannot have such a key."""
+    if isinstance(holder, dict) and isinstance(key, str):
+        return holder.get(key)
+    if isinstance(holder, list) and isinstance(key, int):
+        if key < len(holder):
+            return holder[key]
+        raise ConfigError(f"{dotted(keys[:-1])} has {len(holder)} items, numbered from 0", where=where)
+    raise ConfigError(f"there is no {dotted(keys)}: {dotted(keys[:-1])} is {shown(holder)}", where=where)
+
+
+def _explained(error: ValidationError, places: Places) -> ConfigError:
+    """One line for each problem, in the order of the file."""
+    lines = []
+    for keys, what in problems(error):
+        depth = next(n for n in range(len(keys), -1, -1) if keys[:n] in places)
+        source, line = places[keys[:depth]]
+        where = f"{source}:{line}" if line else source
+        lines.append((line, f"{where}: {dotted(keys)}: {what}" if keys else f"{where}: {what}"))
+    return ConfigError("\n".join(text for _, text in sorted(lines, key=lambda entry: entry[0])))

@@ -1,0 +1,69 @@
+"""What is wrong with a recipe, one sentence for each problem: the key, the value found and what would be right."""
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from align.config.schema import Keys, Place, every_key, keys_of, place, sections_in, tag_of, takes
+from align.config.trainer import TrainerProblems, nearest
+
+Problem = tuple[Keys, str]
+
+
+def problems(error: ValidationError) -> list[Problem]:
+    """The problems that pydantic found, in its order: the keys that lead there and a sentence."""
+    found: list[Problem] = []
+    for entry in error.errors(include_url=False):
+        spot = place(tuple(entry["loc"]))
+        cause = entry.get("ctx", {}).get("error")
+        if isinstance(cause, TrainerProblems):
+            found += [((*spot.keys, key), what) for key, what in cause.problems]
+        else:
+            found.append((spot.keys, _sentence(entry["type"], spot, entry["input"], cause)))
+    return list(dict.fromkeys(found))
+
+
+def dotted(keys: Keys) -> str:
+    """`("annotate", "by", "personas", 0, "name")` as `annotate.by.personas.0.name`."""
+    return ".".join(str(key) for key in keys)
+
+
+def _sentence(kind: str, spot: Place, value: Any, cause: object) -> str:
+    if kind == "extra_forbidden":
+        return _unknown(spot)
+    if kind == "missing":
+        return "this key is required" + (f" ({takes(spot.field)})" if spot.field else "")
+    if kind == "union_tag_not_found":
+        assert spot.field
+        return f"must be {takes(spot.field)}, found {shown(value)}"
+    if kind == "union_tag_invalid":
+        assert spot.field
+        tags = [tag_of(choice) for choice in sections_in(spot.field.annotation)]
+        close = nearest(str(value["type"]), tags)
+        return f"there is no type {value['type']!r}; " + (
+            f"did you mean {close}?" if close else f"use {' or '.join(tags)}"
+        )
+    if cause is not None:
+        return str(cause)
+    if kind == "literal_error" and isinstance(value, str) and spot.field:
+        close = nearest(value, takes(spot.field).replace(",", "").split())
+        return f"must be {takes(spot.field)}, found {value!r}" + (f"; did you mean {close}?" if close else "")
+    expected = takes(spot.field) if spot.field and not isinstance(spot.keys[-1], int) else "of another kind"
+    return f"must be {expected}, found {shown(value)}"
+
+
+def _unknown(spot: Place) -> str:
+    key, known = str(spot.keys[-1]), keys_of(spot.section)
+    if close := nearest(key, known):
+        return f"unknown key; did you mean {close}?"
+    elsewhere = sorted({f"{section}.{name}".lstrip(".") for section, name in every_key() if name == key})
+    if elsewhere:
+        return f"unknown key here; did you mean {' or '.join(elsewhere)}?"
+    return f"unknown key; the keys here are {', '.join(known)}"
+
+
+def shown(value: Any) -> str:
+    """A value as it stands in YAML, cut where it is long."""
+    text = {None: "null", True: "true", False: "false"}.get(value) if isinstance(value, bool | None) else repr(value)
+    text = str(text)
+    return text if len(text) <= 60 else text[:57] + "…"

@@ -1,0 +1,302 @@
+"""The recipe: what a run is asked to do. Each field is documented once, beneath itself.
+
+Unknown keys are refused with the nearest right one; relative paths start at the recipe's folder.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from align.config.paths import File, Folder, Function, ModelPath, Template
+from align.config.trainer import check_trainer, nearest, trl_tables
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
+
+
+class Model(Section):
+    path: ModelPath
+    """A folder (write `./`, `../`, `/` or `~` first, or let it exist) or a Hub id of a causal language model."""
+    revision: str | None = None
+    """The Hub revision; the default branch where none is named. Folders have none."""
+    chat_template: Template | None = None
+    """Where the tokenizer has no chat template: `plain`, `chatml` or the path of a Jinja file."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Weights' type in training and in generation; use bfloat16 on a GPU."""
+
+    @model_validator(mode="after")
+    def _revision_of_a_hub_id(self) -> Self:
+        if self.revision is not None and self.path.startswith("/"):
+            raise ValueError(f"`revision` belongs to a Hub id, and {self.path} is a folder; remove it")
+        return self
+
+
+class Prompts(Section):
+    path: File
+    """JSONL (also .gz) or Parquet with `prompt`, `messages`, or the HH form (`chosen` with "\\n\\nHuman:")."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Use only the first so many distinct prompts; all of them where not given."""
+    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """The share of prompts held out for evaluation, chosen by a hash of the prompt and never trained on."""
+
+
+class Lora(Section):
+    r: Annotated[int, Field(ge=1)] = 16
+    """Rank."""
+    alpha: Annotated[float, Field(gt=0)] = 32
+    """Scale is alpha / r."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout on the adapter's input."""
+    target_modules: str | Annotated[list[str], Field(min_length=1)] = "all-linear"
+    """Names of the layers that get an adapter, as in PEFT."""
+
+
+def _check_batches(batch_size: int, micro_batch_size: int | None) -> None:
+    if micro_batch_size is not None and batch_size % micro_batch_size:
+        raise ValueError(f"`micro_batch_size` ({micro_batch_size}) must divide `batch_size` ({batch_size})")
+
+
+class Sft(Section):
+    demonstrations: File
+    """JSONL or Parquet of demonstrations: `messages` that end with the assistant, or `prompt` and `completion`."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+    """Peak learning rate. Full training of a pretrained model: about 2e-5; LoRA: about 2e-4; from
+    scratch: about 1e-3."""
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    """Passes over the demonstrations; `trainer.max_steps` overrides it."""
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    """Demonstrations per optimiser step, over all processes and accumulation steps."""
+    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
+    """Demonstrations per forward pass; `batch_size` where not given."""
+    max_tokens: Annotated[int, Field(ge=8)] = 1024
+    """Longest prompt plus answer; longer demonstrations are dropped, counted and kept with the reason."""
+    lora: Lora | None = None
+    """Train an adapter instead of all weights; the published checkpoint is merged."""
+    trainer: dict[str, Any] = {}
+    """Any other option of TRL's SFTConfig, by its own name."""
+
+    @field_validator("trainer")
+    @classmethod
+    def _known(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return check_trainer("sft", value)
+
+    @model_validator(mode="after")
+    def _whole_steps(self) -> Self:
+        _check_batches(self.batch_size, self.micro_batch_size)
+        return self
+
+
+class Dpo(Section):
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    """Strength of the pull to the reference (Rafailov et al. 2023, equation 7)."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-6
+    """Peak learning rate. Full training of a pretrained model: about 1e-6; LoRA: about 1e-5; tiny models: 1e-4
+    and more."""
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    """Passes over the preferences; `trainer.max_steps` overrides it."""
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    """Pairs per optimiser step, over all processes and accumulation steps."""
+    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
+    """Pairs per forward pass; `batch_size` where not given."""
+    max_tokens: Annotated[int, Field(ge=8)] = 1024
+    """Longest prompt plus answer; longer pairs are dropped, counted and kept with the reason."""
+    replay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The share of earlier rounds' preferences that are trained on again beside this round's."""
+    lora: Lora | None = None
+    """Train a fresh adapter on the merged parent; the published checkpoint is merged."""
+    trainer: dict[str, Any] = {}
+    """Any other option of TRL's DPOConfig, by its own name."""
+
+    @field_validator("trainer")
+    @classmethod
+    def _known(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return check_trainer("dpo", value)
+
+    @model_validator(mode="after")
+    def _whole_steps(self) -> Self:
+        _check_batches(self.batch_size, self.micro_batch_size)
+        return self
+
+
+class Sampling(Section):
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    """0 takes the likeliest token each time."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus sampling (Holtzman et al. 2020)."""
+    max_tokens: Annotated[int, Field(ge=1)] = 256
+    """Longest answer."""
+
+
+class Rollouts(Sampling):
+    type: Literal["auto", "vllm", "transformers"] = "auto"
+    """The engine: vLLM in this process, or transformers; `auto` is vLLM where it is installed."""
+    prompts: Annotated[int, Field(ge=1)] = 256
+    """Train prompts drawn for each round."""
+    samples: Annotated[int, Field(ge=2)] = 2
+    """Answers sampled for each prompt."""
+    max_prompt_tokens: Annotated[int, Field(ge=1)] = 512
+    """Longer prompts are dropped, counted and kept with the reason."""
+    shard: Annotated[int, Field(ge=1)] = 128
+    """Prompts per shard; a killed run continues with the missing shards."""
+
+    @model_validator(mode="after")
+    def _different_samples(self) -> Self:
+        if self.temperature == 0:
+            raise ValueError("`temperature` 0 gives the same answer every time, so there is no pair to compare")
+        return self
+
+
+class Persona(Section):
+    """A simulated annotator. It prefers the answer with the higher hidden utility, imperfectly."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    """Its user name on the server."""
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    """Bradley–Terry noise: prefers a with probability sigmoid((u_a − u_b) / temperature); 0 is exact."""
+    position_bias: float = 0.0
+    """Added to the log-odds of the answer that is shown first (left); may be negative."""
+    error_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The share of tasks in which the judgement is turned around by a slip."""
+    skip_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The share of tasks that it discards."""
+    tie_width: Annotated[float, Field(ge=0)] = 0.0
+    """Utilities closer than this are called a tie."""
+
+
+class EmbeddedServer(Section):
+    type: Literal["embedded"] = "embedded"
+    home: Folder | None = None
+    """The embedded server's data folder; one per user where none is named."""
+
+
+class RemoteServer(Section):
+    type: Literal["remote"] = "remote"
+    url: Annotated[str, Field(pattern=r"^https?://[^/@\s]+(/\S*)?$")]
+    """Address of a running Argilla, with http:// or https:// and no password in it."""
+    api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "ARGILLA_API_KEY"
+    """Name of the environment variable that holds the owner's API key; the key itself never stands in a recipe."""
+
+
+class People(Section):
+    type: Literal["people"] = "people"
+
+
+class Personas(Section):
+    type: Literal["personas"] = "personas"
+    utility: Function
+    """`file.py:function`; the hidden utility of (messages, answer), in the personas' own units."""
+    personas: Annotated[list[Persona], Field(min_length=1)]
+    """Who labels. Each is a real user of the server, with an API key of its own."""
+    shuffle_labels: bool = False
+    """The null control: each judgement is replaced by a coin flip, so nothing can be learned."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        names = [p.name for p in self.personas]
+        if len(set(names)) < len(names):
+            raise ValueError(f"persona names must differ, found {names}")
+        return self
+
+
+def _word(value: Any) -> Any:
+    """`by: people` says the same as `by: {type: people}`."""
+    return {"type": value} if isinstance(value, str) else value
+
+
+def _server(value: Any) -> Any:
+    """`server: {url: …}` says the same as with `type: remote`."""
+    return {"type": "remote", **value} if isinstance(value, dict) and "url" in value else _word(value)
+
+
+class Annotate(Section):
+    server: Annotated[EmbeddedServer | RemoteServer, Field(discriminator="type"), BeforeValidator(_server)] = (
+        EmbeddedServer()
+    )
+    """Which Argilla: the embedded one, started when needed, or a running one."""
+    by: Annotated[People | Personas, Field(discriminator="type"), BeforeValidator(_word)] = People()
+    """Who labels: people in the browser, or simulated annotators through the same server."""
+    pairs: Annotated[int, Field(ge=1)] = 256
+    """Comparisons asked in each round."""
+    overlap: Annotated[int, Field(ge=1)] = 1
+    """How many annotators answer each task."""
+    guidelines: File | None = None
+    """A markdown file shown to annotators."""
+
+    @model_validator(mode="after")
+    def _enough_people(self) -> Self:
+        if isinstance(self.by, Personas) and self.overlap > len(self.by.personas):
+            raise ValueError(f"`overlap` {self.overlap} needs as many personas, found {len(self.by.personas)}")
+        return self
+
+
+class FilePreferences(Section):
+    """Preferences from a file instead of from annotators: no server is used."""
+
+    path: Annotated[File, Field(alias="from")]
+    """JSONL or Parquet of `prompt`, `chosen`, `rejected` (text or messages), also the HH and sharegpt forms."""
+
+
+class FunctionJudge(Section):
+    type: Literal["function"] = "function"
+    path: Function
+    """`file.py:function`; scores (messages, answer), higher is better."""
+    tie_width: Annotated[float, Field(ge=0)] = 0.0
+    """Scores closer than this count as a tie."""
+
+
+class Evaluate(Sampling):
+    judge: FunctionJudge | None = None
+    """Who compares the answers on held-out prompts. Where none is named: the personas' utility with simulated
+    annotators; with people, or with preferences from a file, samples and lengths and no win rate."""
+    prompts: Annotated[int, Field(ge=2)] = 200
+    """Held-out prompts used (all of them where there are fewer)."""
+    samples: Annotated[int, Field(ge=1)] = 1
+    """Answers sampled for each held-out prompt."""
+
+
+class Recipe(Section):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    """Names the run's folder and the data sets on the annotation server."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Every random choice depends on it and on content, never on the clock."""
+    rounds: Annotated[int, Field(ge=1)] = 1
+    """How many times the loop goes round."""
+    model: Model
+    """What the loop starts from."""
+    prompts: Prompts
+    """What the model is asked."""
+    sft: Sft | None = None
+    """Supervised fine-tuning before the first round; without it the given model is the first policy."""
+    rollouts: Rollouts = Rollouts()
+    """How answers are sampled."""
+    annotate: Annotate | None = None
+    """Where judgements come from, unless `preferences` names a file."""
+    preferences: FilePreferences | None = None
+    """Preferences that exist already; one round is then enough."""
+    dpo: Dpo = Dpo()
+    """How preferences train the policy."""
+    evaluate: Evaluate = Evaluate()
+    """How the new policy is compared with its parent and with the first one."""
+    report_to: list[str] = []
+    """TRL's experiment trackers, as trackio, wandb or tensorboard; each needs its own package."""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads of each stage; all cores where not given. Other counts may change the last digits of weights."""
+
+    @field_validator("report_to")
+    @classmethod
+    def _trackers(cls, value: list[str]) -> list[str]:
+        for name in value:
+            if name not in trl_tables()["trackers"]:
+                close = nearest(name, trl_tables()["trackers"])
+                way = f"did you mean {close}?" if close else f"it takes {', '.join(trl_tables()['trackers'])}"
+                raise ValueError(f"{name!r} is no tracker of TRL; {way}")
+        return value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.annotate is None) == (self.preferences is None):
+            raise ValueError("give exactly one of `annotate` (ask people) and `preferences` (a file)")
+        if self.preferences is not None and self.rounds > 1:
+            raise ValueError(f"`preferences.from` is one file and serves one round, found rounds: {self.rounds}")
+        return self

@@ -1,0 +1,123 @@
+"""Reads the recipe's schema: which keys a section has, what a key takes, in words. For error messages and the docs."""
+
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic.fields import FieldInfo
+
+from align.config.recipe import Recipe, Section
+
+Keys = tuple[str | int, ...]
+
+_WORDS = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    Path: "a path",
+    dict: "a mapping",
+}
+_ABOVE = {"gt": "above {}", "ge": "at least {}"}
+_BELOW = {"lt": "below {}", "le": "at most {}"}
+
+
+def keys_of(section: type[Section]) -> dict[str, FieldInfo]:
+    """The keys of a section as they stand in YAML."""
+    return {field.alias or name: field for name, field in section.model_fields.items()}
+
+
+def sections_in(annotation: Any) -> list[type[Section]]:
+    """The sections that an annotation names, through unions, lists and Annotated."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [found for part in typing.get_args(annotation) for found in sections_in(part)]
+
+
+def tag_of(section: type[Section]) -> str:
+    """The value of `type:` that chooses this section."""
+    return str(typing.get_args(section.model_fields["type"].annotation)[0])
+
+
+class Place(NamedTuple):
+    """Where pydantic's `loc` points: the keys in the YAML, the section that holds the last one, and its field."""
+
+    keys: Keys
+    section: type[Section]
+    field: FieldInfo | None
+
+
+def place(loc: Keys) -> Place:
+    """Follows `loc` through the schema; tags of chosen sections and of unions in it are no keys of the YAML."""
+    parts, keys = list(loc), list[str | int]()
+    section: type[Section] = Recipe
+    inner: list[type[Section]] = [Recipe]
+    field: FieldInfo | None = None
+    while parts:
+        part = parts.pop(0)
+        if isinstance(part, int):
+            keys.append(part)
+            continue
+        if not inner:
+            break
+        section, field = inner[0], keys_of(inner[0]).get(part)
+        keys.append(part)
+        inner = sections_in(field.annotation) if field else []
+        if field is not None and field.discriminator and parts:
+            tag = parts.pop(0)
+            inner = [choice for choice in inner if tag_of(choice) == tag]
+    return Place(tuple(keys), section, field)
+
+
+def every_key() -> Iterator[tuple[str, str]]:
+    """All keys of the schema as (dotted path of the section, key)."""
+
+    def walk(section: type[Section], prefix: str) -> Iterator[tuple[str, str]]:
+        for key, field in keys_of(section).items():
+            yield prefix, key
+            for inner in sections_in(field.annotation):
+                yield from walk(inner, f"{prefix}.{key}".lstrip("."))
+
+    return walk(Recipe, "")
+
+
+def takes(field: FieldInfo) -> str:
+    """What a key takes, in words: kind and range, such as "a number above 0 and at most 1" or "auto, vllm or none"."""
+    if field.discriminator:
+        return "a section with `type:` " + _either([tag_of(choice) for choice in sections_in(field.annotation)])
+    return _kind(field.annotation, field.metadata)
+
+
+def _kind(annotation: Any, metadata: list[Any]) -> str:
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _kind(args[0], [*_flat(args[1:]), *metadata])
+    if origin is Literal:
+        return _either([str(value) for value in args])
+    if origin in (typing.Union, types.UnionType):
+        kinds = [_kind(part, metadata) for part in args if part is not type(None)]
+        return _either([*kinds, "null"] if type(None) in args else kinds)
+    if origin is list:
+        return "a list of " + ("sections" if sections_in(args[0]) else _kind(args[0], []))
+    if sections_in(annotation):
+        return "a section of keys"
+    return " ".join([_WORDS.get(origin or annotation, "a value"), _range(metadata)]).strip()
+
+
+def _flat(metadata: typing.Iterable[Any]) -> list[Any]:
+    return [item for entry in metadata for item in (entry.metadata if isinstance(entry, FieldInfo) else [entry])]
+
+
+def _range(metadata: list[Any]) -> str:
+    """ "above 0 and at most 1" from the constraints of a field."""
+    words = []
+    for forms in (_ABOVE, _BELOW):
+        words += [form.format(getattr(m, name)) for m in metadata for name, form in forms.items() if hasattr(m, name)]
+    patterns = [str(m.pattern) for m in metadata if getattr(m, "pattern", None)]
+    return " and ".join(words) + "".join(f"that matches {pattern}" for pattern in patterns)
+
+
+def _either(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1]

@@ -1,0 +1,151 @@
+"""The `trainer:` mapping of a recipe: any option of TRL's trainer that is not ours, checked without importing TRL.
+
+`trl_keys.json` (made by `align.config.generate`) knows every option. Those in `OWNED` are set by the recipe or by
+the stage itself; they are refused by name, with the way that is meant instead.
+"""
+
+import difflib
+import functools
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+Trainer = Literal["sft", "dpo"]
+
+_RESUME = "a stage saves and resumes by itself"
+_EVALUATION = "evaluation is a stage of its own; use the recipe's `evaluate`"
+_UPLOAD = "a stage publishes to the run's folder only; upload that checkpoint yourself"
+_DATA = "the stage prepares tokens, masks and columns itself"
+_LENGTH = "the stage drops what is too long and never cuts; use {section}.max_tokens"
+_DEVICE = "the stage sees what hardware there is"
+_PRECISION = "use model.dtype"
+_TOKENIZER = "stop, padding and template come from the checkpoint; see model.chat_template"
+_REFERENCE = "the reference is the round's parent throughout"
+_UNUSED = "TRL's trainer never reads it"
+
+_OWNED: dict[str, str] = {
+    "output_dir": "the stage works and publishes inside the run's folder",
+    "learning_rate": "use {section}.learning_rate",
+    "num_train_epochs": "use {section}.epochs",
+    "per_device_train_batch_size": "use {section}.micro_batch_size",
+    "gradient_accumulation_steps": "it follows from {section}.batch_size and {section}.micro_batch_size",
+    "auto_find_batch_size": "it would change the batch size without a word; use {section}.micro_batch_size",
+    "max_length": _LENGTH,
+    "truncation_mode": _LENGTH,
+    "seed": "use the recipe's seed",
+    "data_seed": "use the recipe's seed",
+    "report_to": "use the recipe's report_to",
+    "run_name": "use the recipe's name",
+    "model_init_kwargs": "use model.dtype and model.revision",
+    "trust_remote_code": "code that comes with a model is never run",
+    **dict.fromkeys(("bf16", "fp16", "bf16_full_eval", "fp16_full_eval"), _PRECISION),
+    **dict.fromkeys(("use_cpu", "dataloader_pin_memory"), _DEVICE),
+    **dict.fromkeys(("pad_token", "eos_token", "chat_template_path"), _TOKENIZER),
+    **dict.fromkeys(("remove_unused_columns", "label_names", "length_column_name"), _DATA),
+    **dict.fromkeys(("dataset_text_field", "dataset_kwargs", "dataset_num_proc"), _DATA),
+    **dict.fromkeys(("completion_only_loss", "assistant_only_loss"), _DATA),
+    **dict.fromkeys(
+        ("save_strategy", "save_steps", "save_total_limit", "save_only_model", "save_on_each_node"), _RESUME
+    ),
+    **dict.fromkeys(("resume_from_checkpoint", "ignore_data_skip", "enable_jit_checkpoint"), _RESUME),
+    **dict.fromkeys(("restore_callback_states_from_checkpoint",), _RESUME),
+    **dict.fromkeys(("eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "eval_packing"), _EVALUATION),
+    **dict.fromkeys(("eval_accumulation_steps", "eval_do_concat_batches", "eval_use_gather_object"), _EVALUATION),
+    **dict.fromkeys(("per_device_eval_batch_size", "prediction_loss_only", "include_for_metrics"), _EVALUATION),
+    **dict.fromkeys(("batch_eval_metrics", "load_best_model_at_end", "metric_for_best_model"), _EVALUATION),
+    **dict.fromkeys(("greater_is_better",), _EVALUATION),
+    **dict.fromkeys(("push_to_hub", "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy"), _UPLOAD),
+    **dict.fromkeys(("hub_always_push", "hub_revision"), _UPLOAD),
+    **dict.fromkeys(("do_train", "do_eval", "do_predict", "local_rank"), _UNUSED),
+}
+
+OWNED: dict[str, dict[str, str]] = {
+    "sft": _OWNED,
+    "dpo": _OWNED
+    | {
+        "beta": "use {section}.beta",
+        "label_smoothing_factor": "DPO's loss never reads it; label_smoothing with loss_type robust or exo_pair does",
+        "padding_free": "TRL 1.16 has it switched off for DPO",
+        **dict.fromkeys(("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"), _REFERENCE),
+    },
+}
+"""For each trainer: an option that is not the user's to set → what to do instead; `{section}` is sft or dpo."""
+
+_SMOOTHED = {"robust", "exo_pair", "aot", "aot_unpaired"}
+"""DPO losses that read `label_smoothing`; with the others it would do nothing."""
+
+
+@functools.cache
+def trl_tables() -> dict[str, Any]:
+    """`trl_keys.json`: versions, trackers, kinds and choices."""
+    tables: dict[str, Any] = json.loads(Path(__file__).with_name("trl_keys.json").read_text(encoding="utf-8"))
+    return tables
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The most similar of `names`, if any is similar enough to be meant."""
+    found = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.75)
+    return found[0] if found else None
+
+
+class TrainerProblems(ValueError):
+    """What is wrong with a `trainer:` mapping; `problems` holds each key and a sentence about it."""
+
+    def __init__(self, problems: list[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"trainer.{key}: {what}" for key, what in problems))
+        self.problems = problems
+
+
+def check_trainer(kind: Trainer, mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """The `trainer:` mapping of section `kind`, unchanged; TrainerProblems names every key that cannot be meant."""
+    problems = [(key, what) for key, value in mapping.items() if (what := _problem(kind, key, value))]
+    smoothing = mapping.get("label_smoothing")
+    if kind == "dpo" and smoothing and not problems and (what := _unsmoothed(mapping.get("loss_type", "sigmoid"))):
+        problems = [("label_smoothing", what)]
+    if problems:
+        raise TrainerProblems(problems)
+    return dict(mapping)
+
+
+def _problem(kind: Trainer, key: str, value: Any) -> str | None:
+    """A sentence about an option that is ours, unknown, or has a value of the wrong kind; None if all is well."""
+    known, owned = trl_tables()["kinds"][kind], OWNED[kind]
+    if key in owned:
+        return f"not to be set here; {owned[key].format(section=kind)}"
+    if key not in known:
+        close = nearest(key, known)
+        if close in owned:
+            return f"unknown key; if {close} is meant: {owned[close].format(section=kind)}"
+        name = {"sft": "SFTConfig", "dpo": "DPOConfig"}[kind]
+        return "unknown key; " + (f"did you mean {close}?" if close else f"the options are those of TRL's {name}")
+    kinds = known[key].split()
+    if not set(_kinds_of(value)) & set(kinds):
+        return f"must be {' or '.join(_WORDS[k] for k in kinds)}, found {value!r}"
+    choices = trl_tables()["choices"][kind].get(key, "").split()
+    for text in value if isinstance(value, list) else [value]:
+        if choices and text is not None and text not in choices:
+            close = nearest(str(text), choices)
+            return f"cannot be {text!r}; " + (f"did you mean {close}?" if close else f"it takes {', '.join(choices)}")
+    return None
+
+
+_WORDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text"}
+_WORDS |= {"list": "a list", "dict": "a mapping", "null": "null"}
+
+
+def _kinds_of(value: Any) -> list[str]:
+    """The kinds of option that take `value`: a whole number is a number too."""
+    if isinstance(value, bool):
+        return ["bool"]
+    if isinstance(value, int):
+        return ["int", "float"]
+    return {float: ["float"], str: ["str"], list: ["list"], dict: ["dict"]}.get(type(value), ["null"])
+
+
+def _unsmoothed(loss_type: str | list[str]) -> str | None:
+    """A sentence if no loss in use reads `label_smoothing`."""
+    losses = {loss_type} if isinstance(loss_type, str) else set(loss_type)
+    if losses & _SMOOTHED:
+        return None
+    return f"does nothing with loss_type {', '.join(sorted(losses))}; it acts with {', '.join(sorted(_SMOOTHED))}"

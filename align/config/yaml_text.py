@@ -1,0 +1,115 @@
+"""YAML in and out, with line numbers: the plain YAML that people expect, not all of YAML 1.1.
+
+`1e-4` is a number, `yes`, `no`, `on`, dates and `1:30` are text, a key that stands twice is an error, and tags and
+merge keys are refused. `dump` writes what `parse` reads back as the same values.
+"""
+
+import math
+import re
+from typing import Any
+
+import yaml
+
+from align.errors import ConfigError
+
+Keys = tuple[str | int, ...]
+
+_NULL, _BOOL, _INT, _FLOAT, _TEXT = (f"tag:yaml.org,2002:{tag}" for tag in ("null", "bool", "int", "float", "str"))
+_RESOLVERS = (
+    (_NULL, r"(?:~|null|Null|NULL|)", ["~", "n", "N", ""]),
+    (_BOOL, r"(?:true|True|TRUE|false|False|FALSE)", list("tTfF")),
+    (_INT, r"[-+]?[0-9][0-9_]*", list("-+0123456789")),
+    (_FLOAT, r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?", list("-+0123456789.")),
+)
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - pyyaml's own class table, not shared with SafeLoader's
+
+
+class _Dumper(yaml.SafeDumper):
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - pyyaml's own class table, not shared with SafeLoader's
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_FORMS = [(tag, re.compile(pattern), first) for tag, pattern, first in _RESOLVERS]
+for _tag, _form, _first in _FORMS:
+    _Loader.add_implicit_resolver(_tag, re.compile(rf"(?:{_form.pattern})\Z"), _first)
+    _Dumper.add_implicit_resolver(_tag, re.compile(rf"(?:{_form.pattern})\Z"), _first)
+
+
+def parse(text: str, where: str) -> tuple[Any, dict[Keys, int]]:
+    """The value that `text` holds and the line (from 1) of every key and list item in it; `where` names the source.
+
+    Raises ConfigError with the line for anything that is not plain YAML.
+    """
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        what = " ".join(part for part in (error.context, error.problem) if part)
+        raise ConfigError(f"not YAML: {what}", where=f"{where}:{mark.line + 1}" if mark else where) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not YAML: {str(error).splitlines()[0]}", where=where) from error
+    builder = _Builder(where)
+    return (None if node is None else builder.value(node, ())), builder.lines
+
+
+class _Builder:
+    """Turns nodes into values; `lines` is keyed by the path of keys and indices."""
+
+    def __init__(self, where: str) -> None:
+        self.where, self.lines, self.open = where, dict[Keys, int](), set[int]()
+
+    def value(self, node: yaml.Node, keys: Keys) -> Any:
+        self.lines.setdefault(keys, node.start_mark.line + 1)
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node)
+        if id(node) in self.open:
+            raise self._error(node, "this part contains itself (an alias of what it stands in)")
+        self.open.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            built: Any = [self.value(item, (*keys, n)) for n, item in enumerate(node.value)]
+        else:
+            built = self._mapping(node, keys)
+        self.open.remove(id(node))
+        return built
+
+    def _mapping(self, node: yaml.Node, keys: Keys) -> dict[str, Any]:
+        built: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = key_node.value
+            if key_node.tag != _TEXT:
+                found = key if isinstance(key, str) else "a list or mapping"
+                raise self._error(key_node, f"a key must be text, found {found}")
+            if key in built:
+                first = self.lines[(*keys, key)]
+                raise self._error(key_node, f"the key {key!r} stands twice (first in line {first}); keep one")
+            self.lines[(*keys, key)] = key_node.start_mark.line + 1
+            built[key] = self.value(value_node, (*keys, key))
+        return built
+
+    def _scalar(self, node: yaml.ScalarNode) -> Any:
+        text: str = node.value
+        meant = _TEXT if node.style else next((tag for tag, form, _ in _FORMS if form.fullmatch(text)), _TEXT)
+        if node.tag != meant:
+            raise self._error(node, f"tags are not for recipes, found {node.tag}")
+        if meant == _TEXT:
+            return text
+        if meant in (_NULL, _BOOL):
+            return None if meant == _NULL else text.lower() == "true"
+        number = int(text.replace("_", "")) if meant == _INT else float(text.replace("_", ""))
+        if not math.isfinite(number):
+            raise self._error(node, f"the number is too large, found {text}")
+        return number
+
+    def _error(self, node: yaml.Node, what: str) -> ConfigError:
+        return ConfigError(what, where=f"{self.where}:{node.start_mark.line + 1}")
+
+
+def dump(value: Any) -> str:
+    """`value` (dictionaries, lists, text, numbers, booleans, None) as YAML that `parse` reads back as the same."""
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return text

@@ -1,0 +1,72 @@
+"""The `trainer:` mapping and the generated tables behind it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from align.config.generate import FILE, tables
+from align.config.trainer import OWNED, TrainerProblems, check_trainer, trl_tables
+
+
+@pytest.mark.parametrize(
+    ("kind", "mapping", "said"),
+    [
+        ("dpo", {"weight_decy": 0.1}, "weight_decy: unknown key; did you mean weight_decay?"),
+        ("dpo", {"qqqqqq": 0.1}, "qqqqqq: unknown key; the options are those of TRL's DPOConfig"),
+        ("sft", {"learning_rate": 1}, "learning_rate: not to be set here; use sft.learning_rate"),
+        ("sft", {"learning_rat": 1}, "unknown key; if learning_rate is meant: use sft.learning_rate"),
+        ("dpo", {"output_dir": "x"}, "output_dir: not to be set here; the stage works and publishes inside the run's"),
+        ("dpo", {"max_steps": "5"}, "max_steps: must be a whole number, found '5'"),
+        ("dpo", {"max_steps": True}, "max_steps: must be a whole number, found True"),
+        ("dpo", {"logging_first_step": 1}, "logging_first_step: must be true or false, found 1"),
+        ("dpo", {"weight_decay": None}, "weight_decay: must be a number, found None"),
+        ("sft", {"lr_scheduler_type": "cosin"}, "lr_scheduler_type: cannot be 'cosin'; did you mean cosine?"),
+        ("dpo", {"loss_type": ["sigmoid", "ippo"]}, "loss_type: cannot be 'ippo'; did you mean ipo?"),
+        ("dpo", {"label_smoothing": 0.1}, "label_smoothing: does nothing with loss_type sigmoid; it acts with aot, "),
+        ("dpo", {"padding_free": True}, "padding_free: not to be set here; TRL 1.16 has it switched off for DPO"),
+    ],
+)
+def test_what_cannot_be_meant(kind: Any, mapping: dict[str, Any], said: str) -> None:
+    with pytest.raises(TrainerProblems) as caught:
+        check_trainer(kind, mapping)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mapping"),
+    [
+        ("dpo", {"max_steps": 5, "weight_decay": 1, "optim": "adamw_torch", "lr_scheduler_kwargs": {"a": 1}}),
+        ("dpo", {"loss_type": "robust", "label_smoothing": 0.1}),
+        ("dpo", {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.1]}),
+        ("dpo", {"label_smoothing": 0.0, "precompute_ref_log_probs": True}),
+        ("sft", {"neftune_noise_alpha": None, "warmup_steps": 0.1, "logging_steps": 1}),
+    ],
+)
+def test_what_passes_unchanged(kind: Any, mapping: dict[str, Any]) -> None:
+    assert check_trainer(kind, mapping) == mapping
+
+
+def test_every_problem_is_named() -> None:
+    with pytest.raises(TrainerProblems) as caught:
+        check_trainer("sft", {"max_step": 1, "optim": "sgd", "seed": 2})
+    assert [key for key, _ in caught.value.problems] == ["max_step", "seed"]
+
+
+def test_owned_options_exist_in_trl() -> None:
+    known = trl_tables()["kinds"]
+    assert set(OWNED["sft"]) <= set(known["sft"])
+    assert set(OWNED["dpo"]) <= set(known["dpo"]) | set(known["sft"])
+
+
+def test_tables_agree_with_the_installed_trl() -> None:
+    """Fails when TRL or transformers moved: run `python -m align.config.generate` and look at what changed."""
+    assert json.loads(FILE.read_text(encoding="utf-8")) == tables()
+
+
+def test_the_reference_page_agrees_with_the_schema() -> None:
+    """Fails when the schema changed: run `python -m align.config.document > docs/recipe.md`."""
+    from align.config.document import markdown
+
+    assert (Path(__file__).parents[2] / "docs" / "recipe.md").read_text(encoding="utf-8") == markdown()
