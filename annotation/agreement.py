@@ -65,12 +65,13 @@ def _agreement(judgements: list[Judgement], tasks: dict[str, Task]) -> dict[str,
         if judgement.outcome != "skipped":
             answers.setdefault(judgement.task_id, []).append(judgement.outcome)
     shared = {task: given for task, given in sorted(answers.items()) if len(given) > 1}
-    if not shared:
-        nothing = {"value": None, "reason": "no task has answers of two annotators"}
-        return {"percent_agreement": nothing, "alpha": dict(nothing)}
     prompts: dict[str, list[list[str]]] = {}
     for task, given in shared.items():
         prompts.setdefault(tasks[task].prompt_id, []).append(given)
+    if len(prompts) < 2:  # of one prompt there is nothing to resample
+        count = "only one prompt" if prompts else "no task"
+        nothing = {"value": None, "reason": f"{count} has answers of two annotators"}
+        return {"percent_agreement": nothing, "alpha": dict(nothing)}
     clusters = [_sums(units) for units in prompts.values()]
     sizes = {"tasks": len(shared), "prompts": len(prompts)}
     resampled = _resample(clusters)
@@ -124,11 +125,9 @@ def _resample(clusters: list[list[float]]) -> list[list[float]]:
     """Sums of DRAWS bootstrap samples of clusters; the same clusters give the same draws."""
     import numpy as np
 
-    generator = np.random.default_rng(0)
-    sums = np.asarray(clusters)
+    generator, sums = np.random.default_rng(0), np.asarray(clusters)
     even = np.full(len(clusters), 1 / len(clusters))
-    draws = [generator.multinomial(len(clusters), even) @ sums for _ in range(DRAWS)]
-    return [[float(x) for x in draw] for draw in draws]
+    return [(generator.multinomial(len(clusters), even) @ sums).tolist() for _ in range(DRAWS)]
 
 
 def _estimate(clusters: list[list[float]], resampled: list[list[float]], statistic: Any, reason: str, sizes: dict[str, int]) -> dict[str, Any]:

@@ -113,8 +113,20 @@ class ArgillaBackend:
             user = self._user(name)
         if user is None or user["first_name"] != SIMULATED or user["role"] != "annotator":
             raise ConfigError(f"the user {name!r} of this server is a person", where="annotate.by.personas", hint="give the persona another name")
-        self._api.call("POST", f"/workspaces/{self._workspace}/users", json={"user_id": user["id"]}, conflict=True)
+        self._admit(user["id"])
         return str(user["api_key"])
+
+    def admit_people(self) -> list[str]:
+        """Let every person with an annotator's account on this server label here; returns the names of the new ones."""
+        members = {m["id"] for m in self._api.call("GET", f"/workspaces/{self._workspace}/users")["items"]}
+        people = [u for u in self._api.call("GET", "/users")["items"] if u["role"] == "annotator" and u["first_name"] != SIMULATED]
+        new = [u for u in people if u["id"] not in members]
+        for user in new:
+            self._admit(user["id"])
+        return sorted(user["username"] for user in new)
+
+    def _admit(self, user_id: str) -> None:
+        self._api.call("POST", f"/workspaces/{self._workspace}/users", json={"user_id": user_id}, conflict=True)
 
     def answer(self, api_key: str, answers: Sequence[Answer]) -> None:
         if any(a.task_id not in self._places for a in answers):
@@ -205,7 +217,7 @@ def _make_dataset(client: Any, workspace: str, name: str, guidelines: str | None
 
     settings = rg.Settings(
         guidelines=guidelines or None,
-        fields=[rg.CustomField(name=FIELD, title="Which answer is better?", template=page(), advanced_mode=True)],
+        fields=[rg.CustomField(name=FIELD, title="Conversation", template=page(), advanced_mode=True)],
         questions=[
             rg.LabelQuestion(name=QUESTION, title="Which answer is better?", labels=LABELS, required=True),
             rg.TextQuestion(name=REASON, title="Why? (optional)", required=False),

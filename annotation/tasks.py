@@ -11,7 +11,7 @@ from align.types import Candidate, Dropped, Prompt, Task, task_id
 def make_tasks(
     prompts: list[Prompt], candidates: list[Candidate], *, round: int, pairs: int, overlap: int, seed: int
 ) -> tuple[list[Task], list[Dropped]]:
-    """At most `pairs` comparisons, each answered by `overlap` people, and every prompt that gave none with the reason.
+    """At most `pairs` comparisons, each for `overlap` people, and every answered prompt that gave none with the reason.
 
     Every prompt gets a first pair before any gets a second; which pairs, which prompts and which answer stands on the
     left depend on `seed` and on content alone. Raises DataError for a prompt that is not in the train split, and for
@@ -22,8 +22,8 @@ def make_tasks(
     answers: dict[str, list[Candidate]] = defaultdict(list)
     for candidate in candidates:
         answers[candidate.prompt_id].append(candidate)
-    queues = {p: _pairs(_distinct(answers[p]), seed) for p in by_id}
-    turns = sorted(by_id, key=lambda p: (unit_for(seed, "prompt", p), p))
+    queues = {p: _pairs(_distinct(given), seed) for p, given in answers.items()}
+    turns = sorted(queues, key=lambda p: (unit_for(seed, "prompt", p), p))
     chosen: list[tuple[str, tuple[Candidate, Candidate]]] = []
     while turns and len(chosen) < pairs:
         found = [(p, pair) for p in turns if (pair := next(queues[p], None)) is not None]
@@ -31,7 +31,7 @@ def make_tasks(
         turns = [p for p, _ in found]
     tasks = [_task(by_id[p], pair, round, overlap, seed) for p, pair in chosen]
     asked = {task.prompt_id for task in tasks}
-    dropped = [Dropped("prompt", p, _reason(answers[p], pairs)) for p in sorted(by_id.keys() - asked)]
+    dropped = [Dropped("prompt", p, _reason(answers[p], pairs)) for p in sorted(answers.keys() - asked)]
     return tasks, dropped
 
 
@@ -85,8 +85,6 @@ def _task(prompt: Prompt, pair: tuple[Candidate, Candidate], round: int, overlap
 
 
 def _reason(candidates: list[Candidate], pairs: int) -> str:
-    if not candidates:
-        return "it has no answers"
     if len(_distinct(candidates)) < 2:
         return "all its answers are the same" if len(candidates) > 1 else "it has only one answer"
     return f"the {pairs} pairs asked for came from other prompts"

@@ -1,0 +1,131 @@
+"""Who of the simulated annotators answers what."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+from align.config.recipe import Persona
+from align.ids import seed_for
+from align.types import Judgement, Message, Task
+from annotation.backend import Answer, Count, Progress, Submitted, progress_of
+from annotation.simulate import assignment, label, plan
+
+from tests.labelling import judge, pair_tasks
+
+PERSONAS = [Persona(name=n, temperature=0.5, skip_rate=s) for n, s in (("ann", 0.0), ("bob", 0.3), ("cyd", 0.6))]
+TASKS = pair_tasks(60, overlap=2)
+
+
+def taste(_: Sequence[list[Message]], answers: Sequence[str]) -> list[float | None]:
+    return [float(seed_for(a) % 7) for a in answers]
+
+
+class Memory:
+    """A backend in memory that can die after some answers."""
+
+    url = "memory"
+
+    def __init__(self, dies_after: int | None = None) -> None:
+        self.said: dict[tuple[str, str], str] = {}
+        self.calls, self.dies_after = 0, dies_after
+
+    def submit(self, tasks: Sequence[Task]) -> Submitted:
+        return Submitted(len(tasks), 0)
+
+    def progress(self) -> Progress:
+        return progress_of({}, 1, set())
+
+    def collect(self) -> list[Judgement]:
+        return sorted((judge(task, who, outcome) for (who, task), outcome in self.said.items()), key=lambda j: j.id)
+
+    def ensure_annotator(self, name: str) -> str:
+        return name
+
+    def answer(self, api_key: str, answers: Sequence[Answer]) -> None:
+        for given in answers:
+            if self.dies_after == self.calls:
+                raise ConnectionError
+            self.calls += 1
+            assert (api_key, given.task_id) not in self.said, "answered twice"
+            self.said[api_key, given.task_id] = given.outcome
+
+
+def test_a_task_is_asked_until_it_has_what_it_wants() -> None:
+    planned = plan(TASKS, PERSONAS, taste, seed=0)
+    answers = {(name, a.task_id): a.outcome for name, given in planned.items() for a in given}
+    exhausted = 0
+    for task in TASKS:
+        order = [p.name for p in assignment(task, PERSONAS, 0)]
+        asked = [name for name in order if (name, task.id) in answers]
+        said = [answers[name, task.id] for name in asked]
+        assert asked == order[: len(asked)], "somebody was passed over"
+        assert said[-1] != "skipped" or len(asked) == 3, "asking stopped at a skip"
+        submitted = sum(o != "skipped" for o in said)
+        assert submitted == 2 or len(asked) == 3
+        exhausted += submitted < 2
+    assert exhausted > 0  # the case is there
+
+
+def test_the_plan_does_not_depend_on_order() -> None:
+    planned = plan(TASKS, PERSONAS, taste, seed=0)
+    assert plan(TASKS[::-1], PERSONAS[::-1], taste, seed=0) == planned
+    assert plan(TASKS, PERSONAS, taste, seed=1) != planned
+
+
+def test_work_is_shared() -> None:
+    alike = [Persona(name=n) for n in ("ann", "bob", "cyd")]
+    counts = Counter(assignment(t, alike, 0)[0].name for t in pair_tasks(300))
+    assert all(70 < n < 130 for n in counts.values()) and len(counts) == 3
+
+
+def test_shuffled_labels_keep_skips_and_know_nothing() -> None:
+    tasks = pair_tasks(400)
+    personas = [Persona(name="ann", skip_rate=0.2, tie_width=0.5)]
+    true, coin = (plan(tasks, personas, taste, seed=0, shuffle=s)["ann"] for s in (False, True))
+    assert [a.task_id for a in true if a.outcome == "skipped"] == [a.task_id for a in coin if a.outcome == "skipped"]
+    assert {a.outcome for a in true} == {"a", "b", "tie", "skipped"} and {a.outcome for a in coin} == {"a", "b", "skipped"}
+    pairs = [(x.outcome, y.outcome) for x, y in zip(true, coin, strict=True) if x.outcome in ("a", "b")]
+    assert 0.43 < sum(x == y for x, y in pairs) / len(pairs) < 0.57
+    assert plan(tasks, personas, taste, seed=0, shuffle=True)["ann"] == coin
+
+
+@pytest.mark.parametrize("dies_after", [0, 1, 57, 110])
+def test_a_call_after_a_death_gives_the_rest(dies_after: int) -> None:
+    whole = Memory()
+    total = label(whole, TASKS, PERSONAS, taste, seed=0)
+    broken = Memory(dies_after)
+    with pytest.raises(ConnectionError):
+        label(broken, TASKS, PERSONAS, taste, seed=0)
+    broken.dies_after = None
+    assert label(broken, TASKS, PERSONAS, taste, seed=0) == total - dies_after
+    assert broken.collect() == whole.collect()
+    assert label(broken, TASKS, PERSONAS, taste, seed=0) == 0
+
+
+def test_progress_is_told() -> None:
+    told: list[tuple[int, int]] = []
+    total = label(Memory(), TASKS, PERSONAS, taste, seed=0, progress=lambda done, of: told.append((done, of)))
+    assert told[-1] == (total, total) and all(of == total for _, of in told)
+
+
+def test_progress_counts() -> None:
+    status = {
+        "done": {"ann": "submitted", "bob": "submitted", "cyd": "submitted"},
+        "half": {"ann": "submitted"},
+        "exhausted": {"ann": "skipped", "bob": "submitted", "cyd": "skipped"},
+        "skipped by some": {"ann": "skipped"},
+        "untouched": {},
+    }
+    found = progress_of(status, 2, {"ann", "bob", "cyd", "dan"} - {"dan"})
+    assert found == Progress(5, 1, 1, 10, 4, {"ann": Count(2, 2), "bob": Count(2, 0), "cyd": Count(1, 1)})
+    assert found.open == 3
+
+
+def test_somebody_who_has_not_come_yet_can_still_be_asked() -> None:
+    assert progress_of({"t": {"ann": "skipped"}}, 1, {"ann", "bob"}).exhausted == 0
+    assert progress_of({"t": {"ann": "skipped"}}, 1, {"ann"}).exhausted == 1
+
+
+def test_an_owner_who_labels_alone_counts_as_everyone() -> None:
+    assert progress_of({"t": {"owner": "skipped"}, "u": {}}, 1, set()).exhausted == 1
+    assert progress_of({"t": {}}, 1, set()).exhausted == 0
