@@ -74,7 +74,7 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
         return _print_json(found)
     if not found.running:
         typer.echo(f"not running (home {found.home}); start it with `align server start`")
-        return
+        return None
     memory = "" if found.memory_bytes is None else f", {found.memory_bytes >> 20} MB"
     typer.echo(f"Argilla {found.version} at {found.url} (process {found.pid}{memory}, home {found.home})")
     for dataset in found.datasets:

@@ -10,11 +10,13 @@ from align.config.trainer import TrainerProblems, nearest
 Problem = tuple[Keys, str]
 
 
-def problems(error: ValidationError) -> list[Problem]:
-    """The problems that pydantic found, in its order: the keys that lead there and a sentence."""
+def problems(error: ValidationError, root: Keys = ()) -> list[Problem]:
+    """The problems that pydantic found, in its order: the keys that lead there and a sentence.
+
+    `root` are the keys of the section that was validated; the whole recipe by default."""
     found: list[Problem] = []
     for entry in error.errors(include_url=False):
-        spot = place(tuple(entry["loc"]))
+        spot = place((*root, *entry["loc"]))
         cause = entry.get("ctx", {}).get("error")
         if isinstance(cause, TrainerProblems):
             found += [((*spot.keys, key), what) for key, what in cause.problems]

@@ -1,0 +1,116 @@
+"""What the terminal shows: progress bars where there is one, plain lines where there is none. Model output is hostile:
+control characters are shown, never sent."""
+
+import json
+import sys
+import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from align.rounds.runner import Event, Tell
+
+
+def plain(text: str) -> str:
+    r"""`text` with control and direction characters made visible, so that no answer can steer a terminal.
+
+    >>> plain("a\x1b[31mb\u202e")
+    'a\\x1b[31mb\\u202e'
+    """
+    return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else _visible(c) for c in text)
+
+
+def _visible(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def print_json(value: object) -> None:
+    """ASCII only, so that nothing in it can steer a terminal."""
+    typer.echo(json.dumps(value, indent=2, default=str))
+
+
+def print_table(rows: list[list[str]], right: tuple[int, ...] = ()) -> None:
+    """Columns as wide as their widest cell; `right` are the indices of right-aligned columns. The first row is the head."""
+    cells = [[plain(cell) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    for number, row in enumerate(cells):
+        typer.echo(
+            "  ".join(
+                c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+        )
+        if number == 0:
+            typer.echo("  ".join("─" * w for w in widths))
+
+
+def seconds_text(seconds: float) -> str:
+    """
+    >>> seconds_text(4.25), seconds_text(75), seconds_text(3700)
+    ('4.2 s', '1 min 15 s', '1 h 1 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+@contextmanager
+def telling(quiet: bool = False) -> Iterator["Tell"]:
+    """A listener for the runner's events. With `quiet` (for `--json`) everything goes to standard error as lines."""
+    if sys.stderr.isatty() and not quiet:
+        with _bars() as tell:
+            yield tell
+    else:
+        yield _line
+
+
+def _line(event: "Event") -> None:
+    sentence = _sentence(event)
+    if sentence:
+        typer.echo(sentence, err=True)
+
+
+def _sentence(event: "Event") -> str | None:
+    match event.kind:
+        case "start":
+            return f"{event.ref}: start"
+        case "done":
+            return f"{event.ref}: done in {seconds_text(event.seconds)}"
+        case "closed":
+            return f"{event.ref}: closed, {event.text}"
+        case "labelling" if event.text:
+            return f"{event.ref}: {event.done} of {event.total} answers; label at {event.text}"
+        case _:
+            return None
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[["Event"], None]]:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True, highlight=False)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("starting", total=None)
+
+        def tell(event: "Event") -> None:
+            if event.kind in ("start", "progress", "labelling"):
+                total = event.total or None
+                progress.update(bar, description=escape(str(event.ref)), completed=event.done, total=total)
+            if event.kind != "start" and (sentence := _sentence(event)):
+                console.print(escape(sentence))
+            if event.kind == "start":
+                progress.reset(bar, description=escape(str(event.ref)), total=None)
+
+        yield tell

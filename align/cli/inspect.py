@@ -1,0 +1,122 @@
+"""Verbs that look at a run: `status`, `report`, `samples`, `lineage`, `clean`."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import typer
+
+RUN = typer.Argument(..., help="The run's folder, such as runs/support-desk.")
+JSON = typer.Option(False, "--json", help="Print the result as JSON.")
+
+
+def status(folder: Path = RUN, as_json: bool = JSON) -> None:
+    """Say which stages are done, and how far the labelling is."""
+    from align.cli.display import print_json, print_table, seconds_text
+    from align.report.data import report_data
+
+    data = report_data(folder)
+    if as_json:
+        print_json({name: data[name] for name in ("name", "state", "state_text", "rounds_planned", "stages")})
+        return
+    typer.echo(f"{data['name']}: {data['state_text']}")
+    print_table(
+        [
+            ["stage", "time", "key"],
+            *([f"{s['round']}/{s['stage']}", seconds_text(s["seconds"]), s["key"][:12]] for s in data["stages"]),
+        ],
+        right=(1,),
+    )
+
+
+def report(
+    folder: Path = RUN,
+    format: Literal["html", "json", "text"] = typer.Option(
+        "html", "--format", help="html writes a page; json and text print."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="The same as --format json."),
+) -> None:
+    """Write the HTML report, or print its numbers."""
+    from align.cli.display import print_json
+    from align.report.data import report_data
+    from align.report.html import write_report
+    from align.report.table import summary_lines
+
+    if as_json or format == "json":
+        print_json(report_data(folder))
+    elif format == "text":
+        for line in summary_lines(report_data(folder)):
+            typer.echo(line)
+    else:
+        typer.echo(f"report: {write_report(folder)}")
+
+
+def samples(
+    folder: Path = RUN,
+    round: int = typer.Option(None, "--round", min=1, help="The round; the latest with answers by default."),
+    search: str = typer.Option(None, "--search", help="Only prompts and answers that contain this text."),
+    limit: int = typer.Option(10, "--limit", min=1, help="How many prompts."),
+    as_json: bool = JSON,
+) -> None:
+    """Browse prompts, answers and labels of a round."""
+    from align.cli.display import plain, print_json
+    from align.rounds.browse import browse
+
+    found = browse(folder, round, search)[:limit]
+    if as_json:
+        print_json(found)
+        return
+    for prompt in found:
+        typer.echo(f"── round {prompt['round']}, prompt {prompt['prompt_id'][:12]}")
+        for message in prompt["messages"]:
+            typer.echo(f"{message['role']}: {plain(message['content'])}")
+        for answer in prompt["answers"]:
+            typer.echo(f"  [{answer['id'][:8]}] {plain(answer['text'])}")
+        for label in prompt["labels"]:
+            typer.echo(f"  {plain(label['annotator'])}: {label['said']}")
+    if not found:
+        typer.echo("nothing found")
+
+
+def lineage(
+    folder: Path = RUN,
+    identity: str = typer.Argument(
+        ...,
+        help="An id (or its beginning): checkpoint, preference, candidate, judgement, task; or an annotator's name.",
+    ),
+    as_json: bool = JSON,
+) -> None:
+    """Say what a thing was made from and what was made from it."""
+    from align.cli.display import plain, print_json
+    from align.rounds.lineage import trace
+
+    found = trace(folder, identity)
+    if as_json:
+        print_json(found)
+        return
+    typer.echo(f"{found['kind']} {plain(found['id'])}")
+    for side in ("from", "into"):
+        for kind, names in found[side].items():
+            shown = ", ".join(plain(name[:12] if kind != "annotators" else name) for name in names[:8])
+            typer.echo(f"  {side} {len(names)} {kind}: {shown}{' …' if len(names) > 8 else ''}")
+
+
+def clean(
+    folder: Path = RUN,
+    yes: bool = typer.Option(False, "--yes", help="Remove; without it the command only says what it would remove."),
+    as_json: bool = JSON,
+) -> None:
+    """Remove what no pointer reaches: superseded, retired and half-made stage folders. Labels are never touched."""
+    from align.cli.display import print_json
+    from align.rounds.clean import remove, unreachable
+
+    found = unreachable(folder)
+    if yes:
+        remove(folder, [path for path, _ in found])
+    rows: list[dict[str, Any]] = [{"path": str(path), "bytes": size, "removed": yes} for path, size in found]
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        typer.echo(f"{'removed' if yes else 'would remove'} {row['path']} ({row['bytes'] / 1e6:.1f} MB)")
+    total = sum(row["bytes"] for row in rows) / 1e6
+    typer.echo(f"{len(rows)} folders, {total:.1f} MB" + ("" if yes or not rows else "; say --yes to remove them"))

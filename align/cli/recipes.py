@@ -1,0 +1,28 @@
+"""The shipped recipes: where they lie and how a copy is made."""
+
+import shutil
+from pathlib import Path
+
+from align.errors import ConfigError
+from align.store import disk_errors
+
+PACKAGED = Path(__file__).parents[1] / "recipes"
+CHECKOUT = Path(__file__).parents[2] / "recipes"
+
+
+def shipped() -> dict[str, Path]:
+    """Name → folder. In an installed wheel they lie inside the package, in a checkout beside it."""
+    root = PACKAGED if PACKAGED.is_dir() else CHECKOUT
+    return {p.parent.name: p.parent for p in sorted(root.glob("*/recipe.yaml"))}
+
+
+def copy_recipe(name: str, target: Path) -> Path:
+    """Copy a shipped recipe, without data it may have made. Raises ConfigError for an unknown name or a taken folder."""
+    found = shipped()
+    if name not in found:
+        raise ConfigError(f"there is no recipe {name!r}", hint=f"the recipes are {', '.join(found)}")
+    if target.exists():
+        raise ConfigError(f"{target} is there already", hint="name another folder: `align init RECIPE FOLDER`")
+    with disk_errors(target):
+        shutil.copytree(found[name], target, ignore=shutil.ignore_patterns("data", "__pycache__"))
+    return target

@@ -1,0 +1,83 @@
+"""`align init` and `align run`."""
+
+from pathlib import Path
+
+import typer
+
+RUNS = typer.Option(Path("runs"), "--runs", help="The folder that holds runs.")
+JSON = typer.Option(False, "--json", help="Print the result as JSON.")
+
+
+def init(
+    recipe: str = typer.Argument("own-model", help="The recipe to start from."),
+    folder: Path = typer.Argument(None, help="Where to put it; a folder of the recipe's name by default."),
+) -> None:
+    """Copy a recipe to a folder of your own, to be changed there."""
+    from align.cli.recipes import copy_recipe
+
+    target = copy_recipe(recipe, folder or Path(recipe))
+    typer.echo(f"{target}: read its README.md, then `align run {target / 'recipe.yaml'}`")
+
+
+def run(
+    recipe: Path = typer.Argument(..., help="A recipe.yaml, or the folder that holds it."),
+    overrides: list[str] = typer.Argument(None, help="Changes to the recipe, such as rounds=1 dpo.beta=0.2"),
+    runs: Path = RUNS,
+    wait: bool = typer.Option(False, "--wait", help="Follow the labelling until it is complete."),
+    start_from: str = typer.Option(None, "--from", help="Do this stage and all after it anew: `policy` or `2/policy`."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Print the stages, what is done and what would run."),
+    as_json: bool = JSON,
+) -> None:
+    """Run a recipe, or go on with it. Exits with 75 while people have not finished labelling."""
+    from align.cli.display import telling
+    from align.config.load import load_recipe
+    from align.errors import EXIT_WAITING
+    from align.rounds.run import create_run, planned_run
+    from align.rounds.runner import run_rounds
+
+    loaded = load_recipe(recipe / "recipe.yaml" if recipe.is_dir() else recipe, overrides or [])
+    if dry_run:
+        _print_plan(planned_run(loaded, runs), as_json)
+        return
+    opened = create_run(loaded, runs)
+    with telling(quiet=as_json) as tell:
+        outcome = run_rounds(opened, tell, wait=wait, start_from=start_from)
+    _print_result(opened.folder, changed=bool(outcome.ran), finished=outcome.state == "finished", as_json=as_json)
+    if outcome.waiting is not None:
+        waiting = outcome.waiting
+        typer.echo(
+            f"waiting for people: {waiting.done} of {waiting.total} answers are in; label at {waiting.url}", err=True
+        )
+        typer.echo("the same command goes on when they have finished (`--wait` follows them)", err=True)
+        raise typer.Exit(EXIT_WAITING)
+
+
+def _print_result(folder: Path, *, changed: bool, finished: bool, as_json: bool) -> None:
+    from align.cli.display import print_json
+    from align.report.data import report_data
+    from align.report.html import write_report
+    from align.report.table import summary_lines
+
+    page = folder / "report.html"
+    if changed or not page.is_file():
+        page = write_report(folder)
+    data = report_data(folder)
+    if as_json:
+        print_json({**data, "report": str(page)})
+        return
+    if finished and not changed:
+        typer.echo("nothing to do: the run is finished")
+    for line in summary_lines(data):
+        typer.echo(line)
+    typer.echo(f"report: {page}")
+
+
+def _print_plan(run: "Run", as_json: bool) -> None:  # type: ignore[name-defined]  # noqa: F821
+    from align.cli.display import print_json, print_table
+    from align.rounds.runner import plan_states
+
+    states = [(str(step.ref), state) for step, state in plan_states(run)]
+    if as_json:
+        print_json([{"stage": ref, "state": state} for ref, state in states])
+        return
+    print_table([["stage", "state"], *([ref, state] for ref, state in states)])

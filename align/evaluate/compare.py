@@ -1,0 +1,86 @@
+"""Measure one policy on held-out prompts: its scores, its lengths, and how often it beats the first and its parent."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import pyarrow as pa
+
+from align.evaluate.statistics import clustered_bootstrap
+from align.evaluate.winrate import win_rate
+from align.store import read_table, write_json, write_table
+from align.types import Candidate, Message, Prompt, to_table
+
+Score = Callable[[Sequence[list[Message]], Sequence[str]], list[float | None]]
+SAMPLES, RESULT = "samples.parquet", "result.json"
+
+
+def evaluate_policy(
+    prompts: list[Prompt],
+    answers: list[Candidate],
+    *,
+    score: Score | None,
+    tie_width: float,
+    seed: int,
+    out: Path,
+    first: Path | None = None,
+    parent: Path | None = None,
+    demonstrations: Sequence[tuple[list[Message], str]] = (),
+) -> dict[str, Any]:
+    """Write `samples.parquet` (candidates with a nullable `score`) and `result.json` into `out`; return the result.
+
+    `first` and `parent` are evaluation folders of earlier policies on the same prompts. Without `score` there are
+    lengths and samples only. Raises DataError where no answer could be scored.
+    """
+    messages = {prompt.id: prompt.messages for prompt in prompts}
+    scores: list[float | None] = [None] * len(answers)
+    if score is not None:
+        scores = score([messages[a.prompt_id] for a in answers], [a.text for a in answers])
+    table = to_table(Candidate, answers).append_column("score", pa.array(scores, pa.float64()))
+    write_table(out / SAMPLES, table)
+    scored = [(s, a.prompt_id) for s, a in zip(scores, answers, strict=True) if s is not None]
+    result: dict[str, Any] = {
+        "prompts": len({a.prompt_id for a in answers}),
+        "answers": len(answers),
+        "unscored": len(answers) - len(scored) if score is not None else None,
+        "mean_score": _interval(scored, seed),
+        "mean_tokens": fmean(a.tokens for a in answers),
+        "mean_characters": fmean(len(a.text) for a in answers),
+        "truncated": fmean(a.finish == "length" for a in answers),
+        "win_rate_vs_sft": _against(table, first, tie_width, seed) if score is not None else None,
+        "win_rate_vs_parent": _against(table, parent, tie_width, seed) if score is not None else None,
+        "demonstrations": _demonstrations(demonstrations, score),
+    }
+    write_json(out / RESULT, result)
+    return result
+
+
+def _interval(scored: list[tuple[float, str]], seed: int) -> dict[str, float] | None:
+    if len({prompt for _, prompt in scored}) < 2:
+        return None
+    interval = clustered_bootstrap([s for s, _ in scored], [prompt for _, prompt in scored], seed=seed)
+    return {"mean": interval.mean, "low": interval.low, "high": interval.high}
+
+
+def _against(new: pa.Table, folder: Path | None, tie_width: float, seed: int) -> dict[str, Any] | None:
+    if folder is None:
+        return None
+    ours, theirs = _by_prompt(new), _by_prompt(read_table(folder / SAMPLES))
+    shared = sorted(ours.keys() & theirs.keys())
+    return win_rate([ours[p] for p in shared], [theirs[p] for p in shared], shared, tie_width=tie_width, seed=seed).as_dict()
+
+
+def _by_prompt(table: pa.Table) -> dict[str, list[float | None]]:
+    found: dict[str, list[float | None]] = {}
+    for prompt, score in zip(table.column("prompt_id").to_pylist(), table.column("score").to_pylist(), strict=True):
+        found.setdefault(prompt, []).append(score)
+    return found
+
+
+def _demonstrations(rows: Sequence[tuple[list[Message], str]], score: Score | None) -> dict[str, Any] | None:
+    """Mean and standard deviation of the demonstrations' own scores: what the SFT policy is held against."""
+    if not rows or score is None:
+        return None
+    scores = [s for s in score([m for m, _ in rows], [answer for _, answer in rows]) if s is not None]
+    return {"mean": fmean(scores), "sd": stdev(scores), "n": len(scores)} if len(scores) > 1 else None

@@ -1,0 +1,86 @@
+"""Prompts, answers and labels of a round, side by side, for people to read."""
+
+from pathlib import Path
+from typing import Any
+
+from align.errors import ConfigError
+from align.rounds.journal import read_journal
+from align.rounds.stage import Ref, current, stage_folder
+from align.store import read_table
+from align.types import Judgement, Task, from_table
+
+
+def browse(run: Path, round: int | None, search: str | None) -> list[dict[str, Any]]:
+    """One entry a prompt of the round (the latest that has answers): messages, answers, labels about them.
+
+    Raises ConfigError where the run has no answers yet.
+    """
+    answers = _rows(run, round if round is not None else _latest(run), "rollouts", "candidates.parquet")
+    number = round if round is not None else _latest(run)
+    messages = {p["id"]: p["messages"] for p in _rows(run, 0, "prompts", "prompts.parquet")}
+    entries: dict[str, dict[str, Any]] = {}
+    for answer in answers:
+        prompt = answer["prompt_id"]
+        entry = {
+            "round": number,
+            "prompt_id": prompt,
+            "messages": messages.get(prompt, []),
+            "answers": [],
+            "labels": [],
+        }
+        entries.setdefault(prompt, entry)["answers"].append({"id": answer["id"], "text": answer["text"]})
+    for label in _labels(run, number):
+        if label["prompt_id"] in entries:
+            entries[label["prompt_id"]]["labels"].append(label)
+    return [entry for entry in entries.values() if search is None or search.casefold() in _text(entry).casefold()]
+
+
+def _latest(run: Path) -> int:
+    found = [int(p.parent.parent.name.removeprefix("round_")) for p in run.glob("round_*/rollouts/current")]
+    if not found:
+        raise ConfigError(f"the run in {run} has no answers yet", hint="see `align status`")
+    return max(found)
+
+
+def _rows(run: Path, round: int, stage: str, name: str) -> list[dict[str, Any]]:
+    receipt = current(run, Ref(round, stage))
+    if receipt is None:
+        raise ConfigError(f"the stage {round}/{stage} has not run in {run}", hint="see `align status`")
+    return list(read_table(stage_folder(run, receipt.ref) / receipt.key / name).to_pylist())
+
+
+def _labels(run: Path, round: int) -> list[dict[str, Any]]:
+    if current(run, Ref(round, "selection")) is None:
+        return []
+    receipt = current(run, Ref(round, "selection"))
+    assert receipt is not None
+    tasks = {
+        t.id: t for t in from_table(Task, read_table(stage_folder(run, receipt.ref) / receipt.key / "tasks.parquet"))
+    }
+    judgements = read_journal(run / "journal.jsonl").judgements(tasks)
+    return [
+        {
+            "prompt_id": tasks[j.task_id].prompt_id,
+            "annotator": j.annotator,
+            "outcome": j.outcome,
+            "said": _said(j, tasks[j.task_id]),
+        }
+        for j in judgements
+    ]
+
+
+def _said(judgement: Judgement, task: Task) -> str:
+    match judgement.outcome:
+        case "a" | "b":
+            better = "ab".index(judgement.outcome)
+            return f"[{task.candidates[better][:8]}] is better than [{task.candidates[1 - better][:8]}]"
+        case "tie":
+            return f"[{task.candidates[0][:8]}] and [{task.candidates[1][:8]}] are equally good"
+        case "both_bad":
+            return f"[{task.candidates[0][:8]}] and [{task.candidates[1][:8]}] are both bad"
+        case _:
+            return "skipped"
+
+
+def _text(entry: dict[str, Any]) -> str:
+    return "\n".join([m["content"] for m in entry["messages"]] + [a["text"] for a in entry["answers"]])

@@ -1,0 +1,153 @@
+"""The step where people have the word: put the tasks on the server, take judgements into the journal, close.
+
+A desk is what the step needs to know; it comes from a round of a run, or from a folder of one's own that
+`align annotate push` made. Waiting is no sleeping process but the state of the desk's journal.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from align.config.recipe import Annotate, EmbeddedServer, People, Personas, RemoteServer
+from align.errors import ConfigError
+from align.rounds.journal import close, read_journal, record
+from align.rounds.run import Run
+from align.rounds.stage import Receipt, stage_folder
+from align.store import read_json, read_table
+from align.types import Task, from_table
+
+if TYPE_CHECKING:
+    from annotation.argilla_backend import ArgillaBackend
+
+DESK = "desk.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """`tasks_id` is the content id of the tasks' folder; a closing holds for it alone."""
+
+    journal: Path
+    round: int
+    tasks: list[Task]
+    tasks_id: str
+    workspace: str
+    dataset: str
+    annotate: Annotate
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """`done` of `total` wanted answers are in; people label at `url`."""
+
+    done: int
+    total: int
+    url: str
+
+
+def desk_of_round(run: Run, selection: Receipt) -> Desk:
+    if run.recipe.annotate is None:
+        raise ConfigError("this run takes its preferences from a file and asks nobody", where=str(run.folder))
+    tasks = stage_folder(run.folder, selection.ref) / selection.key / "tasks.parquet"
+    return Desk(
+        journal=run.journal,
+        round=selection.round,
+        tasks=from_table(Task, read_table(tasks)),
+        tasks_id=selection.output,
+        workspace=f"{run.recipe.name}-{run.id}",
+        dataset=f"round-{selection.round}-{selection.output[:8]}",
+        annotate=run.recipe.annotate,
+        seed=run.recipe.seed,
+    )
+
+
+def desk_of_folder(folder: Path) -> Desk:
+    """The desk of a folder that `align annotate push` made."""
+    if not (folder / DESK).is_file():
+        raise ConfigError(
+            f"there are no tasks in {folder}", hint="make them with `align annotate push CANDIDATES --to FOLDER`"
+        )
+    desk = read_json(folder / DESK)
+    tasks = from_table(Task, read_table(folder / "tasks.parquet"))
+    annotate = Annotate.model_validate(desk["annotate"])
+    return Desk(
+        folder / "journal.jsonl", 1, tasks, desk["tasks_id"], desk["workspace"], desk["dataset"], annotate, desk["seed"]
+    )
+
+
+def open_backend(desk: Desk) -> "ArgillaBackend":
+    """Connect to the desk's server; the embedded one is started when it is not up. Raises ServiceError."""
+    from annotation.argilla_backend import open_argilla
+
+    url, api_key = _server(desk.annotate.server)
+    guidelines = desk.annotate.guidelines.read_text(encoding="utf-8") if desk.annotate.guidelines else None
+    return open_argilla(
+        url,
+        api_key,
+        workspace=desk.workspace,
+        dataset=desk.dataset,
+        guidelines=guidelines,
+        overlap=desk.annotate.overlap,
+    )
+
+
+def advance(desk: Desk, progress: Callable[[int, int], None]) -> Waiting | None:
+    """Push what is missing, let simulated annotators work, pull; None when every task has what it wants.
+
+    Doing it again repeats nothing: tasks, responses and judgements are found by their ids.
+    """
+    backend = open_backend(desk)
+    backend.submit(desk.tasks)
+    match desk.annotate.by:
+        case Personas() as personas:
+            _simulate(desk, personas, backend, progress)
+        case People() if isinstance(desk.annotate.server, EmbeddedServer):
+            backend.admit_people()
+    record(desk.journal, backend.collect())
+    state = backend.progress()
+    if state.open:
+        return Waiting(state.answers, state.wanted, backend.url)
+    skipped = f"; {state.exhausted} were skipped by everyone" if state.exhausted else ""
+    close(
+        desk.journal, desk.round, desk.tasks_id, f"{state.completed} of {state.tasks} tasks have their answers{skipped}"
+    )
+    return None
+
+
+def closed(desk: Desk) -> str | None:
+    """Why the desk's labelling is closed, or None while it is open."""
+    return read_journal(desk.journal).closed.get(desk.tasks_id)
+
+
+def _simulate(desk: Desk, personas: Personas, backend: "ArgillaBackend", progress: Callable[[int, int], None]) -> None:
+    from annotation.simulate import label
+    from reward.functions import FunctionScorer, load_function
+
+    utility = FunctionScorer(load_function(personas.utility, Path()))
+    label(
+        backend,
+        desk.tasks,
+        personas.personas,
+        utility.score,
+        seed=desk.seed,
+        shuffle=personas.shuffle_labels,
+        progress=progress,
+    )
+
+
+def _server(server: EmbeddedServer | RemoteServer) -> tuple[str, str]:
+    """Address and owner's API key."""
+    if isinstance(server, RemoteServer):
+        key = os.environ.get(server.api_key_env)
+        if not key:
+            raise ConfigError(
+                f"the environment variable {server.api_key_env} is not set",
+                where="annotate.server.api_key_env",
+                hint="put the Argilla owner's API key there",
+            )
+        return server.url, key
+    from annotation.server import credentials, start
+
+    return start(server.home).url, credentials(server.home).api_key

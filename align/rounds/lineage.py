@@ -1,0 +1,134 @@
+"""Lineage: from a checkpoint to its pairs, answers and annotators, and back.
+
+`lineage.sqlite` is an index over the receipts in force and their files. It holds nothing of its own: it is rebuilt
+whenever a pointer or the journal is newer, and may be deleted at any time.
+"""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from align.errors import ConfigError
+from align.rounds.stage import CURRENT, Receipt, Ref, current, stage_folder
+from align.store import read_table
+
+INDEX = "lineage.sqlite"
+SCHEMA = """
+CREATE TABLE stages (output TEXT, round INTEGER, stage TEXT, key TEXT, seconds REAL);
+CREATE TABLE edges (source TEXT, source_kind TEXT, target TEXT, target_kind TEXT);
+CREATE INDEX by_source ON edges (source);
+CREATE INDEX by_target ON edges (target);
+"""
+ORDER = ("annotators", "judgements", "tasks", "prompts", "candidates", "preferences", "checkpoints")
+
+
+def trace(run: Path, identity: str) -> dict[str, Any]:
+    """All that `identity` (or its beginning) came from and went into: `{id, kind, from: {kind: ids}, into: {…}}`.
+
+    Raises ConfigError for an id that is not there or a beginning that several share.
+    """
+    with closing(sqlite3.connect(build_index(run))) as index:
+        found = index.execute(
+            "SELECT source, source_kind FROM edges WHERE source = ?1 OR source LIKE ?2 UNION SELECT target, target_kind FROM edges WHERE target = ?1 OR target LIKE ?2",
+            (identity, _beginning(identity)),
+        ).fetchall()
+        exact = [row for row in found if row[0] == identity]
+        match exact or found:
+            case []:
+                raise ConfigError(
+                    f"nothing in this run has the id {identity!r}",
+                    where=str(run),
+                    hint="`align samples` and `align report --format json` show ids",
+                )
+            case [(name, kind)]:
+                return {
+                    "id": name,
+                    "kind": kind.removesuffix("s"),
+                    "from": _reach(index, name, back=True),
+                    "into": _reach(index, name, back=False),
+                }
+            case many:
+                raise ConfigError(f"{len(many)} ids begin with {identity!r}", where=str(run), hint="give more of it")
+
+
+def build_index(run: Path) -> Path:
+    """Make `lineage.sqlite` if it is missing or older than the run; returns its path."""
+    path = run / INDEX
+    pointers = sorted(run.glob(f"round_*/*/{CURRENT}"))
+    if not pointers:
+        raise ConfigError(f"there is no finished stage in {run}", hint="see `align status`")
+    if path.is_file() and path.stat().st_mtime_ns > max(p.stat().st_mtime_ns for p in pointers):
+        return path
+    partial = path.with_name(f".{INDEX}.partial")
+    partial.unlink(missing_ok=True)
+    with closing(sqlite3.connect(partial)) as index, index:
+        index.executescript(SCHEMA)
+        for pointer in pointers:
+            ref = Ref(int(pointer.parent.parent.name.removeprefix("round_")), pointer.parent.name)
+            if (receipt := current(run, ref)) is not None:
+                _index_stage(index, run, receipt)
+    partial.replace(path)
+    return path
+
+
+def _index_stage(index: sqlite3.Connection, run: Path, receipt: Receipt) -> None:
+    row = (receipt.output, receipt.round, receipt.stage, receipt.key, receipt.seconds)
+    index.execute("INSERT INTO stages VALUES (?, ?, ?, ?, ?)", row)
+    folder = stage_folder(run, receipt.ref) / receipt.key
+    match receipt.stage:
+        case "rollouts":
+            for c in _rows(folder, "candidates.parquet", ("id", "prompt_id", "checkpoint")):
+                _edge(index, c["checkpoint"], "checkpoints", c["id"], "candidates")
+                _edge(index, c["prompt_id"], "prompts", c["id"], "candidates")
+        case "selection":
+            for t in _rows(folder, "tasks.parquet", ("id", "candidates")):
+                for candidate in t["candidates"]:
+                    _edge(index, candidate, "candidates", t["id"], "tasks")
+        case "snapshot":
+            for j in _rows(folder, "judgements.parquet", ("id", "task_id", "annotator")):
+                _edge(index, j["annotator"], "annotators", j["id"], "judgements")
+                _edge(index, j["task_id"], "tasks", j["id"], "judgements")
+        case "preferences":
+            for p in _rows(folder, "preferences.parquet", ("id", "chosen_id", "rejected_id", "judgements")):
+                for candidate in (p["chosen_id"], p["rejected_id"]):
+                    _edge(index, candidate, "candidates", p["id"], "preferences")
+                for judgement in p["judgements"]:
+                    _edge(index, judgement, "judgements", p["id"], "preferences")
+        case "policy":
+            _index_policy(index, run, receipt)
+
+
+def _index_policy(index: sqlite3.Connection, run: Path, receipt: Receipt) -> None:
+    checkpoint = receipt.summary["checkpoint"]
+    if receipt.summary.get("parent"):
+        _edge(index, receipt.summary["parent"], "checkpoints", checkpoint, "checkpoints")
+    for source in receipt.inputs.values():
+        if source["stage"] == "preferences":
+            folder = stage_folder(run, Ref(source["round"], source["stage"])) / source["key"]
+            for p in _rows(folder, "preferences.parquet", ("id",)):
+                _edge(index, p["id"], "preferences", checkpoint, "checkpoints")
+
+
+def _rows(folder: Path, name: str, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+    return list(read_table(folder / name).select(list(columns)).to_pylist())
+
+
+def _edge(index: sqlite3.Connection, source: str, source_kind: str, target: str, target_kind: str) -> None:
+    index.execute("INSERT INTO edges VALUES (?, ?, ?, ?)", (source, source_kind, target, target_kind))
+
+
+def _reach(index: sqlite3.Connection, name: str, *, back: bool) -> dict[str, list[str]]:
+    near, far = ("target", "source") if back else ("source", "target")
+    rows = index.execute(
+        f"WITH RECURSIVE reached(id, kind) AS (SELECT {far}, {far}_kind FROM edges WHERE {near} = ?1"
+        f" UNION SELECT {far}, {far}_kind FROM edges JOIN reached ON {near} = id) SELECT kind, id FROM reached ORDER BY kind, id",
+        (name,),
+    ).fetchall()
+    return {kind: [i for k, i in rows if k == kind] for kind in ORDER if any(k == kind for k, _ in rows)}
+
+
+def _beginning(identity: str) -> str:
+    """A LIKE pattern only for what looks like the beginning of a content id; names must be exact."""
+    is_hex = len(identity) >= 6 and all(c in "0123456789abcdef" for c in identity)
+    return f"{identity}%" if is_hex else ""

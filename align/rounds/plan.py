@@ -1,0 +1,221 @@
+"""The plan of a run: which stages there are, what each reads, and what its key depends on.
+
+round 0      prompts → demonstrations → policy (SFT, or the given model) → evaluation
+round 1…     rollouts → selection → (people) → snapshot → preferences → policy (DPO) → evaluation
+or, with preferences from a file:               preferences → policy → evaluation
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from align.config.recipe import Recipe
+from align.errors import ConfigError
+from align.ids import content_id
+from align.rounds.fingerprint import Fingerprints
+from align.rounds.stage import Ref, Stage
+from reward.functions import function_id
+
+
+@dataclass(frozen=True, slots=True)
+class Labelling:
+    """The step that is no stage: people write into the journal until the round's tasks are answered."""
+
+    ref: Ref
+    tasks: Ref
+
+
+Step = Stage | Labelling
+
+
+def make_plan(recipe: Recipe, fingerprints: Fingerprints) -> list[Step]:
+    """All steps in the order in which they run. Raises ConfigError where an outside file is missing."""
+    engine = {"threads": recipe.threads, "dtype": recipe.model.dtype}
+    outside = _outside(recipe, fingerprints)
+    steps: list[Step] = [*_round_zero(recipe, outside, engine)]
+    for number in range(1, recipe.rounds + 1):
+        if recipe.preferences is None:
+            steps += _asked(recipe, number, engine)
+        else:
+            steps.append(_from_file(recipe, outside))
+        steps += [_dpo(recipe, number, engine), _evaluation(recipe, number, outside, engine)]
+    return steps
+
+
+def find_stage(steps: list[Step], text: str) -> int:
+    """The index of the step that `text` names: `policy` (its first) or `2/policy`. Raises ConfigError."""
+    for index, step in enumerate(steps):
+        if text in (str(step.ref), step.ref.stage):
+            return index
+    names = ", ".join(str(step.ref) for step in steps)
+    raise ConfigError(f"there is no stage {text!r}", where="--from", hint=f"this recipe's stages are {names}")
+
+
+def _outside(recipe: Recipe, fingerprints: Fingerprints) -> dict[str, str]:
+    """Ids of what the recipe reads from outside the run."""
+    found = {"prompts": _file(recipe.prompts.path, "prompts.path", fingerprints), "model": _model(recipe, fingerprints)}
+    if recipe.sft is not None:
+        found["demonstrations"] = _file(recipe.sft.demonstrations, "sft.demonstrations", fingerprints)
+    if recipe.preferences is not None:
+        found["preferences"] = _file(recipe.preferences.path, "preferences.from", fingerprints)
+    if recipe.evaluate.judge is not None:
+        found["judge"] = function_id(recipe.evaluate.judge.path, Path())
+    fingerprints.save()
+    return found
+
+
+def _file(path: Path, where: str, fingerprints: Fingerprints) -> str:
+    if not path.is_file():
+        maker = next((p for p in (path.parent.parent / "world.py", path.parent / "world.py") if p.is_file()), None)
+        way_out = (
+            f"make it with `python {maker}`" if maker else "check the path; relative ones start at the recipe's folder"
+        )
+        raise ConfigError(f"there is no file {path}", where=where, hint=way_out)
+    return fingerprints.of(path)
+
+
+def _model(recipe: Recipe, fingerprints: Fingerprints) -> str:
+    folder = Path(recipe.model.path)
+    if folder.is_dir():
+        return fingerprints.of(folder)
+    return f"hub:{recipe.model.path}@{recipe.model.revision or 'main'}"
+
+
+def _round_zero(recipe: Recipe, outside: dict[str, str], engine: dict[str, Any]) -> list[Stage]:
+    chat_template = recipe.model.chat_template
+    template_id = (
+        content_id(Path(chat_template).read_text())
+        if chat_template and Path(chat_template).is_file()
+        else chat_template
+    )
+    settings: dict[str, Any] = {"dtype": recipe.model.dtype, "chat_template": template_id}
+    tuning: dict[str, Any] = {**recipe.model.model_dump(), "threads": recipe.threads, "report_to": recipe.report_to}
+    prompts = Stage(
+        Ref(0, "prompts"),
+        work="prompts",
+        version=1,
+        settings=recipe.prompts.model_dump(exclude={"path"}),
+        files={"prompts": outside["prompts"]},
+        tuning={"path": str(recipe.prompts.path)},
+    )
+    if recipe.sft is None:
+        policy = Stage(
+            Ref(0, "policy"),
+            work="given_policy",
+            version=1,
+            settings=settings,
+            files={"model": outside["model"]},
+            tuning=tuning,
+            heavy=True,
+        )
+        return [prompts, policy, _evaluation(recipe, 0, outside, engine)]
+    demonstrations = Stage(
+        Ref(0, "demonstrations"),
+        work="demonstrations",
+        version=1,
+        inputs={"prompts": prompts.ref},
+        files={"demonstrations": outside["demonstrations"]},
+        tuning={"path": str(recipe.sft.demonstrations)},
+    )
+    policy = Stage(
+        Ref(0, "policy"),
+        work="sft_policy",
+        version=1,
+        inputs={"demonstrations": demonstrations.ref},
+        settings={
+            **settings,
+            "seed": recipe.seed,
+            "sft": recipe.sft.model_dump(mode="json", exclude={"demonstrations"}),
+        },
+        files={"model": outside["model"]},
+        tuning={**tuning, "demonstrations": str(recipe.sft.demonstrations)},
+        heavy=True,
+    )
+    return [prompts, demonstrations, policy, _evaluation(recipe, 0, outside, engine)]
+
+
+def _asked(recipe: Recipe, number: int, engine: dict[str, Any]) -> list[Step]:
+    """From the parent's answers to compiled preferences, with people in between."""
+    assert recipe.annotate is not None
+    rollouts, selection, snapshot = Ref(number, "rollouts"), Ref(number, "selection"), Ref(number, "snapshot")
+    asked = {"pairs": recipe.annotate.pairs, "overlap": recipe.annotate.overlap}
+    return [
+        Stage(
+            rollouts,
+            work="rollouts",
+            version=1,
+            inputs={"prompts": Ref(0, "prompts"), "policy": Ref(number - 1, "policy")},
+            settings={"seed": recipe.seed, "dtype": recipe.model.dtype, "rollouts": recipe.rollouts.model_dump()},
+            tuning=engine,
+            heavy=True,
+        ),
+        Stage(
+            selection,
+            work="selection",
+            version=1,
+            inputs={"prompts": Ref(0, "prompts"), "rollouts": rollouts},
+            settings={"seed": recipe.seed, "round": number, **asked},
+        ),
+        Labelling(Ref(number, "labelling"), tasks=selection),
+        Stage(snapshot, work="snapshot", version=1, inputs={"selection": selection}),
+        Stage(
+            Ref(number, "preferences"),
+            work="preferences",
+            version=1,
+            inputs={"selection": selection, "snapshot": snapshot},
+        ),
+    ]
+
+
+def _from_file(recipe: Recipe, outside: dict[str, str]) -> Stage:
+    assert recipe.preferences is not None
+    return Stage(
+        Ref(1, "preferences"),
+        work="given_preferences",
+        version=1,
+        inputs={"prompts": Ref(0, "prompts")},
+        files={"preferences": outside["preferences"]},
+        tuning={"path": str(recipe.preferences.path)},
+    )
+
+
+def _dpo(recipe: Recipe, number: int, engine: dict[str, Any]) -> Stage:
+    earlier = range(1, number) if recipe.dpo.replay > 0 else ()
+    return Stage(
+        Ref(number, "policy"),
+        work="dpo_policy",
+        version=1,
+        inputs={
+            "parent": Ref(number - 1, "policy"),
+            "preferences": Ref(number, "preferences"),
+            **{f"earlier_{n:03d}": Ref(n, "preferences") for n in earlier},
+        },
+        settings={"seed": recipe.seed, "dtype": recipe.model.dtype, "dpo": recipe.dpo.model_dump()},
+        tuning={**engine, "report_to": recipe.report_to},
+        heavy=True,
+    )
+
+
+def _evaluation(recipe: Recipe, number: int, outside: dict[str, str], engine: dict[str, Any]) -> Stage:
+    inputs = {"prompts": Ref(0, "prompts"), "policy": Ref(number, "policy")}
+    if number == 0 and recipe.sft is not None:
+        inputs["demonstrations"] = Ref(0, "demonstrations")
+    if number > 0:
+        inputs |= {"first": Ref(0, "evaluation"), "parent": Ref(number - 1, "evaluation")}
+    judge = recipe.evaluate.judge
+    return Stage(
+        Ref(number, "evaluation"),
+        work="evaluation",
+        version=1,
+        inputs=inputs,
+        settings={
+            "seed": recipe.seed,
+            "dtype": recipe.model.dtype,
+            "evaluate": recipe.evaluate.model_dump(exclude={"judge"}),
+            "engine": recipe.rollouts.model_dump(include={"type", "shard", "max_prompt_tokens"}),
+            "tie_width": judge.tie_width if judge else None,
+        },
+        files={"judge": outside["judge"]} if judge else {},
+        tuning={**engine, "judge": judge.path if judge else None},
+        heavy=True,
+    )

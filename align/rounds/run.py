@@ -1,0 +1,60 @@
+"""A run's folder: what was asked (`recipe.yaml`), what was meant (`resolved.yaml`), on what (`env.json`)."""
+
+import os
+import platform
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from align.config.load import Loaded, resolved_yaml
+from align.config.recipe import Recipe
+from align.errors import ConfigError
+from align.rounds.stage import versions
+from align.store import disk_errors, read_json, replace_file, write_json
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """An opened run. `id` tells runs of one name apart on an annotation server; it enters no content id."""
+
+    folder: Path
+    id: str
+    recipe: Recipe
+
+    @property
+    def journal(self) -> Path:
+        return self.folder / "journal.jsonl"
+
+
+def create_run(loaded: Loaded, runs: Path) -> Run:
+    """Open `runs/<name>`, making it where it is not there; the recipe's texts are brought up to date."""
+    folder = runs / loaded.recipe.name
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    identity = folder / "run.json"
+    if not identity.is_file():
+        write_json(identity, {"id": secrets.token_hex(4)})
+    environment = {**versions(), "platform": platform.platform(), "cores": os.cpu_count()}
+    texts = {"recipe.yaml": loaded.text, "resolved.yaml": resolved_yaml(loaded.recipe)}
+    for name, text in texts.items():
+        if not (folder / name).is_file() or (folder / name).read_text(encoding="utf-8") != text:
+            replace_file(folder / name, text)
+    if not (folder / "env.json").is_file() or read_json(folder / "env.json") != environment:
+        write_json(folder / "env.json", environment)
+    return Run(folder, read_json(identity)["id"], loaded.recipe)
+
+
+def planned_run(loaded: Loaded, runs: Path) -> Run:
+    """The run that `create_run` would open; nothing is written."""
+    return Run(runs / loaded.recipe.name, "", loaded.recipe)
+
+
+def open_run(folder: Path) -> Run:
+    """Open an existing run by its folder, from its resolved recipe. Raises ConfigError where there is none."""
+    from align.config.load import load_recipe
+
+    if not (folder / "run.json").is_file():
+        raise ConfigError(
+            f"there is no run in {folder}", hint="name a folder under runs/, or start one with `align run RECIPE`"
+        )
+    return Run(folder, read_json(folder / "run.json")["id"], load_recipe(folder / "resolved.yaml", files=False).recipe)

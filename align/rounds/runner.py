@@ -1,0 +1,191 @@
+"""The runner: goes through the plan, does what is missing, stops where people have the word."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from align.ids import content_id
+from align.rounds.fingerprint import Fingerprints
+from align.rounds.journal import read_journal, said
+from align.rounds.labelling import Waiting, advance, closed, desk_of_round
+from align.rounds.lock import run_lock
+from align.rounds.plan import Labelling, Step, find_stage, make_plan
+from align.rounds.run import Run
+from align.rounds.stage import (
+    CURRENT,
+    Job,
+    Receipt,
+    Ref,
+    Stage,
+    partial_folder,
+    point_to,
+    published,
+    seal,
+    stage_folder,
+    stage_key,
+)
+from align.rounds.worker import run_apart, run_here
+from align.store import read_table
+
+POLL_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What the runner tells while it works; `done` of `total` is a stage's or the labelling's progress."""
+
+    kind: Literal["start", "progress", "done", "kept", "labelling", "closed"]
+    ref: Ref
+    done: int = 0
+    total: int = 0
+    seconds: float = 0.0
+    text: str = ""
+
+
+Tell = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a call of the runner ended. `ran` are the stages that it did itself."""
+
+    state: Literal["finished", "waiting"]
+    ran: list[Ref]
+    waiting: Waiting | None = None
+
+
+def run_rounds(run: Run, tell: Tell, *, wait: bool = False, start_from: str | None = None) -> Outcome:
+    """Do what the recipe asks and is not done yet. With `wait`, follow the labelling instead of returning.
+
+    With `start_from` that stage and all after it are done anew (labels are kept). Raises AlignError.
+    """
+    with run_lock(run.folder):
+        steps = make_plan(run.recipe, Fingerprints(run.folder / "fingerprints.json"))
+        if start_from is not None:
+            _retire(run.folder, steps[find_stage(steps, start_from) :])
+        return _go(run, steps, tell, wait)
+
+
+def plan_states(run: Run) -> list[tuple[Step, str]]:
+    """Each step with `done`, `to run`, or `waiting for people`, without doing anything (for `--dry-run`)."""
+    receipts: dict[Ref, Receipt] = {}
+    states: list[tuple[Step, str]] = []
+    for step in make_plan(run.recipe, Fingerprints(run.folder / "fingerprints.json")):
+        if isinstance(step, Labelling):
+            tasks = receipts.get(step.tasks)
+            closed = tasks is not None and tasks.output in read_journal(run.journal).closed
+            states.append((step, "done" if closed else "to run" if tasks is None else "waiting for people"))
+            continue
+        receipt = None
+        if all(ref in receipts for ref in step.inputs.values()):
+            inputs = {name: receipts[ref] for name, ref in step.inputs.items()}
+            stage = _frozen(run, step, inputs)
+            receipt = published(run.folder, step.ref, stage_key(stage, inputs))
+        if receipt is not None:
+            receipts[step.ref] = receipt
+        states.append((step, "done" if receipt is not None else "to run"))
+    return states
+
+
+def _go(run: Run, steps: list[Step], tell: Tell, wait: bool) -> Outcome:
+    receipts: dict[Ref, Receipt] = {}
+    ran: list[Ref] = []
+    for step in steps:
+        if isinstance(step, Labelling):
+            waiting = _label(run, step, receipts[step.tasks], tell, wait)
+            if waiting is not None:
+                return Outcome("waiting", ran, waiting)
+            continue
+        inputs = {name: receipts[ref] for name, ref in step.inputs.items()}
+        stage = _frozen(run, step, inputs)
+        key = stage_key(stage, inputs)
+        receipt = published(run.folder, stage.ref, key)
+        if receipt is None:
+            receipt = _execute(run.folder, stage, key, inputs, tell)
+            ran.append(stage.ref)
+        else:
+            point_to(run.folder, stage.ref, key)
+            tell(Event("kept", stage.ref, seconds=receipt.seconds))
+        receipts[stage.ref] = receipt
+    return Outcome("finished", ran)
+
+
+def _execute(run: Path, stage: Stage, key: str, inputs: dict[str, Receipt], tell: Tell) -> Receipt:
+    tell(Event("start", stage.ref))
+    folders = {name: stage_folder(run, receipt.ref) / receipt.key for name, receipt in inputs.items()}
+    job = Job(
+        stage.ref.round,
+        stage.ref.stage,
+        folders,
+        dict(stage.settings),
+        dict(stage.tuning),
+        partial_folder(run, stage.ref, key),
+    )
+    started, clock = datetime.now(UTC), time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        tell(Event("progress", stage.ref, done, total))
+
+    summary = (run_apart if stage.heavy else run_here)(stage.work, job, progress)
+    seconds, ended = time.monotonic() - clock, datetime.now(UTC)
+    receipt = seal(
+        run,
+        stage,
+        key,
+        inputs,
+        summary,
+        started.isoformat(timespec="milliseconds"),
+        ended.isoformat(timespec="milliseconds"),
+        seconds,
+    )
+    tell(Event("done", stage.ref, seconds=seconds))
+    return receipt
+
+
+def _label(run: Run, step: Labelling, tasks: Receipt, tell: Tell, wait: bool) -> Waiting | None:
+    """None when the labelling is closed, else what is still missing."""
+    if tasks.output in (known := read_journal(run.journal).closed):
+        tell(Event("closed", step.ref, text=known[tasks.output]))
+        return None
+    tell(Event("start", step.ref))
+    desk, clock = desk_of_round(run, tasks), time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        tell(Event("labelling", step.ref, done, total))
+
+    while (waiting := advance(desk, progress)) is not None:
+        tell(Event("labelling", step.ref, waiting.done, waiting.total, text=waiting.url))
+        if not wait:
+            return waiting
+        time.sleep(POLL_SECONDS)
+    tell(Event("closed", step.ref, seconds=time.monotonic() - clock, text=closed(desk) or ""))
+    return None
+
+
+def _frozen(run: Run, stage: Stage, inputs: dict[str, Receipt]) -> Stage:
+    """A snapshot's key depends on what the journal says now; other stages are as planned."""
+    if stage.work != "snapshot":
+        return stage
+    selection = inputs["selection"]
+    tasks = (
+        read_table(stage_folder(run.folder, selection.ref) / selection.key / "tasks.parquet").column("id").to_pylist()
+    )
+    judgements = read_journal(run.journal).judgements(tasks)
+    return replace(
+        stage, files={"judgements": content_id([said(j) for j in judgements])}, tuning={"journal": str(run.journal)}
+    )
+
+
+def _retire(run: Path, steps: list[Step]) -> None:
+    """Put the published folders of `steps` aside (`align clean` removes them), so that they are done anew."""
+    for step in steps:
+        folder = stage_folder(run, step.ref)
+        pointer = folder / CURRENT
+        if pointer.is_file():
+            key = pointer.read_text().strip()
+            pointer.unlink()
+            if (folder / key).is_dir():
+                (folder / key).rename(folder / f"{key}.retired-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")

