@@ -1,0 +1,1 @@
+"""Training: demonstrations and preferences in, a published checkpoint out."""

@@ -1,0 +1,279 @@
+"""Checkpoint folders: the given model as one, and a trained model published as one.
+
+A checkpoint is merged weights as safetensors, a tokenizer with its chat template and a generation config that lists
+every stop token; nothing pickled, no path of the machine that made it, and (under LoRA) the adapter beside.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from align.errors import ConfigError, ServiceError, StageError
+from align.store import disk_errors, read_json, remove_folder, write_json
+from align.text import load_tokenizer, stop_token_ids
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+PromptAndAnswer = tuple[list[int], list[int]]
+"""Token ids."""
+ADAPTER = "adapter"
+RELOAD_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
+"""Largest difference of an answer's mean token log-probability, in nats, between memory and the published folder."""
+
+_HUB_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")
+
+
+def import_model(path: str, out: Path, *, revision: str | None, chat_template: str | None, dtype: str) -> None:
+    """Write the given model, a local folder or a Hub id, as a checkpoint folder `out`; `dtype` is that of its weights.
+
+    Raises ConfigError for a path that is not there, holds no config.json, no causal language model or not all of
+    its weights, or has no chat template and none is given; ServiceError where the Hub cannot be reached.
+    """
+    source, from_hub = _find(path, revision)
+    model = load_model(source, dtype, named=path)
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        if _stored_dtypes(source) == {dtype}:
+            for file in _weight_files(source):
+                _place(file, out / file.name, link=from_hub)
+        else:
+            _save_weights(model, out)
+        _write_beside_weights(source, out, dtype, chat_template)
+
+
+def _find(path: str, revision: str | None) -> tuple[Path, bool]:
+    """The folder of a model, and whether it lies in the Hub's cache (whose files nobody rewrites)."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        if folder.exists() or path.startswith((".", "/", "~")) or path.count("/") != 1:
+            raise ConfigError(
+                f"there is no model folder {path!r}",
+                where="model.path",
+                hint="give a local folder or a Hub id (owner/name)",
+            )
+        return _download(path, revision), True
+    if revision is not None:
+        raise ConfigError(f"revision {revision!r} means nothing for the local folder {path!r}", where="model.revision")
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"the folder {path!r} has no config.json, so it is no model", where="model.path")
+    return folder, False
+
+
+def _download(name: str, revision: str | None) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(_HUB_FILES)))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*_HUB_FILES, "pytorch_model*"]))
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
+        raise ConfigError(
+            f"there is no local folder and no model on the Hub called {name!r}"
+            + (f" at {revision!r}" if revision else ""),
+            where="model.path",
+            hint="check the name; for a private model set HF_TOKEN",
+        ) from error
+    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
+        raise ServiceError(
+            f"{name!r} is no local folder, and the Hub cannot be reached",
+            where="model.path",
+            hint="give a local folder",
+        ) from error
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"the Hub's {name!r} has no config.json, so it is no model", where="model.path")
+    return folder
+
+
+def load_model(folder: Path, dtype: str, *, named: str | None = None) -> PreTrainedModel:
+    """A causal language model from a folder on disk, every weight read from it; no network, no code that comes with it.
+
+    Raises ConfigError for another kind of model and for weights that are missing (they would be random).
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    where = f"the model {named or str(folder)!r}"
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (ValueError, OSError, KeyError) as error:
+        raise ConfigError(
+            f"{where} has a config.json that cannot be read ({_first_line(error)})", where="model.path"
+        ) from error
+    _require_causal(config, where)
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False,
+            output_loading_info=True,
+        )  # fmt: skip
+    except (ValueError, OSError, RuntimeError) as error:
+        raise ConfigError(f"{where} cannot be loaded ({_first_line(error)})", where="model.path") from error
+    if missing := sorted(info["missing_keys"]):
+        raise ConfigError(
+            f"{where} lacks {len(missing)} weights, the first is {missing[0]}; they would be random", where="model.path"
+        )
+    return model  # type: ignore[no-any-return]
+
+
+def _require_causal(config: Any, where: str) -> None:
+    right, found = _architectures(config), config.architectures or []
+    if not right or (found and not set(found) & set(right)):
+        raise ConfigError(
+            f"{where} is no causal language model, found {', '.join(found) or config.model_type}", where="model.path"
+        )
+
+
+def _architectures(config: Any) -> list[str]:
+    """The causal language models of a config's family; empty where it has none."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, ())
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """What holds the weights as safetensors, with the index of a sharded model; empty where they are stored otherwise."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return [index, *(folder / name for name in sorted(set(read_json(index)["weight_map"].values())))]
+    single = folder / "model.safetensors"
+    return [single] if single.is_file() else []
+
+
+def _stored_dtypes(folder: Path) -> set[str]:
+    from safetensors import safe_open
+
+    names = {"F32": "float32", "BF16": "bfloat16"}
+    found: set[str] = set()
+    for path in _weight_files(folder):
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+                found |= {str(file.get_slice(key).get_dtype()) for key in file.keys()}  # noqa: SIM118
+    return {names.get(name, name) for name in found}
+
+
+def _place(source: Path, target: Path, *, link: bool) -> None:
+    """Copy a file, or give it a second name where it is never rewritten and the file system can."""
+    target.unlink(missing_ok=True)
+    if link and source.resolve().stat().st_dev == target.parent.stat().st_dev:
+        os.link(source.resolve(), target)
+    else:
+        shutil.copyfile(source, target)
+
+
+def _save_weights(model: PreTrainedModel, out: Path) -> None:
+    from transformers import GenerationConfig
+
+    model.generation_config = GenerationConfig()  # the given one may be refused at saving; it is written below
+    model.save_pretrained(out)
+
+
+def _write_beside_weights(source: Path, out: Path, dtype: str, chat_template: str | None) -> None:
+    """Config, tokenizer and generation config as in `source`, for trainers change theirs (`use_cache`, pad token)."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(source, local_files_only=True)
+    config.architectures = config.architectures or _architectures(config)[:1]
+    config.dtype = dtype
+    config.save_pretrained(out)
+    tokenizer = load_tokenizer(source, chat_template=chat_template)
+    tokenizer.save_pretrained(out)
+    given = source / "generation_config.json"
+    generation = read_json(given) if given.is_file() else {}
+    generation.pop("transformers_version", None)
+    generation["eos_token_id"] = list(stop_token_ids(tokenizer, source))
+    if tokenizer.pad_token_id is not None:
+        generation["pad_token_id"] = tokenizer.pad_token_id
+    write_json(out / "generation_config.json", generation)
+
+
+def publish_model(model: Any, source: Path, out: Path, *, dtype: str, chat_template: str | None = None) -> None:
+    """Write a trained `model`, which started from the checkpoint or model in `source`, as a checkpoint folder `out`.
+
+    A PEFT model is merged (in place) and its adapter written to `out/adapter`.
+    """
+    import torch
+    from peft import PeftModel
+
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        if isinstance(model, PeftModel):
+            _save_adapter(model, out / ADAPTER)
+            model = model.merge_and_unload()
+        _save_weights(model.to(getattr(torch, dtype)), out)
+        _write_beside_weights(source, out, dtype, chat_template)
+
+
+def _save_adapter(model: Any, folder: Path) -> None:
+    remove_folder(folder)
+    model.save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
+    config = read_json(folder / "adapter_config.json")
+    config["base_model_name_or_path"] = None  # a path of this machine; the receipt names the parent by its id
+    if isinstance(config["target_modules"], list):  # PEFT writes a set, whose order differs from process to process
+        config["target_modules"].sort()
+    write_json(folder / "adapter_config.json", config)
+
+
+def sequence_logps(model: PreTrainedModel, sequences: Sequence[PromptAndAnswer]) -> Tensor:
+    """Mean log-probability of each answer's tokens after its prompt, `(prompt_ids, answer_ids)`; shape [sequences]."""
+    import torch
+
+    means = []
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        for prompt, answer in sequences:
+            ids_1T = torch.tensor([prompt + answer], device=model.device)
+            logits_AV = model(input_ids=ids_1T, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+            logps_A = logits_AV.log_softmax(-1).gather(1, ids_1T[0, len(prompt) :, None])
+            means.append(logps_A.mean().cpu())
+    model.train(was_training)
+    return torch.stack(means)
+
+
+def publish_and_verify(
+    model: Any,
+    source: Path,
+    sequences: Sequence[PromptAndAnswer],
+    *,
+    out: Path,
+    dtype: str,
+    chat_template: str | None = None,
+) -> float:
+    """`publish_model`, then `verify_published` on `sequences`; returns the largest difference of log-probabilities."""
+    device = model.device
+    expected = sequence_logps(model, sequences)
+    publish_model(model, source, out, dtype=dtype, chat_template=chat_template)
+    return verify_published(out, expected, sequences, dtype=dtype, device=device)
+
+
+def context_of(model: PreTrainedModel) -> int | None:
+    """The most tokens that the model's positions reach; None where its config knows no limit."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def verify_published(
+    out: Path, expected: Tensor, sequences: Sequence[PromptAndAnswer], *, dtype: str, device: Any
+) -> float:
+    """Read the published folder again and compare `sequence_logps` with those of the model in memory.
+
+    Returns the largest difference; StageError where it is over `RELOAD_TOLERANCE`.
+    """
+    difference = float((sequence_logps(load_model(out, dtype).to(device), sequences) - expected).abs().max())
+    if not difference <= RELOAD_TOLERANCE[dtype]:
+        raise StageError(
+            f"the published checkpoint differs from the trained model: log-probabilities by {difference:.2g}, "
+            f"allowed is {RELOAD_TOLERANCE[dtype]:g}",
+            where=str(out),
+        )
+    return difference

@@ -1,0 +1,162 @@
+"""From rows to tokens. What is too long, empty or pointless is dropped here, with its reason; TRL cuts nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from align.errors import ConfigError, DataError, StageError
+from align.store import write_table
+from align.text import encode_answer, encode_prompt
+from align.types import Dropped, Message, Preference, to_table
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Row = TypeVar("Row")
+
+EMPTY = "the answer is empty"
+SAME = "chosen and rejected are the same"
+WEIGHTLESS = "its weight is 0"
+STOP_INSIDE = "the answer holds a stop token before its end"
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """One prompt with the answer to learn; `answer_ids` end with their only stop token."""
+
+    prompt_ids: list[int]
+    answer_ids: list[int]
+
+    @property
+    def tokens(self) -> int:
+        return len(self.prompt_ids) + len(self.answer_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One prompt with two answers; `target` is the probability that chosen is better, `weight` > 0."""
+
+    prompt_ids: list[int]
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+    target: float
+    weight: float
+
+    @property
+    def tokens(self) -> int:
+        """Of the longer of the two sequences."""
+        return len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids))
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The longest sequence, and where that limit comes from."""
+
+    tokens: int
+    reason: str
+
+
+def limit_of(max_tokens: int, context: int | None) -> Limit:
+    """The smaller of the recipe's `max_tokens` and the model's context (None where the model has no limit)."""
+    if context is not None and context < max_tokens:
+        return Limit(context, f"longer than the model's context ({context} tokens)")
+    return Limit(max_tokens, f"longer than max_tokens ({max_tokens})")
+
+
+def encode_demonstrations(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[tuple[list[Message], str]], stops: Sequence[int], limit: Limit
+) -> tuple[list[Demonstration], list[Dropped]]:
+    """Demonstrations as tokens, and those left out. `where` of a dropped row is its place in `rows`, from 1."""
+    kept: list[Demonstration] = []
+    dropped: list[Dropped] = []
+    for number, (messages, answer) in enumerate(rows, 1):
+        reason = EMPTY if not answer.strip() else None
+        if reason is None:
+            row = Demonstration(encode_prompt(tokenizer, messages), encode_answer(tokenizer, messages, answer))
+            reason = _fault(row.tokens, [row.answer_ids], stops, limit)
+        if reason is None:
+            kept.append(row)
+        else:
+            dropped.append(Dropped("demonstration", f"row {number}", reason))
+    return kept, dropped
+
+
+def encode_preferences(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Preference], stops: Sequence[int], limit: Limit
+) -> tuple[list[Pair], list[Dropped]]:
+    """Preferences as tokens, and those left out; `where` of a dropped row is the preference's id.
+
+    Raises DataError for a target outside [0.5, 1] or a weight below 0.
+    """
+    kept: list[Pair] = []
+    dropped: list[Dropped] = []
+    for row in rows:
+        reason = _pointless(row)
+        if reason is None:
+            chosen, rejected = (encode_answer(tokenizer, row.messages, text) for text in (row.chosen, row.rejected))
+            pair = Pair(encode_prompt(tokenizer, row.messages), chosen, rejected, row.target, row.weight)
+            reason = SAME if chosen == rejected else _fault(pair.tokens, [chosen, rejected], stops, limit)
+        if reason is None:
+            kept.append(pair)
+        else:
+            dropped.append(Dropped("preference", row.id, reason))
+    return kept, dropped
+
+
+def _pointless(row: Preference) -> str | None:
+    if not 0.5 <= row.target <= 1:
+        raise DataError(f"the target must be from 0.5 to 1, found {row.target}", where=f"preference {row.id}")
+    if not 0 <= row.weight < float("inf"):
+        raise DataError(f"the weight must be a number from 0 up, found {row.weight}", where=f"preference {row.id}")
+    if not row.chosen.strip() or not row.rejected.strip():
+        return EMPTY
+    if row.chosen == row.rejected:
+        return SAME
+    return WEIGHTLESS if row.weight == 0 else None
+
+
+def _fault(tokens: int, answers: Sequence[list[int]], stops: Sequence[int], limit: Limit) -> str | None:
+    for ids in answers:
+        if not ids or ids[-1] not in stops:
+            raise StageError(
+                f"an encoded answer does not end with a stop token (its last id is {ids[-1:]}, the stop ids are {list(stops)})"
+            )
+        if any(token in stops for token in ids[:-1]):
+            return STOP_INSIDE
+    return limit.reason if tokens > limit.tokens else None
+
+
+def spread(rows: Sequence[Row], count: int = 8) -> list[Row]:
+    """At most `count` rows, evenly spaced."""
+    return [rows[i * len(rows) // min(count, len(rows))] for i in range(min(count, len(rows)))]
+
+
+def write_dropped(out: Path, dropped: Sequence[Dropped]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    write_table(out / "dropped.parquet", to_table(Dropped, dropped))
+
+
+def reasons(dropped: Sequence[Dropped]) -> dict[str, int]:
+    """How many rows were dropped for each reason, the most frequent first."""
+    return dict(Counter(row.reason for row in dropped).most_common())
+
+
+def require_rows(kept: Sequence[object], dropped: Sequence[Dropped], what: str) -> None:
+    """DataError where nothing is left to train on."""
+    if not kept:
+        why = ", ".join(f"{count} × {reason}" for reason, count in reasons(dropped).items()) or "none were given"
+        raise DataError(f"no {what} is left to train on: {why}")
+
+
+def require_vocabulary(token_ids: Sequence[Sequence[int]], size: int) -> None:
+    """ConfigError where the tokenizer speaks of tokens that the model does not have."""
+    largest = max(max(ids) for ids in token_ids)
+    if largest >= size:
+        raise ConfigError(
+            f"the tokenizer gives token {largest}, but the model has only {size}",
+            hint="use the tokenizer that belongs to the model",
+        )

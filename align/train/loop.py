@@ -1,0 +1,133 @@
+"""Runs a trainer to its end: resumes after a kill, saves by the clock, writes metrics. Needs torch: import it late."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import PrinterCallback, TrainerCallback
+
+from align.errors import StageError
+from align.store import LOGS, disk_errors, read_json, write_json, write_rows
+
+MARK = "complete.json"
+"""Written last into a trainer checkpoint; a folder without it was cut short by a kill."""
+SAVE_SECONDS = 10.0
+"""Least work between two saves: about what starting again costs anyway."""
+SAVE_SHARE = 1 / 20
+"""Most of the time that may go into saving."""
+PRINT_SECONDS = 5.0
+
+
+def run_trainer(trainer: Any, *, work: Path, out: Path, inputs_id: str) -> dict[str, Any]:
+    """Train to the end and return a summary of the metrics; the full ones are in `out/logs/metrics.jsonl`.
+
+    Goes on from the last whole checkpoint in `work` that was made from the same `inputs_id` (rows, options, model);
+    all others there are removed. Raises StageError when the loss is no longer a number.
+    """
+    checkpoint = whole_checkpoint(work, inputs_id)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_Metrics(out / LOGS / "metrics.jsonl"))
+    trainer.add_callback(_Saving(work, inputs_id))
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return summary(trainer.state.log_history, trainer.state.global_step)
+
+
+def whole_checkpoint(work: Path, inputs_id: str) -> Path | None:
+    """The newest whole checkpoint in `work` that belongs to `inputs_id`; removes what was cut short or is of others."""
+    found: list[tuple[int, Path]] = []
+    for folder in work.glob("checkpoint-*"):
+        mark = folder / MARK
+        if mark.is_file() and read_json(mark) == {"inputs": inputs_id}:
+            found.append((int(folder.name.rpartition("-")[2]), folder))
+        else:
+            shutil.rmtree(folder)
+    return max(found)[1] if found else None
+
+
+def summary(history: list[dict[str, Any]], steps: int) -> dict[str, Any]:
+    """First and last logged values of what tells how training went."""
+    logged = [row for row in history if "loss" in row]
+    result: dict[str, Any] = {"steps": steps}
+    if logged:
+        first, last = logged[0], logged[-1]
+        result |= {"train_loss_first": first["loss"], "train_loss_last": last["loss"]}
+        kept = ("rewards/accuracies", "rewards/margins", "mean_token_accuracy")
+        result |= {name.replace("/", "_"): last[name] for name in kept if name in last}
+        result["tokens_seen"] = int(last.get("num_tokens", 0))
+    return result
+
+
+class Clock:
+    """Seconds of each part of a training, for `logs/seconds.json`."""
+
+    def __init__(self) -> None:
+        self.last, self.seconds = time.monotonic(), dict[str, float]()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.seconds[name], self.last = round(now - self.last, 2), now
+
+    def write(self, out: Path) -> None:
+        write_json(out / LOGS / "seconds.json", self.seconds)
+
+
+class _Metrics(TrainerCallback):  # type: ignore[misc]
+    """One JSON line a logged step; without a terminal also a plain line on stderr now and then."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.printed = path, -math.inf
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_rows(self.path, state.log_history)  # what stands in a resumed trainer's memory, without the lost steps
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        with disk_errors(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(state.log_history[-1]) + "\n")
+        loss = (logs or {}).get("loss")
+        if loss is None:
+            return
+        if not math.isfinite(loss):
+            raise StageError(
+                f"the loss is {loss} at step {state.global_step} of {state.max_steps}",
+                hint="lower the learning rate, or warm up (trainer: {warmup_steps: …})",
+            )
+        now = time.monotonic()
+        if args.disable_tqdm and now - self.printed >= PRINT_SECONDS:
+            self.printed = now
+            print(f"step {state.global_step}/{state.max_steps}  loss {loss:.4f}", file=sys.stderr, flush=True)
+
+
+class _Saving(TrainerCallback):  # type: ignore[misc]
+    """Saves at logged steps (so that a resumed log has no gap), as often as the clock and the cost of a save allow."""
+
+    def __init__(self, work: Path, inputs_id: str) -> None:
+        self.work, self.inputs_id = work, inputs_id
+        self.saved = self.began = time.monotonic()
+        self.cost = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.saved = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        self.began = time.monotonic()
+        due = self.began - self.saved >= max(SAVE_SECONDS, self.cost / SAVE_SHARE)
+        if due and state.global_step % state.logging_steps == 0 and state.global_step < state.max_steps:
+            control.should_save = True
+        return control
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        folder = self.work / f"checkpoint-{state.global_step}"
+        with disk_errors(folder):
+            write_json(folder / MARK, {"inputs": self.inputs_id})
+            for other in self.work.glob("checkpoint-*"):
+                if other != folder:
+                    shutil.rmtree(other)
+        self.saved = time.monotonic()
+        self.cost = self.saved - self.began

@@ -1,0 +1,93 @@
+"""Supervised fine-tuning: the model learns the answers of demonstrations, and only the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from align.config.recipe import Sft
+from align.ids import content_id
+from align.text import load_tokenizer, stop_token_ids
+from align.train import arguments, checkpoint
+from align.train import examples as ex
+from align.types import Message
+
+
+def train_sft(
+    model: Path,
+    rows: Sequence[tuple[list[Message], str]],
+    config: Sft,
+    *,
+    seed: int,
+    dtype: str,
+    chat_template: str | None,
+    report_to: list[str],
+    threads: int | None,
+    out: Path,
+    work: Path,
+) -> dict[str, Any]:
+    """Train `model` on `rows` of (prompt's messages, answer) and write a checkpoint folder into `out`.
+
+    The loss is the mean negative log-probability of answer tokens, stop token included. Beside the checkpoint come
+    `dropped.parquet`, `logs/metrics.jsonl` and `logs/seconds.json`. `work` holds what a killed training resumes from;
+    the result has the same bytes as that of an undisturbed one with the same seed and threads.
+    Returns steps, losses, tokens, and rows used and dropped by reason.
+    """
+    seed = arguments.prepare_process(seed, threads)
+    from align.train import loop
+
+    clock = loop.Clock()
+    policy = checkpoint.load_model(model, "float32" if config.lora is None else dtype)
+    tokenizer = load_tokenizer(model, chat_template=chat_template)
+    stops = stop_token_ids(tokenizer, model)
+    limit = ex.limit_of(config.max_tokens, checkpoint.context_of(policy))
+    clock.lap("load")
+    kept, dropped = ex.encode_demonstrations(tokenizer, rows, stops, limit)
+    ex.write_dropped(out, dropped)
+    ex.require_rows(kept, dropped, "demonstration")
+    ex.require_vocabulary(
+        [row.prompt_ids + row.answer_ids for row in kept], policy.get_input_embeddings().num_embeddings
+    )
+    clock.lap("encode")
+    options = arguments.trainer_options(
+        config, section="sft", rows=len(kept), seed=seed, dtype=dtype, report_to=report_to, work=work
+    )
+    trainer = _trainer(policy, tokenizer, kept, config, options)
+    clock.lap("set up")
+    inputs_id = content_id(
+        [str(model), seed, dtype, config.model_dump(mode="json"), [[r.prompt_ids, r.answer_ids] for r in kept]]
+    )
+    metrics = loop.run_trainer(trainer, work=work, out=out, inputs_id=inputs_id)
+    clock.lap("train")
+    sequences = [(row.prompt_ids, row.answer_ids) for row in ex.spread(kept)]
+    metrics["reload_logp_difference"] = checkpoint.publish_and_verify(
+        trainer.model, model, sequences, out=out, dtype=dtype, chat_template=chat_template
+    )
+    clock.lap("publish")
+    clock.write(out)
+    return metrics | {"rows": len(kept), "dropped": ex.reasons(dropped)}
+
+
+def _trainer(
+    policy: Any, tokenizer: Any, kept: Sequence[ex.Demonstration], config: Sft, options: dict[str, Any]
+) -> Any:
+    from datasets import Dataset
+    from trl import SFTConfig
+
+    from align.train import trainers
+
+    data = {
+        "input_ids": [row.prompt_ids + row.answer_ids for row in kept],
+        "labels": [[-100] * len(row.prompt_ids) + row.answer_ids for row in kept],
+    }
+    trainer = trainers.Sft(
+        model=policy,
+        args=SFTConfig(dataset_kwargs={"skip_prepare_dataset": True}, **options),
+        train_dataset=Dataset.from_dict(data),
+        processing_class=tokenizer,
+        peft_config=arguments.lora_config(config.lora, section="sft") if config.lora else None,
+    )
+    if "train_sampling_strategy" not in config.trainer:
+        trainer.row_lengths = [row.tokens for row in kept]
+    return trainer
