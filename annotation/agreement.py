@@ -41,7 +41,9 @@ def _habits(judgements: list[Judgement], tasks: dict[str, Task]) -> dict[str, An
         "judgements": len(judgements),
         "outcomes": dict(sorted(counts.items())),
         "skip_share": counts["skipped"] / len(judgements) if judgements else None,
-        "left": _share(choices.count(0), len(choices)) if choices else {"value": None, "reason": "no choice between left and right"},
+        "left": _share(choices.count(0), len(choices))
+        if choices
+        else {"value": None, "reason": "no choice between left and right"},
     }
 
 
@@ -77,7 +79,9 @@ def _agreement(judgements: list[Judgement], tasks: dict[str, Task]) -> dict[str,
     resampled = _resample(clusters)
     return {
         "percent_agreement": _estimate(clusters, resampled, _percent, "", sizes),
-        "alpha": _estimate(clusters, resampled, _alpha, "all answers are the same, so chance agreement is complete", sizes),
+        "alpha": _estimate(
+            clusters, resampled, _alpha, "all answers are the same, so chance agreement is complete", sizes
+        ),
     }
 
 
@@ -92,7 +96,14 @@ def _sums(units: Sequence[Sequence[str]], categories: Sequence[str] = CATEGORIES
         m = len(values)
         counts = [values.count(c) for c in categories]
         agreeing = sum(n * (n - 1) for n in counts)
-        total = [x + y for x, y in zip(total, [1, agreeing / (m * (m - 1)), (m * m - sum(n * n for n in counts)) / (m - 1), *counts], strict=True)]
+        total = [
+            x + y
+            for x, y in zip(
+                total,
+                [1, agreeing / (m * (m - 1)), (m * m - sum(n * n for n in counts)) / (m - 1), *counts],
+                strict=True,
+            )
+        ]
     return total
 
 
@@ -130,7 +141,9 @@ def _resample(clusters: list[list[float]]) -> list[list[float]]:
     return [(generator.multinomial(len(clusters), even) @ sums).tolist() for _ in range(DRAWS)]
 
 
-def _estimate(clusters: list[list[float]], resampled: list[list[float]], statistic: Any, reason: str, sizes: dict[str, int]) -> dict[str, Any]:
+def _estimate(
+    clusters: list[list[float]], resampled: list[list[float]], statistic: Any, reason: str, sizes: dict[str, int]
+) -> dict[str, Any]:
     value = statistic([sum(column) for column in zip(*clusters, strict=True)])
     if value is None:
         return {"value": None, "reason": reason, **sizes}

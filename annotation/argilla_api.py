@@ -18,7 +18,9 @@ class Api:
     def __init__(self, client: "httpx.Client", url: str, patience: float) -> None:
         self._client, self.url, self._patience = client, url, patience
 
-    def call(self, method: str, path: str, *, json: Any = None, key: str | None = None, conflict: bool = False, **params: Any) -> Any:
+    def call(
+        self, method: str, path: str, *, json: Any = None, key: str | None = None, conflict: bool = False, **params: Any
+    ) -> Any:
         """The reply's JSON, None for an empty one. `key` acts as another user; `conflict` accepts "it exists" (→ None).
 
         Raises ServiceError.
@@ -53,13 +55,19 @@ class Api:
     def _gone(self, reply: "httpx.Response | None", error: Exception | None) -> AlignError:
         if reply is None:
             return unreachable(self.url, error)
-        return ServiceError(f"Argilla keeps failing (HTTP {reply.status_code})", where=self.url, hint="see the server's log, then run the same command again")
+        return ServiceError(
+            f"Argilla keeps failing (HTTP {reply.status_code})",
+            where=self.url,
+            hint="see the server's log, then run the same command again",
+        )
 
     def _refused(self, method: str, path: str, reply: "httpx.Response") -> AlignError:
         if reply.status_code == 401:
             return wrong_key(self.url)
         if reply.status_code == 403:
-            return ServiceError(f"the API key's user may not {method} {path}", where=self.url, hint="use the owner's API key")
+            return ServiceError(
+                f"the API key's user may not {method} {path}", where=self.url, hint="use the owner's API key"
+            )
         # Replies about users may quote a password.
         said = "" if path.startswith("/users") else f": {reply.text[:300]}"
         return ServiceError(f"Argilla refused {method} {path} (HTTP {reply.status_code}){said}", where=self.url)

@@ -40,7 +40,14 @@ def from_side(label: str, shown: Sequence[int]) -> str:
 
 
 def open_argilla(
-    url: str, api_key: str, *, workspace: str, dataset: str, guidelines: str | None, overlap: int, patience: float = 30.0
+    url: str,
+    api_key: str,
+    *,
+    workspace: str,
+    dataset: str,
+    guidelines: str | None,
+    overlap: int,
+    patience: float = 30.0,
 ) -> "ArgillaBackend":
     """Connect as the owner and make the workspace and the dataset where they are missing.
 
@@ -49,7 +56,11 @@ def open_argilla(
     the dataset exists with another overlap or layout).
     """
     if guidelines is not None and len(guidelines) > GUIDELINES_LIMIT:
-        raise ConfigError(f"the guidelines have {len(guidelines)} characters, and Argilla takes {GUIDELINES_LIMIT}", where="annotate.guidelines", hint="shorten the file")
+        raise ConfigError(
+            f"the guidelines have {len(guidelines)} characters, and Argilla takes {GUIDELINES_LIMIT}",
+            where="annotate.guidelines",
+            hint="shorten the file",
+        )
     client = _connect(url.rstrip("/"), api_key)
     api = Api(client.http_client, url.rstrip("/"), patience)
     _make_workspace(api, workspace)
@@ -83,7 +94,11 @@ class ArgillaBackend:
         present = self._index()
         for task in tasks:
             if task.id in present and present[task.id][1] != task.shown:
-                raise DataError("the task is on the server with its answers in another order", where=f"task {task.id}", hint="use the seed it was made with, or another run name")
+                raise DataError(
+                    "the task is on the server with its answers in another order",
+                    where=f"task {task.id}",
+                    hint="use the seed it was made with, or another run name",
+                )
         missing = [t for t in tasks if t.id not in present]
         for batch in _batches([_record(t) for t in missing]):
             self._api.call("PUT", f"/datasets/{self._dataset}/records/bulk", json={"items": batch})
@@ -93,7 +108,9 @@ class ArgillaBackend:
     def progress(self) -> Progress:
         names = self._usernames()
         members = self._api.call("GET", f"/workspaces/{self._workspace}/users")["items"]
-        status = {r["external_id"]: {names[a["user_id"]]: STATUS[a["status"]] for a in _answers(r)} for r in self._records()}
+        status = {
+            r["external_id"]: {names[a["user_id"]]: STATUS[a["status"]] for a in _answers(r)} for r in self._records()
+        }
         return progress_of(status, self._overlap, {m["username"] for m in members})
 
     def collect(self) -> list[Judgement]:
@@ -108,18 +125,31 @@ class ArgillaBackend:
         """
         user = self._user(name)
         if user is None:
-            person = {"username": name, "first_name": SIMULATED, "role": "annotator", "password": secrets.token_urlsafe(32)}
+            person = {
+                "username": name,
+                "first_name": SIMULATED,
+                "role": "annotator",
+                "password": secrets.token_urlsafe(32),
+            }
             self._api.call("POST", "/users", json=person, conflict=True)
             user = self._user(name)
         if user is None or user["first_name"] != SIMULATED or user["role"] != "annotator":
-            raise ConfigError(f"the user {name!r} of this server is a person", where="annotate.by.personas", hint="give the persona another name")
+            raise ConfigError(
+                f"the user {name!r} of this server is a person",
+                where="annotate.by.personas",
+                hint="give the persona another name",
+            )
         self._admit(user["id"])
         return str(user["api_key"])
 
     def admit_people(self) -> list[str]:
         """Let every person with an annotator's account on this server label here; returns the names of the new ones."""
         members = {m["id"] for m in self._api.call("GET", f"/workspaces/{self._workspace}/users")["items"]}
-        people = [u for u in self._api.call("GET", "/users")["items"] if u["role"] == "annotator" and u["first_name"] != SIMULATED]
+        people = [
+            u
+            for u in self._api.call("GET", "/users")["items"]
+            if u["role"] == "annotator" and u["first_name"] != SIMULATED
+        ]
         new = [u for u in people if u["id"] not in members]
         for user in new:
             self._admit(user["id"])
@@ -145,13 +175,19 @@ class ArgillaBackend:
         if answer.outcome == "skipped":
             return {"record_id": record, "status": "discarded"}
         values = {QUESTION: {"value": to_side(answer.outcome, shown)}}
-        return {"record_id": record, "status": "submitted", "values": values | ({REASON: {"value": answer.reason}} if answer.reason else {})}
+        return {
+            "record_id": record,
+            "status": "submitted",
+            "values": values | ({REASON: {"value": answer.reason}} if answer.reason else {}),
+        }
 
     def _check_task(self, task: Task) -> None:
         if task.kind != "pair":
             raise DataError(f"there is no labelling page for tasks of kind {task.kind!r} yet", where=f"task {task.id}")
         if task.wanted != self._overlap:
-            raise DataError(f"the task wants {task.wanted} answers, and its dataset {self._overlap}", where=f"task {task.id}")
+            raise DataError(
+                f"the task wants {task.wanted} answers, and its dataset {self._overlap}", where=f"task {task.id}"
+            )
 
     def _index(self) -> dict[str, tuple[str, list[int]]]:
         """Task id → (record id, order shown) of all records."""
@@ -164,12 +200,22 @@ class ArgillaBackend:
             found: dict[str, dict[str, Any]] = {}
             total, offset = 1, 0
             while offset < total:
-                reply = self._api.call("GET", f"/datasets/{self._dataset}/records", include="responses", offset=offset, limit=RECORDS_A_PAGE)
+                reply = self._api.call(
+                    "GET",
+                    f"/datasets/{self._dataset}/records",
+                    include="responses",
+                    offset=offset,
+                    limit=RECORDS_A_PAGE,
+                )
                 total, offset = reply["total"], offset + RECORDS_A_PAGE
                 found.update((record["id"], record) for record in reply["items"])
             if len(found) == total:
                 return list(found.values())
-        raise ServiceError(f"Argilla says that there are {total} records and lists {len(found)}", where=self._api.url, hint="run the same command again")
+        raise ServiceError(
+            f"Argilla says that there are {total} records and lists {len(found)}",
+            where=self._api.url,
+            hint="run the same command again",
+        )
 
     def _usernames(self) -> dict[str, str]:
         return {user["id"]: user["username"] for user in self._api.call("GET", "/users")["items"]}
@@ -186,7 +232,9 @@ def _connect(url: str, api_key: str) -> Any:
 
     try:
         version = httpx.get(f"{url}/api/v1/version", timeout=10, trust_env=False).json()["version"]
-        if tuple(int(part) for part in version.split(".")[:2]) < SUPPORTED or version.split(".")[0] != str(SUPPORTED[0]):
+        if tuple(int(part) for part in version.split(".")[:2]) < SUPPORTED or version.split(".")[0] != str(
+            SUPPORTED[0]
+        ):
             raise ServiceError(f"this is Argilla {version}", where=url, hint="2.8 or a later 2.x is needed")
         client = argilla.Argilla(api_url=url, api_key=api_key, timeout=60, retries=0)
     except (httpx.TransportError, httpx.InvalidURL) as error:
@@ -196,7 +244,11 @@ def _connect(url: str, api_key: str) -> Any:
     except (ValueError, KeyError, TypeError, ArgillaAPIError) as error:
         raise not_argilla(url) from error
     if client.me.role != "owner":
-        raise ServiceError(f"the API key belongs to {client.me.username!r}, who is not an owner", where=url, hint="give the owner's key of this server")
+        raise ServiceError(
+            f"the API key belongs to {client.me.username!r}, who is not an owner",
+            where=url,
+            hint="give the owner's key of this server",
+        )
     return client
 
 
@@ -233,9 +285,17 @@ def _check_dataset(api: Api, dataset: dict[str, Any], overlap: int) -> None:
     questions = {q["name"] for q in api.call("GET", f"/datasets/{dataset['id']}/questions")["items"]}
     where = f"dataset {dataset['name']!r} at {api.url}"
     if fields != [FIELD] or questions != {QUESTION, REASON}:
-        raise ConfigError(f"it has the fields {fields} and questions {sorted(questions)}, so it is not ours", where=where, hint="give the run another name")
+        raise ConfigError(
+            f"it has the fields {fields} and questions {sorted(questions)}, so it is not ours",
+            where=where,
+            hint="give the run another name",
+        )
     if dataset["distribution"]["min_submitted"] != overlap:
-        raise ConfigError(f"it was made for an overlap of {dataset['distribution']['min_submitted']}, and {overlap} is asked for", where=where, hint="keep annotate.overlap, or give the run another name")
+        raise ConfigError(
+            f"it was made for an overlap of {dataset['distribution']['min_submitted']}, and {overlap} is asked for",
+            where=where,
+            hint="keep annotate.overlap, or give the run another name",
+        )
 
 
 def _record(task: Task) -> dict[str, Any]:
@@ -272,11 +332,13 @@ def _answers(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _judgement(record: dict[str, Any], response: dict[str, Any], annotator: str) -> Judgement:
     """A discarded response may carry values that were filled in before: the person skipped, whatever they say."""
-    values = response["values"] or {}
-    label, reason = ((values.get(name) or {}).get("value") for name in (QUESTION, REASON))
-    task = record["external_id"]
+    task, values = record["external_id"], response["values"] or {}
+    label: Any = (values.get(QUESTION) or {}).get("value")
+    reason: Any = (values.get(REASON) or {}).get("value")
     if response["status"] == "submitted" and label not in LABELS:
-        raise DataError(f"{annotator!r} submitted the unknown label {label!r}", where=f"task {task}", hint="correct it in Argilla")
+        raise DataError(
+            f"{annotator!r} submitted the unknown label {label!r}", where=f"task {task}", hint="correct it in Argilla"
+        )
     return Judgement(
         id=judgement_id(task, annotator, 0),
         task_id=task,

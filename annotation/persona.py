@@ -23,7 +23,11 @@ def answer(task: Task, utilities: Sequence[float | None], persona: Persona, seed
     if a is None or b is None or _draw(task, persona, seed, "skip") < persona.skip_rate:
         return Answer(task.id, "skipped")
     if not (math.isfinite(a) and math.isfinite(b)):
-        raise DataError(f"the utility of an answer is {a if not math.isfinite(a) else b}", where=f"task {task.id}", hint="return a finite number, or None where the answer cannot be judged")
+        raise DataError(
+            f"the utility of an answer is {a if not math.isfinite(a) else b}",
+            where=f"task {task.id}",
+            hint="return a finite number, or None where the answer cannot be judged",
+        )
     if abs(a - b) < persona.tie_width:
         return Answer(task.id, "tie")
     bias = persona.position_bias if task.shown[0] == 0 else -persona.position_bias

@@ -16,16 +16,39 @@ def make_candidate(prompt: Prompt, text: str, sample: int = 0) -> Candidate:
 def world(prompts: int, answers: int = 2) -> tuple[list[Prompt], list[Candidate]]:
     """`prompts` train prompts with `answers` different answers each."""
     made = [make_prompt(f"question {n}") for n in range(prompts)]
-    return made, [make_candidate(p, f"answer {k} to {p.messages[0]['content']}", k) for p in made for k in range(answers)]
+    return made, [
+        make_candidate(p, f"answer {k} to {p.messages[0]['content']}", k) for p in made for k in range(answers)
+    ]
 
 
 def pair_tasks(n: int, overlap: int = 1, seed: int = 0) -> list[Task]:
     return make_tasks(*world(n), round=1, pairs=n, overlap=overlap, seed=seed)[0]
 
 
-def make_task(name: str, *, prompt: str = "p", shown: tuple[int, int] = (0, 1), candidates: tuple[str, str] = ("c0", "c1"), texts: tuple[str, str] = ("one", "two"), purpose: str = "train", repeat: int = 0) -> Task:
+def make_task(
+    name: str,
+    *,
+    prompt: str = "p",
+    shown: tuple[int, int] = (0, 1),
+    candidates: tuple[str, str] = ("c0", "c1"),
+    texts: tuple[str, str] = ("one", "two"),
+    purpose: str = "train",
+    repeat: int = 0,
+) -> Task:
     """A task with ids one can read."""
-    return Task(name, "pair", 1, purpose, repeat, prompt, [{"role": "user", "content": "?"}], list(candidates), list(texts), list(shown), 1)  # type: ignore[arg-type]
+    return Task(
+        name,
+        "pair",
+        1,
+        purpose,
+        repeat,
+        prompt,
+        [{"role": "user", "content": "?"}],
+        list(candidates),
+        list(texts),
+        list(shown),
+        1,
+    )  # type: ignore[arg-type]
 
 
 def judge(task: str, annotator: str, outcome: str, revision: int = 0) -> Judgement:

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from annotation.agreement import krippendorff_alpha, summary, wilson
 
+from annotation.agreement import krippendorff_alpha, summary, wilson
 from tests.labelling import judge, make_task
 
 
@@ -20,12 +20,19 @@ def test_alpha_of_two_observers_and_binary_data() -> None:
 
 def test_alpha_of_two_observers_and_nominal_data() -> None:
     # Section B.
-    assert krippendorff_alpha(units("a a b b d c c c e d d a", "b a b b b c c c e d d d")) == pytest.approx(0.692, abs=5e-4)
+    assert krippendorff_alpha(units("a a b b d c c c e d d a", "b a b b b c c c e d d d")) == pytest.approx(
+        0.692, abs=5e-4
+    )
 
 
 def test_alpha_of_four_observers_and_missing_data() -> None:
     # Section C.
-    matrix = ("1 2 3 3 2 1 4 1 2 . . .", "1 2 3 3 2 2 4 1 2 5 . 3", ". 3 3 3 2 3 4 2 2 5 1 .", "1 2 3 3 2 4 4 1 2 5 1 .")
+    matrix = (
+        "1 2 3 3 2 1 4 1 2 . . .",
+        "1 2 3 3 2 2 4 1 2 5 . 3",
+        ". 3 3 3 2 3 4 2 2 5 1 .",
+        "1 2 3 3 2 4 4 1 2 5 1 .",
+    )
     assert krippendorff_alpha(units(*matrix)) == pytest.approx(0.743, abs=5e-4)
 
 
@@ -39,12 +46,19 @@ def test_wilson() -> None:
     assert wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
 
 
-TASKS = [make_task(f"t{n}", prompt=f"p{n // 2}", candidates=(f"c{n}", f"d{n}"), shown=(0, 1) if n % 2 else (1, 0)) for n in range(8)]
+TASKS = [
+    make_task(f"t{n}", prompt=f"p{n // 2}", candidates=(f"c{n}", f"d{n}"), shown=(0, 1) if n % 2 else (1, 0))
+    for n in range(8)
+]
 
 
 def test_one_annotator_has_no_agreement_and_a_reason() -> None:
     found = summary(TASKS, [judge(f"t{n}", "ann", "a") for n in range(8)])
-    assert found["percent_agreement"] == found["alpha"] == {"value": None, "reason": "no task has answers of two annotators"}
+    assert (
+        found["percent_agreement"]
+        == found["alpha"]
+        == {"value": None, "reason": "no task has answers of two annotators"}
+    )
     assert found["left"]["value"] == 0.5 and found["judgements"] == 8 and found["skip_share"] == 0
     json.dumps(found, allow_nan=False)
 
@@ -83,8 +97,12 @@ def test_one_prompt_gives_no_interval() -> None:
 def test_the_interval_widens_with_clustering() -> None:
     many = [make_task(f"t{n}", prompt=f"p{n}", candidates=(f"c{n}", f"d{n}")) for n in range(60)]
     few = [make_task(f"t{n}", prompt=f"p{n // 20}", candidates=(f"c{n}", f"d{n}")) for n in range(60)]
-    said = [judge(f"t{n}", "ann", "a") for n in range(60)] + [judge(f"t{n}", "bob", "a" if n < 20 else "b") for n in range(60)]
-    width = [found["high"] - found["low"] for tasks in (many, few) if (found := summary(tasks, said)["percent_agreement"])]
+    said = [judge(f"t{n}", "ann", "a") for n in range(60)] + [
+        judge(f"t{n}", "bob", "a" if n < 20 else "b") for n in range(60)
+    ]
+    width = [
+        found["high"] - found["low"] for tasks in (many, few) if (found := summary(tasks, said)["percent_agreement"])
+    ]
     assert 0.18 < width[0] < 0.3 and width[1] > 0.6  # 1/3 of 60: ±0.12; of three prompts: anything
 
 

@@ -4,12 +4,12 @@ import math
 import random
 
 import pytest
-from align.errors import DataError
-from align.types import Judgement, preference_id
-from annotation.compile import compile_preferences, tally
 from hypothesis import given
 from hypothesis import strategies as st
 
+from align.errors import DataError
+from align.types import Judgement, preference_id
+from annotation.compile import compile_preferences, tally
 from tests.labelling import judge, make_task
 
 
@@ -92,10 +92,16 @@ def test_contradictory_pairs_are_found() -> None:
 OUTCOMES = st.sampled_from(["a", "b", "tie", "both_bad", "skipped"])
 
 
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3), OUTCOMES), max_size=30), st.randoms(use_true_random=False))
-def test_order_changes_nothing_and_every_judgement_is_accounted_for(rows: list[tuple[int, int, str]], shuffler: random.Random) -> None:
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3), OUTCOMES), max_size=30), st.randoms(use_true_random=False)
+)
+def test_order_changes_nothing_and_every_judgement_is_accounted_for(
+    rows: list[tuple[int, int, str]], shuffler: random.Random
+) -> None:
     tasks = [make_task(f"t{n}", prompt=f"p{n}") for n in range(5)]
-    said: list[Judgement] = list({j.id: j for j in (judge(f"t{t}", str(who), outcome) for t, who, outcome in rows)}.values())
+    said: list[Judgement] = list(
+        {j.id: j for j in (judge(f"t{t}", str(who), outcome) for t, who, outcome in rows)}.values()
+    )
     kept, dropped = compile_preferences(tasks, said)
     assert compile_preferences(shuffler.sample(tasks, 5), shuffler.sample(said, len(said))) == (kept, dropped)
     assert all(0.5 < row.target <= 1 and row.margin > 0 for row in kept)

@@ -4,11 +4,11 @@ import base64
 import json
 
 import pytest
-from annotation.argilla_backend import from_side, to_side
-from annotation.page import page, payload
 from hypothesis import given
 from hypothesis import strategies as st
 
+from annotation.argilla_backend import from_side, to_side
+from annotation.page import page, payload
 from tests.labelling import make_task
 
 ANY_TEXT = st.text(st.characters(exclude_categories=[]))  # lone surrogates and NUL too
@@ -47,5 +47,10 @@ def test_sides_and_back(shown: list[int], outcome: str) -> None:
 
 
 def test_the_left_answer_is_the_first_shown() -> None:
-    assert [to_side("a", [0, 1]), to_side("b", [0, 1]), to_side("a", [1, 0]), to_side("b", [1, 0])] == ["left", "right", "right", "left"]
+    assert [to_side("a", [0, 1]), to_side("b", [0, 1]), to_side("a", [1, 0]), to_side("b", [1, 0])] == [
+        "left",
+        "right",
+        "right",
+        "left",
+    ]
     assert [from_side("left", [1, 0]), from_side("right", [1, 0])] == ["b", "a"]

@@ -4,13 +4,13 @@ import math
 from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from align.config.recipe import Persona
 from align.errors import DataError
 from align.types import Task
 from annotation.persona import answer
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests.labelling import make_task
 
 TASKS = [make_task(f"t{n}", shown=(0, 1) if n % 2 else (1, 0)) for n in range(2000)]

@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pytest
+
 from align.config.recipe import Persona
 from align.ids import seed_for
 from align.types import Judgement, Message, Task
 from annotation.backend import Answer, Count, Progress, Submitted, progress_of
 from annotation.simulate import assignment, label, plan
-
 from tests.labelling import judge, pair_tasks
 
 PERSONAS = [Persona(name=n, temperature=0.5, skip_rate=s) for n, s in (("ann", 0.0), ("bob", 0.3), ("cyd", 0.6))]
@@ -83,7 +83,11 @@ def test_shuffled_labels_keep_skips_and_know_nothing() -> None:
     personas = [Persona(name="ann", skip_rate=0.2, tie_width=0.5)]
     true, coin = (plan(tasks, personas, taste, seed=0, shuffle=s)["ann"] for s in (False, True))
     assert [a.task_id for a in true if a.outcome == "skipped"] == [a.task_id for a in coin if a.outcome == "skipped"]
-    assert {a.outcome for a in true} == {"a", "b", "tie", "skipped"} and {a.outcome for a in coin} == {"a", "b", "skipped"}
+    assert {a.outcome for a in true} == {"a", "b", "tie", "skipped"} and {a.outcome for a in coin} == {
+        "a",
+        "b",
+        "skipped",
+    }
     pairs = [(x.outcome, y.outcome) for x, y in zip(true, coin, strict=True) if x.outcome in ("a", "b")]
     assert 0.43 < sum(x == y for x, y in pairs) / len(pairs) < 0.57
     assert plan(tasks, personas, taste, seed=0, shuffle=True)["ann"] == coin

@@ -3,19 +3,28 @@
 import random
 
 import pytest
-from align.errors import DataError
-from annotation.tasks import make_tasks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from align.errors import DataError
+from annotation.tasks import make_tasks
 from tests.labelling import make_candidate, make_prompt, world
 
 
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=6), st.integers(1, 12), st.integers(0, 3), st.randoms(use_true_random=False))
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=6),
+    st.integers(1, 12),
+    st.integers(0, 3),
+    st.randoms(use_true_random=False),
+)
 @settings(max_examples=60, deadline=None)
-def test_what_is_asked_depends_on_content_and_seed_alone(sizes: list[int], pairs: int, seed: int, shuffler: random.Random) -> None:
+def test_what_is_asked_depends_on_content_and_seed_alone(
+    sizes: list[int], pairs: int, seed: int, shuffler: random.Random
+) -> None:
     prompts = [make_prompt(f"question {n}") for n in range(len(sizes))]
-    candidates = [make_candidate(p, f"answer {k}", k) for p, size in zip(prompts, sizes, strict=True) for k in range(size)]
+    candidates = [
+        make_candidate(p, f"answer {k}", k) for p, size in zip(prompts, sizes, strict=True) for k in range(size)
+    ]
     tasks, dropped = make_tasks(prompts, candidates, round=1, pairs=pairs, overlap=2, seed=seed)
     shuffled = [shuffler.sample(rows, len(rows)) for rows in (prompts, candidates)]
     assert make_tasks(*shuffled, round=1, pairs=pairs, overlap=2, seed=seed) == (tasks, dropped)  # type: ignore[arg-type]
@@ -58,9 +67,14 @@ def test_answers_that_look_the_same_make_no_pair() -> None:
     same, one, good = (make_prompt(text) for text in ("same", "one", "good"))
     candidates = [make_candidate(same, "yes"), make_candidate(same, " yes\n"), make_candidate(one, "yes")]
     candidates += [make_candidate(good, "yes"), make_candidate(good, "no"), make_candidate(good, "")]
-    tasks, dropped = make_tasks([same, one, good, make_prompt("never sampled")], candidates, round=1, pairs=9, overlap=1, seed=0)
+    tasks, dropped = make_tasks(
+        [same, one, good, make_prompt("never sampled")], candidates, round=1, pairs=9, overlap=1, seed=0
+    )
     assert [t.prompt_id for t in tasks] == [good.id] * 3
-    assert {d.where: d.reason for d in dropped} == {same.id: "all its answers are the same", one.id: "it has only one answer"}
+    assert {d.where: d.reason for d in dropped} == {
+        same.id: "all its answers are the same",
+        one.id: "it has only one answer",
+    }
 
 
 def test_prompts_beyond_the_wanted_pairs_are_named() -> None:
