@@ -33,4 +33,4 @@ def seed_for(*parts: object) -> int:
 
 def unit_for(*parts: object) -> float:
     """A number in [0, 1) that depends on all `parts` and on nothing else; for hash splits and seeded choices."""
-    return seed_for(*parts) / 2**63
+    return (seed_for(*parts) >> 10) / 2**53  # 53 bits: more would round up to 1.0

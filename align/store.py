@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,53 +33,51 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     elif path.name.endswith((".jsonl", ".jsonl.gz")):
         yield from _read_jsonl(path)
     else:
-        raise DataError(
-            f"cannot read the format {path.suffix or 'without a suffix'!r}",
-            where=str(path),
-            hint="use .jsonl, .jsonl.gz or .parquet",
-        )
+        found = repr(path.suffix) if path.suffix else "without a suffix"
+        raise DataError(f"cannot read the format {found}", where=str(path), hint="use .jsonl, .jsonl.gz or .parquet")
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        table = pq.read_table(path)
+        rows = (row for batch in pq.ParquetFile(path).iter_batches() for row in batch.to_pylist())
+        yield from ((f"{path.name}:{number}", row) for number, row in enumerate(rows, 1))
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"this is not a readable Parquet file ({error})", where=str(path)) from error
-    for batch in table.to_batches():
-        yield from ((f"{path.name}:{n}", row) for n, row in enumerate(batch.to_pylist(), 1))
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as file:
-        try:
+    try:
+        with opener(path, "rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield f"{path.name}:{number}", _parse(line, f"{path.name}:{number}")
-        except (gzip.BadGzipFile, EOFError) as error:
-            raise DataError(f"this is not a whole gzip file ({error})", where=str(path)) from error
+    except (OSError, EOFError, zlib.error) as error:
+        kind = "a whole gzip file" if path.suffix == ".gz" else "a readable file"
+        raise DataError(f"this is not {kind} ({error})", where=str(path)) from error
 
 
 def _parse(line: bytes, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line.decode("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        row = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:  # JSONDecodeError, UnicodeDecodeError, numbers of too many digits
         raise DataError(
             f"the line is not JSON ({error})", where=where, hint="one JSON object a line, in UTF-8"
         ) from error
     if not isinstance(row, dict):
-        raise DataError(
-            f"the line holds {type(row).__name__} {str(row)[:40]!r}, not an object",
-            where=where,
-            hint="one JSON object a line",
-        )
+        found = f"{type(row).__name__} {str(row)[:40]!r}"
+        raise DataError(f"the line holds {found}, not an object", where=where, hint="one JSON object a line")
     return row
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """JSONL, in UTF-8, one object a line."""
     with disk_errors(path), path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        file.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
 def write_table(path: Path, table: pa.Table) -> None:

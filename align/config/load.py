@@ -4,15 +4,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from align.config.problems import dotted, problems, shown
-from align.config.recipe import Recipe
+from align.config.recipe import Recipe, Section
 from align.config.yaml_text import Keys, dump, parse
 from align.errors import ConfigError
 
+Kind = TypeVar("Kind", bound=Section)
 Places = dict[Keys, tuple[str, int]]
 """Where each key was set: the file and its line, or an override and 0."""
 
@@ -41,15 +42,9 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, files: bool = True
         raise ConfigError(f"a recipe is a mapping of keys, found {found}", where=str(path))
     places: Places = {keys: (str(path), line if keys else 0) for keys, line in lines.items()}
     for override in overrides:
-        _override(data, places, override)
+        set_value(data, places, override, "override")
     folder = path.resolve().parent
-    try:
-        recipe = Recipe.model_validate_json(
-            json.dumps(data), strict=True, by_alias=True, by_name=False, context={"folder": folder, "files": files}
-        )
-    except ValidationError as error:
-        raise _explained(error, places) from None
-    return Loaded(recipe, text, folder)
+    return Loaded(validated(Recipe, data, places, folder, files), text, folder)
 
 
 def resolved_yaml(recipe: Recipe) -> str:
@@ -68,12 +63,12 @@ def _read(path: Path) -> str:
         raise ConfigError(f"cannot read the recipe ({error.strerror})", where=str(path)) from None
 
 
-def _override(data: dict[str, Any], places: Places, override: str) -> None:
-    """Sets the value in `data`; from then on problems with it are placed at the override."""
-    name, equals, text = override.partition("=")
-    where = f"override {override}"
+def set_value(data: dict[str, Any], places: Places, change: str, word: str) -> None:
+    """Sets the value of `change` (key=value) in `data`; from then on problems with it are placed there."""
+    name, equals, text = change.partition("=")
+    where = f"{word} {change}"
     if not equals or not all(name.strip().split(".")):
-        raise ConfigError("an override reads key=value", where=where, hint="for example dpo.learning_rate=1e-4")
+        raise ConfigError(f"this {word} must read key=value", where=where, hint="for example dpo.learning_rate=1e-4")
     keys: Keys = tuple(int(part) if part.isdigit() else part for part in name.strip().split("."))
     value, _ = parse(text, where)
     holder: Any = data
@@ -101,10 +96,20 @@ def _item(holder: Any, key: str | int, keys: Keys, where: str) -> Any:
     raise ConfigError(f"there is no {dotted(keys)}: {dotted(keys[:-1])} is {shown(holder)}", where=where)
 
 
-def _explained(error: ValidationError, places: Places) -> ConfigError:
+def validated(kind: type[Kind], data: dict[str, Any], places: Places, folder: Path, files: bool) -> Kind:
+    """A section or recipe of `data`, whose keys were set at `places`; ConfigError with a line for each problem."""
+    context = {"folder": folder, "files": files}
+    try:
+        # JSON's strict mode is what is wanted: "3" is no number, but a path may be text and 1 a float
+        return kind.model_validate_json(json.dumps(data), strict=True, by_alias=True, by_name=False, context=context)
+    except ValidationError as error:
+        raise _explained(error, kind, places) from None
+
+
+def _explained(error: ValidationError, kind: type[Section], places: Places) -> ConfigError:
     """One line for each problem, in the order of the file."""
     lines = []
-    for keys, what in problems(error):
+    for keys, what in problems(error, kind):
         depth = next(n for n in range(len(keys), -1, -1) if keys[:n] in places)
         source, line = places[keys[:depth]]
         where = f"{source}:{line}" if line else source

@@ -4,21 +4,20 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from align.config.recipe import Section
 from align.config.schema import Keys, Place, every_key, keys_of, place, sections_in, tag_of, takes
-from align.config.trainer import TrainerProblems, nearest
+from align.config.trainer import TrainerError, nearest
 
 Problem = tuple[Keys, str]
 
 
-def problems(error: ValidationError, root: Keys = ()) -> list[Problem]:
-    """The problems that pydantic found, in its order: the keys that lead there and a sentence.
-
-    `root` are the keys of the section that was validated; the whole recipe by default."""
+def problems(error: ValidationError, root: type[Section]) -> list[Problem]:
+    """The problems that pydantic found with a `root`, in its order: the keys that lead there and a sentence."""
     found: list[Problem] = []
     for entry in error.errors(include_url=False):
-        spot = place((*root, *entry["loc"]))
+        spot = place(tuple(entry["loc"]), root)
         cause = entry.get("ctx", {}).get("error")
-        if isinstance(cause, TrainerProblems):
+        if isinstance(cause, TrainerError):
             found += [((*spot.keys, key), what) for key, what in cause.problems]
         else:
             found.append((spot.keys, _sentence(entry["type"], spot, entry["input"], cause)))

@@ -49,11 +49,10 @@ class Place(NamedTuple):
     field: FieldInfo | None
 
 
-def place(loc: Keys) -> Place:
-    """Follows `loc` through the schema; tags of chosen sections and of unions in it are no keys of the YAML."""
+def place(loc: Keys, root: type[Section]) -> Place:
+    """Follows `loc` from `root` on; the tags of chosen sections and of unions in it are no keys of the YAML."""
     parts, keys = list(loc), list[str | int]()
-    section: type[Section] = Recipe
-    inner: list[type[Section]] = [Recipe]
+    section, inner = root, [root]
     field: FieldInfo | None = None
     while parts:
         part = parts.pop(0)

@@ -89,7 +89,7 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     return found[0] if found else None
 
 
-class TrainerProblems(ValueError):
+class TrainerError(ValueError):
     """What is wrong with a `trainer:` mapping; `problems` holds each key and a sentence about it."""
 
     def __init__(self, problems: list[tuple[str, str]]) -> None:
@@ -98,13 +98,13 @@ class TrainerProblems(ValueError):
 
 
 def check_trainer(kind: Trainer, mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """The `trainer:` mapping of section `kind`, unchanged; TrainerProblems names every key that cannot be meant."""
+    """The `trainer:` mapping of section `kind`, unchanged; TrainerError names every key that cannot be meant."""
     problems = [(key, what) for key, value in mapping.items() if (what := _problem(kind, key, value))]
     smoothing = mapping.get("label_smoothing")
     if kind == "dpo" and smoothing and not problems and (what := _unsmoothed(mapping.get("loss_type", "sigmoid"))):
         problems = [("label_smoothing", what)]
     if problems:
-        raise TrainerProblems(problems)
+        raise TrainerError(problems)
     return dict(mapping)
 
 

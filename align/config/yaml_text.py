@@ -24,11 +24,11 @@ _RESOLVERS = (
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers = {}  # noqa: RUF012 - pyyaml's own class table, not shared with SafeLoader's
+    yaml_implicit_resolvers = {}
 
 
 class _Dumper(yaml.SafeDumper):
-    yaml_implicit_resolvers = {}  # noqa: RUF012 - pyyaml's own class table, not shared with SafeLoader's
+    yaml_implicit_resolvers = {}
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

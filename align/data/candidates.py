@@ -1,34 +1,52 @@
 """Candidates from a file: what `align rollout` writes, or answers that somebody else's model gave."""
 
 from pathlib import Path
+from typing import Any
 
+from align.data.messages import BadRowError, excerpt, prompt_of
+from align.data.rows import fields_found
 from align.errors import DataError
 from align.store import read_rows
-from align.types import Candidate, Prompt, candidate_id, prompt_id
+from align.types import Candidate, Message, Prompt, candidate_id, prompt_id
 
 
 def load_candidates(path: Path) -> tuple[list[Prompt], list[Candidate]]:
-    """Rows of `messages` (or `prompt`) and `text`; `checkpoint`, `sample`, `tokens` and `finish` where they are known.
+    """The prompts and answers of a file; ids are made anew from content, so they agree with those of a run.
 
-    Raises DataError for a row without them, with its line.
+    A row has `messages` (or another form of prompt) and `text`, which may be empty; `checkpoint` is "given", `sample`
+    and `tokens` are 0 and `finish` is "stop" where it has none. Raises DataError with the line of a row that is not so.
     """
     prompts: dict[str, Prompt] = {}
     candidates = []
     for where, row in read_rows(path):
-        messages, text = row.get("messages"), row.get("text")
-        if messages is None and isinstance(row.get("prompt"), str):
-            messages = [{"role": "user", "content": row["prompt"]}]
-        if not isinstance(messages, list) or not messages or not isinstance(text, str):
-            raise DataError(f"the row has the fields {sorted(row)}", where=where, hint="a candidate has `messages` (or `prompt`) and `text`")
-        if not all(isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in messages):
-            raise DataError(f"`messages` is {str(messages)[:60]!r}", where=where, hint="a message is an object with the texts `role` and `content`")
-        messages = [{"role": m["role"], "content": m["content"]} for m in messages]
-        prompt = prompt_id(messages)
-        prompts.setdefault(prompt, Prompt(prompt, messages, "train", where))
-        checkpoint = str(row.get("checkpoint", "unknown"))
-        identity = candidate_id(prompt, text, checkpoint)
-        finish = "length" if row.get("finish") == "length" else "stop"
-        candidates.append(Candidate(identity, prompt, text, checkpoint, int(row.get("sample", 0)), int(row.get("tokens", 0)), finish))
+        try:
+            messages, candidate = _candidate(row)
+        except BadRowError as bad:
+            raise DataError(str(bad), where=where, hint="docs/files.md lists the forms") from None
+        prompts.setdefault(candidate.prompt_id, Prompt(candidate.prompt_id, messages, "train", where))
+        candidates.append(candidate)
     if not candidates:
-        raise DataError("the file has no candidates", where=str(path))
+        raise DataError("the file has no rows", where=str(path))
     return list(prompts.values()), candidates
+
+
+def _candidate(row: dict[str, Any]) -> tuple[list[Message], Candidate]:
+    messages = prompt_of(row, ("messages", "prompt", "conversations", "instruction"))
+    text, checkpoint, finish = row.get("text"), row.get("checkpoint", "given"), row.get("finish", "stop")
+    if messages is None or text is None:
+        raise BadRowError("missing field", f"needs `messages` (or `prompt`) and `text`, found {fields_found(row)}")
+    if not isinstance(text, str) or not isinstance(checkpoint, str):
+        raise BadRowError("not text", f"`text` is {excerpt(text)} and `checkpoint` {excerpt(checkpoint)}")
+    if finish not in ("stop", "length"):
+        raise BadRowError("unknown finish", f"`finish` is {excerpt(finish)}, not stop or length")
+    prompt = prompt_id(messages)
+    identity = candidate_id(prompt, text, checkpoint)
+    sample, tokens = _count(row, "sample"), _count(row, "tokens")
+    return messages, Candidate(identity, prompt, text, checkpoint, sample, tokens, finish)
+
+
+def _count(row: dict[str, Any], field: str) -> int:
+    value = row.get(field, 0)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
+        raise BadRowError("not a count", f"`{field}` is {excerpt(value)}")
+    return value

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from align.config.load import load_recipe, resolved_yaml
-from align.config.recipe import Dpo, FilePreferences, Model, Prompts, Recipe
+from align.config.recipe import Dpo, FilePreferences, Model, Prompts, Recipe, Sft
+from align.config.section import load_section
 from align.config.yaml_text import dump, parse
 from align.errors import ConfigError
 
@@ -184,9 +185,9 @@ def test_server_in_short(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("rounds", "override rounds: an override reads key=value; for example dpo.learning_rate=1e-4"),
-        ("=3", "override =3: an override reads key=value"),
-        ("dpo..beta=3", "override dpo..beta=3: an override reads key=value"),
+        ("rounds", "override rounds: this override must read key=value; for example dpo.learning_rate=1e-4"),
+        ("=3", "override =3: this override must read key=value"),
+        ("dpo..beta=3", "override dpo..beta=3: this override must read key=value"),
         ("dpo.beta=", "override dpo.beta=: dpo.beta: must be a number above 0, found null"),
         ("dpo.beta=[", "override dpo.beta=[:1: not YAML"),
         ("dpo.bta=3", "override dpo.bta=3: dpo.bta: unknown key; did you mean beta?"),
@@ -195,6 +196,21 @@ def test_server_in_short(folder: Path) -> None:
 )
 def test_mistakes_in_overrides(folder: Path, override: str, said: str) -> None:
     assert said in complaint(folder, BASE, override)
+
+
+def test_one_section(folder: Path) -> None:
+    assert load_section(Dpo, ["beta=2e-1", "lora.r=4"]).model_dump(include={"beta", "lora"})["lora"]["r"] == 4
+    given = str(folder / "pairs.jsonl")
+    assert load_section(Sft, ["epochs=2"], demonstrations=given).demonstrations == folder / "pairs.jsonl"
+    for settings, said in (
+        (["bta=1"], "setting bta=1: bta: unknown key; did you mean beta?"),
+        (["beta=0"], "setting beta=0: beta: must be a number above 0, found 0"),
+        (["beta"], "setting beta: this setting must read key=value; for example dpo.learning_rate=1e-4"),
+        (["batch_size=3", "micro_batch_size=2"], "dpo: `micro_batch_size` (2) must divide `batch_size` (3)"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            load_section(Dpo, settings)
+        assert str(caught.value) == said
 
 
 def test_paths(folder: Path) -> None:
@@ -216,12 +232,12 @@ def test_paths(folder: Path) -> None:
 
 
 def test_unreadable_recipes(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="there is no recipe .*none.yaml; `align init` writes one"):
+    with pytest.raises(ConfigError, match=r"there is no recipe .*none.yaml; `align init` writes one"):
         load_recipe(folder / "none.yaml")
     assert complaint(folder, "") == "recipe.yaml: a recipe is a mapping of keys, found nothing"
     assert complaint(folder, "- a") == "recipe.yaml: a recipe is a mapping of keys, found ['a']"
     (folder / "recipe.yaml").write_bytes(b"name: \xff")
-    with pytest.raises(ConfigError, match="the recipe is not UTF-8 .* at byte 6"):
+    with pytest.raises(ConfigError, match=r"the recipe is not UTF-8 .* at byte 6"):
         load_recipe(folder / "recipe.yaml")
 
 

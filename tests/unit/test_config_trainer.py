@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from align.config.generate import FILE, tables
-from align.config.trainer import OWNED, TrainerProblems, check_trainer, trl_tables
+from align.config.trainer import OWNED, TrainerError, check_trainer, trl_tables
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ from align.config.trainer import OWNED, TrainerProblems, check_trainer, trl_tabl
     ],
 )
 def test_what_cannot_be_meant(kind: Any, mapping: dict[str, Any], said: str) -> None:
-    with pytest.raises(TrainerProblems) as caught:
+    with pytest.raises(TrainerError) as caught:
         check_trainer(kind, mapping)
     assert said in str(caught.value)
 
@@ -49,7 +49,7 @@ def test_what_passes_unchanged(kind: Any, mapping: dict[str, Any]) -> None:
 
 
 def test_every_problem_is_named() -> None:
-    with pytest.raises(TrainerProblems) as caught:
+    with pytest.raises(TrainerError) as caught:
         check_trainer("sft", {"max_step": 1, "optim": "sgd", "seed": 2})
     assert [key for key, _ in caught.value.problems] == ["max_step", "seed"]
 

@@ -1,0 +1,36 @@
+"""What must not be trained on: anything whose prompt is held out for evaluation."""
+
+from collections.abc import Iterable
+
+from align.data.demonstrations import Demonstration
+from align.types import Dropped, Preference, Prompt, prompt_id
+
+HELD_OUT = "held out: the prompt is used for evaluation"
+
+
+def drop_held_out_demonstrations(
+    rows: Iterable[Demonstration], held_out: Iterable[Prompt]
+) -> tuple[list[Demonstration], list[Dropped]]:
+    """The demonstrations whose prompt is not among `held_out` (exactly, by id), and the others as dropped."""
+    ids = {prompt.id for prompt in held_out}
+    kept, dropped = [], []
+    for row in rows:
+        if prompt_id(row.messages) in ids:
+            dropped.append(Dropped("demonstration", row.where, HELD_OUT))
+        else:
+            kept.append(row)
+    return kept, dropped
+
+
+def drop_held_out_preferences(
+    rows: Iterable[Preference], held_out: Iterable[Prompt]
+) -> tuple[list[Preference], list[Dropped]]:
+    """The preferences whose prompt is not among `held_out` (exactly, by id), and the others as dropped."""
+    ids = {prompt.id for prompt in held_out}
+    kept, dropped = [], []
+    for row in rows:
+        if row.prompt_id in ids:
+            dropped.append(Dropped("preference", row.id, HELD_OUT))
+        else:
+            kept.append(row)
+    return kept, dropped

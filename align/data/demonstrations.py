@@ -1,0 +1,61 @@
+"""Demonstrations: conversations and the answer that the model should learn to give."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from align.data.messages import BadRowError, answer_of, prompt_of
+from align.data.rows import fields_found, parse_rows
+from align.store import read_table, write_table
+from align.types import MESSAGES, Dropped, Message
+
+_SCHEMA = pa.schema([("messages", MESSAGES), ("answer", pa.string()), ("where", pa.string())])
+
+
+class Demonstration(NamedTuple):
+    """A conversation that ends with a user turn, the answer to it, and the `file:line` it came from."""
+
+    messages: list[Message]
+    answer: str
+    where: str
+
+
+def load_demonstrations(path: Path) -> tuple[list[Demonstration], list[Dropped]]:
+    """The demonstrations of `path` in the file's order and the rows that were dropped.
+
+    Equal rows stay: who repeats a demonstration means it.
+    """
+    good, dropped = parse_rows(path, "demonstration", _demonstration)
+    return [demonstration for _, demonstration in good], dropped
+
+
+def write_demonstrations(path: Path, rows: Iterable[Demonstration]) -> None:
+    """Parquet with the columns `messages`, `answer` and `where`."""
+    write_table(path, pa.Table.from_pylist([row._asdict() for row in rows], schema=_SCHEMA))
+
+
+def read_demonstrations(path: Path) -> list[Demonstration]:
+    """What `write_demonstrations` wrote."""
+    return [Demonstration(**row) for row in read_table(path).to_pylist()]
+
+
+def _demonstration(row: dict[str, Any], where: str) -> Demonstration:
+    for field in ("messages", "conversations"):
+        if row.get(field) is not None:
+            messages, answer = answer_of(row[field], field)
+            if messages is None:
+                raise BadRowError("no question", f"`{field}` is an answer only")
+            return Demonstration(messages, answer, where)
+    asked = prompt_of(row, ("prompt", "instruction"))
+    field = next((name for name in ("completion", "response", "output") if row.get(name) is not None), "")
+    if asked is None or not field:
+        expected = (
+            "`messages`, `conversations`, `prompt` and `completion` (or `response`), or `instruction` and `output`"
+        )
+        raise BadRowError("missing field", f"needs {expected}, found {fields_found(row)}")
+    before, answer = answer_of(row[field], field)
+    if before is not None and before != asked:
+        raise BadRowError("prompts differ", f"`{field}` holds a conversation of its own, with another prompt")
+    return Demonstration(asked, answer, where)

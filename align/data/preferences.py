@@ -1,0 +1,87 @@
+"""Preferences from a file: a prompt, a better and a worse answer."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from align.data.messages import BadRowError, answer_of, excerpt, hh_question, is_hh, prompt_of
+from align.data.rows import fields_found, parse_rows
+from align.types import Dropped, Message, Preference, candidate_id, preference_id, prompt_id
+
+GIVEN = "given"
+"""Stands for the checkpoint of an answer that came from a file."""
+
+
+def load_preferences(path: Path) -> tuple[list[Preference], list[Dropped]]:
+    """The distinct preferences of `path` in the file's order and the rows that were dropped.
+
+    `round` is 0 and there are no judgements; target 1, weight 1 and margin 0 stand where a row gives none.
+    """
+    good, dropped = parse_rows(path, "preference", lambda row, _: _preference(row))
+    first: dict[str, str] = {}
+    kept = []
+    for where, preference in good:
+        if preference.id in first:
+            dropped.append(Dropped("preference", where, f"duplicate: the same pair as {first[preference.id]}"))
+        else:
+            first[preference.id] = where
+            kept.append(preference)
+    return kept, dropped
+
+
+def _preference(row: dict[str, Any]) -> Preference:
+    if row.get("chosen") is None or row.get("rejected") is None:
+        raise BadRowError("missing field", f"needs `chosen` and `rejected`, found {fields_found(row)}")
+    if row["chosen"] == row["rejected"]:
+        raise BadRowError("no difference", f"`chosen` and `rejected` are both {excerpt(row['chosen'])}")
+    if is_hh(row["chosen"]) and is_hh(row["rejected"]) and hh_question(row["chosen"]) != hh_question(row["rejected"]):
+        # said before the texts are taken apart: a mangled marker in one of them would be named instead
+        raise BadRowError("prompts differ", "`chosen` and `rejected` differ before their last assistant turn")
+    given = prompt_of(row, ("prompt", "conversations", "messages", "instruction"))
+    before_chosen, chosen = answer_of(row["chosen"], "chosen")
+    before_rejected, rejected = answer_of(row["rejected"], "rejected")
+    messages = _same_prompt(row, given, before_chosen, before_rejected)
+    if chosen == rejected:
+        raise BadRowError("no difference", f"`chosen` and `rejected` are both {excerpt(chosen)}")
+    prompt = prompt_id(messages)
+    chosen_id, rejected_id = (candidate_id(prompt, text, GIVEN) for text in (chosen, rejected))
+    return Preference(
+        id=preference_id(prompt, chosen_id, rejected_id),
+        prompt_id=prompt,
+        messages=messages,
+        chosen_id=chosen_id,
+        rejected_id=rejected_id,
+        chosen=chosen,
+        rejected=rejected,
+        target=_number(row, "target", 1.0, 0.5, 1.0),
+        weight=_number(row, "weight", 1.0, 0.0, math.inf),
+        margin=_number(row, "margin", 0.0, -math.inf, math.inf),
+        round=0,
+        judgements=[],
+    )
+
+
+def _same_prompt(row: dict[str, Any], *found: list[Message] | None) -> list[Message]:
+    """The one prompt that the row's parts agree on."""
+    prompts = [messages for messages in found if messages is not None]
+    if not prompts:
+        expected = "a prompt (`prompt`, `conversations`, `messages`, `instruction`) or whole conversations in `chosen`"
+        raise BadRowError("missing field", f"needs {expected}, found {fields_found(row)}")
+    for other in prompts[1:]:
+        if other != prompts[0]:
+            ends = " and ".join(excerpt(messages[-1]["content"][-40:]) for messages in (prompts[0], other))
+            raise BadRowError(
+                "prompts differ", f"they have {len(prompts[0])} and {len(other)} turns and end with {ends}"
+            )
+    return prompts[0]
+
+
+def _number(row: dict[str, Any], field: str, default: float, low: float, high: float) -> float:
+    value = row.get(field)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise BadRowError("not a number", f"`{field}` is {excerpt(value)}")
+    if not low <= value <= high:
+        raise BadRowError("out of range", f"`{field}` is {value}, not in [{low}, {high}]")
+    return float(value)

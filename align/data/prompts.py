@@ -1,0 +1,60 @@
+"""Prompts from a file, split into train and test once and for all."""
+
+from pathlib import Path
+from typing import Any
+
+from align.config.recipe import Prompts
+from align.data.messages import BadRowError, asks, conversation_of, hh_question, is_hh, prompt_of
+from align.data.rows import fields_found, parse_rows
+from align.errors import DataError
+from align.ids import unit_for
+from align.types import Dropped, Message, Prompt, Split, prompt_id
+
+
+def split_of(prompt: str, test_share: float) -> Split:
+    """`test` for the share `test_share` of all prompt ids: by a hash of the id and by nothing else."""
+    return "test" if unit_for("split", prompt) < test_share else "train"
+
+
+def load_prompts(config: Prompts) -> tuple[list[Prompt], list[Dropped]]:
+    """The first `config.limit` distinct prompts of `config.path`, split, and all rows that were dropped.
+
+    Raises DataError where a side of the split stays empty.
+    """
+    prompts, dropped = read_prompts(config.path, config.test_share)
+    prompts = prompts[: config.limit]
+    for side in ("train", "test"):
+        if all(prompt.split != side for prompt in prompts):
+            raise DataError(
+                f"none of the {len(prompts)} prompts falls on the {side} side at test_share {config.test_share}",
+                where=str(config.path),
+                hint="give more prompts or change prompts.test_share",
+            )
+    return prompts, dropped
+
+
+def read_prompts(path: Path, test_share: float = 0.0) -> tuple[list[Prompt], list[Dropped]]:
+    """The distinct prompts of a file in its order, and the rows that were dropped.
+
+    A prompt's side of the split depends on its own messages and on `test_share` only: not on its place, on other
+    rows or on a seed. So it never crosses, whatever is added later.
+    """
+    good, dropped = parse_rows(path, "prompt", lambda row, _: _prompt(row))
+    prompts: dict[str, Prompt] = {}
+    for where, messages in good:
+        identity = prompt_id(messages)
+        if identity in prompts:
+            dropped.append(Dropped("prompt", where, f"duplicate: the same prompt as {prompts[identity].source}"))
+        else:
+            prompts[identity] = Prompt(identity, messages, split_of(identity, test_share), where)
+    return list(prompts.values()), dropped
+
+
+def _prompt(row: dict[str, Any]) -> list[Message]:
+    messages = prompt_of(row, ("prompt", "messages", "conversations", "instruction"))
+    if messages is not None:
+        return messages
+    if not is_hh(row.get("chosen")):
+        expected = "`prompt`, `messages`, `conversations`, `instruction` or HH text in `chosen`"
+        raise BadRowError("missing field", f"needs {expected}, found {fields_found(row)}")
+    return asks(conversation_of(hh_question(row["chosen"]), "chosen"), "chosen")
