@@ -1,7 +1,7 @@
 """The one hook for code of the user's own: a scoring function named as `file.py:function` in the recipe.
 
-    def score(messages, answer):      # messages: [{"role": "user", "content": "…"}, …]; answer: text
-        return 1.0                    # higher is better; None says that this answer cannot be scored
+def score(messages, answer):      # messages: [{"role": "user", "content": "…"}, …]; answer: text
+    return 1.0                    # higher is better; None says that this answer cannot be scored
 """
 
 import ast
@@ -145,7 +145,7 @@ def _load(path: Path, identity: str) -> ModuleType:
     with _importing_from(path.parent):
         sys.modules[name] = module  # dataclasses and pickle look a class's module up here
         try:
-            exec(code, vars(module))
+            exec(code, vars(module))  # the user asked for this file to be run
         except (Exception, SystemExit) as error:
             del sys.modules[name]
             hint = "it must load without arguments and side effects; guard a script with `if __name__ == '__main__'`"
@@ -178,7 +178,8 @@ def _check_arity(function: Callable[..., Any], spec: str) -> None:
         signature.bind([], "")
     except TypeError as error:
         raise ConfigError(
-            f"{spec} takes {signature}, and is called with (messages, answer)", hint="give it exactly these two arguments"
+            f"{spec} takes {signature}, and is called with (messages, answer)",
+            hint="give it exactly these two arguments",
         ) from error
 
 

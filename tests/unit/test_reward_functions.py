@@ -24,14 +24,25 @@ def test_a_function_scores_answers_in_order(tmp_path: Path) -> None:
     assert load_function(f"{tmp_path}/taste.py:score", Path("/"))(ASKED, "") == 19.0
 
 
-@pytest.mark.parametrize("value, score", [("None", None), ("True", 1.0), ("3", 3.0), ("np.float32(0.5)", 0.5), ("np.int64(2)", 2.0)])
+@pytest.mark.parametrize(
+    "value, score", [("None", None), ("True", 1.0), ("3", 3.0), ("np.float32(0.5)", 0.5), ("np.int64(2)", 2.0)]
+)
 def test_numbers_of_any_kind_are_scores_and_none_is_unscored(tmp_path: Path, value: str, score: float | None) -> None:
     write(tmp_path, f"import numpy as np\ndef score(messages, answer):\n    return {value}\n")
     found = load_function("taste.py:score", tmp_path)(ASKED, "x")
     assert found == score and type(found) in (float, type(None))
 
 
-@pytest.mark.parametrize("value, shown", [("float('nan')", "float 'nan'"), ("float('inf')", "float 'inf'"), ("'7'", "str '7'"), ("[1.0]", "list '[1.0]'"), ("1j", "complex '1j'")])
+@pytest.mark.parametrize(
+    "value, shown",
+    [
+        ("float('nan')", "float 'nan'"),
+        ("float('inf')", "float 'inf'"),
+        ("'7'", "str '7'"),
+        ("[1.0]", "list '[1.0]'"),
+        ("1j", "complex '1j'"),
+    ],
+)
 def test_what_is_no_finite_number_is_an_error_with_the_prompts_id(tmp_path: Path, value: str, shown: str) -> None:
     write(tmp_path, f"def score(messages, answer):\n    return {value}\n")
     with pytest.raises(DataError) as error:
@@ -52,7 +63,11 @@ def test_a_function_that_raises_gives_one_sentence_with_type_line_and_prompt(tmp
     "text, spec, message",
     [
         ("def score(m, a): return 1\n", "taste.py:scores", "'scores' is not there; did you mean score?"),
-        ("score = 3\ndef other(m, a): return 1\n", "taste.py:score", "'score' is no function; the functions there are other"),
+        (
+            "score = 3\ndef other(m, a): return 1\n",
+            "taste.py:score",
+            "'score' is no function; the functions there are other",
+        ),
         ("", "taste.py:score", "'score' is not there; there are no functions there"),
         ("def score(m, a): return 1\n", "tast.py:score", "did you mean taste.py?"),
         ("def score(m, a): return 1\n", "taste.py", "write it as file.py:function"),

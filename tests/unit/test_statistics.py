@@ -44,7 +44,10 @@ def test_copies_within_a_prompt_add_no_certainty() -> None:
 
 def test_a_higher_level_is_wider() -> None:
     values = np.random.default_rng(2).random(50).tolist()
-    widths = [(i := clustered_bootstrap(values, list(range(50)), seed=0, level=x)).high - i.low for x in (0.5, 0.8, 0.95, 0.99)]
+    widths = [
+        (i := clustered_bootstrap(values, list(range(50)), seed=0, level=x)).high - i.low
+        for x in (0.5, 0.8, 0.95, 0.99)
+    ]
     assert widths == sorted(widths) and widths[0] < 0.6 * widths[2]
 
 
@@ -101,7 +104,9 @@ def test_what_has_no_interval_is_said_so(values: list[float], clusters: list[str
 
 
 def test_equal_values_have_no_spread() -> None:
-    assert clustered_bootstrap([0.1] * 7, list("abcdefg"), seed=0) == Interval(pytest.approx(0.1), pytest.approx(0.1), pytest.approx(0.1), 7, 7)
+    assert clustered_bootstrap([0.1] * 7, list("abcdefg"), seed=0) == Interval(
+        pytest.approx(0.1), pytest.approx(0.1), pytest.approx(0.1), 7, 7
+    )
 
 
 @settings(max_examples=60, deadline=None)

@@ -19,7 +19,10 @@ def test_unscored_answers_are_counted_and_never_a_tie() -> None:
     assert found.mean == 1.0
 
 
-@pytest.mark.parametrize("new, old, width, value", [(1.0, 1.0, 0.0, 0.5), (1.1, 1.0, 0.0, 1.0), (1.0, 1.25, 0.5, 0.5), (1.5, 1.0, 0.5, 1.0), (0.0, 9.0, 1.0, 0.0)])
+@pytest.mark.parametrize(
+    "new, old, width, value",
+    [(1.0, 1.0, 0.0, 0.5), (1.1, 1.0, 0.0, 1.0), (1.0, 1.25, 0.5, 0.5), (1.5, 1.0, 0.5, 1.0), (0.0, 9.0, 1.0, 0.0)],
+)
 def test_a_tie_is_closer_than_the_tie_width_or_equal(new: float, old: float, width: float, value: float) -> None:
     assert outcome(new, old, width) == value
 
@@ -44,7 +47,9 @@ def test_a_policy_against_itself_is_even() -> None:
         ([], [], [], "none of 0 pairs"),
     ],
 )
-def test_no_win_rate_without_a_reason(new: list[list[float | None]], old: list[list[float | None]], clusters: list[str], message: str) -> None:
+def test_no_win_rate_without_a_reason(
+    new: list[list[float | None]], old: list[list[float | None]], clusters: list[str], message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         win_rate(new, old, clusters, tie_width=0.0, seed=0)
 
@@ -54,9 +59,15 @@ SCORES = st.lists(st.lists(st.one_of(st.none(), st.floats(-3, 3)), min_size=1, m
 
 @settings(max_examples=40, deadline=None)
 @given(SCORES, SCORES, st.floats(0, 1))
-def test_swapping_the_sides_mirrors_everything(new: list[list[float | None]], old: list[list[float | None]], width: float) -> None:
+def test_swapping_the_sides_mirrors_everything(
+    new: list[list[float | None]], old: list[list[float | None]], width: float
+) -> None:
     names = list("abcdef")
-    scored = {n for n, a, b in zip(names, new, old, strict=True) if any(x is not None for x in a) and any(x is not None for x in b)}
+    scored = {
+        n
+        for n, a, b in zip(names, new, old, strict=True)
+        if any(x is not None for x in a) and any(x is not None for x in b)
+    }
     if len(scored) < 2:
         return
     there, back = (win_rate(a, b, names, tie_width=width, seed=1) for a, b in ((new, old), (old, new)))

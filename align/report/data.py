@@ -1,0 +1,207 @@
+"""What a report says, as plain data: read from a run's folder, whatever part of the run is there.
+
+A number that is not there is None, and `missing` beside it says why.
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from align.report.provenance import changed_versions, outside_files, recipe_text, versions
+from align.report.reading import RunFolder, read_run
+from align.report.samples import choose_samples
+from align.rounds.journal import read_journal
+
+COMPARED = ("win_rate_vs_sft", "win_rate_vs_parent")
+MEASURED = ("mean_score", "mean_tokens", "mean_characters", "truncated")
+CURVES = {
+    "loss": "loss",
+    "rewards/accuracies": "pairs ranked right",
+    "rewards/margins": "reward margin",
+}
+"""TRL's metrics that are drawn, and what they are called in the report."""
+
+
+def report_data(run: Path) -> dict[str, Any]:
+    """The report of the run in folder `run`. All values are JSON-able; shares lie in [0, 1], times are in seconds.
+
+    Raises ConfigError where there is no run, DataError where a file of it is damaged.
+    """
+    found = read_run(run)
+    planned = int(found.recipe.get("rounds", 1))
+    rounds = [_round(found, n) for n in range(1, planned + 1) if any(ref.round == n for ref in found.receipts)]
+    state, state_text = _state(found, planned)
+    by = (found.recipe.get("annotate") or {}).get("by") or {}
+    return {
+        "name": found.recipe.get("name", run.name),
+        "state": state,
+        "state_text": state_text,
+        "seed": found.recipe.get("seed"),
+        "rounds_planned": planned,
+        "first_policy": "SFT" if found.recipe.get("sft") else "the given model",
+        "labels_from": by.get("type", "file" if found.recipe.get("preferences") else None),
+        "shuffled_labels": bool(by.get("shuffle_labels")),
+        "judge": _judge(found),
+        "sft": _first(found),
+        "rounds": rounds,
+        "stages": [
+            {"round": r.round, "stage": r.stage, "seconds": r.seconds, "key": r.key, "output": r.output}
+            for r in found.receipts.values()
+        ],
+        "annotators": _annotators(found),
+        "learning_curves": _curves(found),
+        "samples": choose_samples(found),
+        "versions": versions(found),
+        "files": outside_files(found),
+        "recipe": recipe_text(found.text),
+        "notes": [*_stale(found), *changed_versions(found)],
+    }
+
+
+def _round(run: RunFolder, number: int) -> dict[str, Any]:
+    missing: dict[str, str] = {}
+    snapshot, compiled = run.summary(number, "snapshot"), run.summary(number, "preferences")
+    values: dict[str, Any] = {"round": number, "labels": snapshot.get("labels"), "skipped": snapshot.get("skipped")}
+    values["preferences"] = compiled.get("preferences")
+    asked = run.recipe.get("annotate") is not None
+    if values["labels"] is None:
+        missing["labels"] = _not_yet(number, "snapshot") if asked else "preferences came from a file"
+    if values["preferences"] is None:
+        missing["preferences"] = _not_yet(number, "preferences")
+    agreement = run.json(number, "preferences", "agreement.json") or {}
+    for name, key in (("agreement", "percent_agreement"), ("alpha", "alpha"), ("left", "left")):
+        measured = agreement.get(key) or {
+            "value": None,
+            "reason": missing.get("labels", _not_yet(number, "preferences")),
+        }
+        values[name] = measured["value"]
+        values[f"{name}_interval"] = None if measured["value"] is None else [measured["low"], measured["high"]]
+        if measured["value"] is None:
+            missing[name] = measured["reason"]
+    values["contradictory_pairs"] = agreement.get("contradictory_pairs")
+    result = run.json(number, "evaluation", "result.json")
+    values |= {name: (result or {}).get(name) for name in (*COMPARED, *MEASURED)}
+    for name in (*COMPARED, *MEASURED):
+        if values[name] is None:
+            missing[name] = _not_yet(number, "evaluation") if result is None else "the recipe names no judge"
+    values["checkpoint"] = run.summary(number, "policy").get("checkpoint")
+    return {**values, "dropped": _dropped(run, number), "seconds": _seconds(run, number), "missing": missing}
+
+
+def _first(run: RunFolder) -> dict[str, Any]:
+    """Round 0: SFT or the given model."""
+    result = run.json(0, "evaluation", "result.json")
+    values = {name: (result or {}).get(name) for name in (*MEASURED, "demonstrations")}
+    values |= {"checkpoint": run.summary(0, "policy").get("checkpoint"), "dropped": _dropped(run, 0)}
+    missing = {} if result is not None else dict.fromkeys(MEASURED, _not_yet(0, "evaluation"))
+    if result is not None and values["mean_score"] is None:
+        missing["mean_score"] = "the recipe names no judge"
+    return {"round": 0, **values, "seconds": _seconds(run, 0), "missing": missing}
+
+
+def _not_yet(round: int, stage: str) -> str:
+    return f"the stage {round}/{stage} has not run yet"
+
+
+def _dropped(run: RunFolder, round: int) -> dict[str, int]:
+    """Reason → rows, over all stages of a round, the most frequent first."""
+    counts: Counter[str] = Counter()
+    for ref in run.receipts:
+        if ref.round == round:
+            for row in run.rows(round, ref.stage, "dropped.parquet") or ():
+                counts[f"{row['what']}: {row['reason']}"] += 1
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _seconds(run: RunFolder, round: int) -> float:
+    """Wall time of the round's stages; the time in which people label is not in it."""
+    return float(sum(r.seconds for ref, r in run.receipts.items() if ref.round == round))
+
+
+def _state(run: RunFolder, planned: int) -> tuple[str, str]:
+    """`finished`, `waiting` (for people) or `unfinished`, and a sentence about it."""
+    for number in range(planned + 1):
+        if run.has(number, "evaluation"):
+            continue
+        if run.has(number, "selection") and not run.has(number, "snapshot"):
+            given, wanted = _progress(run, number)
+            return "waiting", f"Round {number} waits for people: {given} of {wanted} labels are given."
+        last = next(reversed(run.receipts), None)
+        return "unfinished", f"The last finished stage is {last}." if last else "No stage is finished yet."
+    return "finished", f"All {planned} rounds are done." if planned > 1 else "Its one round is done."
+
+
+def _progress(run: RunFolder, round: int) -> tuple[int, int]:
+    """Labels given and wanted in a round whose labelling is open; more than wanted on one task count as wanted."""
+    tasks = run.rows(round, "selection", "tasks.parquet") or []
+    given: Counter[str] = Counter()
+    for judgement in read_journal(run.path / "journal.jsonl").judgements(t["id"] for t in tasks):
+        given[judgement.task_id] += judgement.outcome != "skipped"
+    return sum(min(given[t["id"]], t["wanted"]) for t in tasks), sum(t["wanted"] for t in tasks)
+
+
+def _judge(run: RunFolder) -> dict[str, Any] | None:
+    """Who compares answers; `hidden_preference` where simulated annotators follow the same function."""
+    judge = (run.recipe.get("evaluate") or {}).get("judge")
+    if judge is None:
+        return None
+    utility = ((run.recipe.get("annotate") or {}).get("by") or {}).get("utility")
+    # only the file's own name: a report travels, and the folders of this machine are nobody's business
+    name = Path(judge["path"]).name
+    return {"name": name, "tie_width": judge.get("tie_width", 0.0), "hidden_preference": judge["path"] == utility}
+
+
+def _annotators(run: RunFolder) -> list[dict[str, Any]]:
+    """Each annotator's judgements over all rounds; `left` is the share of choices that fell on the left answer."""
+    people: dict[str, Counter[str]] = {}
+    left: dict[str, list[float]] = {}
+    for ref in run.receipts:
+        if ref.stage != "preferences":
+            continue
+        agreement = run.json(ref.round, ref.stage, "agreement.json") or {}
+        for name, habits in agreement.get("annotators", {}).items():
+            people.setdefault(name, Counter()).update(habits["outcomes"])
+            side, sums = habits["left"], left.setdefault(name, [0.0, 0.0])
+            if side["value"] is not None:
+                sums[0] += side["value"] * side["n"]
+                sums[1] += side["n"]
+    rows = []
+    for name, counts in sorted(people.items()):
+        chosen, choices = left[name]
+        rows.append(
+            {
+                "annotator": name,
+                "labels": counts.total() - counts["skipped"],
+                "skipped": counts["skipped"],
+                "ties": counts["tie"],
+                "both_bad": counts["both_bad"],
+                "left": chosen / choices if choices else None,
+            }
+        )
+    return rows
+
+
+def _curves(run: RunFolder) -> list[dict[str, Any]]:
+    """Learning curves of every policy: points are [step, value]."""
+    curves = []
+    for ref in run.receipts:
+        if ref.stage != "policy":
+            continue
+        log = run.log(ref.round, ref.stage, "metrics.jsonl")
+        for metric, title in CURVES.items():
+            points = [[row["step"], row[metric]] for row in log if metric in row and row[metric] is not None]
+            if len(points) > 1:
+                curves.append({"round": ref.round, "metric": metric, "title": title, "points": points})
+    return curves
+
+
+def _stale(run: RunFolder) -> list[str]:
+    if not run.stale:
+        return []
+    names = ", ".join(str(ref) for ref in run.stale)
+    return [f"Left out, because an earlier stage has changed since: {names}. The next `align run` does them again."]
+
+
+def latest_round(data: dict[str, Any]) -> dict[str, Any] | None:
+    """The last round of `report_data` that is evaluated, or None."""
+    return next((r for r in reversed(data["rounds"]) if r["mean_tokens"] is not None), None)

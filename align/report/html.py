@@ -1,0 +1,184 @@
+"""The report as one self-contained HTML file: no script, no request, every text escaped."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from align.report import words
+from align.report.data import latest_round, report_data
+from align.report.plots import Estimate, Series, curves_plot, estimates_plot
+from align.store import replace_file
+
+HERE = Path(__file__).parent
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that a page must not pass on: controls, those that turn the direction of text, halves of pairs."""
+OPEN_SAMPLES = 8
+"""Side-by-side answers that are seen at once; the rest unfolds."""
+STAGES = {"rollouts": "sampling", "policy": "training", "evaluation": "evaluation"}
+"""Stages that have a colour of their own in the time bars; the rest is `other`."""
+
+
+def write_report(run: Path) -> Path:
+    """Write `<run>/report.html` and return its path. Raises what `report_data` raises."""
+    path = run / "report.html"
+    replace_file(path, render(report_data(run)))
+    return path
+
+
+def render(data: dict[str, Any]) -> str:
+    """The page for a `report_data`."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "share": words.share,
+        "number": words.number,
+        "interval": words.interval,
+        "duration": words.duration,
+    }
+    return environment.get_template("report.html.j2").render(
+        data=data,
+        last=latest_round(data),
+        headline=words.headline(data),
+        lede=words.lede(data),
+        glossary=words.GLOSSARY,
+        # ours, and without </style>; everything that is not Markup is escaped
+        style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
+        pictures=_pictures(data),
+        curves=_curves(data),
+        times=_times(data),
+        totals=_totals(data),
+        verdicts=_verdicts(data),
+        open_samples=OPEN_SAMPLES,
+    )
+
+
+def visible(value: object) -> object:
+    """Every text that the template prints goes through here: characters that work unseen are written out.
+
+    >>> visible("a\\u202eb\\x1b")
+    'a‹U+202E›b‹U+001B›'
+    """
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return CONTROL.sub(lambda found: f"‹U+{ord(found[0]):04X}›", value.replace("\r\n", "\n"))
+    return value
+
+
+def _pictures(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """The plots over rounds, each with its caption; those without a number are left out."""
+    first = data["first_policy"]
+    won = [
+        Series(name, kind, _estimates(data["rounds"], key))
+        for name, kind, key in (
+            (f"over {first}", "main", "win_rate_vs_sft"),
+            ("over the parent", "other", "win_rate_vs_parent"),
+        )
+    ]
+    pictures = []
+    if won[0].estimates:
+        labels = _names(won[0].estimates, first)
+        plot = estimates_plot(
+            won,
+            title="Win rate per round",
+            labels=labels,
+            form=words.number,
+            line=(0.5, "no difference"),
+            bounds=(0, 1),
+            size=(520, 355),
+        )
+        pictures.append({"title": "Win rate", "plot": plot, "legend": won, "note": "Bars are 95% intervals."})
+    policies = [data["sft"], *data["rounds"]]
+    if scores := _estimates(policies, "mean_score"):
+        shown = data["sft"]["demonstrations"]
+        plot = estimates_plot(
+            [Series("mean score", "main", scores)],
+            title="Mean score",
+            labels=_names(scores, first),
+            form=words.number,
+            line=(shown["mean"], "demonstrations") if shown else None,
+        )
+        note = "The judge's score of held-out answers, higher is better."
+        pictures.append({"title": "Mean score", "plot": plot, "legend": [], "note": note})
+    lengths = [Estimate(p["round"], *[p["mean_tokens"]] * 3) for p in policies if p["mean_tokens"] is not None]
+    if lengths:
+        plot = estimates_plot(
+            [Series("mean tokens", "main", lengths)],
+            title="Mean length",
+            labels=_names(lengths, first),
+            form=lambda value: f"{value:.0f}",
+            zero=True,
+        )
+        note = "Tokens of a held-out answer. A win rate that comes with longer answers deserves a second look."
+        pictures.append({"title": "Mean length", "plot": plot, "legend": [], "note": note})
+    return pictures
+
+
+def _names(estimates: Sequence[Estimate], first: str) -> dict[int, str]:
+    """What stands below each x: words where there is room for them, else the round's number."""
+    rounds = {e.x: f"round {e.x}" if len(estimates) <= 5 else str(e.x) for e in estimates}
+    return {x: ("SFT" if first == "SFT" else "given") if x == 0 else name for x, name in rounds.items()}
+
+
+def _estimates(policies: list[dict[str, Any]], name: str) -> list[Estimate]:
+    found = ((p["round"], p[name]) for p in policies if p.get(name) is not None)
+    return [Estimate(number, value["mean"], value["low"], value["high"]) for number, value in found]
+
+
+def _curves(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """One picture for SFT's loss and one for each metric of the rounds, all rounds in it."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for curve in data["learning_curves"]:
+        groups.setdefault(f"SFT: {curve['title']}" if curve["round"] == 0 else f"DPO: {curve['title']}", []).append(
+            curve
+        )
+    pictures = []
+    for title, curves in groups.items():
+        lines = [(f"round {c['round']}", _colour(c["round"]), c["points"]) for c in curves]
+        names = [(name, colour) for name, colour, _ in lines] if curves[0]["round"] else []
+        pictures.append({"title": title, "plot": curves_plot(lines, title=title), "legend": names})
+    return pictures
+
+
+def _colour(round: int) -> int:
+    """One of the style sheet's eight curve colours; more rounds than that begin again."""
+    return (round - 1) % 8 if round else 0
+
+
+def _times(data: dict[str, Any]) -> dict[str, Any]:
+    """Per round the seconds of each kind of stage, and the longest round, which is the full width."""
+    rows = []
+    for number in sorted({s["round"] for s in data["stages"]}):
+        parts = dict.fromkeys([*STAGES.values(), "other"], 0.0)
+        for stage in data["stages"]:
+            if stage["round"] == number:
+                parts[STAGES.get(stage["stage"], "other")] += stage["seconds"]
+        name = f"round {number}" if number else data["first_policy"]
+        rows.append({"round": number, "name": name, "parts": parts, "seconds": sum(parts.values())})
+    return {"rows": rows, "longest": max((r["seconds"] for r in rows), default=0.0) or 1.0}
+
+
+def _totals(data: dict[str, Any]) -> dict[str, Any]:
+    labels = [r["labels"] for r in data["rounds"] if r["labels"] is not None]
+    reasons: dict[str, dict[int, int]] = {}
+    for policy in (data["sft"], *data["rounds"]):
+        for reason, rows in policy["dropped"].items():
+            reasons.setdefault(reason, {})[policy["round"]] = rows
+    return {
+        "labels": sum(labels) if labels else None,
+        "seconds": sum(s["seconds"] for s in data["stages"]),
+        "dropped": dict(sorted(reasons.items(), key=lambda item: (-sum(item[1].values()), item[0]))),
+    }
+
+
+def _verdicts(data: dict[str, Any]) -> dict[str, int]:
+    found = [row["better"] for row in data["samples"]["rows"]]
+    return {name: found.count(name) for name in ("latest", "tie", "first")}

@@ -1,0 +1,114 @@
+"""A run's folder as the report sees it: the stages in force, their files, what was asked and on what."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from align.errors import ConfigError, DataError
+from align.rounds.stage import Receipt, Ref, current, stage_folder
+from align.store import read_json, read_rows, read_table
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """`receipts` holds the stages in force, in the order in which they ran; `stale` those that a later change of an
+    earlier stage left behind, which no report may mix in."""
+
+    path: Path
+    recipe: dict[str, Any]
+    text: str
+    environment: dict[str, Any]
+    receipts: dict[Ref, Receipt]
+    stale: list[Ref]
+
+    def has(self, round: int, stage: str) -> bool:
+        return Ref(round, stage) in self.receipts
+
+    def file(self, round: int, stage: str, name: str) -> Path | None:
+        """A file of a stage in force, or None."""
+        receipt = self.receipts.get(Ref(round, stage))
+        path = stage_folder(self.path, Ref(round, stage)) / receipt.key / name if receipt else None
+        return path if path is not None and path.is_file() else None
+
+    def rows(self, round: int, stage: str, name: str) -> list[dict[str, Any]] | None:
+        """The rows of a Parquet file of a stage, or None where the stage has none."""
+        path = self.file(round, stage, name)
+        return None if path is None else read_table(path).to_pylist()
+
+    def json(self, round: int, stage: str, name: str) -> dict[str, Any] | None:
+        path = self.file(round, stage, name)
+        return None if path is None else dict(_json(path))
+
+    def log(self, round: int, stage: str, name: str) -> list[dict[str, Any]]:
+        """The rows of a JSONL log of a stage; none where there is no such log."""
+        path = self.file(round, stage, f"logs/{name}")
+        return [] if path is None else [row for _, row in read_rows(path)]
+
+    def summary(self, round: int, stage: str) -> dict[str, Any]:
+        receipt = self.receipts.get(Ref(round, stage))
+        return receipt.summary if receipt else {}
+
+
+def read_run(path: Path) -> RunFolder:
+    """Raises ConfigError where `path` is no run, DataError where a file of the run is damaged."""
+    if not (path / "resolved.yaml").is_file():
+        runs = sorted(p.parent.name for p in path.parent.glob("*/resolved.yaml")) if path.parent.is_dir() else []
+        hint = f"the runs there are {', '.join(runs[:8])}" if runs else "name a folder under runs/"
+        raise ConfigError("there is no run (no resolved.yaml)", where=str(path), hint=hint)
+    recipe = _yaml(path / "resolved.yaml")
+    receipts: dict[Ref, Receipt] = {}
+    stale: list[Ref] = []
+    for receipt in sorted(_receipts(path, recipe.get("rounds", 1)), key=lambda r: (r.round, r.started, r.ended)):
+        if all(_in_force(source, receipts) for source in receipt.inputs.values()):
+            receipts[receipt.ref] = receipt
+        else:
+            stale.append(receipt.ref)
+    asked, environment = path / "recipe.yaml", path / "env.json"
+    return RunFolder(
+        path=path,
+        recipe=recipe,
+        text=asked.read_text(encoding="utf-8") if asked.is_file() else "",
+        environment=dict(_json(environment)) if environment.is_file() else {},
+        receipts=receipts,
+        stale=stale,
+    )
+
+
+def _receipts(path: Path, rounds: int) -> Iterator[Receipt]:
+    for pointer in path.glob("round_*/*/current"):
+        ref = Ref(int(pointer.parent.parent.name.removeprefix("round_")), pointer.parent.name)
+        try:
+            receipt = current(path, ref)
+        except (ValueError, TypeError) as error:
+            hint = f"`align run --from {ref}` does this stage again"
+            raise DataError(
+                f"the receipt of {ref} is damaged ({error})", where=str(pointer.parent), hint=hint
+            ) from error
+        if receipt is not None and ref.round <= rounds:
+            yield receipt
+
+
+def _in_force(source: dict[str, Any], receipts: dict[Ref, Receipt]) -> bool:
+    """Whether an input is what its stage now holds; a stage done anew with the same output is the same."""
+    receipt = receipts.get(Ref(source["round"], source["stage"]))
+    return receipt is not None and receipt.output == source["output"]
+
+
+def _json(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise DataError(f"this is not JSON ({error})", where=str(path)) from error
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise DataError(f"this is not YAML ({' '.join(str(error).split())})", where=str(path)) from error
+    if not isinstance(value, dict):
+        raise DataError(f"this holds {type(value).__name__}, not a recipe", where=str(path))
+    return value

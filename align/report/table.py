@@ -1,0 +1,31 @@
+"""The report's short table for a terminal."""
+
+from typing import Any
+
+from align.report.words import duration, interval, number
+
+NUMERIC = {"labels", "agreement", "time"}
+
+
+def summary_table(data: dict[str, Any]) -> list[list[str]]:
+    """Rows of text, the heading first: round, labels, win rate over the first policy, agreement, time."""
+    first = data["first_policy"]
+    rows = [["round", "labels", f"win rate over {first}", "agreement", "time"]]
+    rows.append([f"0 ({'SFT' if first == 'SFT' else 'given'})", "–", "–", "–", duration(data["sft"]["seconds"])])
+    for found in data["rounds"]:
+        labels = "–" if found["labels"] is None else str(found["labels"])
+        measured = [interval(found["win_rate_vs_sft"]), number(found["agreement"])]
+        rows.append([str(found["round"]), labels, *measured, duration(found["seconds"])])
+    return rows
+
+
+def summary_lines(data: dict[str, Any]) -> list[str]:
+    """`summary_table` with its columns aligned, one line a row."""
+    rows = summary_table(data)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    right = [heading in NUMERIC for heading in rows[0]]
+    return ["  ".join(_pad(*cell) for cell in zip(row, widths, right, strict=True)).rstrip() for row in rows]
+
+
+def _pad(text: str, width: int, right: bool) -> str:
+    return text.rjust(width) if right else text.ljust(width)

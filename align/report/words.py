@@ -1,0 +1,134 @@
+"""The report's sentences: what the numbers say, and what they do not."""
+
+from typing import Any
+
+from align.report.data import latest_round
+
+
+def headline(data: dict[str, Any]) -> str:
+    """One sentence: whether the latest evaluated round is better than the first policy."""
+    last, first = latest_round(data), data["first_policy"]
+    if last is None:
+        return {
+            "waiting": "The first answers wait for people",
+            "unfinished": "This run is at its beginning: no round is evaluated yet",
+            "finished": "No round is evaluated",
+        }[data["state"]]
+    found, name = last["win_rate_vs_sft"], f"Round {last['round']}"
+    if found is None:
+        return f"{name} is done; without a judge nobody says whether it is better"
+    if found["low"] > 0.5:
+        return f"{name} beats {first} on held-out prompts"
+    if found["high"] < 0.5:
+        return f"{name} is worse than {first} on held-out prompts"
+    return f"No difference shown between round {last['round']} and {first}"
+
+
+def lede(data: dict[str, Any]) -> list[str]:
+    """What stands beneath the headline: the number, against the parent, length, who labelled and who judged."""
+    last, first = latest_round(data), data["first_policy"]
+    sentences = []
+    if data["shuffled_labels"]:
+        sentences.append("Labels were shuffled on purpose (the null control), so no difference is the right result.")
+    if last is not None:
+        if (found := last["win_rate_vs_sft"]) is not None:
+            sentences.append(
+                f"That is the share of comparisons that its answers win, ties counting half, with its 95% interval "
+                f"over {found['clusters']} held-out prompts; 0.5 is no difference."
+            )
+        sentences += [*_against_parent(last), *_length(data["sft"], last, first)]
+    sentences += _sources(data)
+    return sentences if data["state"] == "finished" else [*sentences, data["state_text"]]
+
+
+def _against_parent(last: dict[str, Any]) -> list[str]:
+    found = last["win_rate_vs_parent"]
+    if found is None or last["round"] == 1:
+        return []
+    numbers = interval(found)
+    parent = f"round {last['round'] - 1}"
+    if found["low"] > 0.5:
+        return [f"It also beats {parent}, which it was trained from: {numbers}."]
+    if found["high"] < 0.5:
+        return [f"But it is worse than {parent}, which it was trained from: {numbers}."]
+    return [f"Against {parent}, which it was trained from, no difference is shown: {numbers}."]
+
+
+def _length(old: dict[str, Any], last: dict[str, Any], first: str) -> list[str]:
+    """Length is the commonest way to win without being better, so it is named beside the win rate."""
+    if not old["mean_tokens"]:
+        return []
+    ratio = last["mean_tokens"] / old["mean_tokens"]
+    lengths = f"{old['mean_tokens']:.0f} to {last['mean_tokens']:.0f} tokens on average"
+    if abs(ratio - 1) < 0.1:
+        return [f"Answers are about as long as {first}'s ({lengths})."]
+    if ratio < 1:
+        return [f"Answers are {share(1 - ratio)} shorter than {first}'s ({lengths})."]
+    return [f"Answers are {100 * (ratio - 1):.0f}% longer than {first}'s ({lengths}): weigh that beside the win rate."]
+
+
+def _sources(data: dict[str, Any]) -> list[str]:
+    labels = {
+        "people": "People label.",
+        "personas": "Simulated annotators label, through the same server as people.",
+        "file": "Preferences come from a file.",
+    }.get(data["labels_from"])
+    judge = data["judge"]
+    if judge is None:
+        judged = None
+    elif judge["hidden_preference"]:
+        judged = f"The judge, {judge['name']}, is the hidden preference that the annotators follow."
+    else:
+        judged = f"The judge is {judge['name']}, which is not a person."
+    return [sentence for sentence in (labels, judged) if sentence]
+
+
+def share(value: float) -> str:
+    """A share in [0, 1] as a percentage without decimals; what is not all is never rounded up to 100%."""
+    percent = round(100 * value)
+    if (percent == 100 and value < 1) or (percent == 0 and value > 0):
+        return (
+            f"{100 * value:.1f}%"
+            if 0.0005 <= value < 0.9995
+            else ("more than 99.9%" if value > 0.5 else "less than 0.1%")
+        )
+    return f"{percent}%"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def interval(found: dict[str, Any] | None) -> str:
+    """`0.78 [0.73, 0.83]`, or a dash."""
+    return "–" if found is None else f"{number(found['mean'])} [{number(found['low'])}, {number(found['high'])}]"
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> [duration(s) for s in (0.31, 9.96, 61, 3725)]
+    ['0.3 s', '10 s', '1 min 1 s', '1 h 2 min']
+    """
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+GLOSSARY = {
+    "Win rate": "How often an answer of one policy is better than an answer of the other to the same prompt. A tie counts half, so 0.5 is no difference.",
+    "95% interval": "Computed by drawing whole prompts again and again (a prompt-clustered bootstrap): it says how far the number could be off because only so many prompts were tried. It does not cover a biased judge, nor another training seed, and it is not widened for looking at several rounds.",
+    "Held-out prompts": "Prompts that no round trained on, chosen by a hash of their text before anything else.",
+    "SFT": "Supervised fine-tuning on demonstrations: the policy of round 0 that all rounds are compared with.",
+    "Parent": "The policy that a round's answers were sampled from and that its training started from.",
+    "Agreement": "Of the comparisons that two or more people answered, the average share of pairs of people who gave the same answer. Alpha (Krippendorff) corrects it for chance: 1 is perfect, 0 is chance.",
+    "Pairs ranked right": "During training: the share of training pairs to which the policy, compared with its parent, gives the chosen answer the larger gain in probability.",
+    "Reward margin": "During training: by how much, in log-probability times beta, the chosen answer gains more than the rejected one.",
+    "Dropped": "A row that went no further. It is counted with its reason; the rows themselves lie in each stage's dropped.parquet.",
+    "Wall time": "Seconds of the stages as they ran on this machine. The time in which people label is not in it.",
+}
+"""Terms of the report, in the order of their appearance."""
