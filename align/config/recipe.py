@@ -82,7 +82,7 @@ class Sft(Section):
         return check_trainer("sft", value)
 
     @model_validator(mode="after")
-    def _whole_steps(self) -> Self:
+    def _fits(self) -> Self:
         _check_batches(self.batch_size, self.micro_batch_size)
         return self
 
@@ -114,8 +114,10 @@ class Dpo(Section):
         return check_trainer("dpo", value)
 
     @model_validator(mode="after")
-    def _whole_steps(self) -> Self:
+    def _fits(self) -> Self:
         _check_batches(self.batch_size, self.micro_batch_size)
+        if self.lora is not None and self.lora.dropout > 0:
+            raise ValueError("`lora.dropout` must be 0 in DPO: policy and reference must agree before the first step")
         return self
 
 

@@ -22,6 +22,8 @@ _DEVICE = "the stage sees what hardware there is"
 _PRECISION = "use model.dtype"
 _TOKENIZER = "stop, padding and template come from the checkpoint; see model.chat_template"
 _REFERENCE = "the reference is the round's parent throughout"
+_WHOLE = "examples are batched whole, by similar length"
+_ONCE = "the stage computes the reference once, where that saves work"
 _UNUSED = "TRL's trainer never reads it"
 
 _OWNED: dict[str, str] = {
@@ -57,6 +59,10 @@ _OWNED: dict[str, str] = {
     **dict.fromkeys(("greater_is_better",), _EVALUATION),
     **dict.fromkeys(("push_to_hub", "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy"), _UPLOAD),
     **dict.fromkeys(("hub_always_push", "hub_revision"), _UPLOAD),
+    **dict.fromkeys(("packing", "packing_strategy", "padding_free"), _WHOLE),
+    "shuffle_dataset": "the order follows from the recipe's seed; see train_sampling_strategy",
+    "disable_tqdm": "there are progress bars where there is a terminal",
+    "logging_nan_inf_filter": "a loss that is not a number is always shown",
     **dict.fromkeys(("do_train", "do_eval", "do_predict", "local_rank"), _UNUSED),
 }
 
@@ -66,14 +72,19 @@ OWNED: dict[str, dict[str, str]] = {
     | {
         "beta": "use {section}.beta",
         "label_smoothing_factor": "DPO's loss never reads it; label_smoothing with loss_type robust or exo_pair does",
-        "padding_free": "TRL 1.16 has it switched off for DPO",
+        **dict.fromkeys(("precompute_ref_log_probs", "precompute_ref_batch_size"), _ONCE),
+        "disable_dropout": "policy and reference must agree before the first step, so dropout is always off",
         **dict.fromkeys(("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"), _REFERENCE),
     },
 }
 """For each trainer: an option that is not the user's to set → what to do instead; `{section}` is sft or dpo."""
 
-_SMOOTHED = {"robust", "exo_pair", "aot", "aot_unpaired"}
-"""DPO losses that read `label_smoothing`; with the others it would do nothing."""
+_READ_WITH: dict[str, tuple[str, str, set[str]]] = {
+    "label_smoothing": ("loss_type", "sigmoid", {"robust", "exo_pair", "aot", "aot_unpaired"}),
+    "discopop_tau": ("loss_type", "sigmoid", {"discopop"}),
+    "f_alpha_divergence_coef": ("f_divergence_type", "reverse_kl", {"alpha_divergence"}),
+}
+"""An option of DPO → another option, its default, and the values of it with which TRL reads the first at all."""
 
 
 @functools.cache
@@ -100,9 +111,8 @@ class TrainerError(ValueError):
 def check_trainer(kind: Trainer, mapping: Mapping[str, Any]) -> dict[str, Any]:
     """The `trainer:` mapping of section `kind`, unchanged; TrainerError names every key that cannot be meant."""
     problems = [(key, what) for key, value in mapping.items() if (what := _problem(kind, key, value))]
-    smoothing = mapping.get("label_smoothing")
-    if kind == "dpo" and smoothing and not problems and (what := _unsmoothed(mapping.get("loss_type", "sigmoid"))):
-        problems = [("label_smoothing", what)]
+    if kind == "dpo" and not problems:
+        problems = _together(mapping)
     if problems:
         raise TrainerError(problems)
     return dict(mapping)
@@ -143,9 +153,19 @@ def _kinds_of(value: Any) -> list[str]:
     return {float: ["float"], str: ["str"], list: ["list"], dict: ["dict"]}.get(type(value), ["null"])
 
 
-def _unsmoothed(loss_type: str | list[str]) -> str | None:
-    """A sentence if no loss in use reads `label_smoothing`."""
-    losses = {loss_type} if isinstance(loss_type, str) else set(loss_type)
-    if losses & _SMOOTHED:
-        return None
-    return f"does nothing with loss_type {', '.join(sorted(losses))}; it acts with {', '.join(sorted(_SMOOTHED))}"
+def _together(mapping: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What is wrong between DPO's options: one that nothing reads, and weights that do not fit the losses."""
+    problems = []
+    for key, (other, default, values) in _READ_WITH.items():
+        chosen = _listed(mapping.get(other, default))
+        if mapping.get(key) and not values & set(chosen):
+            acts = " or ".join(sorted(values))
+            problems.append((key, f"does nothing with {other} {', '.join(chosen)}; it acts with {acts}"))
+    weights, losses = mapping.get("loss_weights"), _listed(mapping.get("loss_type", "sigmoid"))
+    if weights is not None and len(weights) != len(losses):
+        problems.append(("loss_weights", f"has {len(weights)} numbers for {len(losses)} losses"))
+    return problems
+
+
+def _listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value

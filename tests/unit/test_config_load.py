@@ -111,6 +111,10 @@ def test_override_reaches_into_lists_and_removes(folder: Path) -> None:
             "dpo: {batch_size: 10, micro_batch_size: 3}",
             "recipe.yaml:5: dpo: `micro_batch_size` (3) must divide `batch_size` (10)",
         ),
+        (
+            "dpo: {lora: {dropout: 0.1}}",
+            "recipe.yaml:5: dpo: `lora.dropout` must be 0 in DPO: policy and reference must",
+        ),
         ("report_to: [wandbb]", "recipe.yaml:5: report_to: 'wandbb' is no tracker of TRL; did you mean wandb?"),
         ("rounds: 2", "recipe.yaml: `preferences.from` is one file and serves one round, found rounds: 2"),
         ("annotate: {}", "recipe.yaml: give exactly one of `annotate` (ask people) and `preferences` (a file)"),

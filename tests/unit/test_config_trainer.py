@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from align.config.generate import FILE, tables
+from align.config.recipe import Dpo, Sft
 from align.config.trainer import OWNED, TrainerError, check_trainer, trl_tables
 
 
@@ -24,8 +25,19 @@ from align.config.trainer import OWNED, TrainerError, check_trainer, trl_tables
         ("dpo", {"weight_decay": None}, "weight_decay: must be a number, found None"),
         ("sft", {"lr_scheduler_type": "cosin"}, "lr_scheduler_type: cannot be 'cosin'; did you mean cosine?"),
         ("dpo", {"loss_type": ["sigmoid", "ippo"]}, "loss_type: cannot be 'ippo'; did you mean ipo?"),
-        ("dpo", {"label_smoothing": 0.1}, "label_smoothing: does nothing with loss_type sigmoid; it acts with aot, "),
-        ("dpo", {"padding_free": True}, "padding_free: not to be set here; TRL 1.16 has it switched off for DPO"),
+        ("dpo", {"label_smoothing": 0.1}, "label_smoothing: does nothing with loss_type sigmoid; it acts with aot "),
+        (
+            "dpo",
+            {"discopop_tau": 0.1, "loss_type": ["ipo", "sft"]},
+            "discopop_tau: does nothing with loss_type ipo, sft;",
+        ),
+        (
+            "dpo",
+            {"f_alpha_divergence_coef": 1.0},
+            "does nothing with f_divergence_type reverse_kl; it acts with alpha_d",
+        ),
+        ("dpo", {"loss_weights": [1, 1]}, "loss_weights: has 2 numbers for 1 losses"),
+        ("dpo", {"padding_free": True}, "padding_free: not to be set here; examples are batched whole"),
     ],
 )
 def test_what_cannot_be_meant(kind: Any, mapping: dict[str, Any], said: str) -> None:
@@ -40,7 +52,7 @@ def test_what_cannot_be_meant(kind: Any, mapping: dict[str, Any], said: str) -> 
         ("dpo", {"max_steps": 5, "weight_decay": 1, "optim": "adamw_torch", "lr_scheduler_kwargs": {"a": 1}}),
         ("dpo", {"loss_type": "robust", "label_smoothing": 0.1}),
         ("dpo", {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.1]}),
-        ("dpo", {"label_smoothing": 0.0, "precompute_ref_log_probs": True}),
+        ("dpo", {"label_smoothing": 0.0, "discopop_tau": 0.1, "loss_type": "discopop"}),
         ("sft", {"neftune_noise_alpha": None, "warmup_steps": 0.1, "logging_steps": 1}),
     ],
 )
@@ -58,6 +70,17 @@ def test_owned_options_exist_in_trl() -> None:
     known = trl_tables()["kinds"]
     assert set(OWNED["sft"]) <= set(known["sft"])
     assert set(OWNED["dpo"]) <= set(known["dpo"]) | set(known["sft"])
+
+
+def test_what_training_sets_itself_is_never_the_users(tmp_path: Path) -> None:
+    """Else an option would be overwritten without a word, or found out only when training starts."""
+    from align.train.arguments import REFUSED, trainer_options
+
+    sections: dict[str, Dpo | Sft] = {"dpo": Dpo(), "sft": Sft(demonstrations=tmp_path)}
+    for section, config in sections.items():
+        options = trainer_options(config, section=section, rows=8, seed=0, dtype="float32", report_to=[], work=tmp_path)
+        free = {"logging_steps", "gradient_checkpointing"}
+        assert (options.keys() | REFUSED.keys()) & trl_tables()["kinds"][section].keys() - free <= OWNED[section].keys()
 
 
 def test_tables_agree_with_the_installed_trl() -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from align.data.preferences import load_preferences
 from align.data.prompts import load_prompts, read_prompts, split_of
 from align.data.rows import count_reasons
 from align.errors import DataError
-from align.types import Dropped, Message, Preference, Prompt, from_table, prompt_id, to_table
+from align.types import Dropped, Message, Preference, Prompt, as_dict, from_table, prompt_id, to_table
 
 HH = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: A joke?\n\nAssistant:"
 
@@ -253,6 +254,12 @@ def test_rows_that_are_no_preferences(tmp_path: Path, row: Any, reason: str) -> 
     assert dropped[0].reason.startswith(reason)
 
 
+def test_exported_preferences_load_again(tmp_path: Path) -> None:
+    rows, _ = load_preferences(write(tmp_path / "q.jsonl", {**GOOD, "target": 0.75, "weight": 2}))
+    again, dropped = load_preferences(write(tmp_path / "q.jsonl", *map(as_dict, rows)))
+    assert (again, dropped) == (rows, [])
+
+
 def test_equal_pairs_are_one_and_opposite_pairs_are_two(tmp_path: Path) -> None:
     turned = {"prompt": "a", "chosen": "c", "rejected": "b"}
     rows, dropped = load_preferences(write(tmp_path / "q.jsonl", GOOD, turned, GOOD))
@@ -325,3 +332,32 @@ def test_gzip(tmp_path: Path) -> None:
         file.write('{"prompt": "é"}\n\n{"prompt": "b"}\n')
     prompts, _ = read_prompts(tmp_path / "p.jsonl.gz")
     assert [(p.messages[0]["content"], p.source) for p in prompts] == [("é", "p.jsonl.gz:1"), ("b", "p.jsonl.gz:3")]
+
+
+@pytest.mark.parametrize(
+    ("heading", "load"),
+    [
+        ("Prompts", read_prompts),
+        ("Demonstrations", load_demonstrations),
+        ("Preferences", load_preferences),
+        ("Candidates", load_candidates),
+    ],
+)
+def test_every_example_in_the_docs_loads(tmp_path: Path, heading: str, load: Any) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "files.md").read_text(encoding="utf-8")
+    examples = page.split(f"\n## {heading}\n")[1].split("```json\n")[1].split("```")[0]
+    (tmp_path / "docs.jsonl").write_text(examples, encoding="utf-8")
+    good, other = load(tmp_path / "docs.jsonl")
+    if load is load_candidates:
+        assert (len(good), len(other)) == (1, len(examples.splitlines()))
+    else:
+        assert (len(good), other) == (len(examples.splitlines()), [])
+
+
+def test_every_kind_of_reason_is_in_the_docs() -> None:
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "files.md").read_text(encoding="utf-8")
+    code = "".join(path.read_text(encoding="utf-8") for path in (root / "align" / "data").glob("*.py"))
+    kinds = set(re.findall(r'BadRowError\(\s*"([a-z ]+)"', code))
+    assert len(kinds) >= 12
+    assert not {kind for kind in kinds - {"unknown finish", "not a count"} if f"`{kind}`" not in page}
