@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from align.config.recipe import Recipe
+from align.config.recipe import FunctionJudge, Personas, Recipe
 from align.errors import ConfigError
 from align.ids import content_id
 from align.rounds.fingerprint import Fingerprints
@@ -51,6 +51,13 @@ def find_stage(steps: list[Step], text: str) -> int:
     raise ConfigError(f"there is no stage {text!r}", where="--from", hint=f"this recipe's stages are {names}")
 
 
+def judge_of(recipe: Recipe) -> FunctionJudge | None:
+    """The judge that the recipe names; with simulated annotators and none named, their own hidden utility."""
+    if recipe.evaluate.judge is None and recipe.annotate is not None and isinstance(recipe.annotate.by, Personas):
+        return FunctionJudge(path=recipe.annotate.by.utility)
+    return recipe.evaluate.judge
+
+
 def _outside(recipe: Recipe, fingerprints: Fingerprints) -> dict[str, str]:
     """Ids of what the recipe reads from outside the run."""
     found = {"prompts": _file(recipe.prompts.path, "prompts.path", fingerprints), "model": _model(recipe, fingerprints)}
@@ -58,8 +65,8 @@ def _outside(recipe: Recipe, fingerprints: Fingerprints) -> dict[str, str]:
         found["demonstrations"] = _file(recipe.sft.demonstrations, "sft.demonstrations", fingerprints)
     if recipe.preferences is not None:
         found["preferences"] = _file(recipe.preferences.path, "preferences.from", fingerprints)
-    if recipe.evaluate.judge is not None:
-        found["judge"] = function_id(recipe.evaluate.judge.path, Path())
+    if (judge := judge_of(recipe)) is not None:
+        found["judge"] = function_id(judge.path, Path())
     fingerprints.save()
     return found
 
@@ -202,7 +209,7 @@ def _evaluation(recipe: Recipe, number: int, outside: dict[str, str], engine: di
         inputs["demonstrations"] = Ref(0, "demonstrations")
     if number > 0:
         inputs |= {"first": Ref(0, "evaluation"), "parent": Ref(number - 1, "evaluation")}
-    judge = recipe.evaluate.judge
+    judge = judge_of(recipe)
     return Stage(
         Ref(number, "evaluation"),
         work="evaluation",

@@ -1,0 +1,1 @@
+"""The round engine: stages, the journal, the runner, lineage."""

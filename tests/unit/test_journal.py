@@ -1,0 +1,73 @@
+"""The journal: appended, never rewritten; a torn end is cut; changed minds become revisions."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from align.errors import DataError
+from align.rounds.journal import append, close, read_journal, record, reopen
+from align.types import Judgement, judgement_id
+
+
+def judged(task: str, annotator: str, outcome: str = "a") -> Judgement:
+    return Judgement(judgement_id(task, annotator, 0), task, "pair", annotator, 0, outcome, time="2026-01-01T00:00:00")
+
+
+def test_a_judgement_is_written_once(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    assert len(record(path, [judged("t1", "ann"), judged("t2", "ann")])) == 2
+    before = path.read_bytes()
+    assert record(path, [judged("t2", "ann"), judged("t1", "ann")]) == []
+    assert path.read_bytes() == before
+
+
+def test_a_changed_mind_is_a_new_revision(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    record(path, [judged("t1", "ann", "a")])
+    record(path, [judged("t1", "ann", "b")])
+    (row,) = read_journal(path).judgements(["t1"])
+    assert (row.outcome, row.revision, row.id) == ("b", 1, judgement_id("t1", "ann", 1))
+    assert path.read_bytes().count(b"\n") == 2
+
+
+@given(st.integers(min_value=1, max_value=200))
+def test_a_kill_in_mid_line_costs_that_line_alone(cut: int) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "journal.jsonl"
+        record(path, [judged("t1", "ann")])
+        whole = path.read_bytes()
+        record(path, [judged("t2", "ann")])
+        path.write_bytes(whole + path.read_bytes()[len(whole) :][:-1][:cut])  # the second line without its end
+        assert [j.task_id for j in read_journal(path).judgements(["t1", "t2"])] == ["t1"]
+        record(path, [judged("t1", "ann"), judged("t2", "ann")])
+        assert sorted(j.task_id for j in read_journal(path).judgements(["t1", "t2"])) == ["t1", "t2"]
+        assert path.read_bytes().count(b"\n") == 2
+
+
+def test_damage_in_the_middle_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    record(path, [judged("t1", "ann"), judged("t2", "ann")])
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([lines[0][:20], *lines[1:]]))
+    with pytest.raises(DataError, match=r"journal\.jsonl:1: the line is damaged"):
+        read_journal(path)
+
+
+def test_a_tombstone_hides_and_keeps(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    (row,) = record(path, [judged("t1", "ann")])
+    append(path, [{"type": "tombstone", "judgement": row.id}])
+    assert read_journal(path).judgements(["t1"]) == []
+    assert b'"ann"' in path.read_bytes()
+
+
+def test_a_closing_holds_for_its_tasks_alone(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    close(path, 1, "tasks-1", "done")
+    assert read_journal(path).closed == {"tasks-1": "done"}
+    reopen(path, 1, "tasks-1")
+    assert read_journal(path).closed == {}

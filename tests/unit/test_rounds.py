@@ -1,0 +1,207 @@
+"""The runner with light stages: keys, publishing, going on after a failure, doing nothing twice."""
+
+import json
+import multiprocessing
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from align.errors import ConfigError, DataError, ServiceError, StageError
+from align.rounds import runner, work, worker
+from align.rounds.clean import remove, unreachable
+from align.rounds.fingerprint import Fingerprints
+from align.rounds.lock import run_lock
+from align.rounds.runner import Event
+from align.rounds.stage import Job, Receipt, Ref, Stage, current, partial_folder, published, stage_folder, stage_key
+
+CALLS: list[str] = []
+
+
+def write_number(job: Job, progress: Any) -> dict[str, Any]:
+    CALLS.append(f"{job.round}/{job.stage}")
+    before = sum(int((folder / "number").read_text()) for folder in job.inputs.values())
+    (job.out / "number").write_text(str(before + job.settings["add"]))
+    (job.out / "logs").mkdir(exist_ok=True)
+    (job.out / "logs" / "calls").write_text(str(len(CALLS)))
+    progress(1, 1)
+    return {"add": job.settings["add"]}
+
+
+def fail_once(job: Job, progress: Any) -> dict[str, Any]:
+    marker = job.scratch / "tried"
+    if not marker.exists():
+        marker.write_text("yes")
+        raise DataError("the row is empty", where="pairs.jsonl:7", hint="remove it")
+    return write_number(job, progress)
+
+
+@pytest.fixture(autouse=True)
+def _light(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    CALLS.clear()
+    monkeypatch.setitem(work.WORK, "write_number", write_number)
+    monkeypatch.setitem(work.WORK, "fail_once", fail_once)
+    yield
+
+
+def stage(round: int, name: str, add: int, inputs: dict[str, Ref] | None = None, work: str = "write_number") -> Stage:
+    return Stage(Ref(round, name), work=work, version=1, inputs=inputs or {}, settings={"add": add})
+
+
+def chain(second: int = 2) -> list[runner.Step]:
+    first = stage(0, "first", 1)
+    return [first, stage(1, "second", second, {"first": first.ref}), stage(1, "third", 3, {"second": Ref(1, "second")})]
+
+
+def go(folder: Path, steps: list[runner.Step]) -> list[str]:
+    """Run the steps; the refs of those that were not done before."""
+    run = runner.Run(folder, "id", None)  # type: ignore[arg-type]
+    return [str(ref) for ref in runner._go(run, steps, lambda event: None, wait=False).ran]
+
+
+def number(folder: Path, round: int, name: str) -> str:
+    receipt = current(folder, Ref(round, name))
+    assert receipt is not None
+    return (stage_folder(folder, receipt.ref) / receipt.key / "number").read_text()
+
+
+def test_a_second_call_does_nothing(tmp_path: Path) -> None:
+    assert go(tmp_path, chain()) == ["0/first", "1/second", "1/third"]
+    assert number(tmp_path, 1, "third") == "6"
+    assert go(tmp_path, chain()) == []
+    assert len(CALLS) == 3
+
+
+def test_a_changed_setting_redoes_what_depends_on_it_and_the_old_result_is_found_again(tmp_path: Path) -> None:
+    go(tmp_path, chain())
+    assert go(tmp_path, chain(second=5)) == ["1/second", "1/third"]
+    assert number(tmp_path, 1, "third") == "9"
+    assert go(tmp_path, chain()) == []
+    assert number(tmp_path, 1, "third") == "6"
+
+
+def test_logs_are_no_content(tmp_path: Path) -> None:
+    """A stage done anew with another log but the same content leaves what follows as it is."""
+    go(tmp_path, chain())
+    receipt = current(tmp_path, Ref(0, "first"))
+    assert receipt is not None
+    runner._retire(tmp_path, chain()[:1])
+    assert go(tmp_path, chain()) == ["0/first"]
+    again = current(tmp_path, Ref(0, "first"))
+    assert again is not None
+    assert again.output == receipt.output
+    assert "logs/calls" not in again.files
+
+
+def test_a_failed_stage_publishes_nothing_and_goes_on_from_its_scratch(tmp_path: Path) -> None:
+    steps: list[runner.Step] = [stage(0, "first", 1, work="fail_once")]
+    with pytest.raises(DataError, match=r"pairs\.jsonl:7: the row is empty; remove it"):
+        go(tmp_path, steps)
+    assert current(tmp_path, Ref(0, "first")) is None
+    assert go(tmp_path, steps) == ["0/first"]
+    receipt = current(tmp_path, Ref(0, "first"))
+    assert receipt is not None
+    assert set(receipt.files) == {"number"}, "scratch is not published"
+
+
+def test_a_receipt_says_from_what_by_what_and_what_came_out(tmp_path: Path) -> None:
+    go(tmp_path, chain())
+    first, second = current(tmp_path, Ref(0, "first")), current(tmp_path, Ref(1, "second"))
+    assert first is not None
+    assert second is not None
+    assert second.inputs == {"first": {"stage": "first", "round": 0, "key": first.key, "output": first.output}}
+    assert second.settings == {"add": 2}
+    assert second.key == stage_key(chain()[1], {"first": first})  # type: ignore[arg-type]
+    assert {"align", "python", "torch"} <= set(second.code)
+
+
+def test_clean_removes_what_no_pointer_reaches(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    go(tmp_path, chain(second=5))
+    go(tmp_path, chain())
+    partial_folder(tmp_path, Ref(1, "second"), "0" * 32)
+    found = [path for path, _ in unreachable(tmp_path)]
+    assert len(found) == 3
+    remove(tmp_path, found)
+    assert unreachable(tmp_path) == []
+    assert number(tmp_path, 1, "third") == "6"
+
+
+def _hold(folder: Path, ready: Any, leave: Any) -> None:
+    with run_lock(folder):
+        ready.set()
+        leave.wait(30)
+
+
+def test_one_writer_and_a_dead_holder_is_no_obstacle(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready, leave = context.Event(), context.Event()
+    holder = context.Process(target=_hold, args=(tmp_path, ready, leave))
+    holder.start()
+    assert ready.wait(30)
+    with pytest.raises(ServiceError, match=rf"another process works on this run: process {holder.pid} on"), run_lock(tmp_path):
+        pass
+    holder.kill()
+    holder.join()
+    assert json.loads((tmp_path / "lock").read_text())["pid"] == holder.pid, "its name is still there"
+    with run_lock(tmp_path):
+        pass
+
+
+def test_fingerprints_see_a_change_and_remember_the_rest(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "weights").write_bytes(b"1")
+    memory = tmp_path / "fingerprints.json"
+    prints = Fingerprints(memory)
+    first = prints.of(folder)
+    prints.save()
+    assert Fingerprints(memory).of(folder) == first
+    (folder / "weights").write_bytes(b"22")
+    assert Fingerprints(memory).of(folder) != first
+
+
+def job_of(folder: Path, **settings: Any) -> Job:
+    folder.mkdir(exist_ok=True)
+    return Job(1, "policy", {}, settings, {"threads": 1}, folder)
+
+
+def test_an_error_crosses_from_the_subprocess_with_its_kind(tmp_path: Path) -> None:
+    """A real child process: the prompts' file is missing there."""
+    job = replace(job_of(tmp_path / "out", limit=None, test_share=0.2), tuning={"path": str(tmp_path / "no.jsonl")})
+    with pytest.raises(DataError, match=r"there is no .*no\.jsonl"):
+        worker.run_apart("prompts", job, lambda done, total: None)
+
+
+def test_a_defect_in_a_subprocess_names_the_log_and_shows_no_traceback(tmp_path: Path) -> None:
+    job = job_of(tmp_path / "out")
+    with pytest.raises(StageError) as caught:
+        worker.run_apart("prompts", job, lambda done, total: None)
+    assert "KeyError" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "Traceback" in (tmp_path / "out" / "logs" / "stage.log").read_text()
+
+
+def test_an_unknown_stage_after_from_names_those_there_are() -> None:
+    from align.rounds.plan import find_stage
+
+    assert find_stage(chain(), "1/third") == 2
+    assert find_stage(chain(), "second") == 1
+    with pytest.raises(ConfigError, match="0/first, 1/second, 1/third"):
+        find_stage(chain(), "fourth")
+
+
+def test_published_is_none_for_a_half_made_folder(tmp_path: Path) -> None:
+    partial_folder(tmp_path, Ref(0, "first"), "k")
+    assert published(tmp_path, Ref(0, "first"), "k") is None
+
+
+def test_events_tell_what_happened(tmp_path: Path) -> None:
+    told: list[Event] = []
+    run = runner.Run(tmp_path, "id", None)  # type: ignore[arg-type]
+    runner._go(run, chain()[:1], told.append, wait=False)
+    runner._go(run, chain()[:1], told.append, wait=False)
+    assert [event.kind for event in told] == ["start", "progress", "done", "kept"]
+    assert isinstance(current(tmp_path, Ref(0, "first")), Receipt)
