@@ -190,18 +190,21 @@ def test_a_persona_is_a_user_with_a_key_and_a_person_is_never_one(
         backend.ensure_annotator(argilla_server.username)
 
 
-def test_many_personas_label_and_a_second_call_does_nothing(argilla_server: ArgillaServer, workspace: str) -> None:
-    tasks = pair_tasks(130, overlap=2)
+def test_many_personas_label_and_a_second_call_does_nothing(
+    argilla_server: ArgillaServer, workspace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(argilla_backend, "ANSWERS_A_CALL", 20)
+    tasks = pair_tasks(50, overlap=2)
     personas = [p.model_copy(update={"name": f"{p.name}-{workspace}"}) for p in PERSONAS]
     backend = connect(argilla_server, workspace, overlap=2)
     backend.submit(tasks)
     wanted = Memory()
     total = label(wanted, tasks, personas, taste, seed=3)
-    assert total > 260 and label(backend, tasks, personas, taste, seed=3) == total
+    assert total > 100 and label(backend, tasks, personas, taste, seed=3) == total
     assert without_time(backend.collect()) == wanted.collect()
     assert label(backend, tasks, personas, taste, seed=3) == 0
     progress = backend.progress()
-    assert progress.open == 0 and progress.exhausted > 0 and progress.completed + progress.exhausted == 130
+    assert progress.open == 0 and progress.exhausted > 0 and progress.completed + progress.exhausted == 50
 
 
 def test_answers_to_unknown_tasks_are_refused(argilla_server: ArgillaServer, workspace: str) -> None:
@@ -271,6 +274,7 @@ def test_no_server_a_wrong_server_and_a_wrong_key_are_one_sentence_each(argilla_
     assert "who is not an owner" in refusal(argilla_server.url, annotator.api_key).what
 
 
+@pytest.mark.slow
 def test_a_server_that_goes_away_is_waited_for_and_then_named(killable_server: ArgillaServer, workspace: str) -> None:
     backend = connect(killable_server, workspace, patience=0.5)
     server.stop(killable_server.home)
