@@ -46,11 +46,6 @@ def trainer_options(
 
     on_gpu = torch.cuda.is_available()
     micro = config.micro_batch_size or config.batch_size
-    if config.batch_size % micro:
-        raise ConfigError(
-            f"batch_size {config.batch_size} is no multiple of micro_batch_size {micro}",
-            where=f"{section}.micro_batch_size",
-        )
     ours: dict[str, Any] = {
         "output_dir": str(work),
         "seed": seed,

@@ -189,7 +189,8 @@ def _write_beside_weights(source: Path, out: Path, dtype: str, chat_template: st
     tokenizer.save_pretrained(out)
     given = source / "generation_config.json"
     generation = read_json(given) if given.is_file() else {}
-    generation.pop("transformers_version", None)
+    for ours_not in ("transformers_version", "_from_model_config"):
+        generation.pop(ours_not, None)
     generation["eos_token_id"] = list(stop_token_ids(tokenizer, source))
     if tokenizer.pad_token_id is not None:
         generation["pad_token_id"] = tokenizer.pad_token_id

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def train_dpo(
     threads: int | None,
     out: Path,
     work: Path,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Train the checkpoint `parent` on `preferences` and write a checkpoint folder into `out`.
 
@@ -43,10 +45,12 @@ def train_dpo(
     Files, `work` and resuming are as in `train_sft`. Returns steps, losses, reward accuracy and margin,
     `step0_logp_difference`, and pairs used and dropped by reason.
     """
+    began = time.monotonic()
     seed = arguments.prepare_process(seed, threads)
-    from align.train import loop
+    from align.train import loop, trainers  # noqa: F401 - the imports are timed here
 
-    clock = loop.Clock()
+    clock = loop.Clock(began)
+    clock.lap("import")
     weights_type = "float32" if config.lora is None else dtype
     policy = checkpoint.load_model(parent, weights_type)
     tokenizer = load_tokenizer(parent)
@@ -72,7 +76,7 @@ def train_dpo(
         precompute_reference(trainer, kept)
     clock.lap("reference")
     inputs_id = content_id([str(parent), seed, dtype, config.model_dump(mode="json"), [astuple(row) for row in kept]])
-    metrics = loop.run_trainer(trainer, work=work, out=out, inputs_id=inputs_id)
+    metrics = loop.run_trainer(trainer, work=work, out=out, inputs_id=inputs_id, progress=progress)
     clock.lap("train")
     sequences = [(row.prompt_ids, row.chosen_ids) for row in ex.spread(kept)]
     metrics["reload_logp_difference"] = checkpoint.publish_and_verify(
@@ -80,7 +84,12 @@ def train_dpo(
     )
     clock.lap("publish")
     clock.write(out)
-    return metrics | {"step0_logp_difference": difference, "rows": len(kept), "dropped": ex.reasons(dropped)}
+    return metrics | {
+        "step0_logp_difference": difference,
+        "rows": len(kept),
+        "tokens": sum(row.tokens for row in kept),
+        "dropped": ex.reasons(dropped),
+    }
 
 
 def is_plain(pairs: Sequence[ex.Pair]) -> bool:
@@ -122,11 +131,13 @@ def check_reference(trainer: Any, tolerance: float) -> float:
     Looks at a few pairs, evenly spaced over the data. Raises StageError where the difference is over `tolerance`.
     """
     rows = ex.spread(range(len(trainer.train_dataset)), PAIRS_CHECKED)
-    worst = 0.0
+    worst, alpha = 0.0, trainer.ld_alpha
+    trainer.ld_alpha = None  # LD-DPO's weights for tokens would be in the reference's sums alone
     for batch in _batches(trainer, rows):
         for policy_B, reference_B in zip(trainer.policy_logps(batch), trainer.reference_logps(batch), strict=True):
             difference = float((policy_B - reference_B).abs().max())
             worst = difference if not difference <= worst else worst  # keeps a NaN
+    trainer.ld_alpha = alpha
     if not worst <= tolerance:
         raise StageError(
             f"policy and reference differ before the first step: log-probabilities by {worst:.3g}, allowed is {tolerance:g}",

@@ -74,14 +74,13 @@ def encode_demonstrations(
     kept: list[Demonstration] = []
     dropped: list[Dropped] = []
     for number, (messages, answer) in enumerate(rows, 1):
-        reason = EMPTY if not answer.strip() else None
-        if reason is None:
+        try:
+            _refuse(EMPTY if not answer.strip() else None)
             row = Demonstration(encode_prompt(tokenizer, messages), encode_answer(tokenizer, messages, answer))
-            reason = _fault(row.tokens, [row.answer_ids], stops, limit)
-        if reason is None:
+            _refuse(_fault(row.tokens, [row.answer_ids], stops, limit))
             kept.append(row)
-        else:
-            dropped.append(Dropped("demonstration", f"row {number}", reason))
+        except DataError as refusal:
+            dropped.append(Dropped("demonstration", f"row {number}", refusal.what))
     return kept, dropped
 
 
@@ -95,23 +94,32 @@ def encode_preferences(
     kept: list[Pair] = []
     dropped: list[Dropped] = []
     for row in rows:
-        reason = _pointless(row)
-        if reason is None:
+        _require_possible(row)
+        try:
+            _refuse(_pointless(row))
             chosen, rejected = (encode_answer(tokenizer, row.messages, text) for text in (row.chosen, row.rejected))
             pair = Pair(encode_prompt(tokenizer, row.messages), chosen, rejected, row.target, row.weight)
-            reason = SAME if chosen == rejected else _fault(pair.tokens, [chosen, rejected], stops, limit)
-        if reason is None:
+            _refuse(SAME if chosen == rejected else _fault(pair.tokens, [chosen, rejected], stops, limit))
             kept.append(pair)
-        else:
-            dropped.append(Dropped("preference", row.id, reason))
+        except DataError as refusal:
+            dropped.append(Dropped("preference", row.id, refusal.what))
     return kept, dropped
 
 
-def _pointless(row: Preference) -> str | None:
+def _refuse(reason: str | None) -> None:
+    """A row is refused like those that the chat template refuses: by a DataError that says why."""
+    if reason is not None:
+        raise DataError(reason)
+
+
+def _require_possible(row: Preference) -> None:
     if not 0.5 <= row.target <= 1:
         raise DataError(f"the target must be from 0.5 to 1, found {row.target}", where=f"preference {row.id}")
     if not 0 <= row.weight < float("inf"):
         raise DataError(f"the weight must be a number from 0 up, found {row.weight}", where=f"preference {row.id}")
+
+
+def _pointless(row: Preference) -> str | None:
     if not row.chosen.strip() or not row.rejected.strip():
         return EMPTY
     if row.chosen == row.rejected:

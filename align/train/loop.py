@@ -7,6 +7,7 @@ import math
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,13 @@ SAVE_SHARE = 1 / 20
 """Most of the time that may go into saving."""
 PRINT_SECONDS = 5.0
 
+Progress = Callable[[int, int], None]
+"""Is told (steps done, steps in all)."""
 
-def run_trainer(trainer: Any, *, work: Path, out: Path, inputs_id: str) -> dict[str, Any]:
+
+def run_trainer(
+    trainer: Any, *, work: Path, out: Path, inputs_id: str, progress: Progress | None = None
+) -> dict[str, Any]:
     """Train to the end and return a summary of the metrics; the full ones are in `out/logs/metrics.jsonl`.
 
     Goes on from the last whole checkpoint in `work` that was made from the same `inputs_id` (rows, options, model);
@@ -32,7 +38,7 @@ def run_trainer(trainer: Any, *, work: Path, out: Path, inputs_id: str) -> dict[
     """
     checkpoint = whole_checkpoint(work, inputs_id)
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_Metrics(out / LOGS / "metrics.jsonl"))
+    trainer.add_callback(_Metrics(out / LOGS / "metrics.jsonl", progress))
     trainer.add_callback(_Saving(work, inputs_id))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return summary(trainer.state.log_history, trainer.state.global_step)
@@ -59,15 +65,14 @@ def summary(history: list[dict[str, Any]], steps: int) -> dict[str, Any]:
         result |= {"train_loss_first": first["loss"], "train_loss_last": last["loss"]}
         kept = ("rewards/accuracies", "rewards/margins", "mean_token_accuracy")
         result |= {name.replace("/", "_"): last[name] for name in kept if name in last}
-        result["tokens_seen"] = int(last.get("num_tokens", 0))
     return result
 
 
 class Clock:
     """Seconds of each part of a training, for `logs/seconds.json`."""
 
-    def __init__(self) -> None:
-        self.last, self.seconds = time.monotonic(), dict[str, float]()
+    def __init__(self, began: float) -> None:
+        self.last, self.seconds = began, dict[str, float]()
 
     def lap(self, name: str) -> None:
         now = time.monotonic()
@@ -78,14 +83,18 @@ class Clock:
 
 
 class _Metrics(TrainerCallback):  # type: ignore[misc]
-    """One JSON line a logged step; without a terminal also a plain line on stderr now and then."""
+    """One JSON line a logged step; with no terminal and nobody to report to, a plain line on stderr now and then."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.printed = path, -math.inf
+    def __init__(self, path: Path, progress: Progress | None) -> None:
+        self.path, self.progress, self.printed = path, progress, -math.inf
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_rows(self.path, state.log_history)  # what stands in a resumed trainer's memory, without the lost steps
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.progress:
+            self.progress(state.global_step, state.max_steps)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         with disk_errors(self.path), self.path.open("a", encoding="utf-8") as file:
@@ -99,7 +108,7 @@ class _Metrics(TrainerCallback):  # type: ignore[misc]
                 hint="lower the learning rate, or warm up (trainer: {warmup_steps: …})",
             )
         now = time.monotonic()
-        if args.disable_tqdm and now - self.printed >= PRINT_SECONDS:
+        if args.disable_tqdm and not self.progress and now - self.printed >= PRINT_SECONDS:
             self.printed = now
             print(f"step {state.global_step}/{state.max_steps}  loss {loss:.4f}", file=sys.stderr, flush=True)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ def train_sft(
     *,
     seed: int,
     dtype: str,
-    chat_template: str | None,
     report_to: list[str],
     threads: int | None,
     out: Path,
     work: Path,
+    chat_template: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Train `model` on `rows` of (prompt's messages, answer) and write a checkpoint folder into `out`.
 
@@ -34,10 +36,12 @@ def train_sft(
     the result has the same bytes as that of an undisturbed one with the same seed and threads.
     Returns steps, losses, tokens, and rows used and dropped by reason.
     """
+    began = time.monotonic()
     seed = arguments.prepare_process(seed, threads)
-    from align.train import loop
+    from align.train import loop, trainers  # noqa: F401 - the imports are timed here
 
-    clock = loop.Clock()
+    clock = loop.Clock(began)
+    clock.lap("import")
     policy = checkpoint.load_model(model, "float32" if config.lora is None else dtype)
     tokenizer = load_tokenizer(model, chat_template=chat_template)
     stops = stop_token_ids(tokenizer, model)
@@ -58,7 +62,7 @@ def train_sft(
     inputs_id = content_id(
         [str(model), seed, dtype, config.model_dump(mode="json"), [[r.prompt_ids, r.answer_ids] for r in kept]]
     )
-    metrics = loop.run_trainer(trainer, work=work, out=out, inputs_id=inputs_id)
+    metrics = loop.run_trainer(trainer, work=work, out=out, inputs_id=inputs_id, progress=progress)
     clock.lap("train")
     sequences = [(row.prompt_ids, row.answer_ids) for row in ex.spread(kept)]
     metrics["reload_logp_difference"] = checkpoint.publish_and_verify(
@@ -66,7 +70,7 @@ def train_sft(
     )
     clock.lap("publish")
     clock.write(out)
-    return metrics | {"rows": len(kept), "dropped": ex.reasons(dropped)}
+    return metrics | {"rows": len(kept), "tokens": sum(row.tokens for row in kept), "dropped": ex.reasons(dropped)}
 
 
 def _trainer(

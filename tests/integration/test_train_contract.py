@@ -1,0 +1,80 @@
+"""What we replace in TRL 1.16 and what we lean on; when TRL moves one of these, a name here says which."""
+
+import inspect
+from typing import Any
+
+import pytest
+import trl
+from datasets import Dataset
+from transformers import Trainer
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+from align.train import trainers
+
+
+def parameters(function: Any) -> list[str]:
+    return [name for name in inspect.signature(function).parameters if name != "self"]
+
+
+def test_the_version_that_was_read() -> None:
+    assert trl.__version__.split(".")[:2] == ["1", "16"]
+
+
+@pytest.mark.parametrize(
+    ("base", "name", "expected"),
+    [
+        (Trainer, "_get_train_sampler", ["train_dataset"]),
+        (SFTTrainer, "_send_telemetry", []),
+        (DPOTrainer, "_send_telemetry", []),
+        (DPOTrainer, "_prepare_dataset", ["dataset", "processing_class", "args", "dataset_name"]),
+        (DPOTrainer, "_compute_loss", ["model", "inputs", "return_outputs"]),
+        (DPOTrainer, "compute_ref_log_probs", ["model", "inputs"]),
+        (DataCollatorForPreference, "torch_call", ["examples"]),
+    ],
+)
+def test_the_methods_that_we_replace_or_call(base: type, name: str, expected: list[str]) -> None:
+    assert parameters(getattr(base, name)) == expected
+    assert "create_model_card" in dir(base) or base in (Trainer, DataCollatorForPreference)
+
+
+def test_ours_come_before_trls() -> None:
+    for ours in (trainers.Sft, trainers.Dpo, trainers.SoftDpo):
+        assert ours._send_telemetry is trainers._Ours._send_telemetry
+        assert ours._get_train_sampler is trainers._Ours._get_train_sampler
+        assert ours.create_model_card is trainers._Ours.create_model_card
+
+
+def test_the_reference_columns_are_those_that_trls_loss_reads() -> None:
+    source = inspect.getsource(DPOTrainer._compute_loss)
+    assert "if self.precompute_ref_logps:" in source
+    assert all(f'inputs["{name}"]' in source for name in trainers.REFERENCE_COLUMNS)
+
+
+def test_the_collator_takes_our_columns_and_carries_the_soft_ones() -> None:
+    rows = [
+        {"prompt_ids": [5], "chosen_ids": [6, 2], "rejected_ids": [7, 8, 2], "target": 0.75, "weight": 0.5},
+        {"prompt_ids": [5, 5], "chosen_ids": [2], "rejected_ids": [9, 2], "target": 1.0, "weight": 1.5},
+    ]
+    batch = trainers.PairCollator(pad_token_id=0)(rows)
+    assert batch["input_ids"].tolist() == [[5, 6, 2, 0], [5, 5, 2, 0], [5, 7, 8, 2], [5, 5, 9, 2]]
+    assert batch["completion_mask"].tolist() == [[0, 1, 1, 0], [0, 0, 1, 0], [0, 1, 1, 1], [0, 0, 1, 1]]
+    assert batch["attention_mask"].sum(1).tolist() == [3, 3, 4, 4]
+    assert (batch["target"].tolist(), batch["weight"].tolist()) == ([0.75, 1.0], [0.5, 1.5])
+    assert batch["target"].dtype == batch["weight"].dtype and batch["target"].is_floating_point()
+
+
+def test_our_data_preparation_changes_nothing_and_refuses_other_columns() -> None:
+    data = Dataset.from_dict({"prompt_ids": [[1]], "chosen_ids": [[2]], "rejected_ids": [[3]]})
+    assert trainers.Dpo._prepare_dataset(None, data, None, None, "train") is data  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"lacks the columns \['rejected_ids'\]"):
+        trainers.Dpo._prepare_dataset(None, data.remove_columns("rejected_ids"), None, None, "train")  # type: ignore[arg-type]
+
+
+def test_defaults_that_our_options_stand_on() -> None:
+    fields = {**SFTConfig.__dataclass_fields__, **DPOConfig.__dataclass_fields__}
+    assert fields["bf16"].default is None  # and None means on
+    assert fields["gradient_checkpointing"].default is True
+    assert fields["optim"].default == "adamw_torch_fused"
+    assert fields["train_sampling_strategy"].default == "random"
+    assert DPOConfig.__dataclass_fields__["disable_dropout"].default is True

@@ -1,0 +1,178 @@
+"""Checkpoint folders: importing a model, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from align.errors import ConfigError, StageError
+from align.store import folder_files
+from align.train import checkpoint
+from tests.tiny import make_tiny_model, make_tokenizer
+
+PROMPT_AND_ANSWER = [([5, 6, 7], [8, 9, 2]), ([10, 11], [12, 2])]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture
+def mine(tiny: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return Path(shutil.copytree(tiny, tmp_path / "mine"))
+
+
+def bring(path: Path | str, out: Path, *, dtype: str = "float32", chat_template: str | None = None) -> Path:
+    checkpoint.import_model(str(path), out, revision=None, chat_template=chat_template, dtype=dtype)
+    return out
+
+
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_weights_of_the_right_type_are_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
+    out = bring(tiny, tmp_path / "out")
+    assert folder_files(out)["model.safetensors"] == folder_files(tiny)["model.safetensors"]
+    assert (out / "model.safetensors").stat().st_nlink == 1  # a copy: the user may write into the original
+
+
+def test_a_checkpoint_is_complete_and_only_that(tiny: Path, tmp_path: Path) -> None:
+    out = bring(tiny, tmp_path / "out")
+    names = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert {path.name for path in out.iterdir()} == names | {"chat_template.jinja"}
+    assert json.loads((out / "generation_config.json").read_text())["eos_token_id"] == [2, 3]
+    assert not any(str(tiny).encode() in path.read_bytes() for path in out.iterdir())
+
+
+def test_importing_twice_gives_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
+    first, second = (folder_files(bring(source, tmp_path / str(n))) for n, source in enumerate((tiny, tmp_path / "0")))
+    assert first == second
+
+
+def test_another_type_is_cast(tiny: Path, tmp_path: Path) -> None:
+    out = bring(tiny, tmp_path / "out", dtype="bfloat16")
+    assert checkpoint._stored_dtypes(out) == {"bfloat16"}
+    assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
+    ours, theirs = (
+        checkpoint.sequence_logps(checkpoint.load_model(path, "float32"), PROMPT_AND_ANSWER) for path in (out, tiny)
+    )
+    assert 0 < (ours - theirs).abs().max() < 0.05
+
+
+def test_pickled_weights_are_converted(mine: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    weights = load_file(mine / "model.safetensors")
+    torch.save(weights, mine / "pytorch_model.bin")
+    (mine / "model.safetensors").unlink()
+    out = bring(mine, tmp_path / "out")
+    assert [path.name for path in out.glob("*model*")] == ["model.safetensors"]
+    ours = load_file(out / "model.safetensors")
+    assert ours.keys() == weights.keys()
+    assert all(torch.equal(ours[name], weights[name]) for name in weights)
+
+
+def test_shards_come_along(tiny: Path, tmp_path: Path) -> None:
+    sharded = Path(shutil.copytree(tiny, tmp_path / "sharded"))
+    checkpoint.load_model(tiny, "float32").save_pretrained(sharded, max_shard_size="100KB")
+    (sharded / "model.safetensors").unlink(missing_ok=True)
+    out = bring(sharded, tmp_path / "out")
+    assert len(list(out.glob("model-*.safetensors"))) > 1
+    ours, theirs = (
+        checkpoint.sequence_logps(checkpoint.load_model(path, "float32"), PROMPT_AND_ANSWER) for path in (out, tiny)
+    )
+    assert (ours - theirs).abs().max() == 0
+
+
+def test_a_generation_config_that_transformers_would_refuse_is_no_obstacle(mine: Path, tmp_path: Path) -> None:
+    edit(mine / "generation_config.json", do_sample=False, temperature=0.3)
+    out = bring(mine, tmp_path / "out", dtype="bfloat16")
+    assert json.loads((out / "generation_config.json").read_text())["temperature"] == 0.3
+
+
+def test_a_model_without_a_chat_template_needs_one(mine: Path, tmp_path: Path) -> None:
+    (mine / "chat_template.jinja").unlink()
+    make_tokenizer([], chat_template=None).save_pretrained(mine)
+    with pytest.raises(ConfigError, match="chat template"):
+        bring(mine, tmp_path / "refused")
+    out = bring(mine, tmp_path / "out", chat_template="chatml")
+    assert "im_start" in (out / "chat_template.jinja").read_text()
+
+
+@pytest.mark.parametrize("path", ["/no/such/folder", "./nothing", "nothing", "a/b/c"])
+def test_a_path_that_is_not_there(path: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"model.path: there is no model folder '{path}'"):
+        bring(path, tmp_path / "out")
+
+
+def test_a_folder_without_a_config(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has no config\.json, so it is no model"):
+        bring(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architectures": ["LlamaForSequenceClassification"]}, "no causal language model, found LlamaForSeq"),
+        ({"architectures": ["T5EncoderModel"], "model_type": "t5"}, "no causal language model, found T5EncoderModel"),
+        ({"model_type": "no_such_type"}, r"config\.json that cannot be read"),
+        ({"vocab_size": 999}, "cannot be loaded"),
+    ],
+)
+def test_another_kind_of_model(mine: Path, tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    edit(mine / "config.json", **changes)
+    with pytest.raises(ConfigError, match=message):
+        bring(mine, tmp_path / "out")
+
+
+def test_weights_that_are_missing_would_be_random(mine: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(mine / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, mine / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"lacks 1 weights, the first is model\.layers\.1\.mlp\.up_proj\.weight"):
+        bring(mine, tmp_path / "out")
+
+
+def test_no_weights_at_all(mine: Path, tmp_path: Path) -> None:
+    (mine / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        bring(mine, tmp_path / "out")
+
+
+def test_a_revision_of_a_folder_means_nothing(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.revision: revision 'v2' means nothing"):
+        checkpoint.import_model(str(tiny), tmp_path / "out", revision="v2", chat_template=None, dtype="float32")
+
+
+def test_mean_log_probabilities_are_those_of_the_answer(tiny: Path) -> None:
+    import torch
+
+    model = checkpoint.load_model(tiny, "float32")
+    prompt, answer = PROMPT_AND_ANSWER[0]
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
+    by_hand = sum(float(logits[len(prompt) + i - 1, token]) for i, token in enumerate(answer)) / len(answer)
+    assert checkpoint.sequence_logps(model, PROMPT_AND_ANSWER)[0].item() == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_a_published_checkpoint_that_differs_is_noticed(mine: Path) -> None:
+    import torch
+
+    model = checkpoint.load_model(mine, "float32")
+    expected = checkpoint.sequence_logps(model, PROMPT_AND_ANSWER)
+    assert checkpoint.verify_published(mine, expected, PROMPT_AND_ANSWER, dtype="float32", device="cpu") == 0
+    with torch.no_grad():
+        model.model.embed_tokens.weight[8] += 0.05
+    model.save_pretrained(mine)
+    with pytest.raises(StageError, match="the published checkpoint differs"):
+        checkpoint.verify_published(mine, expected, PROMPT_AND_ANSWER, dtype="float32", device="cpu")
+    not_a_number = expected * float("nan")
+    with pytest.raises(StageError, match="nan"):
+        checkpoint.verify_published(mine, not_a_number, PROMPT_AND_ANSWER, dtype="float32", device="cpu")

@@ -1,0 +1,132 @@
+"""What reaches the trainer: tokens with one stop token at the end; everything else is dropped by name."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from align.errors import ConfigError, DataError, StageError
+from align.store import read_table
+from align.train import examples as ex
+from align.types import Dropped, Preference, from_table
+from tests.tiny import CHATML, make_tokenizer
+
+END, STOPS = 2, [2, 3]
+ASK = [{"role": "user", "content": "Where is my kettle?"}]
+WIDE = ex.Limit(400, "longer than max_tokens (400)")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return make_tokenizer([])
+
+
+def preference(**changes: object) -> Preference:
+    base = Preference("p1", "q", ASK, "a", "b", "It is on its way.", "No idea.", 1.0, 1.0, 0.0, 1, [])
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def test_a_demonstration_is_the_template_and_the_answer_with_one_stop_token(tokenizer) -> None:
+    (row,), dropped = ex.encode_demonstrations(tokenizer, [(ASK, "On its way.")], STOPS, WIDE)
+    assert dropped == []
+    whole = "<|im_start|>user\nWhere is my kettle?<|im_end|>\n<|im_start|>assistant\nOn its way.<|im_end|>"
+    assert tokenizer.decode(row.prompt_ids + row.answer_ids, skip_special_tokens=False) == whole
+    assert tokenizer.decode(row.answer_ids[:-1]) == "On its way."
+    assert row.answer_ids.index(END) == len(row.answer_ids) - 1
+    assert row.tokens == len(row.prompt_ids) + len(row.answer_ids)
+
+
+def test_demonstrations_are_dropped_with_place_and_reason(tokenizer) -> None:
+    rows = [(ASK, "Fine."), (ASK, "  \n"), (ASK, "word " * 200), (ASK, "")]
+    kept, dropped = ex.encode_demonstrations(tokenizer, rows, STOPS, WIDE)
+    assert len(kept) == 1
+    assert dropped == [
+        Dropped("demonstration", "row 2", "the answer is empty"),
+        Dropped("demonstration", "row 3", "longer than max_tokens (400)"),
+        Dropped("demonstration", "row 4", "the answer is empty"),
+    ]
+    assert ex.reasons(dropped) == {"the answer is empty": 2, "longer than max_tokens (400)": 1}
+
+
+def test_a_conversation_that_the_template_refuses_is_dropped_with_its_words() -> None:
+    strict = "{% if messages|length > 2 %}{{ raise_exception('one question only') }}{% endif %}" + CHATML
+    tokenizer = make_tokenizer([], chat_template=strict)
+    talk = [*ASK, {"role": "assistant", "content": "Here."}, {"role": "user", "content": "Where?"}]
+    kept, dropped = ex.encode_demonstrations(tokenizer, [(ASK, "Here."), (talk, "There.")], STOPS, WIDE)
+    assert len(kept) == 1
+    assert "one question only" in dropped[0].reason
+    kept, dropped = ex.encode_preferences(tokenizer, [preference(messages=talk)], STOPS, WIDE)
+    assert "one question only" in dropped[0].reason
+
+
+def test_a_stop_token_written_out_in_an_answer_is_text(tokenizer) -> None:
+    (row,), dropped = ex.encode_demonstrations(tokenizer, [(ASK, "Fine.<|im_end|> Or not.<|endoftext|>")], STOPS, WIDE)
+    assert dropped == []
+    assert [token for token in row.answer_ids if token in STOPS] == [END]
+
+
+def test_the_limit_counts_prompt_and_answer_to_the_last_token(tokenizer) -> None:
+    (row,), _ = ex.encode_demonstrations(tokenizer, [(ASK, "Fine.")], STOPS, WIDE)
+    for tokens, kept_rows in ((row.tokens, 1), (row.tokens - 1, 0)):
+        kept, dropped = ex.encode_demonstrations(tokenizer, [(ASK, "Fine.")], STOPS, ex.Limit(tokens, "too long"))
+        assert (len(kept), len(dropped)) == (kept_rows, 1 - kept_rows)
+
+
+def test_the_models_context_is_a_limit_of_its_own() -> None:
+    assert ex.limit_of(1024, None) == ex.Limit(1024, "longer than max_tokens (1024)")
+    assert ex.limit_of(1024, 512) == ex.Limit(512, "longer than the model's context (512 tokens)")
+    assert ex.limit_of(256, 512).tokens == 256
+
+
+def test_preferences_are_dropped_with_id_and_reason(tokenizer) -> None:
+    rows = [
+        preference(),
+        preference(id="same", rejected="It is on its way."),
+        preference(id="empty", rejected=" "),
+        preference(id="weightless", weight=0.0),
+        preference(id="long", rejected="word " * 200),
+    ]
+    kept, dropped = ex.encode_preferences(tokenizer, rows, STOPS, WIDE)
+    assert [len(kept), [(row.where, row.reason) for row in dropped]] == [
+        1,
+        [
+            ("same", "chosen and rejected are the same"),
+            ("empty", "the answer is empty"),
+            ("weightless", "its weight is 0"),
+            ("long", "longer than max_tokens (400)"),
+        ],
+    ]
+    assert kept[0].chosen_ids[-1] == kept[0].rejected_ids[-1] == END
+
+
+@pytest.mark.parametrize("changes", [{"target": 0.4}, {"target": 1.1}, {"weight": -1.0}, {"weight": float("nan")}])
+def test_a_target_or_weight_that_cannot_be_is_an_error(tokenizer, changes: dict[str, float]) -> None:
+    with pytest.raises(DataError, match=r"preference p1: the (target|weight)"):
+        ex.encode_preferences(tokenizer, [preference(**changes)], STOPS, WIDE)
+
+
+def test_an_answer_that_does_not_end_with_a_stop_token_is_our_failure(tokenizer) -> None:
+    with pytest.raises(StageError, match="does not end with a stop token"):
+        ex.encode_demonstrations(tokenizer, [(ASK, "Fine.")], [9999], WIDE)
+
+
+def test_nothing_left_is_an_error_that_says_why() -> None:
+    with pytest.raises(DataError, match=r"no demonstration is left to train on: 2 × too long"):
+        ex.require_rows([], [Dropped("demonstration", "row 1", "too long")] * 2, "demonstration")
+
+
+def test_a_tokenizer_of_another_model_is_noticed() -> None:
+    ex.require_vocabulary([[0, 9]], 10)
+    with pytest.raises(ConfigError, match="gives token 10, but the model has only 10"):
+        ex.require_vocabulary([[0, 9], [10]], 10)
+
+
+def test_dropped_rows_are_written_even_when_there_are_none(tmp_path: Path) -> None:
+    ex.write_dropped(tmp_path / "out", [])
+    assert from_table(Dropped, read_table(tmp_path / "out" / "dropped.parquet")) == []
+
+
+def test_spread_is_even_and_never_repeats() -> None:
+    assert ex.spread(list(range(100)), 4) == [0, 25, 50, 75]
+    assert ex.spread([1, 2, 3], 8) == [1, 2, 3]
+    assert ex.spread([], 8) == []
