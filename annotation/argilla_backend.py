@@ -7,6 +7,7 @@ two meet.
 
 import secrets
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from align.errors import ConfigError, DataError, ServiceError
@@ -74,6 +75,8 @@ def open_argilla(
     if found is None:
         raise ServiceError(f"Argilla lost the dataset {dataset!r} that was just made", where=api.url)
     _check_dataset(api, found, overlap)
+    if (found["guidelines"] or None) != (guidelines or None):
+        api.call("PATCH", f"/datasets/{found['id']}", json={"guidelines": guidelines or None})
     return ArgillaBackend(api, found["id"], found["workspace_id"], overlap)
 
 
@@ -106,11 +109,9 @@ class ArgillaBackend:
         return Submitted(added=len(missing), present=len(tasks) - len(missing))
 
     def progress(self) -> Progress:
-        names = self._usernames()
+        records, names = self._records(), self._usernames()
         members = self._api.call("GET", f"/workspaces/{self._workspace}/users")["items"]
-        status = {
-            r["external_id"]: {names[a["user_id"]]: STATUS[a["status"]] for a in _answers(r)} for r in self._records()
-        }
+        status = {r["external_id"]: {names[a["user_id"]]: STATUS[a["status"]] for a in _answers(r)} for r in records}
         return progress_of(status, self._overlap, {m["username"] for m in members})
 
     def collect(self) -> list[Judgement]:
@@ -225,31 +226,43 @@ class ArgillaBackend:
 
 
 def _connect(url: str, api_key: str) -> Any:
-    """An SDK client. Whatever is wrong with the server is a ServiceError."""
+    """An SDK client of the owner. Whatever is wrong with the server is a ServiceError."""
     import argilla
     import httpx
-    from argilla._exceptions import ArgillaAPIError, ArgillaCredentialsError
 
-    try:
+    with _sdk_errors(url):
         version = httpx.get(f"{url}/api/v1/version", timeout=10, trust_env=False).json()["version"]
-        if tuple(int(part) for part in version.split(".")[:2]) < SUPPORTED or version.split(".")[0] != str(
-            SUPPORTED[0]
-        ):
+        major, minor = (int(part) for part in version.split(".")[:2])
+        if (major, minor) < SUPPORTED or major > SUPPORTED[0]:
             raise ServiceError(f"this is Argilla {version}", where=url, hint="2.8 or a later 2.x is needed")
         client = argilla.Argilla(api_url=url, api_key=api_key, timeout=60, retries=0)
+        if client.me.role != "owner":
+            raise ServiceError(
+                f"the API key belongs to {client.me.username!r}, who is not an owner",
+                where=url,
+                hint="give the owner's key of this server",
+            )
+    return client
+
+
+@contextmanager
+def _sdk_errors(url: str) -> Iterator[None]:
+    """What the SDK raises, as one sentence."""
+    import httpx
+    from argilla._exceptions import ArgillaAPIError, ArgillaCredentialsError, SettingsError
+
+    try:
+        yield
     except (httpx.TransportError, httpx.InvalidURL) as error:
         raise unreachable(url, error) from error
     except ArgillaCredentialsError as error:
         raise wrong_key(url) from error
+    except SettingsError as error:
+        raise ServiceError(
+            "Argilla did not take the new dataset", where=url, hint="see its log, then run the same command again"
+        ) from error
     except (ValueError, KeyError, TypeError, ArgillaAPIError) as error:
         raise not_argilla(url) from error
-    if client.me.role != "owner":
-        raise ServiceError(
-            f"the API key belongs to {client.me.username!r}, who is not an owner",
-            where=url,
-            hint="give the owner's key of this server",
-        )
-    return client
 
 
 def _make_workspace(api: Api, name: str) -> None:
@@ -277,7 +290,8 @@ def _make_dataset(client: Any, workspace: str, name: str, guidelines: str | None
         metadata=[rg.TermsMetadataProperty(name=n, visible_for_annotators=False) for n in ("purpose", "shown")],
         distribution=rg.TaskDistribution(min_submitted=overlap),
     )
-    rg.Dataset(name=name, workspace=workspace, settings=settings, client=client).create()
+    with _sdk_errors(client.api_url):
+        rg.Dataset(name=name, workspace=workspace, settings=settings, client=client).create()
 
 
 def _check_dataset(api: Api, dataset: dict[str, Any], overlap: int) -> None:

@@ -233,6 +233,12 @@ def test_guidelines_that_argilla_cannot_take(argilla_server: ArgillaServer, work
         connect(argilla_server, workspace, guidelines="x" * 10_001)
 
 
+def test_new_guidelines_reach_a_dataset_that_is_there(argilla_server: ArgillaServer, workspace: str) -> None:
+    for guidelines in ("Be fair.", "Be kind.", None):
+        dataset = connect(argilla_server, workspace, guidelines=guidelines).url.split("/")[-2]
+        assert argilla_server.call("GET", f"/datasets/{dataset}")["guidelines"] == guidelines
+
+
 class _Impostor(BaseHTTPRequestHandler):
     body = b""
 
