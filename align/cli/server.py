@@ -7,16 +7,29 @@ from typing import Annotated, Any
 
 import typer
 
-server_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Run the embedded Argilla server, where people label.")
+server_app = typer.Typer(
+    rich_markup_mode=None, no_args_is_help=True, help="Run the embedded Argilla server, where people label."
+)
 users_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Look after the people who may log in.")
 server_app.add_typer(users_app, name="users")
 
-Home = Annotated[Path | None, typer.Option("--home", help="Folder with the server's database, secrets and log. Default: one per user.", show_default=False)]
+Home = Annotated[
+    Path | None,
+    typer.Option(
+        "--home", help="Folder with the server's database, secrets and log. Default: one per user.", show_default=False
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def _print_json(value: Any) -> None:
-    rows = [asdict(v) for v in value] if isinstance(value, tuple) else asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+    rows = (
+        [asdict(v) for v in value]
+        if isinstance(value, tuple)
+        else asdict(value)
+        if is_dataclass(value) and not isinstance(value, type)
+        else value
+    )
     typer.echo(json.dumps(rows, default=str, indent=2))
 
 
@@ -38,7 +51,16 @@ def install(
 @server_app.command()
 def start(
     home: Home = None,
-    port: Annotated[int | None, typer.Option("--port", min=0, max=65535, help="Loopback port; 0 for any free one. Default: the port it had before.", show_default=False)] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            "--port",
+            min=0,
+            max=65535,
+            help="Loopback port; 0 for any free one. Default: the port it had before.",
+            show_default=False,
+        ),
+    ] = None,
     timeout: Annotated[float, typer.Option("--timeout", help="Seconds to wait until it answers.")] = 120.0,
     as_json: AsJson = False,
 ) -> None:
@@ -48,7 +70,9 @@ def start(
     info = begin(home, port, timeout=timeout)
     if as_json:
         return _print_json(info)
-    typer.echo(f"Argilla {'answers' if info.started else 'is running already'} at {info.url} (process {info.pid}, {info.seconds:.1f} s)")
+    typer.echo(
+        f"Argilla {'answers' if info.started else 'is running already'} at {info.url} (process {info.pid}, {info.seconds:.1f} s)"
+    )
     _say_how_to_log_in(info.home)
 
 
@@ -86,7 +110,9 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
 def logs(
     home: Home = None,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 50,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is added, until interrupted.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what is added, until interrupted.")
+    ] = False,
 ) -> None:
     """Print the server's log."""
     from annotation.server import logs as read
@@ -99,7 +125,9 @@ def logs(
 def add_user(
     username: Annotated[str, typer.Argument(help="The name to log in with.")],
     role: Annotated[str, typer.Option("--role", help="annotator, admin or owner.")] = "annotator",
-    workspace: Annotated[str | None, typer.Option("--workspace", help="Make them a member of this workspace.", show_default=False)] = None,
+    workspace: Annotated[
+        str | None, typer.Option("--workspace", help="Make them a member of this workspace.", show_default=False)
+    ] = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -109,7 +137,9 @@ def add_user(
     made = add(home, username, role, workspace=workspace)
     if as_json:
         return _print_json(made)
-    typer.echo(f"{made.role} {made.username}, shown this once:\n  password  {made.password}\n  API key   {made.api_key}")
+    typer.echo(
+        f"{made.role} {made.username}, shown this once:\n  password  {made.password}\n  API key   {made.api_key}"
+    )
 
 
 @users_app.command("list")
@@ -127,7 +157,9 @@ def list_users(home: Home = None, as_json: AsJson = False) -> None:
 @users_app.command("remove")
 def remove_user(
     username: Annotated[str, typer.Argument(help="Who.")],
-    with_answers: Annotated[bool, typer.Option("--with-answers", help="Even if their answers are deleted too.")] = False,
+    with_answers: Annotated[
+        bool, typer.Option("--with-answers", help="Even if their answers are deleted too.")
+    ] = False,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:

@@ -4,7 +4,7 @@
 `add_user`, `list_users` and `remove_user` look after people. `plugin/` is what runs inside Argilla's own interpreter.
 """
 
-from annotation.server.install import environment, install
+from annotation.server.installation import environment, install
 from annotation.server.server import (
     Credentials,
     DatasetProgress,

@@ -10,10 +10,14 @@ from align.errors import ServiceError
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def call(url: str, path: str, *, key: str | None = None, method: str = "GET", body: object = None, timeout: float = 30.0) -> Any:
+def call(
+    url: str, path: str, *, key: str | None = None, method: str = "GET", body: object = None, timeout: float = 30.0
+) -> Any:
     """The JSON that `url + path` answers (None for an empty answer); ServiceError for anything but success."""
     headers = {"Content-Type": "application/json"} | ({"X-Argilla-Api-Key": key} if key else {})
-    request = urllib.request.Request(url + path, method=method, headers=headers, data=None if body is None else json.dumps(body).encode())
+    request = urllib.request.Request(
+        url + path, method=method, headers=headers, data=None if body is None else json.dumps(body).encode()
+    )
     try:
         with _opener.open(request, timeout=timeout) as answer:
             content = answer.read()
@@ -21,7 +25,9 @@ def call(url: str, path: str, *, key: str | None = None, method: str = "GET", bo
         raise ServiceError(f"Argilla refused {method} {path} ({error.code}: {_detail(error)})", where=url) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        raise ServiceError(f"Argilla does not answer ({reason})", where=url, hint="see `align server status` and `align server logs`") from error
+        raise ServiceError(
+            f"Argilla does not answer ({reason})", where=url, hint="see `align server status` and `align server logs`"
+        ) from error
     return json.loads(content) if content else None
 
 

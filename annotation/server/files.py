@@ -31,7 +31,7 @@ def write_private(path: Path, value: object) -> None:
         with contextlib.suppress(FileNotFoundError):
             partial.unlink()
         handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(handle, "w", encoding="utf-8") as file:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump(value, file, indent=2)
             file.flush()
             os.fsync(file.fileno())
@@ -45,7 +45,11 @@ def read_json(path: Path) -> Any | None:
     except FileNotFoundError:
         return None
     except (ValueError, OSError) as error:
-        raise ServiceError(f"this file cannot be read ({error})", where=str(path), hint="restore it, or move it away to have it made anew") from error
+        raise ServiceError(
+            f"this file cannot be read ({error})",
+            where=str(path),
+            hint="restore it, or move it away to have it made anew",
+        ) from error
 
 
 @contextlib.contextmanager
@@ -67,7 +71,11 @@ def _acquire(handle: int, path: Path, timeout: float, what: str) -> None:
             return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
-                raise ServiceError(f"{what} by another process has not ended for {timeout:.0f} s", where=str(path), hint="wait for it, or end it") from None
+                raise ServiceError(
+                    f"{what} by another process has not ended for {timeout:.0f} s",
+                    where=str(path),
+                    hint="wait for it, or end it",
+                ) from None
             time.sleep(0.05)
 
 

@@ -39,11 +39,15 @@ def began(pid: int) -> str | None:
 def _linux_stat(pid: int) -> tuple[str, str]:
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-    return fields[0], f"{boot}/{fields[19]}"
+    threads = int(fields[17])  # a killed process is a zombie while its other threads still end, and hold its port
+    state = "D" if fields[0] == "Z" and threads > 1 else fields[0]
+    return state, f"{boot}/{fields[19]}"
 
 
 def _ps_stat(pid: int) -> tuple[str, str]:
-    line = subprocess.run(["ps", "-o", "state=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=True).stdout
+    line = subprocess.run(
+        ["ps", "-o", "state=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=True
+    ).stdout
     state, started = line.split(maxsplit=1)
     return state[0], started.strip()
 
@@ -61,9 +65,14 @@ def launch(home: Path, python: Path, port: int) -> Process:
     """Begin a server of `home` in a session of its own, note it in the pid file and return without waiting for it."""
     rotate_logs(home)
     command = [str(python), "-m", "argilla_embedded", str(home), str(port)]
-    done = subprocess.run(command, cwd=home, env=_environment(home), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=home, env=_environment(home), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
     if done.returncode or not done.stdout.strip().isdigit():
-        raise ServiceError(f"Argilla's server could not be begun: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}", where=str(python))
+        raise ServiceError(
+            f"Argilla's server could not be begun: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}",
+            where=str(python),
+        )
     pid = int(done.stdout)
     process = Process(pid, began(pid) or "gone", port)
     write_private(home / PID_FILE, asdict(process))
@@ -72,7 +81,13 @@ def launch(home: Path, python: Path, port: int) -> Process:
 
 def _environment(home: Path) -> dict[str, str]:
     """Ours without what would leak into Argilla's interpreter or settings, and with the settings we decide."""
-    dropped = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "OAUTH2_HUGGINGFACE_CLIENT_ID", "OAUTH2_HUGGINGFACE_CLIENT_SECRET")
+    dropped = (
+        "PYTHONPATH",
+        "PYTHONHOME",
+        "VIRTUAL_ENV",
+        "OAUTH2_HUGGINGFACE_CLIENT_ID",
+        "OAUTH2_HUGGINGFACE_CLIENT_SECRET",
+    )
     kept = {k: v for k, v in os.environ.items() if k not in dropped and not k.startswith("ARGILLA_")}
     return kept | {
         "PYTHONPATH": str(PLUGIN),
@@ -99,7 +114,9 @@ def terminate(process: Process, *, patience: float = 10.0) -> None:
         while began(process.pid) == process.began and time.monotonic() < deadline:
             time.sleep(0.05)
     if began(process.pid) == process.began:
-        raise ServiceError(f"process {process.pid} does not end, even by force", hint="look at it with ps; its disk may hang")
+        raise ServiceError(
+            f"process {process.pid} does not end, even by force", hint="look at it with ps; its disk may hang"
+        )
 
 
 def resident_bytes(pid: int) -> int | None:
@@ -111,7 +128,17 @@ def resident_bytes(pid: int) -> int | None:
         return None
 
 
-def port_is_free(port: int) -> bool:
+def port_is_free(port: int, *, patience: float = 0.0) -> bool:
+    """Whether a server could listen there; asked again for `patience` seconds before the answer is no."""
+    deadline = time.monotonic() + patience
+    while not _can_bind(port):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _can_bind(port: int) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -14,13 +14,15 @@ from align.errors import ServiceError
 from annotation.server import process
 from annotation.server.api import call
 from annotation.server.files import data_folder, locked, make_private_folder, read_json, write_private
-from annotation.server.install import argilla_version, environment, is_installed, last_line, python_of
+from annotation.server.installation import argilla_version, environment, is_installed, python_of, reason
 
 SECRETS_FILE = "secrets.json"
 SETTINGS_FILE = "server.json"
 OWNER = "owner"
 PORTS = range(20_000, 30_000)
 """Below the ports that systems hand out for outgoing connections, so that ours is not taken between two starts."""
+PORT_PATIENCE = 2.0
+"""Seconds for a server that was just killed to let go of its port."""
 NEEDED_BYTES = 100 * 2**20
 
 
@@ -93,7 +95,11 @@ def start(home: Path | None = None, port: int | None = None, *, timeout: float =
         else:
             fresh = False
             if port not in (None, 0, alive.port):
-                raise ServiceError(f"this server runs at port {alive.port}, not at {port}", where=str(home), hint="run `align server stop` first")
+                raise ServiceError(
+                    f"this server runs at port {alive.port}, not at {port}",
+                    where=str(home),
+                    hint="run `align server stop` first",
+                )
         _wait_until_ready(home, alive, begin + timeout, timeout)
     return ServerInfo(home, _url(alive.port), alive.pid, fresh, time.monotonic() - begin)
 
@@ -127,7 +133,9 @@ def logs(home: Path | None = None, lines: int = 50, *, follow: bool = False) -> 
     """The last `lines` lines of the server's log; with `follow`, what is added, until the caller stops asking."""
     path = _absolute(home) / process.LOG_FILE
     if not path.exists():
-        raise ServiceError("there is no log: this server was never started", where=str(path), hint="run `align server start`")
+        raise ServiceError(
+            "there is no log: this server was never started", where=str(path), hint="run `align server start`"
+        )
     return _lines(path, lines, follow)
 
 
@@ -136,7 +144,9 @@ def credentials(home: Path | None = None) -> Credentials:
     home = _absolute(home)
     known, settings = read_json(home / SECRETS_FILE), read_json(home / SETTINGS_FILE)
     if known is None or settings is None:
-        raise ServiceError("this server was never started, so it has no owner", where=str(home), hint="run `align server start`")
+        raise ServiceError(
+            "this server was never started, so it has no owner", where=str(home), hint="run `align server start`"
+        )
     return Credentials(_url(settings["port"]), known["username"], known["password"], known["api_key"])
 
 
@@ -158,9 +168,17 @@ def _url(port: int) -> str:
 
 def _launch(home: Path, folder: Path, port: int | None) -> process.Process:
     if shutil.disk_usage(home).free < NEEDED_BYTES:
-        raise ServiceError(f"the disk has less than {NEEDED_BYTES >> 20} MB free", where=str(home), hint="free some, or choose another folder with --home")
+        raise ServiceError(
+            f"the disk has less than {NEEDED_BYTES >> 20} MB free",
+            where=str(home),
+            hint="free some, or choose another folder with --home",
+        )
     if read_json(home / SECRETS_FILE) is None:
-        tokens = {"password": secrets.token_urlsafe(18), "api_key": secrets.token_urlsafe(48), "auth_secret_key": secrets.token_hex(32)}
+        tokens = {
+            "password": secrets.token_urlsafe(18),
+            "api_key": secrets.token_urlsafe(48),
+            "auth_secret_key": secrets.token_hex(32),
+        }
         write_private(home / SECRETS_FILE, {"username": OWNER} | tokens)
     chosen = _choose_port(home, port)
     write_private(home / SETTINGS_FILE, {"port": chosen, "argilla": argilla_version()})
@@ -173,9 +191,13 @@ def _choose_port(home: Path, port: int | None) -> int:
     wanted = port if port is not None else kept
     if not wanted:
         return next(p for p in random.SystemRandom().sample(PORTS, 1000) if process.port_is_free(p))
-    if not process.port_is_free(wanted):
+    if not process.port_is_free(wanted, patience=PORT_PATIENCE):
         whose = "" if port else ", which this server has had since it was made,"
-        raise ServiceError(f"port {wanted}{whose} is in use by another program", where=str(home), hint="end that program, or choose another port with --port (0: any free one)")
+        raise ServiceError(
+            f"port {wanted}{whose} is in use by another program",
+            where=str(home),
+            hint="end that program, or choose another port with --port (0: any free one)",
+        )
     return int(wanted)
 
 
@@ -186,10 +208,18 @@ def _wait_until_ready(home: Path, alive: process.Process, deadline: float, timeo
             return
         if process.began(alive.pid) != alive.began:
             log = home / process.LOG_FILE
-            raise ServiceError(f"Argilla's server died at its start: {last_line(log)}", where=str(log), hint="run `align server logs` for the rest")
+            raise ServiceError(
+                f"Argilla's server died at its start: {reason(log)}",
+                where=str(log),
+                hint="run `align server logs` for the rest",
+            )
         if time.monotonic() > deadline:
             process.terminate(alive)
-            raise ServiceError(f"Argilla's server did not answer within {timeout:.0f} s and was ended", where=str(home), hint="run `align server logs`; on a slow machine give it more time")
+            raise ServiceError(
+                f"Argilla's server did not answer within {timeout:.0f} s and was ended",
+                where=str(home),
+                hint="run `align server logs`; on a slow machine give it more time",
+            )
         time.sleep(0.1)
 
 

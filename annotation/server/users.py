@@ -31,7 +31,14 @@ class NewUser:
     api_key: str
 
 
-def add_user(home: Path | None, username: str, role: str = "annotator", *, password: str | None = None, workspace: str | None = None) -> NewUser:
+def add_user(
+    home: Path | None,
+    username: str,
+    role: str = "annotator",
+    *,
+    password: str | None = None,
+    workspace: str | None = None,
+) -> NewUser:
     """Make a user, with a random password unless one is given, and a member of `workspace` where one is named.
 
     Raises ConfigError for a role, name or password that cannot be, or a workspace that is not there; ServiceError
@@ -45,7 +52,9 @@ def add_user(home: Path | None, username: str, role: str = "annotator", *, passw
         raise ConfigError(f"the password has {len(password)} characters", hint="it takes 8 to 100")
     url, key = running_url(home), credentials(home).api_key
     if any(user.username == username for user in list_users(home)):
-        raise ServiceError(f"there is a user {username!r} already", where=url, hint="choose another name, or remove that user first")
+        raise ServiceError(
+            f"there is a user {username!r} already", where=url, hint="choose another name, or remove that user first"
+        )
     workspace_id = None if workspace is None else _workspace_id(url, key, workspace)
     password = password or secrets.token_urlsafe(12)
     body = {"username": username, "first_name": username.strip(), "role": role, "password": password}
@@ -73,7 +82,11 @@ def remove_user(home: Path | None, username: str, *, with_answers: bool = False)
         raise ConfigError(f"there is no user {username!r}", where=url, hint="see `align server users list`")
     answers = _count_answers(url, owner.api_key, username)
     if answers and not with_answers:
-        raise ServiceError(f"{username!r} gave {answers} answers, which would be deleted too", where=url, hint="collect them first, then say --with-answers")
+        raise ServiceError(
+            f"{username!r} gave {answers} answers, which would be deleted too",
+            where=url,
+            hint="collect them first, then say --with-answers",
+        )
     call(url, f"/api/v1/users/{found[0].id}", key=owner.api_key, method="DELETE")
     return answers
 
@@ -83,13 +96,21 @@ def _workspace_id(url: str, key: str, name: str) -> str:
     for workspace in workspaces:
         if workspace["name"] == name:
             return str(workspace["id"])
-    raise ConfigError(f"there is no workspace {name!r}", where=url, hint=f"there are: {', '.join(w['name'] for w in workspaces) or 'none'}")
+    raise ConfigError(
+        f"there is no workspace {name!r}",
+        where=url,
+        hint=f"there are: {', '.join(w['name'] for w in workspaces) or 'none'}",
+    )
 
 
 def _count_answers(url: str, key: str, username: str) -> int:
     total = 0
     for dataset in call(url, "/api/v1/me/datasets", key=key)["items"]:
-        progress: list[dict[str, Any]] = call(url, f"/api/v1/datasets/{quote(dataset['id'])}/users/progress", key=key)["users"]
+        progress: list[dict[str, Any]] = call(url, f"/api/v1/datasets/{quote(dataset['id'])}/users/progress", key=key)[
+            "users"
+        ]
         mine = [p for p in progress if p["username"] == username]
-        total += sum(count for p in mine for state in ("completed", "pending") for count in (p.get(state) or {}).values())
+        total += sum(
+            count for p in mine for state in ("completed", "pending") for count in (p.get(state) or {}).values()
+        )
     return total

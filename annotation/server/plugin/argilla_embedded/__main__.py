@@ -53,7 +53,6 @@ def _prepare_environment(home: Path) -> None:
 
 def _serve(listener: socket.socket) -> None:
     import uvicorn
-
     from argilla_embedded.app import app
 
     config = uvicorn.Config(app, access_log=False, log_level="info", timeout_graceful_shutdown=5)

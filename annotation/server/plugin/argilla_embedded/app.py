@@ -3,13 +3,21 @@
 import contextlib
 from collections.abc import AsyncIterator
 
-from argilla_embedded import pragmas  # noqa: F401, I001 - before anything of Argilla's opens the database
-from argilla_embedded import engine, schema  # noqa: F401 - importing `engine` registers it
+from argilla_embedded import (  # noqa: F401 - importing `engine` registers it
+    ENGINE,
+    engine,
+    jobs,
+    outbox,
+    owner,
+    pragmas,
+    schema,
+    speed,
+    status,
+    ui,
+)
 from argilla_server import app
 from argilla_server.settings import settings
 from fastapi import FastAPI
-
-from argilla_embedded import ENGINE, jobs, outbox, owner, speed, status, ui
 
 
 def configure(app: FastAPI) -> FastAPI:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
+from argilla_embedded import ENGINE, sql, vectors
+from argilla_embedded.text import parse
 from argilla_server.database import async_engine
 from argilla_server.enums import MetadataPropertyType, SimilarityOrder
 from argilla_server.models import Dataset, MetadataProperty, Record, Response, Suggestion, User, VectorSettings
@@ -25,9 +27,6 @@ from argilla_server.search_engine.base import (
     TextQuery,
 )
 from sqlalchemy import text
-
-from argilla_embedded import ENGINE, sql, vectors
-from argilla_embedded.text import parse
 
 EVERYTHING = 10**9
 
@@ -86,7 +85,9 @@ class EmbeddedSearchEngine(SearchEngine):
             counts = [TermsMetrics.TermCount(term=term, count=n) for term, n in await _rows(sql.TERMS_METRICS, values)]
             return TermsMetrics(total=sum(c.count for c in counts), values=counts)
         ((low, high),) = await _rows(sql.RANGE_METRICS, values)
-        kind = IntegerMetadataMetrics if metadata_property.type == MetadataPropertyType.integer else FloatMetadataMetrics
+        kind = (
+            IntegerMetadataMetrics if metadata_property.type == MetadataPropertyType.integer else FloatMetadataMetrics
+        )
         return kind(min=low, max=high)
 
     # searching ------------------------------------------------------------------------------------------------------
@@ -144,11 +145,17 @@ class EmbeddedSearchEngine(SearchEngine):
             found = await self.search(dataset, query, filter, limit=EVERYTHING)
             kept = {item.record_id.hex for item in found.items}
             ranked = [(r, s) for r, s in ranked if r in kept]
-        ranked = [(r, s) for r, s in ranked if (record is None or r != sql.key(record.id)) and (threshold is None or s >= threshold)]
+        ranked = [
+            (r, s)
+            for r, s in ranked
+            if (record is None or r != sql.key(record.id)) and (threshold is None or s >= threshold)
+        ]
         items = [SearchResponseItem(record_id=UUID(r), score=s) for r, s in ranked[:max_results]]
         return SearchResponses(items=items, total=len(items))
 
     async def _matrix(self, vector_settings: VectorSettings) -> vectors.Matrix:
         values = {"settings": sql.key(vector_settings.id)}
         signature = (values["settings"], *map(tuple, await _rows(sql.VECTORS_SIGNATURE, values)))
-        return vectors.cached(signature) or vectors.build(signature, [tuple(r) for r in await _rows(sql.VECTORS, values)])
+        return vectors.cached(signature) or vectors.build(
+            signature, [tuple(r) for r in await _rows(sql.VECTORS, values)]
+        )

@@ -21,6 +21,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+from argilla_server.bulk.records_bulk import CreateRecordsBulk
 from argilla_server.contexts import webhooks
 from argilla_server.database import AsyncSessionLocal
 from argilla_server.models import Response, Webhook
@@ -44,6 +45,7 @@ _ADD = (
     " VALUES (:message_id, :webhook_id, :event, :timestamp, :data, :now, :now)"
 )
 _STRIKE_OUT = "DELETE FROM align_unsent WHERE id = (SELECT min(id) FROM align_unsent WHERE event = :event AND response_id = :response_id)"
+_FORGET = "DELETE FROM align_unsent WHERE response_id IN (SELECT value FROM json_each(:ids))"
 _HEADS = "SELECT * FROM align_outbox WHERE id IN (SELECT min(id) FROM align_outbox GROUP BY webhook_id)"
 
 _wake = asyncio.Event()
@@ -51,6 +53,16 @@ _wake = asyncio.Event()
 
 def install() -> None:
     argilla_event.enqueue_notify_events = enqueue
+    stored = CreateRecordsBulk._upsert_records_responses
+
+    async def store_unannounced(self: CreateRecordsBulk, pairs: list[Any]) -> list[Response]:
+        """Answers that are logged along with records: Argilla announces none of them, so they need no note."""
+        responses = await stored(self, pairs)
+        ids = json.dumps([response.id.hex for response in responses])
+        await self._db.execute(text(_FORGET), {"ids": ids})
+        return responses
+
+    CreateRecordsBulk._upsert_records_responses = store_unannounced
 
 
 async def enqueue(db: AsyncSession, event: str, timestamp: datetime, data: dict[str, Any]) -> list[Any]:
@@ -73,7 +85,11 @@ async def recover() -> None:
         for note in (await db.execute(text("SELECT * FROM align_unsent ORDER BY id"))).all():
             response = await Response.get(db, UUID(note.response_id))
             if response is not None:
-                log.warning("%s of response %s was not announced before the server stopped; announcing it now", note.event, response.id)
+                log.warning(
+                    "%s of response %s was not announced before the server stopped; announcing it now",
+                    note.event,
+                    response.id,
+                )
                 await notify_response_event(db, ResponseEvent(note.event), response)
             await db.execute(text("DELETE FROM align_unsent WHERE id = :id"), {"id": note.id})
             await db.commit()
@@ -121,23 +137,34 @@ async def _deliver(client: httpx.AsyncClient, row: Any) -> None:
     if not done:
         done = await _post(client, webhook, row)
     if not done and time.time() - row.created > GIVE_UP_AFTER:
-        log.error("webhook %s: giving up on %s %s after %d attempts", webhook.url, row.event, row.message_id, row.attempts + 1)
+        log.error(
+            "webhook %s: giving up on %s %s after %d attempts", webhook.url, row.event, row.message_id, row.attempts + 1
+        )
         done = True
     pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**row.attempts)
     later = "UPDATE align_outbox SET attempts = attempts + 1, due = :due WHERE id = :id"
     async with AsyncSessionLocal() as db:
-        await db.execute(text("DELETE FROM align_outbox WHERE id = :id" if done else later), {"id": row.id, **({} if done else {"due": time.time() + pause})})
+        await db.execute(
+            text("DELETE FROM align_outbox WHERE id = :id" if done else later),
+            {"id": row.id, **({} if done else {"due": time.time() + pause})},
+        )
         await db.commit()
 
 
 async def _post(client: httpx.AsyncClient, webhook: Webhook, row: Any) -> bool:
-    now = datetime.utcnow()  # noqa: DTZ003 - Argilla's helpers and the signature want it without a zone
+    now = datetime.utcnow()
     payload = json.dumps(_build_payload(row.event, datetime.fromisoformat(row.timestamp), json.loads(row.data)))
     signature = Signer(webhook.secret).sign(row.message_id, now, payload)
     try:
         answer = await client.post(webhook.url, content=payload, headers=_build_headers(row.message_id, now, signature))
         answer.raise_for_status()
     except httpx.HTTPError as error:
-        log.warning("webhook %s: %s %s not delivered (%s)", webhook.url, row.event, row.message_id, error or type(error).__name__)
+        log.warning(
+            "webhook %s: %s %s not delivered (%s)",
+            webhook.url,
+            row.event,
+            row.message_id,
+            error or type(error).__name__,
+        )
         return False
     return True

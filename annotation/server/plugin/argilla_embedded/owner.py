@@ -22,7 +22,9 @@ async def ensure() -> None:
             return
         password_hash = accounts.hash_password(secrets["password"])
         if user is None:
-            await User.create(db, first_name=name, username=name, role=UserRole.owner, password_hash=password_hash, api_key=key)
+            await User.create(
+                db, first_name=name, username=name, role=UserRole.owner, password_hash=password_hash, api_key=key
+            )
             log.info("owner %s made", name)
         else:  # the file was made anew beside an older database; whoever owns the folder owns the server
             await user.update(db, password_hash=password_hash, api_key=key)

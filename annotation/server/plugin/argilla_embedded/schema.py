@@ -19,7 +19,8 @@ _WORDS = """
          WHERE leaf.type = 'text' AND leaf.key IS NOT 'role'), '') END"""
 """Of one field `f`: its text, or all texts inside a chat (without the roles) or a custom field."""
 
-_FIELDS = "json_each(CASE WHEN json_valid(new.fields) THEN new.fields ELSE '{}' END) f"
+_FIELDS = r"json_each(CASE WHEN json_valid(new.fields) THEN replace(new.fields, '\u0000', '\u0020') ELSE '{}' END) f"
+"""A record's fields. A NUL (JSON escapes it) becomes a space, for SQLite would end the text there."""
 
 _ADD = f"""
     INSERT INTO align_text (record_id, field)
@@ -81,14 +82,18 @@ def migrate() -> None:
         done = _migrated(connection)
     if done == VERSION:
         return
-    with sync_engine.begin() as connection:  # Argilla's migrations copy tables, which would leave triggers behind or break on them
+    with (
+        sync_engine.begin() as connection
+    ):  # Argilla's migrations copy tables, which would leave triggers behind or break on them
         for name in TRIGGERS:
             connection.execute(text(f"DROP TRIGGER IF EXISTS {name}"))
     _migrate_argilla()
     with sync_engine.begin() as connection:
         for statement in [*TABLES, *INDEX, *(f"CREATE TRIGGER {name} {body}" for name, body in TRIGGERS.items())]:
             connection.exec_driver_sql(statement)
-        connection.execute(text("INSERT OR REPLACE INTO align_meta VALUES ('migrated', :version)"), {"version": VERSION})
+        connection.execute(
+            text("INSERT OR REPLACE INTO align_meta VALUES ('migrated', :version)"), {"version": VERSION}
+        )
 
 
 def _migrated(connection: Connection) -> str | None:

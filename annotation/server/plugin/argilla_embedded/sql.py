@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from argilla_embedded.text import Terms
 from argilla_server.errors.future import UnprocessableEntityError
 from argilla_server.search_engine.base import (
     AndFilter,
@@ -23,10 +24,13 @@ from argilla_server.search_engine.base import (
     TermsFilter,
 )
 
-from argilla_embedded.text import Terms
-
 RECORD_COLUMNS = {"id", "external_id", "status", "inserted_at", "updated_at"}
-SUGGESTION_VALUES = {"value": "s.value", "score": "s.score", "agent": "json_array(s.agent)", "type": "json_array(s.type)"}
+SUGGESTION_VALUES = {
+    "value": "s.value",
+    "score": "s.score",
+    "agent": "json_array(s.agent)",
+    "type": "json_array(s.type)",
+}
 
 PROGRESS = "SELECT status, count(*) FROM records WHERE dataset_id = :dataset GROUP BY status"
 USER_PROGRESS = (
@@ -36,21 +40,21 @@ USER_PROGRESS = (
 VECTORS_SIGNATURE = "SELECT count(*), max(updated_at) FROM vectors WHERE vector_settings_id = :settings"
 VECTORS = "SELECT record_id, value FROM vectors WHERE vector_settings_id = :settings"
 STALE_STATUS = """
-    SELECT r.id FROM records r JOIN datasets d ON d.id = r.dataset_id
-    WHERE (r.status = 'completed') IS NOT (
-        (SELECT count(*) FROM responses a WHERE a.record_id = r.id AND a.status = 'submitted')
-        >= json_extract(d.distribution, '$.min_submitted'))"""
+    SELECT r.id FROM records r JOIN datasets d ON d.id = r.dataset_id LEFT JOIN (
+        SELECT record_id, count(*) AS n FROM responses WHERE status = 'submitted' GROUP BY record_id) answers
+    ON answers.record_id = r.id
+    WHERE (r.status = 'completed') IS NOT (coalesce(answers.n, 0) >= json_extract(d.distribution, '$.min_submitted'))"""
 
-_METADATA = (
-    "json_each(r.metadata) m, json_each(CASE m.type WHEN 'array' THEN m.value ELSE json_array(m.value) END) v WHERE m.key = {name}"
-)
+_METADATA = "json_each(r.metadata) m, json_each(CASE m.type WHEN 'array' THEN m.value ELSE json_array(m.value) END) v WHERE m.key = {name}"
 _IN = "IN (SELECT value FROM json_each({values}))"
 
 TERMS_METRICS = (
     f"SELECT CAST(v.value AS TEXT) AS term, count(*) AS n FROM records r, {_METADATA.format(name=':name')}"
     " AND r.dataset_id = :dataset AND v.value IS NOT NULL GROUP BY 1 ORDER BY n DESC, term"
 )
-RANGE_METRICS = f"SELECT min(v.value), max(v.value) FROM records r, {_METADATA.format(name=':name')} AND r.dataset_id = :dataset"
+RANGE_METRICS = (
+    f"SELECT min(v.value), max(v.value) FROM records r, {_METADATA.format(name=':name')} AND r.dataset_id = :dataset"
+)
 
 
 def key(value: object) -> str:
@@ -91,7 +95,10 @@ class Search:
             self.conditions.append("0")
             return
         field_is = f" AND t.field = {self.bind(field)}" if field else ""
-        found = "SELECT t.record_id{score} FROM align_fts JOIN align_text t ON t.id = align_fts.rowid WHERE align_fts MATCH {match}" + field_is
+        found = (
+            "SELECT t.record_id{score} FROM align_fts JOIN align_text t ON t.id = align_fts.rowid WHERE align_fts MATCH {match}"
+            + field_is
+        )
         for alternatives in terms.wanted:
             match = self.bind(" OR ".join(alternatives))
             self.conditions.append(f"r.id IN ({found.format(score='', match=match)})")
@@ -114,7 +121,9 @@ class Search:
         Everyone has another order, so that few answers are spread over many records before overlaps fill up, and no
         record is always met first. It depends on no model's score unless a `priority` was made from one.
         """
-        priority = "(SELECT m.value FROM json_each(r.metadata) m WHERE m.key = 'priority' AND m.type IN ('integer', 'real'))"
+        priority = (
+            "(SELECT m.value FROM json_each(r.metadata) m WHERE m.key = 'priority' AND m.type IN ('integer', 'real'))"
+        )
         self.order = f"{priority} DESC NULLS LAST, align_shuffle(r.id, {self.bind(key(user_id))}), r.id"
 
     def sort(self, orders: list[Order]) -> None:
@@ -151,7 +160,10 @@ class Search:
         return f"{column} {_IN.format(values=self.bind_list(map(str, values)))}"
 
     def _answer_status(self, given: Filter) -> str:
-        """`pending` means: no answer yet, by that person where one is named."""
+        """`pending` means: no answer yet, by that person where one is named.
+
+        The plus before `a.status` keeps SQLite from looking through all answers with that status for every record.
+        """
         if not isinstance(given, TermsFilter) or str(given.scope.property) != "status":
             raise UnprocessableEntityError(f"responses cannot be filtered by {given}")
         statuses = [str(value) for value in given.values]
@@ -161,7 +173,7 @@ class Search:
         parts = [f"NOT {answered})"] if "pending" in statuses else []
         stored = [status for status in statuses if status != "pending"]
         if stored:
-            parts.append(f"{answered} AND a.status {_IN.format(values=self.bind_list(stored))})")
+            parts.append(f"{answered} AND +a.status {_IN.format(values=self.bind_list(stored))})")
         return "(" + " OR ".join(parts or ["1"]) + ")"
 
     def _test(self, column: str, given: TermsFilter | RangeFilter) -> str:

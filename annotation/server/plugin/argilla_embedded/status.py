@@ -10,13 +10,12 @@ import logging
 from typing import Any
 from uuid import UUID
 
+from argilla_embedded import sql
 from argilla_server.contexts import distribution
 from argilla_server.database import AsyncSessionLocal
 from argilla_server.search_engine import SearchEngine
 from argilla_server.settings import settings
 from sqlalchemy import text
-
-from argilla_embedded import sql
 
 log = logging.getLogger("uvicorn.error")
 

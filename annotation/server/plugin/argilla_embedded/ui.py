@@ -66,7 +66,9 @@ MENDS = [
 def install(app: FastAPI) -> None:
     folder = Path(next(r for r in app.routes if getattr(r, "name", "") == "static").app.directory)
     mend(folder)
-    api_v1.router.routes[:] = [r for r in api_v1.router.routes if getattr(r, "path", "") not in ("/docs", "/docs/oauth2-redirect", "/redoc")]
+    api_v1.router.routes[:] = [
+        r for r in api_v1.router.routes if getattr(r, "path", "") not in ("/docs", "/docs/oauth2-redirect", "/redoc")
+    ]
 
     @app.middleware("http")
     async def add_policy(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -86,7 +88,9 @@ def mend(folder: Path) -> None:
         for m in (m for m in MENDS if m.suffix == suffix):
             changed = [path for path, content in texts.items() if m.old.search(content)]
             if len(changed) != m.files:
-                raise RuntimeError(f"Argilla's user interface changed: {m.old.pattern!r} is in {len(changed)} {suffix} files, not in {m.files}")
+                raise RuntimeError(
+                    f"Argilla's user interface changed: {m.old.pattern!r} is in {len(changed)} {suffix} files, not in {m.files}"
+                )
             for path in changed:
                 texts[path] = m.old.sub(m.replacement, texts[path])
                 path.write_text(texts[path], encoding="utf-8")

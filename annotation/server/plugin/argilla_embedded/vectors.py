@@ -17,7 +17,7 @@ class Matrix:
     """Unit vectors, one row a record."""
 
     record_ids: list[str]
-    rows_RD: np.ndarray
+    rows_RD: np.ndarray  # noqa: N815 - the suffix names its shape
 
 
 _matrices: OrderedDict[tuple[Any, ...], Matrix] = OrderedDict()
@@ -32,8 +32,10 @@ def cached(signature: tuple[Any, ...]) -> Matrix | None:
 
 def build(signature: tuple[Any, ...], rows: Sequence[tuple[str, str]]) -> Matrix:
     """From (record id, vector as JSON), normalised and kept."""
-    values_RD = np.array([json.loads(value) for _, value in rows], dtype=np.float32).reshape(len(rows), -1)
-    norms_R1 = np.linalg.norm(values_RD, axis=1, keepdims=True) if rows else 1.0
+    values_RD = np.array([json.loads(value) for _, value in rows], dtype=np.float32).reshape(
+        len(rows), -1 if rows else 0
+    )
+    norms_R1 = np.linalg.norm(values_RD, axis=1, keepdims=True)
     matrix = Matrix([record_id for record_id, _ in rows], values_RD / np.maximum(norms_R1, 1e-12))
     _matrices[signature] = matrix
     while len(_matrices) > KEPT:

@@ -1,7 +1,7 @@
 """The environment of Argilla's server: its pinned libraries are too old to share one with training."""
 
-import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -34,7 +34,9 @@ def environment() -> Path:
 def is_installed(folder: Path) -> bool:
     """A complete environment of ours, or one that somebody else made (`$ALIGN_SERVER_ENV`) and that has the right server."""
     if os.environ.get("ALIGN_SERVER_ENV"):
-        return python_of(folder).exists() and any(folder.glob(f"lib/python*/site-packages/argilla_server-{argilla_version()}.dist-info"))
+        return python_of(folder).exists() and any(
+            folder.glob(f"lib/python*/site-packages/argilla_server-{argilla_version()}.dist-info")
+        )
     return (folder / COMPLETE).exists()
 
 
@@ -72,7 +74,11 @@ def install(*, uv: bool = False, say: Say | None = None) -> Path:
 
 def _build(folder: Path, uv: bool, say: Say) -> None:
     if shutil.disk_usage(folder.parent).free < NEEDED_BYTES:
-        raise ServiceError(f"the disk has less than {NEEDED_BYTES >> 20} MB free", where=str(folder.parent), hint="free some, or set XDG_DATA_HOME to another disk")
+        raise ServiceError(
+            f"the disk has less than {NEEDED_BYTES >> 20} MB free",
+            where=str(folder.parent),
+            hint="free some, or set XDG_DATA_HOME to another disk",
+        )
     if folder.exists():
         say(f"removing an unfinished environment: {folder}")
         shutil.rmtree(folder)
@@ -82,9 +88,15 @@ def _build(folder: Path, uv: bool, say: Say) -> None:
         program = shutil.which("uv")
         if program is None:
             raise ServiceError("there is no program `uv` on the path", hint="install uv, or leave out --uv")
-        steps = [[program, "venv", "--python", sys.executable, str(folder)], [program, "pip", "install", "--python", python, *listed]]
+        steps = [
+            [program, "venv", "--python", sys.executable, str(folder)],
+            [program, "pip", "install", "--python", python, *listed],
+        ]
     else:
-        steps = [[sys.executable, "-m", "venv", str(folder)], [python, "-m", "pip", "install", "--no-input", "--progress-bar", "off", *listed]]
+        steps = [
+            [sys.executable, "-m", "venv", str(folder)],
+            [python, "-m", "pip", "install", "--no-input", "--progress-bar", "off", *listed],
+        ]
     for step in steps:
         _run(step, folder.with_suffix(".log"))
     _run([python, "-c", "import argilla_server.settings"], folder.with_suffix(".log"))
@@ -94,18 +106,21 @@ def _build(folder: Path, uv: bool, say: Say) -> None:
 def _run(command: list[str], log: Path) -> None:
     surroundings = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
     with log.open("ab") as file:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=surroundings, check=False)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=surroundings, check=False
+        )
     if done.returncode:
         raise ServiceError(
-            f"making Argilla's environment failed: `{' '.join(command[:4])} …` ended with {done.returncode}: {last_line(log)}",
+            f"making Argilla's environment failed: `{' '.join(command[:4])} …` ended with {done.returncode}: {reason(log)}",
             where=str(log),
             hint="read that file; without a connection to a package index nothing can be installed",
         )
 
 
-def last_line(log: Path) -> str:
-    """The last line of `log` that says something; for messages."""
-    with contextlib.suppress(FileNotFoundError):
-        lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        return lines[-1] if lines else ""
-    return ""
+def reason(log: Path) -> str:
+    """Why the program that wrote `log` ended, for messages: its last exception, else the last line that says something."""
+    if not log.exists():
+        return "it said nothing"
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"(ERROR:? +)?[\w.]*(Error|Exception|Interrupt)\b", line)]
+    return (errors or lines or ["it said nothing"])[-1]

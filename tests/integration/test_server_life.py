@@ -1,0 +1,201 @@
+"""Start, stop and look at the real server."""
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+
+from align.errors import ConfigError, ServiceError
+from annotation import server
+from annotation.server import process
+from tests.server_fixtures import ArgillaServer, add_annotator, add_records, make_dataset
+
+
+def test_a_running_server_is_found_and_not_started_again(argilla_server: ArgillaServer) -> None:
+    again = server.start(argilla_server.home)
+    assert (again.url, again.started) == (argilla_server.url, False)
+    assert again.seconds < 2
+    status = server.status(argilla_server.home)
+    assert status.running and status.version == "2.8.0" and status.pid == again.pid
+    assert status.memory_bytes is not None and 50 << 20 < status.memory_bytes < 900 << 20
+
+
+def test_asking_for_another_port_of_a_running_server_is_refused(argilla_server: ArgillaServer) -> None:
+    with pytest.raises(ServiceError, match=r"runs at port .* not at 4711.*align server stop"):
+        server.start(argilla_server.home, 4711)
+
+
+def test_a_port_in_use_is_named_with_the_way_out(tmp_path: Path) -> None:
+    server.install()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ServiceError, match=rf"port {port} is in use by another program.*--port"):
+            server.start(tmp_path / "home", port)
+    assert not server.status(tmp_path / "home").running
+
+
+def test_no_other_address_than_loopback_answers(argilla_server: ArgillaServer) -> None:
+    port = int(argilla_server.url.rsplit(":", 1)[1])
+    listening = subprocess.run(
+        ["cat", "/proc/net/tcp", "/proc/net/tcp6"], capture_output=True, text=True, check=False
+    ).stdout
+    local = {line.split()[1] for line in listening.splitlines() if line.split()[3:4] == ["0A"]}
+    assert {address for address in local if address.endswith(f":{port:04X}")} == {f"0100007F:{port:04X}"}
+
+
+def test_secrets_are_private_and_in_no_log(argilla_server: ArgillaServer) -> None:
+    made = server.add_user(argilla_server.home, "private", password="a long password")
+    token = argilla_server.client.post(
+        f"{argilla_server.url}/api/v1/token", data={"username": "private", "password": "a long password"}
+    )
+    assert token.is_success
+    secret = json.loads((argilla_server.home / "secrets.json").read_text())
+    for name in ("secrets.json", "server.json", "server.pid", "server.log", "argilla.db"):
+        assert stat.S_IMODE((argilla_server.home / name).stat().st_mode) == 0o600, name
+    assert stat.S_IMODE(argilla_server.home.stat().st_mode) == 0o700
+    log = "\n".join(server.logs(argilla_server.home, 10_000))
+    assert "startup complete" in log
+    environ = Path(f"/proc/{server.status(argilla_server.home).pid}/environ").read_bytes().decode()
+    for value in (
+        secret["password"],
+        secret["api_key"],
+        secret["auth_secret_key"],
+        made.api_key,
+        "a long password",
+        token.json()["access_token"],
+    ):
+        assert value not in log and value not in environ
+
+
+def test_the_owner_can_log_in_with_the_password(argilla_server: ArgillaServer) -> None:
+    form = {"username": argilla_server.username, "password": argilla_server.password}
+    token = argilla_server.client.post(f"{argilla_server.url}/api/v1/token", data=form).json()["access_token"]
+    me = argilla_server.client.get(
+        f"{argilla_server.url}/api/v1/me", headers={"Authorization": f"Bearer {token}"}
+    ).json()
+    assert (me["username"], me["role"]) == ("owner", "owner")
+    wrong = argilla_server.client.post(f"{argilla_server.url}/api/v1/token", data=form | {"password": "argilla1"})
+    assert wrong.status_code == 401
+
+
+def test_users_come_and_go(argilla_server: ArgillaServer) -> None:
+    home = argilla_server.home
+    dataset = make_dataset(argilla_server, "comings")
+    record = add_records(argilla_server, dataset, [{"fields": {"text": "x"}}])[0]
+    _, key = add_annotator(argilla_server, "kim", "comings")
+    assert ("kim", "annotator") in {(u.username, u.role) for u in server.list_users(home)}
+    with pytest.raises(ServiceError, match=r"there is a user 'kim' already"):
+        server.add_user(home, "kim")
+    argilla_server.call(
+        "POST", f"/records/{record}/responses", {"values": {"choice": {"value": "a"}}, "status": "submitted"}, key=key
+    )
+    with pytest.raises(ServiceError, match=r"gave 1 answers, which would be deleted too.*--with-answers"):
+        server.remove_user(home, "kim")
+    assert server.remove_user(home, "kim", with_answers=True) == 1
+    assert "kim" not in {u.username for u in server.list_users(home)}
+    with pytest.raises(ConfigError, match=r"no user 'kim'"):
+        server.remove_user(home, "kim")
+    with pytest.raises(ConfigError, match=r"the owner stays"):
+        server.remove_user(home, "owner")
+    with pytest.raises(ConfigError, match=r"no workspace 'nowhere'.*comings"):
+        server.add_user(home, "lee", workspace="nowhere")
+
+
+@pytest.mark.slow
+def test_two_starts_at_once_give_one_server(killable_server: ArgillaServer) -> None:
+    server.stop(killable_server.home)
+    code = "import sys; from pathlib import Path; from annotation import server; i = server.start(Path(sys.argv[1])); print(i.pid, i.started)"
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(killable_server.home)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=_environment(),
+        )
+        for _ in range(2)
+    ]
+    lines = [child.communicate(timeout=120)[0].split() for child in both]
+    assert lines[0][0] == lines[1][0], "one process id"
+    assert sorted(line[1] for line in lines) == ["False", "True"], "one of the two began it"
+
+
+@pytest.mark.slow
+def test_stop_is_idempotent_and_keeps_what_is_there(killable_server: ArgillaServer) -> None:
+    killable_server.call("POST", "/workspaces", {"name": "stays"})
+    assert server.stop(killable_server.home) is True
+    assert server.stop(killable_server.home) is False
+    assert server.status(killable_server.home).running is False
+    with pytest.raises(ServiceError, match=r"does not run.*align server start"):
+        server.list_users(killable_server.home)
+    again = server.start(killable_server.home)
+    assert again.url == killable_server.url, "the port is kept"
+    assert "stays" in {w["name"] for w in killable_server.call("GET", "/me/workspaces")["items"]}
+
+
+@pytest.mark.slow
+def test_a_pid_left_behind_is_not_taken_for_the_server(killable_server: ArgillaServer) -> None:
+    alive = process.running(killable_server.home)
+    assert alive is not None
+    os.kill(alive.pid, signal.SIGKILL)
+    _gone(alive)
+    noted = json.loads((killable_server.home / "server.pid").read_text())
+    (killable_server.home / "server.pid").write_text(
+        json.dumps(noted | {"pid": os.getpid()})
+    )  # the number now belongs to someone else
+    assert server.status(killable_server.home).running is False
+    assert server.stop(killable_server.home) is False
+    assert server.start(killable_server.home).started is True
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_at_its_start_says_why(tmp_path: Path) -> None:
+    server.install()
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "argilla.db").write_bytes(b"this is no database, and long enough to be taken for one" * 100)
+    with pytest.raises(ServiceError, match=r"died at its start: .*file is not a database.*align server logs"):
+        server.start(home)
+
+
+def test_logs_can_be_followed(argilla_server: ArgillaServer) -> None:
+    following, heard = server.logs(argilla_server.home, 0, follow=True), threading.Event()
+
+    def listen() -> None:
+        if next(following) == "a new line":
+            heard.set()
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    with (argilla_server.home / "server.log").open("a") as log:
+        threading.Event().wait(0.5)  # the follower opens the file first
+        log.write("a new line\n")
+    assert heard.wait(10)
+
+
+def test_the_api_is_not_reachable_from_other_sites(argilla_server: ArgillaServer) -> None:
+    answer = httpx.get(
+        f"{argilla_server.url}/api/v1/version", headers={"Origin": "https://elsewhere.example"}, trust_env=False
+    )
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(Path(server.__file__).parents[2])}
+
+
+def _gone(dead: process.Process) -> None:
+    for _ in range(100):
+        if process.began(dead.pid) != dead.began:
+            return
+        threading.Event().wait(0.05)
+    raise AssertionError("the killed process lives")

@@ -1,0 +1,468 @@
+"""The search engine against a plain-Python oracle, on the real server, with the filters that the UI and the SDK send."""
+
+import ast
+import random
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from annotation.server import process
+from tests.server_fixtures import ArgillaServer, add_annotator, add_records, make_dataset
+
+WORDS = ["broken", "late", "lamp", "Kettle", "blue", "refund", "sorry", "naïve", "order", "über"]
+COLOURS = ["red", "green", "blue", 'it\'s "odd"']
+PLAIN = str.maketrans("ïü", "iu")
+
+
+@dataclass
+class Row:
+    """What the oracle knows of one record."""
+
+    id: str
+    number: int
+    fields: dict[str, str]
+    metadata: dict[str, Any]
+    answers: dict[str, dict[str, Any]]
+    suggestion: dict[str, Any] | None
+
+
+@dataclass
+class World:
+    server: ArgillaServer
+    dataset: str
+    rows: list[Row]
+    users: dict[str, tuple[str, str]]
+
+
+@pytest.fixture(scope="module")
+def world(argilla_server: ArgillaServer) -> World:
+    rng = random.Random(7)
+    dataset = make_dataset(
+        argilla_server,
+        "oracle",
+        overlap=2,
+        fields=("text", "reply"),
+        metadata={"colour": "terms", "n": "integer", "x": "float"},
+    )
+    users = {name: add_annotator(argilla_server, name, "oracle") for name in ("ada", "bob")}
+    question = {q["name"]: q["id"] for q in argilla_server.call("GET", f"/datasets/{dataset}/questions")["items"]}
+    rows = [_row(rng, number) for number in range(160)]
+    for row, record_id in zip(
+        rows, add_records(argilla_server, dataset, [_as_record(row, question, users) for row in rows]), strict=True
+    ):
+        row.id = record_id
+    return World(argilla_server, dataset, rows, users)
+
+
+def _row(rng: random.Random, number: int) -> Row:
+    def sentence() -> str:
+        return " ".join(rng.choices(WORDS, k=rng.randint(1, 6))) + rng.choice(["", ".", "!", " <b>", '"'])
+
+    metadata: dict[str, Any] = {}
+    if rng.random() < 0.8:
+        metadata["colour"] = rng.sample(COLOURS, 2) if rng.random() < 0.3 else rng.choice(COLOURS)
+    if rng.random() < 0.8:
+        metadata["n"] = rng.randint(-3, 3)
+    if rng.random() < 0.8:
+        metadata["x"] = round(rng.uniform(-1, 1), 2)
+    fields = {"text": sentence()} | ({"reply": sentence()} if rng.random() < 0.7 else {})
+    answers = {}
+    for name in ("ada", "bob"):
+        if rng.random() < 0.5:
+            status = rng.choice(["submitted", "submitted", "submitted", "discarded", "draft"])
+            answers[name] = {"status": status, "choice": rng.choice(["a", "b", "tie"]), "stars": rng.randint(1, 5)}
+    suggestion = (
+        {"value": rng.choice(["a", "b"]), "score": round(rng.random(), 3), "agent": rng.choice(["m1", "m2"])}
+        if rng.random() < 0.6
+        else None
+    )
+    return Row("", number, fields, metadata, answers, suggestion)
+
+
+def _as_record(row: Row, question: dict[str, str], users: dict[str, tuple[str, str]]) -> dict[str, Any]:
+    responses = [
+        {"user_id": users[name][0], "status": a["status"], "values": {q: {"value": a[q]} for q in ("choice", "stars")}}
+        for name, a in row.answers.items()
+    ]
+    suggestions = [{"question_id": question["choice"], **row.suggestion}] if row.suggestion else []
+    return {
+        "fields": row.fields,
+        "metadata": row.metadata,
+        "external_id": f"e{row.number}",
+        "responses": responses,
+        "suggestions": suggestions,
+    }
+
+
+def _search(
+    world: World,
+    *,
+    user: str | None = None,
+    filters: list[Any] | None = None,
+    q: str | None = None,
+    field: str | None = None,
+    **more: Any,
+) -> tuple[list[str], int]:
+    body: dict[str, Any] = {
+        k: v for k, v in {"sort": more.pop("sort", None), "filters": {"and": filters} if filters else None}.items() if v
+    }
+    if q is not None:
+        body["query"] = {"text": {"q": q} | ({"field": field} if field else {})}
+    path, key = ("/me", world.users[user][1]) if user else ("", None)
+    found = world.server.call(
+        "POST", f"{path}/datasets/{world.dataset}/records/search", body, key=key, limit=more.pop("limit", 1000), **more
+    )
+    return [item["record"]["id"] for item in found["items"]], found["total"]
+
+
+# the oracle ---------------------------------------------------------------------------------------------------------
+
+
+def _as_list(value: Any) -> list[Any]:
+    return [] if value is None else value if isinstance(value, list) else [value]
+
+
+def _answers(row: Row, user: str | None) -> list[dict[str, Any]]:
+    return [a for name, a in row.answers.items() if user in (None, name)]
+
+
+def _values(row: Row, scope: dict[str, Any], user: str | None) -> list[Any]:
+    match scope:
+        case {"entity": "metadata", "metadata_property": name}:
+            return _as_list(row.metadata.get(name))
+        case {"entity": "suggestion", "property": name}:
+            return [row.suggestion[name]] if row.suggestion else []
+        case {"entity": "response", "question": name}:
+            return [a[name] for a in _answers(row, user)]
+        case {"entity": "record", "property": "external_id"}:
+            return [f"e{row.number}"]
+        case {"entity": "record", "property": "status"}:
+            return ["completed" if sum(a["status"] == "submitted" for a in row.answers.values()) >= 2 else "pending"]
+    raise AssertionError(scope)
+
+
+def _keeps(row: Row, given: dict[str, Any], user: str | None) -> bool:
+    scope = given["scope"]
+    if scope.get("property") == "status" and scope["entity"] == "response":
+        answers = _answers(row, user)
+        return ("pending" in given["values"] and not answers) or any(a["status"] in given["values"] for a in answers)
+    values = _values(row, scope, user)
+    if given["type"] == "terms":
+        return any(str(v) in map(str, given["values"]) for v in values)
+    low, high = given.get("ge", float("-inf")), given.get("le", float("inf"))
+    return any(low <= v <= high for v in values)
+
+
+def _tokens(text: str) -> list[str]:
+    return "".join(c if c.isalnum() else " " for c in text.lower().translate(PLAIN)).split()
+
+
+def _says(row: Row, wanted: str, field: str | None) -> bool:
+    prefix, words = wanted.endswith("*"), _tokens(wanted)
+    for name, text in row.fields.items():
+        have = _tokens(text) if field in (None, name) else []
+        for i in range(len(have) - len(words) + 1):
+            part = have[i : i + len(words)]
+            if part == words or (prefix and part[:-1] == words[:-1] and part[-1].startswith(words[-1])):
+                return True
+    return False
+
+
+def _filters(rng: random.Random) -> list[dict[str, Any]]:
+    def one() -> dict[str, Any]:
+        low = rng.randint(-3, 2)
+        return rng.choice(
+            [
+                {
+                    "type": "terms",
+                    "scope": {"entity": "metadata", "metadata_property": "colour"},
+                    "values": rng.sample(COLOURS, 2),
+                },
+                {"type": "terms", "scope": {"entity": "metadata", "metadata_property": "n"}, "values": ["1", "-2"]},
+                {"type": "range", "scope": {"entity": "metadata", "metadata_property": "n"}, "ge": low, "le": low + 2},
+                {"type": "range", "scope": {"entity": "metadata", "metadata_property": "x"}, "ge": -0.25},
+                {
+                    "type": "terms",
+                    "scope": {"entity": "response", "property": "status"},
+                    "values": rng.sample(["pending", "draft", "submitted", "discarded"], rng.randint(1, 3)),
+                },
+                {"type": "terms", "scope": {"entity": "response", "question": "choice"}, "values": ["a", "tie"]},
+                {"type": "range", "scope": {"entity": "response", "question": "stars"}, "ge": 2, "le": 4},
+                {
+                    "type": "terms",
+                    "scope": {"entity": "suggestion", "question": "choice", "property": "value"},
+                    "values": ["b"],
+                },
+                {
+                    "type": "range",
+                    "scope": {"entity": "suggestion", "question": "choice", "property": "score"},
+                    "le": 0.5,
+                },
+                {
+                    "type": "terms",
+                    "scope": {"entity": "suggestion", "question": "choice", "property": "agent"},
+                    "values": ["m1"],
+                },
+                {"type": "terms", "scope": {"entity": "record", "property": "status"}, "values": ["completed"]},
+                {
+                    "type": "terms",
+                    "scope": {"entity": "record", "property": "external_id"},
+                    "values": [f"e{rng.randrange(160)}" for _ in range(40)],
+                },
+            ]
+        )
+
+    return [one() for _ in range(rng.randint(1, 3))]
+
+
+@pytest.mark.parametrize("user", [None, "ada"])
+def test_filters_agree_with_the_oracle(world: World, user: str | None) -> None:
+    rng, sizes = random.Random(11), []
+    for _ in range(50):
+        filters = _filters(rng)
+        found, total = _search(world, user=user, filters=filters)
+        expected = {row.id for row in world.rows if all(_keeps(row, f, user) for f in filters)}
+        assert set(found) == expected and total == len(found) == len(expected), filters
+        sizes.append(total)
+    assert sum(0 < n < 160 for n in sizes) > 25, "the filters were worth asking"
+
+
+def test_words_agree_with_the_oracle(world: World) -> None:
+    rng, sizes = random.Random(13), []
+    for _ in range(50):
+        wanted = [
+            rng.choice([w := rng.choice(WORDS), w.upper(), w[:3] + "*", f'"{w} {rng.choice(WORDS)}"'])
+            for _ in range(rng.randint(1, 2))
+        ]
+        unwanted = [rng.choice(WORDS) for _ in range(rng.randint(0, 1))]
+        field = rng.choice([None, "text", "reply"])
+        found, total = _search(world, q=" ".join([*wanted, *(f"-{w}" for w in unwanted)]), field=field)
+        expected = {
+            r.id
+            for r in world.rows
+            if all(_says(r, w, field) for w in wanted) and not any(_says(r, w, field) for w in unwanted)
+        }
+        assert set(found) == expected and total == len(expected), (wanted, unwanted, field)
+        sizes.append(total)
+    assert sum(0 < n < 160 for n in sizes) > 25
+
+
+@pytest.mark.parametrize(
+    ("q", "says"),
+    [
+        ("broken | lamp", lambda r: _says(r, "broken", None) or _says(r, "lamp", None)),
+        ("-broken", lambda r: not _says(r, "broken", None)),
+        ("(late) +lamp", lambda r: _says(r, "late", None) and _says(r, "lamp", None)),
+        ('"', lambda r: False),
+        ("!!! --", lambda r: False),
+        ("AND OR NEAR(", lambda r: False),
+        ('lamp" OR 1=1 --', lambda r: False),
+        ("body:lamp", lambda r: False),
+    ],
+)
+def test_the_search_language_is_not_that_of_the_database(world: World, q: str, says: Callable[[Row], bool]) -> None:
+    found, _ = _search(world, q=q)
+    assert set(found) == {row.id for row in world.rows if says(row)}
+
+
+@pytest.mark.parametrize("direction", ["asc", "desc"])
+@pytest.mark.parametrize(
+    "scope",
+    [
+        {"entity": "metadata", "metadata_property": "n"},
+        {"entity": "metadata", "metadata_property": "x"},
+        {"entity": "suggestion", "question": "choice", "property": "score"},
+        {"entity": "response", "question": "stars"},
+        {"entity": "record", "property": "external_id"},
+    ],
+)
+def test_sorting_puts_missing_last_and_averages_answers(world: World, scope: dict[str, Any], direction: str) -> None:
+    found, _ = _search(world, sort=[{"scope": scope, "order": direction}])
+    values = {row.id: _values(row, scope, None) for row in world.rows}
+    keys = {i: v[0] if isinstance(v[0], str) else sum(v) / len(v) for i, v in values.items() if v}
+    assert [keys[i] for i in found if i in keys] == sorted(keys.values(), reverse=direction == "desc")
+    assert found[: len(keys)] == [i for i in found if i in keys] and len(found) == 160
+
+
+def test_pages_are_slices_of_the_whole(world: World) -> None:
+    q = [{"type": "range", "scope": {"entity": "metadata", "metadata_property": "x"}, "ge": -0.5}]
+    whole, total = _search(world, user="ada", filters=q)
+    for offset in (0, 7, total - 1, total, total + 50):
+        page, said = _search(world, user="ada", filters=q, offset=offset, limit=7)
+        assert page == whole[offset : offset + 7] and said == total
+
+
+def test_each_person_has_a_queue_of_their_own_that_does_not_change(world: World) -> None:
+    ada, bob, added = (_search(world, user="ada")[0], _search(world, user="bob")[0], [row.id for row in world.rows])
+    assert ada == _search(world, user="ada")[0]
+    assert sorted(ada) == sorted(bob) == sorted(added)
+    assert sum(a == b for a, b in zip(ada, bob, strict=True)) < 20 and ada != added
+    assert _search(world)[0] == added, "without a person, as they were added"
+
+
+def test_dates_filter_and_nonsense_is_refused(world: World) -> None:
+    def at(low: str | float) -> int:
+        return _search(
+            world, filters=[{"type": "range", "scope": {"entity": "record", "property": "inserted_at"}, "ge": low}]
+        )[1]
+
+    assert (
+        at("2020-01-01T00:00:00") == at("2020-01-01T00:00:00Z") == at("2020-01-01T00:00:00+05:00") == at(1.5e12) == 160
+    )
+    assert at("2999-01-01") == 0
+    headers = {"X-Argilla-Api-Key": world.server.api_key}
+    body = {
+        "filters": {"and": [{"type": "range", "scope": {"entity": "record", "property": "inserted_at"}, "ge": "soon"}]}
+    }
+    answer = world.server.client.post(
+        f"{world.server.url}/api/v1/datasets/{world.dataset}/records/search", json=body, headers=headers
+    )
+    assert answer.status_code == 422
+
+
+def test_metrics_and_progress_count_right(world: World) -> None:
+    properties = {
+        p["name"]: p["id"]
+        for p in world.server.call("GET", f"/me/datasets/{world.dataset}/metadata-properties")["items"]
+    }
+    colours = world.server.call("GET", f"/metadata-properties/{properties['colour']}/metrics")
+    expected = {c: sum(c in _as_list(r.metadata.get("colour")) for r in world.rows) for c in COLOURS}
+    assert {v["term"]: v["count"] for v in colours["values"]} == expected and colours["total"] == sum(expected.values())
+    n = world.server.call("GET", f"/metadata-properties/{properties['n']}/metrics")
+    assert (n["min"], n["max"]) == (-3, 3)
+    completed = sum(_values(r, {"entity": "record", "property": "status"}, None) == ["completed"] for r in world.rows)
+    progress = world.server.call("GET", f"/datasets/{world.dataset}/progress")
+    assert (progress["total"], progress["completed"], progress["pending"]) == (
+        160,
+        completed,
+        160 - completed,
+    ) and completed > 5
+    mine = world.server.call("GET", f"/me/datasets/{world.dataset}/metrics", key=world.users["ada"][1])["responses"]
+    statuses = [r.answers["ada"]["status"] for r in world.rows if "ada" in r.answers]
+    assert {k: mine[k] for k in ("submitted", "draft", "discarded", "pending")} == {
+        k: statuses.count(k) for k in ("submitted", "draft", "discarded")
+    } | {"pending": 160 - len(statuses)}
+
+
+def test_priority_comes_first_in_the_queue(argilla_server: ArgillaServer) -> None:
+    dataset = make_dataset(argilla_server, "queue")
+    _, key = add_annotator(argilla_server, "queuer", "queue")
+    priorities = [None, 1, 3, None, 2.5, 3, "high"]
+    ids = add_records(
+        argilla_server,
+        dataset,
+        [
+            {"fields": {"text": str(i)}, "metadata": {} if p is None else {"priority": p}}
+            for i, p in enumerate(priorities)
+        ],
+    )
+    found = [
+        i["record"]["id"]
+        for i in argilla_server.call("POST", f"/me/datasets/{dataset}/records/search", {}, key=key)["items"]
+    ]
+    assert (
+        set(found[:2]) == {ids[2], ids[5]}
+        and found[2:4] == [ids[4], ids[1]]
+        and set(found[4:]) == {ids[0], ids[3], ids[6]}
+    )
+
+
+def test_words_follow_updates_and_deletes(argilla_server: ArgillaServer) -> None:
+    dataset = make_dataset(argilla_server, "following", fields=("text", "chat", "custom"))
+    chat = [{"role": "user", "content": "where is my parcel"}, {"role": "assistant", "content": "coming tomorrow"}]
+    first, second = add_records(
+        argilla_server,
+        dataset,
+        [
+            {"fields": {"text": "alpha", "chat": chat, "custom": {"a": ["beta", {"b": "gamma"}], "n": 3}}},
+            {"fields": {"text": "alpha \u0000 nul \U0001f600 zwölf"}},
+        ],
+    )
+
+    def found(q: str, field: str | None = None) -> list[str]:
+        body = {"query": {"text": {"q": q} | ({"field": field} if field else {})}}
+        return [
+            i["record"]["id"] for i in argilla_server.call("POST", f"/datasets/{dataset}/records/search", body)["items"]
+        ]
+
+    assert set(found("alpha")) == {first, second} and found("zwolf") == [second]
+    assert found("gamma") == found("parcel tomorrow") == found("parcel", "chat") == [first]
+    assert found("alpha parcel gamma") == [first], "words may stand in different fields"
+    assert found("parcel", "text") == [] and found("assistant") == []
+    argilla_server.call(
+        "PUT",
+        f"/datasets/{dataset}/records/bulk",
+        {"items": [{"id": first, "fields": {"text": "delta", "chat": chat}}]},
+    )
+    assert found("alpha") == [second] and found("delta") == [first] and found("gamma") == []
+    argilla_server.call("PATCH", f"/records/{second}", {"fields": {"text": "epsilon"}})
+    assert found("alpha") == [] and found("epsilon") == [second]
+    argilla_server.call("DELETE", f"/records/{second}")
+    assert found("epsilon") == []
+    assert _indexed(argilla_server, [first, second]) == 2
+    argilla_server.call("DELETE", f"/datasets/{dataset}")
+    assert _indexed(argilla_server, [first, second]) == 0
+
+
+def _indexed(on: ArgillaServer, record_ids: list[str]) -> int:
+    """How many texts of these records are indexed; the whole index is checked for consistency on the way."""
+    database = sqlite3.connect(on.home / "argilla.db", timeout=30)
+    try:
+        database.execute("INSERT INTO align_fts (align_fts) VALUES ('integrity-check')")
+        strays = "SELECT count(*) FROM align_text t LEFT JOIN records r ON r.id = t.record_id WHERE r.id IS NULL"
+        assert database.execute(strays).fetchone() == (0,)
+        assert database.execute(
+            "SELECT (SELECT count(*) FROM align_text) = (SELECT count(*) FROM align_fts)"
+        ).fetchone() == (1,)
+        marks = ",".join("?" * len(record_ids))
+        found = database.execute(
+            f"SELECT count(*) FROM align_text WHERE record_id IN ({marks})", [i.replace("-", "") for i in record_ids]
+        )
+        return int(found.fetchone()[0])
+    finally:
+        database.rollback()
+        database.close()
+
+
+def test_similar_records_are_ranked_by_cosine(argilla_server: ArgillaServer) -> None:
+    dataset = make_dataset(argilla_server, "similar")
+    argilla_server.call("POST", f"/datasets/{dataset}/vectors-settings", {"name": "v", "title": "v", "dimensions": 2})
+    vectors = [[1.0, 0.0], [2.0, 0.2], [0.0, 1.0], [-3.0, 0.0]]
+    ids = add_records(
+        argilla_server,
+        dataset,
+        [{"fields": {"text": f"word{i}"}, "vectors": {"v": v}} for i, v in enumerate(vectors)]
+        + [{"fields": {"text": "none"}}],
+    )
+
+    def ranked(**query: Any) -> list[tuple[int, float]]:
+        found = argilla_server.call(
+            "POST", f"/datasets/{dataset}/records/search", {"query": {"vector": {"name": "v", **query}}}
+        )["items"]
+        return [(ids.index(i["record"]["id"]), round(i["query_score"], 3)) for i in found]
+
+    assert ranked(value=[1.0, 0.0]) == [(0, 1.0), (1, 0.998), (2, 0.5), (3, 0.0)]
+    assert ranked(record_id=ids[3], order="least_similar") == [(0, 1.0), (1, 0.998), (2, 0.5)]
+    argilla_server.call("PATCH", f"/records/{ids[0]}", {"vectors": {"v": [-1.0, 0.0]}})
+    assert ranked(value=[1.0, 0.0])[-1] == (3, 0.0) and ranked(value=[1.0, 0.0])[0] == (1, 0.998), (
+        "a changed vector counts at once"
+    )
+
+
+def test_statuses_are_recomputed_without_looking_at_every_answer_for_every_record(
+    argilla_server: ArgillaServer,
+) -> None:
+    """SQLite once chose the index on answers' status inside the loop over records: minutes at 50,000 of each."""
+    source = (process.PLUGIN / "argilla_embedded" / "sql.py").read_text(encoding="utf-8")
+    assigned = next(
+        node
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "STALE_STATUS"
+    )
+    database = sqlite3.connect(f"file:{argilla_server.home / 'argilla.db'}?mode=ro", uri=True)
+    plan = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {ast.literal_eval(assigned.value)}")]
+    database.close()
+    assert plan and not any("CORRELATED" in step for step in plan)
