@@ -11,6 +11,7 @@ from typing import Any
 
 from align.config.recipe import Dpo, Lora, Sft
 from align.errors import ConfigError
+from align.store import LOGS
 
 MOST_STEPS_BETWEEN_LOGS = 10
 
@@ -29,13 +30,13 @@ REFUSED: dict[str, str] = {
 _READ_ONLY_WITH: dict[str, tuple[str, set[str]]] = {
     "discopop_tau": ("loss_type", {"discopop"}),
     "f_alpha_divergence_coef": ("f_divergence_type", {"alpha_divergence"}),
-    "label_smoothing": ("loss_type", {"robust", "exo_pair", "aot", "aot_unpaired"}),
 }
-"""An option of DPO → the option and the values of it that make TRL read the first one at all."""
+"""An option of DPO → the option and the values of it that make TRL read the first one at all (`label_smoothing`, which
+is the one met in the wild, is refused when the recipe is read)."""
 
 
 def trainer_options(
-    config: Sft | Dpo, *, section: str, rows: int, seed: int, dtype: str, report_to: list[str], work: Path
+    config: Sft | Dpo, *, section: str, rows: int, seed: int, dtype: str, report_to: list[str], out: Path, work: Path
 ) -> dict[str, Any]:
     """Keyword arguments for SFTConfig or DPOConfig (`section` is sft or dpo, for messages).
 
@@ -59,7 +60,7 @@ def trainer_options(
         "use_cpu": not on_gpu,
         "bf16": dtype == "bfloat16",  # left out, TRL switches bfloat16 autocast on, on CPU too
         "dataloader_pin_memory": on_gpu,
-        "report_to": trackers(report_to),
+        "report_to": trackers(report_to, out),
         "disable_tqdm": not sys.stderr.isatty(),
         "save_strategy": "no",  # `align.train.loop` decides by the clock
         "logging_nan_inf_filter": False,  # else a loss that is not a number is shown as the last good one
@@ -96,8 +97,8 @@ def planned_steps(config: Sft | Dpo, rows: int) -> int:
     return int(most) if most > 0 else math.ceil(math.ceil(rows / config.batch_size) * config.epochs)
 
 
-def trackers(report_to: list[str]) -> list[str] | str:
-    """TRL's `report_to`; ConfigError for a tracker that is not installed."""
+def trackers(report_to: list[str], out: Path) -> list[str] | str:
+    """TRL's `report_to`; ConfigError for a tracker that is not installed. TensorBoard's files go to `out/logs`."""
     if not report_to:
         return "none"
     from transformers.integrations.integration_utils import get_available_reporting_integrations
@@ -106,6 +107,8 @@ def trackers(report_to: list[str]) -> list[str] | str:
     for name in report_to:
         if name not in there:
             raise ConfigError(f"the tracker {name!r} is not installed", where="report_to", hint=f"pip install {name}")
+    if "tensorboard" in report_to:  # its default is the working folder, which goes when the stage is published
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(out / LOGS / "tensorboard"))
     return report_to
 
 

@@ -54,19 +54,16 @@ def train_dpo(
     weights_type = "float32" if config.lora is None else dtype
     policy = checkpoint.load_model(parent, weights_type)
     tokenizer = load_tokenizer(parent)
-    stops = stop_token_ids(tokenizer, parent)
-    limit = ex.limit_of(config.max_tokens, checkpoint.context_of(policy))
     clock.lap("load")
-    kept, dropped = ex.encode_preferences(tokenizer, preferences, stops, limit)
+    limit = ex.limit_of(config.max_tokens, checkpoint.context_of(policy))
+    kept, dropped = ex.encode_preferences(tokenizer, preferences, stop_token_ids(tokenizer, parent), limit)
     ex.write_dropped(out, dropped)
     ex.require_rows(kept, dropped, "preference")
-    ex.require_vocabulary(
-        [row.prompt_ids + row.chosen_ids + row.rejected_ids for row in kept],
-        policy.get_input_embeddings().num_embeddings,
-    )
+    ids = [row.prompt_ids + row.chosen_ids + row.rejected_ids for row in kept]
+    ex.require_vocabulary(ids, policy.get_input_embeddings().num_embeddings)
     clock.lap("encode")
     options = arguments.trainer_options(
-        config, section="dpo", rows=len(kept), seed=seed, dtype=dtype, report_to=report_to, work=work
+        config, section="dpo", rows=len(kept), seed=seed, dtype=dtype, report_to=report_to, out=out, work=work
     )
     reference = checkpoint.load_model(parent, weights_type) if config.lora is None else None
     trainer = _trainer(policy, reference, tokenizer, kept, config, options)
@@ -84,12 +81,8 @@ def train_dpo(
     )
     clock.lap("publish")
     clock.write(out)
-    return metrics | {
-        "step0_logp_difference": difference,
-        "rows": len(kept),
-        "tokens": sum(row.tokens for row in kept),
-        "dropped": ex.reasons(dropped),
-    }
+    counts = {"rows": len(kept), "tokens": sum(row.tokens for row in kept), "dropped": ex.reasons(dropped)}
+    return metrics | counts | {"step0_logp_difference": difference}
 
 
 def is_plain(pairs: Sequence[ex.Pair]) -> bool:

@@ -44,18 +44,16 @@ def train_sft(
     clock.lap("import")
     policy = checkpoint.load_model(model, "float32" if config.lora is None else dtype)
     tokenizer = load_tokenizer(model, chat_template=chat_template)
-    stops = stop_token_ids(tokenizer, model)
-    limit = ex.limit_of(config.max_tokens, checkpoint.context_of(policy))
     clock.lap("load")
-    kept, dropped = ex.encode_demonstrations(tokenizer, rows, stops, limit)
+    limit = ex.limit_of(config.max_tokens, checkpoint.context_of(policy))
+    kept, dropped = ex.encode_demonstrations(tokenizer, rows, stop_token_ids(tokenizer, model), limit)
     ex.write_dropped(out, dropped)
     ex.require_rows(kept, dropped, "demonstration")
-    ex.require_vocabulary(
-        [row.prompt_ids + row.answer_ids for row in kept], policy.get_input_embeddings().num_embeddings
-    )
+    ids = [row.prompt_ids + row.answer_ids for row in kept]
+    ex.require_vocabulary(ids, policy.get_input_embeddings().num_embeddings)
     clock.lap("encode")
     options = arguments.trainer_options(
-        config, section="sft", rows=len(kept), seed=seed, dtype=dtype, report_to=report_to, work=work
+        config, section="sft", rows=len(kept), seed=seed, dtype=dtype, report_to=report_to, out=out, work=work
     )
     trainer = _trainer(policy, tokenizer, kept, config, options)
     clock.lap("set up")

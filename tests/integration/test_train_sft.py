@@ -103,8 +103,9 @@ def losses(out: Path) -> list[tuple[int, float]]:
         ({}, (1, 4, 7, 10)),  # before the first save, in the first epoch, in the second, after the last step
         ({"micro_batch_size": 2}, (7,)),
         ({"lora": Lora(r=4, dropout=0.1)}, (7,)),
+        ({"trainer": {"train_sampling_strategy": "random"}}, (7,)),
     ],
-    ids=["full", "micro", "lora"],
+    ids=["full", "micro", "lora", "random order"],
 )
 def test_a_run_cut_short_ends_with_the_same_bytes(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], kills: tuple[int, ...]

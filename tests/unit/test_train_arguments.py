@@ -1,5 +1,8 @@
 """Options of the trainers: ours cannot be overridden, and one that would do nothing is refused."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from align.train import arguments
 
 def options(config: Sft | Dpo, **changes: Any) -> dict[str, Any]:
     section = "sft" if isinstance(config, Sft) else "dpo"
-    given = {"rows": 640, "seed": 3, "dtype": "float32", "report_to": [], "work": Path("w")} | changes
+    given = {"rows": 640, "seed": 3, "dtype": "float32", "report_to": [], "out": Path("o"), "work": Path("w")} | changes
     return arguments.trainer_options(config, section=section, **given)
 
 
@@ -49,8 +52,7 @@ def test_options_that_are_ours_are_refused_by_name(key: str) -> None:
 @pytest.mark.parametrize(
     ("given", "wrong"),
     [
-        ({"label_smoothing": 0.1}, "label_smoothing"),
-        ({"label_smoothing": 0.1, "loss_type": ["ipo", "hinge"]}, "label_smoothing"),
+        ({"discopop_tau": 0.1, "loss_type": ["ipo", "hinge"]}, "discopop_tau"),
         ({"discopop_tau": 0.1}, "discopop_tau"),
         ({"f_alpha_divergence_coef": 0.3, "f_divergence_type": "forward_kl"}, "f_alpha_divergence_coef"),
         ({"loss_weights": [1.0, 2.0]}, "loss_weights"),
@@ -64,9 +66,8 @@ def test_an_option_that_would_do_nothing_is_refused(given: dict[str, Any], wrong
 @pytest.mark.parametrize(
     "given",
     [
-        {"label_smoothing": 0.1, "loss_type": "robust"},
-        {"label_smoothing": 0.1, "loss_type": ["sft", "exo_pair"], "loss_weights": [1, 2]},
-        {"label_smoothing": 0.0},
+        {"discopop_tau": 0.1, "loss_type": "discopop"},
+        {"discopop_tau": 0.1, "loss_type": ["sft", "discopop"], "loss_weights": [1, 2]},
         {"f_alpha_divergence_coef": 0.3, "f_divergence_type": "alpha_divergence"},
     ],
 )
@@ -95,7 +96,24 @@ def test_dropout_of_an_adapter_cannot_act_in_dpo() -> None:
 
 def test_a_tracker_that_is_not_installed_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"report_to: the tracker 'neptune' is not installed"):
-        arguments.trackers(["neptune"])
+        arguments.trackers(["neptune"], Path("o"))
+
+
+def test_tensorboards_files_survive_the_working_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.integrations import integration_utils
+
+    monkeypatch.setattr(integration_utils, "get_available_reporting_integrations", lambda: ["tensorboard"])
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    assert options(sft(), report_to=["tensorboard"], out=Path("o"))["report_to"] == ["tensorboard"]
+    assert os.environ["TENSORBOARD_LOGGING_DIR"] == "o/logs/tensorboard"
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR")
+
+
+def test_importing_the_stages_loads_no_torch() -> None:
+    code = (
+        "import align.train.dpo, align.train.sft, sys; print({'torch', 'transformers', 'trl', 'peft'} & {*sys.modules})"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
