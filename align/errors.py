@@ -48,5 +48,7 @@ class StageError(AlignError):
     """A stage of a run failed by no fault of the user's."""
 
 
-KINDS: dict[str, type[AlignError]] = {c.__name__: c for c in (AlignError, ConfigError, DataError, ServiceError, StageError)}
+KINDS: dict[str, type[AlignError]] = {
+    c.__name__: c for c in (AlignError, ConfigError, DataError, ServiceError, StageError)
+}
 """By name, so that an error crosses from a stage's subprocess to the runner as JSON and keeps its kind."""

@@ -29,8 +29,8 @@ def sft(
     as_json: bool = JSON,
 ) -> None:
     """Supervised fine-tuning of a model on demonstrations."""
-    from align.config.section import load_section
     from align.config.recipe import Sft
+    from align.config.section import load_section
     from align.data.demonstrations import load_demonstrations
     from align.train.sft import train_sft
 
@@ -66,8 +66,8 @@ def dpo(
     as_json: bool = JSON,
 ) -> None:
     """Direct preference optimisation of a model on pairs; the model itself is the reference."""
-    from align.config.section import load_section
     from align.config.recipe import Dpo
+    from align.config.section import load_section
     from align.data.preferences import load_preferences
     from align.train.dpo import train_dpo
 
@@ -93,13 +93,12 @@ def rollout(
     as_json: bool = JSON,
 ) -> None:
     """Sample answers of a model to every prompt of a file."""
-    from rollouts.sample import sample_candidates
-
-    from align.config.section import load_section
     from align.config.recipe import Rollouts
+    from align.config.section import load_section
     from align.data.prompts import read_prompts
     from align.store import checkpoint_id, write_rows
     from align.types import as_dict
+    from rollouts.sample import sample_candidates
 
     config = load_section(Rollouts, settings or [])
     with _result(out) as (partial, work):

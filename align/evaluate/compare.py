@@ -68,7 +68,9 @@ def _against(new: pa.Table, folder: Path | None, tie_width: float, seed: int) ->
         return None
     ours, theirs = _by_prompt(new), _by_prompt(read_table(folder / SAMPLES))
     shared = sorted(ours.keys() & theirs.keys())
-    return win_rate([ours[p] for p in shared], [theirs[p] for p in shared], shared, tie_width=tie_width, seed=seed).as_dict()
+    return win_rate(
+        [ours[p] for p in shared], [theirs[p] for p in shared], shared, tie_width=tie_width, seed=seed
+    ).as_dict()
 
 
 def _by_prompt(table: pa.Table) -> dict[str, list[float | None]]:

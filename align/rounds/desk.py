@@ -7,11 +7,11 @@ from pathlib import Path
 from align.config.recipe import Annotate
 from align.data.candidates import load_candidates
 from align.errors import ConfigError, DataError
+from align.ids import file_id
 from align.rounds.journal import read_journal
 from align.rounds.labelling import DESK, Desk, desk_of_folder, desk_of_round
 from align.rounds.run import open_run
 from align.rounds.stage import Ref, current
-from align.ids import file_id
 from align.store import disk_errors, write_json, write_rows, write_table
 from align.types import Task, as_dict, to_table
 from annotation.compile import compile_preferences

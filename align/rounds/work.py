@@ -37,7 +37,6 @@ def prompts(job: Job, progress: Progress) -> Summary:
 def demonstrations(job: Job, progress: Progress) -> Summary:
     """Load the demonstrations, without those whose prompt is held out for evaluation."""
     from align.data.contamination import drop_held_out_demonstrations
-
     from align.data.demonstrations import load_demonstrations, write_demonstrations
 
     rows, dropped = load_demonstrations(Path(job.tuning["path"]))
@@ -145,7 +144,6 @@ def preferences(job: Job, progress: Progress) -> Summary:
 def given_preferences(job: Job, progress: Progress) -> Summary:
     """Load preferences from the recipe's file, without those whose prompt is held out for evaluation."""
     from align.data.contamination import drop_held_out_preferences
-
     from align.data.preferences import load_preferences
 
     rows, dropped = load_preferences(Path(job.tuning["path"]))
@@ -236,9 +234,8 @@ def _sample(
     *,
     keep_all: bool = False,
 ) -> tuple[list[Candidate], list[Dropped]]:
-    from rollouts.sample import sample_candidates
-
     from align.ids import seed_for
+    from rollouts.sample import sample_candidates
 
     return sample_candidates(
         rows,

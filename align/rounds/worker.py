@@ -84,6 +84,7 @@ def _outcome(code: int, answer: Path, log: Path, job: Job) -> dict[str, Any]:
 def _environment(job: Job) -> dict[str, str]:
     threads = str(job.tuning.get("threads") or os.cpu_count() or 1)
     fixed = {
+        "OMP_WAIT_POLICY": "PASSIVE",  # idle threads that spin take the cores from everybody else
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": threads,

@@ -1,0 +1,1 @@
+"""Rollouts: a policy's answers to prompts, from whichever engine there is."""
