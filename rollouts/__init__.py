@@ -1,1 +1,1 @@
-"""Rollouts: a policy's answers to prompts, from whichever engine there is."""
+"""Sampling answers: engines behind one Protocol, and shards that survive a kill."""

@@ -1,21 +1,27 @@
-"""The seam to whatever samples answers: token ids in, token ids out."""
+"""The seam between sampling and the engines: requests of token ids in, sampled token ids out."""
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol
 
 from align.config.recipe import Sampling
+from align.errors import ConfigError
+from align.store import read_json
 from align.types import FinishReason
 
-Engine = Literal["vllm", "transformers"]
+EngineType = Literal["auto", "vllm", "transformers"]
+
+TINY_BYTES = 64 << 20
+"""Models with fewer bytes of weights run on one thread unless told otherwise: on a busy machine, sharing out their
+little work took three times as long as doing it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A prompt's token ids. `prompt_id` seeds its samples, so they do not depend on what else is sampled."""
+    """One prompt, as the ids that the model goes on from."""
 
     prompt_id: str
     token_ids: list[int]
@@ -23,48 +29,84 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The sampled token ids, the stop token included where the model ended by itself (`finish` "stop")."""
+    """One sampled answer. `token_ids` holds all that was sampled, with the stop token where `finish` is "stop"."""
 
     token_ids: list[int]
     finish: FinishReason
 
 
 class Generator(Protocol):
-    """A checkpoint that answers."""
+    """A loaded model. One call must not depend on the calls before it."""
 
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, *, samples: int, seed: int
     ) -> list[list[Completion]]:
-        """`samples` completions for each request, in their order. The same call gives the same completions."""
+        """`samples` completions for each request. Each has a seed of its own, from `seed`, prompt id and sample."""
         ...
 
     def close(self) -> None:
-        """Let go of memory and processes."""
+        """Free the model's memory and whatever else the engine holds."""
         ...
 
-    def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-
-def resolve_engine(name: str) -> Engine:
-    """`auto` is vLLM where it is installed, else transformers; nothing is imported."""
-    if name == "auto":
-        return "vllm" if importlib.util.find_spec("vllm") is not None else "transformers"
-    return "vllm" if name == "vllm" else "transformers"
+def resolve_engine(type: EngineType) -> Literal["vllm", "transformers"]:
+    """Which engine `auto` means here: vLLM where it is installed. Imports neither."""
+    if type == "auto":
+        return "vllm" if _installed("vllm") else "transformers"
+    if type == "vllm" and not _installed("vllm"):
+        raise ConfigError(
+            "vLLM is not installed", where="rollouts.type", hint="install it, or use auto or transformers"
+        )
+    return type
 
 
-def open_generator(name: str, checkpoint: Path, *, dtype: str, max_tokens: int, threads: int | None) -> Generator:
-    """Load `checkpoint` into an engine. `max_tokens` bounds prompt plus answer.
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
-    Raises ConfigError where the engine is not installed or cannot serve the model.
+
+@contextmanager
+def open_generator(
+    type: EngineType, checkpoint: Path, *, dtype: str, max_tokens_total: int, threads: int | None
+) -> Iterator[Generator]:
+    """The engine with `checkpoint` loaded, closed at the end of the `with` block.
+
+    `max_tokens_total` is the longest prompt plus answer. It runs on a GPU where torch sees one. Raises ConfigError for
+    an engine that is not there or cannot run the model, and for a length beyond the model's context.
     """
-    if resolve_engine(name) == "vllm":
+    context = context_length(checkpoint)
+    if context is not None and max_tokens_total > context:
+        what = f"prompt and answer may take {max_tokens_total} tokens, but the model's context holds {context}"
+        raise ConfigError(what, where="rollouts", hint="lower max_prompt_tokens or max_tokens")
+    from align.text import load_tokenizer, stop_token_ids
+
+    stops = stop_token_ids(load_tokenizer(checkpoint), checkpoint)
+    threads = threads if threads is not None else 1 if _is_tiny(checkpoint) else None
+    generator: Generator
+    if resolve_engine(type) == "vllm":
         from rollouts.vllm_engine import VllmGenerator
 
-        return VllmGenerator(checkpoint, dtype=dtype, max_tokens=max_tokens, threads=threads)
-    from rollouts.transformers_engine import TransformersGenerator
+        generator = VllmGenerator(checkpoint, stops, dtype=dtype, max_tokens_total=max_tokens_total, threads=threads)
+    else:
+        from rollouts.transformers_engine import TransformersGenerator
 
-    return TransformersGenerator(checkpoint, dtype=dtype, max_tokens=max_tokens, threads=threads)
+        generator = TransformersGenerator(checkpoint, stops, dtype=dtype, threads=threads)
+    try:
+        yield generator
+    finally:
+        generator.close()
+
+
+def model_config(checkpoint: Path) -> dict[str, Any]:
+    """The language model's part of config.json."""
+    config: dict[str, Any] = read_json(checkpoint / "config.json")
+    return {**config, **config.get("text_config", {})}
+
+
+def context_length(checkpoint: Path) -> int | None:
+    """The most tokens that the model's positions reach; None where its config knows no limit."""
+    config = model_config(checkpoint)
+    return next((config[k] for k in ("max_position_embeddings", "n_positions") if config.get(k)), None)
+
+
+def _is_tiny(checkpoint: Path) -> bool:
+    return sum(f.stat().st_size for f in checkpoint.glob("*.safetensors")) < TINY_BYTES

@@ -1,18 +1,34 @@
-"""Answers to many prompts, in shards of fixed prompts: a killed sampling goes on with the shards that are missing."""
+"""Candidates: each prompt's sampled answers, shard by shard.
 
-from collections import Counter
+A shard is a Parquet file of raw samples, published whole; a killed run goes on with the missing ones, and a shard's
+samples do not depend on which others were there. What is no use to people is dropped afterwards, with its reason.
+"""
+
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
 
 from align.config.recipe import Sampling
+from align.errors import ConfigError
 from align.ids import content_id
-from align.store import read_table, write_table
-from align.text import decode_answer, encode_prompt, load_tokenizer
-from align.types import Candidate, Dropped, Prompt, candidate_id, from_table, to_table
-from rollouts.engine import Request, open_generator
+from align.store import disk_errors, publish, read_table, write_table
+from align.types import Candidate, Dropped, Prompt, candidate_id
+from rollouts.engine import Completion, EngineType, Request, context_length, open_generator, resolve_engine
 
-Progress = Callable[[int, int], None]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SHARDS = "shards"
+EMPTY = "empty answer"
+LOSSY = "the tokenizer cannot reproduce the answer"
+
+RAW = pa.schema(
+    [("prompt_id", pa.string()), ("sample", pa.int32()), ("tokens", pa.int32()), ("finish", pa.string())]
+    + [("text", pa.string()), ("same", pa.bool_())]
+)
+"""A shard's columns; `same` says that encoding the text and decoding it again gives the text."""
 
 
 def sample_candidates(
@@ -22,82 +38,140 @@ def sample_candidates(
     *,
     sampling: Sampling,
     samples: int,
-    engine: str,
+    engine: EngineType,
     dtype: str,
     max_prompt_tokens: int,
     shard: int,
     seed: int,
     threads: int | None,
-    keep_all: bool = False,
     out: Path,
-    progress: Progress | None,
+    keep_all: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Candidate], list[Dropped]]:
-    """`samples` answers to each prompt, with what was dropped and why.
+    """`samples` answers of `checkpoint` to each prompt, in the prompts' order, and what was left out.
 
-    Prompts longer than `max_prompt_tokens` are dropped. Empty answers and repeated answers of one prompt are dropped
-    too, so that nobody is asked about them, unless `keep_all`: where a policy is measured, each answer counts.
-    `out/shards/` keeps finished shards; a call with the same arguments goes on from there. `progress` gets prompts.
+    Left out are prompts over `max_prompt_tokens` or without room for an answer in the model's context, and answers
+    that are empty, that repeat an earlier one to the same prompt, or that the tokenizer cannot reproduce. With
+    `keep_all` (for evaluation) every sampled answer stays; equal ones then have equal ids.
+
+    `out/shards` keeps the samples until the caller removes it, those of each order (all that they depend on) apart;
+    `shard` is prompts per file. `progress` is told (prompts done, prompts in all).
     """
-    tokenizer = load_tokenizer(checkpoint)
-    fitting, dropped = _fitting(prompts, tokenizer, max_prompt_tokens)
-    asked = content_id([checkpoint_id, [p.id for p, _ in fitting], sampling.model_dump(), samples, engine, seed, shard])
-    folder = out / "shards" / asked
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = [fitting[start : start + shard] for start in range(0, len(fitting), shard)]
-    paths = [folder / f"{number:05d}.parquet" for number in range(len(parts))]
-    missing = [number for number, path in enumerate(paths) if not path.is_file()]
-    done = sum(len(part) for part, path in zip(parts, paths, strict=True) if path.is_file())
+    from align.text import load_tokenizer
+
+    room = _room(checkpoint, max_prompt_tokens, sampling)
+    tokenizer, by_id = load_tokenizer(checkpoint), {p.id: p for p in prompts}
+    requests, dropped = _encode(tokenizer, prompts, max_prompt_tokens, room)
+    shards = [requests[i : i + shard] for i in range(0, len(requests), shard)]
+    order = {
+        "checkpoint": checkpoint_id, "prompts": content_id([[r.prompt_id, r.token_ids] for r in requests]),
+        "sampling": {name: getattr(sampling, name) for name in Sampling.model_fields}, "samples": samples,
+        "engine": resolve_engine(engine), "dtype": dtype, "shard": shard, "seed": seed,
+    }  # fmt: skip
+    folder = out / SHARDS / content_id(order)
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    missing = [n for n in range(len(shards)) if not _file(folder, n).is_file()]
+    tell = progress or (lambda done, total: None)
+    done = len(requests) - sum(len(shards[n]) for n in missing)
+    tell(done, len(requests))
     if missing:
-        longest = max(len(ids) for _, ids in fitting) + sampling.max_tokens
-        with open_generator(engine, checkpoint, dtype=dtype, max_tokens=longest, threads=threads) as generator:
-            for number in missing:
-                requests = [Request(prompt.id, ids) for prompt, ids in parts[number]]
-                answers = generator.generate(requests, sampling, samples=samples, seed=seed)
-                rows = _candidates(parts[number], answers, tokenizer, checkpoint_id)
-                partial = paths[number].with_suffix(".partial")
-                write_table(partial, to_table(Candidate, rows))
-                partial.replace(paths[number])
-                done += len(parts[number])
-                if progress:
-                    progress(done, len(fitting))
-    everything = [row for path in paths for row in from_table(Candidate, read_table(path))]
-    if keep_all:
-        return everything, dropped
-    kept, useless = _worth_asking(everything)
-    return kept, dropped + useless
+        total = max(len(r.token_ids) for r in requests) + sampling.max_tokens
+        with open_generator(engine, checkpoint, dtype=dtype, max_tokens_total=total, threads=threads) as generator:
+            for n in missing:
+                completions = generator.generate(shards[n], sampling, samples=samples, seed=seed)
+                _write_shard(_file(folder, n), _rows(tokenizer, by_id, shards[n], completions))
+                done += len(shards[n])
+                tell(done, len(requests))
+    rows = [row for n in range(len(shards)) for row in read_table(_file(folder, n)).to_pylist()]
+    kept, unused = _candidates(rows, checkpoint_id, keep_all)
+    return kept, dropped + unused
 
 
-def _fitting(
-    prompts: Sequence[Prompt], tokenizer: Any, limit: int
-) -> tuple[list[tuple[Prompt, list[int]]], list[Dropped]]:
-    encoded = [(prompt, encode_prompt(tokenizer, prompt.messages)) for prompt in prompts]
-    reason = f"longer than rollouts.max_prompt_tokens ({limit})"
-    dropped = [Dropped("prompt", p.source, f"{reason}: {len(ids)} tokens") for p, ids in encoded if len(ids) > limit]
-    return [(p, ids) for p, ids in encoded if len(ids) <= limit], dropped
+def _room(checkpoint: Path, max_prompt_tokens: int, sampling: Sampling) -> int:
+    """The longest prompt that may be sampled from."""
+    context = context_length(checkpoint)
+    if context is None:
+        return max_prompt_tokens
+    if context <= sampling.max_tokens:
+        what = (
+            f"an answer may take {sampling.max_tokens} tokens, but the model's context holds {context} with the prompt"
+        )
+        raise ConfigError(what, where="max_tokens", hint="lower it")
+    return min(max_prompt_tokens, context - sampling.max_tokens)
 
 
-def _candidates(
-    part: Sequence[tuple[Prompt, list[int]]], answers: Sequence[Sequence[Any]], tokenizer: Any, checkpoint_id: str
-) -> list[Candidate]:
+def _encode(
+    tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Prompt], max_prompt_tokens: int, room: int
+) -> tuple[list[Request], list[Dropped]]:
+    from align.text import encode_prompt
+
+    limit = (
+        "max_prompt_tokens is" if room == max_prompt_tokens else "beside an answer, the model's context has room for"
+    )
+    requests: list[Request] = []
+    dropped: list[Dropped] = []
+    for prompt in prompts:
+        ids = encode_prompt(tokenizer, prompt.messages)
+        if len(ids) <= room:
+            requests.append(Request(prompt.id, ids))
+        else:
+            dropped.append(Dropped("prompt", prompt.source, f"the prompt has {len(ids)} tokens; {limit} {room}"))
+    return requests, dropped
+
+
+def _file(folder: Path, number: int) -> Path:
+    return folder / f"{number:05d}.parquet"
+
+
+def _write_shard(file: Path, rows: list[dict[str, Any]]) -> None:
+    partial = file.with_name(f".{file.name}.partial")
+    write_table(partial, pa.Table.from_pylist(rows, schema=RAW))
+    publish(partial, file)
+
+
+def _rows(
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: dict[str, Prompt],
+    requests: Sequence[Request],
+    completions: Sequence[Sequence[Completion]],
+) -> list[dict[str, Any]]:
+    from align.text import decode_answer, encode_answer
+
     rows = []
-    for (prompt, _), completions in zip(part, answers, strict=True):
-        for number, completion in enumerate(completions):
-            text = decode_answer(tokenizer, completion.token_ids)
-            identity = candidate_id(prompt.id, text, checkpoint_id)
-            tokens = len(completion.token_ids)
-            rows.append(Candidate(identity, prompt.id, text, checkpoint_id, number, tokens, completion.finish))
+    for request, several in zip(requests, completions, strict=True):
+        messages = prompts[request.prompt_id].messages
+        for sample, completion in enumerate(several):
+            ids = completion.token_ids
+            text = decode_answer(tokenizer, ids[:-1] if completion.finish == "stop" else ids)
+            same = decode_answer(tokenizer, encode_answer(tokenizer, messages, text)) == text
+            row = {"prompt_id": request.prompt_id, "sample": sample, "tokens": len(ids), "finish": completion.finish}
+            rows.append({**row, "text": text, "same": same})
     return rows
 
 
-def _worth_asking(rows: Sequence[Candidate]) -> tuple[list[Candidate], list[Dropped]]:
-    seen: Counter[str] = Counter()
-    kept, dropped = [], []
+def _candidates(
+    rows: Sequence[dict[str, Any]], checkpoint: str, keep_all: bool
+) -> tuple[list[Candidate], list[Dropped]]:
+    """Raw samples as candidates; without `keep_all` only those that people can be asked about."""
+    kept: list[Candidate] = []
+    dropped: list[Dropped] = []
+    first: dict[str, int] = {}
     for row in rows:
-        if not row.text.strip():
-            dropped.append(Dropped("candidate", row.id, "empty answer"))
-        elif seen[row.id]:
-            dropped.append(Dropped("candidate", row.id, "the same answer as another sample of the prompt"))
+        prompt, sample, text = row["prompt_id"], row["sample"], row["text"]
+        id = candidate_id(prompt, text, checkpoint)
+        reason = None if keep_all else _unfit(row, first.setdefault(id, sample))
+        if reason is None:
+            kept.append(Candidate(id, prompt, text, checkpoint, sample, row["tokens"], row["finish"]))
         else:
-            kept.append(row)
-        seen[row.id] += 1
+            dropped.append(Dropped("answer", f"prompt {prompt}, sample {sample}", reason))
     return kept, dropped
+
+
+def _unfit(row: dict[str, Any], first: int) -> str | None:
+    """Why people are not asked about a sample; `first` is the earliest sample with the same text."""
+    if not row["text"].strip():
+        return EMPTY
+    if not row["same"]:
+        return LOSSY
+    return f"the same answer as sample {first}" if first != row["sample"] else None

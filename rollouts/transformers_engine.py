@@ -1,80 +1,106 @@
-"""Sampling with transformers' `generate`: slower than vLLM, and runs wherever torch does."""
+"""transformers' own generation: slower than vLLM, and runs wherever torch runs.
+
+Draws are made by the Gumbel trick with a random generator for each sample (the token with the largest
+log-probability + Gumbel noise is a draw from the distribution; Maddison et al. 2014), so that a sample does not depend
+on the others in its batch.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 from align.config.recipe import Sampling
 from align.ids import seed_for
-from align.text import load_tokenizer, stop_token_ids
 from rollouts.engine import Completion, Request
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 BATCH = 64
-"""Sequences per call of `generate`, of similar prompt length."""
+"""Sequences per batch; prompts of like length go together."""
 
 
 class TransformersGenerator:
-    """Left-padded batches of similar length; each batch is seeded by its own prompts."""
+    """`rollouts.Generator` by transformers. `threads` are those of this process; None leaves them as they are."""
 
-    def __init__(self, checkpoint: Path, *, dtype: str, max_tokens: int, threads: int | None) -> None:
+    def __init__(self, checkpoint: Path, stops: Sequence[int], *, dtype: str, threads: int | None) -> None:
         import torch
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, GenerationConfig
 
-        if threads:
+        self._stops = list(stops)
+        self._threads = torch.get_num_threads()
+        if threads is not None:
             torch.set_num_threads(threads)
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        tokenizer = load_tokenizer(checkpoint)
-        self._stops = list(stop_token_ids(tokenizer, checkpoint))
-        self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self._stops[0]
-        model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=getattr(torch, dtype))
-        self._model = model.to(self._device).eval()
+        model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=getattr(torch, dtype), local_files_only=True)
+        model.generation_config = GenerationConfig()  # the model's own defaults must not mix with our sampling
+        self._model: Any = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, *, samples: int, seed: int
     ) -> list[list[Completion]]:
-        order = sorted(range(len(requests)), key=lambda i: (len(requests[i].token_ids), requests[i].prompt_id))
-        found: dict[int, list[Completion]] = {}
-        step = max(1, BATCH // samples)
-        for start in range(0, len(order), step):
-            batch = order[start : start + step]
-            rows = self._batch([requests[i] for i in batch], sampling, samples, seed)
-            for place, i in enumerate(batch):
-                found[i] = rows[place * samples : (place + 1) * samples]
-        return [found[i] for i in range(len(requests))]
+        flat = [(r, seed_for(seed, r.prompt_id, sample)) for r in requests for sample in range(samples)]
+        order = sorted(range(len(flat)), key=lambda i: (len(flat[i][0].token_ids), i))
+        done: dict[int, Completion] = {}
+        for start in range(0, len(order), BATCH):
+            batch = order[start : start + BATCH]
+            prompts, seeds = [flat[i][0].token_ids for i in batch], [flat[i][1] for i in batch]
+            done.update(zip(batch, self._generate_batch(prompts, seeds, sampling), strict=True))
+        return [[done[i + s] for s in range(samples)] for i in range(0, len(flat), samples)]
 
-    def _batch(self, requests: Sequence[Request], sampling: Sampling, samples: int, seed: int) -> list[Completion]:
+    def _generate_batch(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> list[Completion]:
         import torch
         from transformers import GenerationConfig
 
-        ids = [r.token_ids for r in requests for _ in range(samples)]
-        width = max(map(len, ids))
-        tokens_BT = torch.tensor([[self._pad] * (width - len(row)) + row for row in ids], device=self._device)
-        mask_BT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=self._device)
-        random = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+        pad, longest = self._stops[0], max(len(p) for p in prompts)
+        device = self._model.device
+        input_BT = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts], device=device)
+        mask_BT = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
         config = GenerationConfig(
-            max_new_tokens=sampling.max_tokens,
-            eos_token_id=self._stops,
-            pad_token_id=self._pad,
-            **(random if sampling.temperature > 0 else {"do_sample": False}),
+            max_new_tokens=sampling.max_tokens, do_sample=False, eos_token_id=self._stops, pad_token_id=pad
         )
-        torch.manual_seed(seed_for(seed, *(r.prompt_id for r in requests)))
         with torch.inference_mode():
-            out_BT = self._model.generate(tokens_BT, attention_mask=mask_BT, generation_config=config)
-        return [self._completion(row) for row in out_BT[:, width:].tolist()]
+            output_BT = self._model.generate(
+                input_ids=input_BT,
+                attention_mask=mask_BT,
+                generation_config=config,
+                logits_processor=_processors(sampling, seeds, device),
+            )
+        return [self._completion(row) for row in output_BT[:, longest:].tolist()]
 
-    def _completion(self, row: list[int]) -> Completion:
-        """Up to and with the first stop token; what follows it is padding."""
-        stop = next((n for n, token in enumerate(row, 1) if token in self._stops), None)
-        return Completion(row, "length") if stop is None else Completion(row[:stop], "stop")
+    def _completion(self, sampled: list[int]) -> Completion:
+        """Cut at the first stop token: what follows is padding up to the batch's longest answer."""
+        for place, token in enumerate(sampled):
+            if token in self._stops:
+                return Completion(sampled[: place + 1], "stop")
+        return Completion(sampled, "length")
 
     def close(self) -> None:
-        del self._model
+        import gc
 
-    def __enter__(self) -> Self:
-        return self
+        import torch
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        self._model = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        torch.set_num_threads(self._threads)
+
+
+def _processors(sampling: Sampling, seeds: list[int], device: Any) -> Any:
+    """What turns the largest logit into a draw; nothing at temperature 0."""
+    import torch
+    from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+
+    if sampling.temperature == 0:
+        return LogitsProcessorList()
+    draws = [torch.Generator(device=device).manual_seed(seed) for seed in seeds]
+
+    def add_gumbel_noise(_: "Tensor", logits_BV: "Tensor") -> "Tensor":
+        noise_BV = torch.empty_like(logits_BV, dtype=torch.float32)
+        for row_V, draw in zip(noise_BV, draws, strict=True):
+            row_V.exponential_(generator=draw)
+        return logits_BV.float() - noise_BV.log()
+
+    steps: list[Any] = [TemperatureLogitsWarper(float(sampling.temperature))] if sampling.temperature != 1 else []
+    steps += [TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else []
+    return LogitsProcessorList([*steps, add_gumbel_noise])

@@ -1,108 +1,153 @@
-"""Sampling with vLLM in this process, on a GPU or on a CPU."""
+"""vLLM in this process, on CPU or GPU.
 
+Everything that a tiny model on two cores would wait for is left out on CPU: a process of its own for the engine,
+compilation, warm-up, and memory for more sequences than can run at once. On a GPU vLLM's own defaults hold.
+"""
+
+import gc
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from align.config.recipe import Sampling
-from align.errors import ConfigError
+from align.errors import ConfigError, StageError
 from align.ids import seed_for
-from align.store import read_json
-from align.text import load_tokenizer, stop_token_ids
-from rollouts.engine import Completion, Request
+from rollouts.engine import Completion, Request, model_config
 
-QUIET = {
+SEQUENCES = 256
+"""Sequences in flight on CPU, where their cache fits `CACHE_BYTES`."""
+CACHE_BYTES = 2 << 30
+"""Most memory for the key-value cache on CPU (more only where one sequence needs it)."""
+BLOCK = 128
+"""Tokens per block of that cache: vLLM's own on CPU; with 32 it was slower by a third."""
+BATCHED_TOKENS = 4096
+"""Tokens per forward pass on CPU, where no single sequence needs more."""
+HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""What vLLM's attention on CPU can do."""
+
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # no process of its own: starts sooner, schedules the same way each time
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
-    "VLLM_HOST_IP": "127.0.0.1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process: nothing stays behind when we are killed
+    "VLLM_HOST_IP": "127.0.0.1",  # otherwise vLLM looks for the machine's address in the network
 }
-ON_CPU = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-CPU_CACHE_BYTES = 2**28
-SMALLEST_HEAD = 32
+CPU_ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # cores are shared with other processes
 
 
 class VllmGenerator:
-    """Each sample has a seed of its own; the prefix cache is emptied after each call, so calls do not know each other."""
+    """`rollouts.Generator` by vLLM. `threads` are those of this process; None leaves them as they are."""
 
-    def __init__(self, checkpoint: Path, *, dtype: str, max_tokens: int, threads: int | None) -> None:
+    def __init__(
+        self, checkpoint: Path, stops: Sequence[int], *, dtype: str, max_tokens_total: int, threads: int | None
+    ) -> None:
         import torch
 
-        _check_heads(checkpoint)
-        on_gpu = torch.cuda.is_available()
-        os.environ.update(QUIET if on_gpu else QUIET | ON_CPU)
-        from vllm import LLM
-
-        tokenizer = load_tokenizer(checkpoint)
-        self._stops = list(stop_token_ids(tokenizer, checkpoint))
-        context = int(read_json(checkpoint / "config.json").get("max_position_embeddings", max_tokens))
-        length = min(max_tokens, context)
-        small: dict[str, Any] = (
-            {} if on_gpu else {"gpu_memory_utilization": 0.3, "kv_cache_memory_bytes": CPU_CACHE_BYTES}
-        )
-        self._engine: Any = LLM(
-            model=str(checkpoint),
-            dtype=dtype,
-            max_model_len=length,
-            enable_chunked_prefill=False,
-            max_num_batched_tokens=max(2048, length),
-            enforce_eager=not on_gpu,  # compiling costs a minute on a CPU and saves little there
-            skip_tokenizer_init=True,
-            generation_config="vllm",  # our sampling parameters are the only ones
-            use_tqdm_on_load=False,
-            **small,
-        )
-        if threads and not on_gpu:
-            torch.set_num_threads(threads)
+        on_cpu = not torch.cuda.is_available()
+        if on_cpu:
+            _require_head_dim(checkpoint)
+        self._stops = list(stops)
+        self._set_num_threads, self._threads = torch.set_num_threads, torch.get_num_threads()  # vLLM takes it away
+        before = dict(os.environ)
+        os.environ.update(ENVIRONMENT | (CPU_ENVIRONMENT if on_cpu else {}))
+        self._llm: Any = None
+        try:
+            if threads is not None:
+                torch.set_num_threads(threads)
+            self._llm = _load(checkpoint, dtype, max_tokens_total, on_cpu)
+        finally:  # vLLM sets variables of its own too, LD_PRELOAD among them
+            changed = [n for n in before | os.environ if before.get(n) != os.environ.get(n)]
+            self._replaced = {n: before.get(n) for n in changed}
+            if self._llm is None:
+                self.close()
 
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, *, samples: int, seed: int
     ) -> list[list[Completion]]:
         from vllm import SamplingParams
 
-        def parameters(request: Request, sample: int) -> Any:
-            return SamplingParams(
+        self._llm.reset_prefix_cache()
+        prompts = [{"prompt_token_ids": r.token_ids} for r in requests for _ in range(samples)]
+        params = [
+            SamplingParams(
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 max_tokens=sampling.max_tokens,
-                seed=seed_for(seed, request.prompt_id, sample) % 2**31,
+                seed=seed_for(seed, request.prompt_id, sample),
                 stop_token_ids=self._stops,
                 detokenize=False,
             )
-
-        asked = [(request, sample) for request in requests for sample in range(samples)]
-        prompts = [{"prompt_token_ids": request.token_ids} for request, _ in asked]
-        done = self._engine.generate(prompts, [parameters(*pair) for pair in asked], use_tqdm=False)
-        self._engine.reset_prefix_cache()
-        rows = [_completion(output.outputs[0]) for output in done]
-        return [rows[start : start + samples] for start in range(0, len(rows), samples)]
+            for request in requests
+            for sample in range(samples)
+        ]
+        outputs = [o.outputs[0] for o in self._llm.generate(prompts, params, use_tqdm=False)]
+        done = [Completion(list(o.token_ids), _finish(o.finish_reason)) for o in outputs]
+        return [done[i : i + samples] for i in range(0, len(done), samples)]
 
     def close(self) -> None:
-        del self._engine
+        import torch
 
-    def __enter__(self) -> Self:
-        return self
+        if self._llm is not None:
+            self._llm.llm_engine.engine_core.shutdown()
+            self._llm = None
+            gc.collect()
+        torch.set_num_threads = self._set_num_threads
+        torch.set_num_threads(self._threads)
+        for name, value in self._replaced.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        self._replaced = {}
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+
+def _load(checkpoint: Path, dtype: str, max_tokens_total: int, on_cpu: bool) -> Any:
+    from vllm import LLM
+
+    return LLM(
+        model=str(checkpoint),
+        dtype=dtype,
+        max_model_len=max_tokens_total,
+        skip_tokenizer_init=True,
+        generation_config="vllm",  # our sampling parameters are the only ones
+        use_tqdm_on_load=False,
+        **(_cpu_options(checkpoint, dtype, max_tokens_total) if on_cpu else {}),
+    )
 
 
-def _completion(output: Any) -> Completion:
-    return Completion(list(output.token_ids), "length" if output.finish_reason == "length" else "stop")
+def _cpu_options(checkpoint: Path, dtype: str, max_tokens_total: int) -> dict[str, Any]:
+    """As much cache as `SEQUENCES` fill, or as many sequences as fit; so none has to make room for another.
+
+    Prompts are never cut into chunks: on CPU vLLM cannot take back the seeded draw after a chunk, and dies.
+    """
+    config = model_config(checkpoint)
+    heads = config.get("num_key_value_heads") or config["num_attention_heads"]
+    width = {"float32": 4, "bfloat16": 2}[dtype]
+    tokens = BLOCK * -(-max_tokens_total // BLOCK)
+    sequence_bytes = config["num_hidden_layers"] * 2 * heads * _head_dim(config) * width * tokens
+    sequences = max(1, min(SEQUENCES, CACHE_BYTES // sequence_bytes))
+    return {
+        "enforce_eager": True,
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(BATCHED_TOKENS, max_tokens_total),
+        "max_num_seqs": sequences,
+        "kv_cache_memory_bytes": (sequences + 1) * sequence_bytes,  # vLLM keeps one block for itself
+    }
 
 
-def _check_heads(checkpoint: Path) -> None:
-    config = read_json(checkpoint / "config.json")
-    heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
-    size = config.get("head_dim") or (hidden // heads if heads and hidden else None)
-    if size is not None and size < SMALLEST_HEAD:
-        raise ConfigError(
-            f"vLLM serves attention heads of {SMALLEST_HEAD} and more, and the model's have head_dim {size}",
-            where=str(checkpoint / "config.json"),
-            hint="use `rollouts.type: transformers`",
-        )
+def _head_dim(config: dict[str, Any]) -> int:
+    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+
+
+def _require_head_dim(checkpoint: Path) -> None:
+    found = _head_dim(model_config(checkpoint))
+    if found not in HEAD_DIMS:
+        what = f"vLLM cannot run this model on CPU: its head_dim is {found}, and has to be one of {HEAD_DIMS}"
+        raise ConfigError(what, where=str(checkpoint / "config.json"), hint="use `rollouts.type: transformers`")
+
+
+def _finish(reason: str | None) -> Any:
+    if reason not in ("stop", "length"):
+        raise StageError(f"vLLM ended a sample by {reason!r}")
+    return reason
