@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # the environment is made anew when what it is made from changes
 READY := .venv/.ready-$(shell cat constraints.txt pyproject.toml | cksum | cut -d' ' -f1)
-FAST := -m "not slow and not full"
+FAST := tests/unit -m "not slow and not full"
 # vLLM and torch read these; the processes of a run set their own
 export TOKENIZERS_PARALLELISM = false
 

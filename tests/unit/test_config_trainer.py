@@ -78,7 +78,9 @@ def test_what_training_sets_itself_is_never_the_users(tmp_path: Path) -> None:
 
     sections: dict[str, Dpo | Sft] = {"dpo": Dpo(), "sft": Sft(demonstrations=tmp_path)}
     for section, config in sections.items():
-        options = trainer_options(config, section=section, rows=8, seed=0, dtype="float32", report_to=[], work=tmp_path)
+        options = trainer_options(
+            config, section=section, rows=8, seed=0, dtype="float32", report_to=[], work=tmp_path, out=tmp_path
+        )
         free = {"logging_steps", "gradient_checkpointing"}
         assert (options.keys() | REFUSED.keys()) & trl_tables()["kinds"][section].keys() - free <= OWNED[section].keys()
 
