@@ -1,5 +1,6 @@
 """Files: JSONL and Parquet in and out, atomic publishing, durable appends, content ids of folders."""
 
+import errno
 import gzip
 import json
 import os
@@ -12,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from align.errors import DataError, ServiceError
+from align.errors import AlignError, DataError, ServiceError
 from align.ids import content_id, file_id
 
 LOGS = "logs"
@@ -75,9 +76,16 @@ def _refuse(constant: str) -> None:
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """JSONL, in UTF-8, one object a line."""
-    with disk_errors(path), path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    """JSONL, in UTF-8, one object a line; replaced atomically, so that nobody sees a part."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with disk_errors(path):
+            with partial.open("w", encoding="utf-8") as file:
+                file.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+            partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def write_table(path: Path, table: pa.Table) -> None:
@@ -164,8 +172,28 @@ def remove_folder(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
+_FREE = "free some disk space or check the permissions, then run the same command again"
+_SAID_BY_OTHERS = ("PytorchStreamWriter failed writing", "database or disk is full")  # torch.save, SQLite
+_REFUSALS = {code: os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
+
+
+def disk_refusal(error: BaseException) -> ServiceError | None:
+    """The disk that is full, if that is what is behind `error`: libraries wrap it, some of them in words alone."""
+    cause: BaseException | None = error
+    while cause is not None:
+        for code, words in _REFUSALS.items():
+            if getattr(cause, "errno", None) == code or words in str(cause) or f"(os error {code})" in str(cause):
+                where = getattr(cause, "filename", None)
+                return ServiceError(f"cannot write ({words})", where=str(where) if where else None, hint=_FREE)
+        for words in _SAID_BY_OTHERS:
+            if words in str(cause):
+                return ServiceError(f"cannot write ({words})", hint=_FREE)
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
 class disk_errors:  # noqa: N801 - used as a statement: `with disk_errors(path):`
-    """Turns an OSError of the file system into one sentence with the path and the way out."""
+    """Turns an OSError of the file system, however wrapped, into one sentence with the path and the way out."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -175,8 +203,6 @@ class disk_errors:  # noqa: N801 - used as a statement: `with disk_errors(path):
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError):
-            raise ServiceError(
-                f"cannot write ({error.strerror or error})",
-                where=str(self.path),
-                hint="free some disk space or check the permissions, then run the same command again",
-            ) from error
+            raise ServiceError(f"cannot write ({error.strerror or error})", where=str(self.path), hint=_FREE) from error
+        if isinstance(error, Exception) and not isinstance(error, AlignError) and (found := disk_refusal(error)):
+            raise ServiceError(found.what, where=str(self.path), hint=found.hint) from error

@@ -1,11 +1,12 @@
 """`align annotate`: the labelling of a run's round, or of candidates of one's own."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from align.config.recipe import Annotate
     from align.rounds.labelling import Desk
 
 annotate_app = typer.Typer(
@@ -25,26 +26,46 @@ def push(
     pairs: int = typer.Option(256, "--pairs", min=1, help="With --candidates: how many comparisons."),
     overlap: int = typer.Option(1, "--overlap", min=1, help="With --candidates: answers wanted for each."),
     server: str = typer.Option(
-        "embedded", "--server", help="With --candidates: embedded, or the address of an Argilla."
+        "embedded", "--server", help="With --candidates: embedded, or an Argilla's address (key in ARGILLA_API_KEY)."
+    ),
+    home: Path = typer.Option(
+        None,
+        "--home",
+        help="With --candidates: the embedded server's folder. Default: one per user.",
+        show_default=False,
     ),
     guidelines: Path = typer.Option(None, "--guidelines", help="With --candidates: a markdown file for annotators."),
-    seed: int = typer.Option(0, "--seed", min=0),
+    seed: int = typer.Option(0, "--seed", min=0, help="With --candidates: it decides who stands left."),
     as_json: bool = JSON,
 ) -> None:
     """Put the tasks on the annotation server; what is there already is left alone."""
     from align.cli.display import print_json
     from align.rounds.desk import make_desk
-    from align.rounds.labelling import open_backend
+    from align.rounds.labelling import offer
 
     if candidates is not None:
-        make_desk(folder, candidates, pairs=pairs, overlap=overlap, server=server, guidelines=guidelines, seed=seed)
-    desk = _desk(folder)
-    backend = open_backend(desk)
-    done = backend.submit(desk.tasks)
+        make_desk(folder, candidates, _settings(pairs, overlap, server, home, guidelines), seed=seed)
+    backend, done = offer(_desk(folder))
     if as_json:
         print_json({"added": done.added, "present": done.present, "url": backend.url})
     else:
         typer.echo(f"{done.added} tasks added, {done.present} were there already; label at {backend.url}")
+
+
+def _settings(pairs: int, overlap: int, server: str, home: Path | None, guidelines: Path | None) -> "Annotate":
+    from align.config.recipe import Annotate
+    from align.config.section import load_section
+    from align.errors import ConfigError
+
+    if home is not None and server != "embedded":
+        raise ConfigError(f"the Argilla at {server} has no home here", where="--home", hint="leave one of the two out")
+    where: dict[str, str] = {"url": server} if server != "embedded" else {"type": "embedded"}
+    if home is not None:
+        where["home"] = str(home)
+    given: dict[str, Any] = {"pairs": pairs, "overlap": overlap, "server": where}
+    if guidelines is not None:
+        given["guidelines"] = str(guidelines)
+    return load_section(Annotate, [], **given)
 
 
 @annotate_app.command()
@@ -112,13 +133,11 @@ def close(folder: Path = FOLDER, as_json: bool = JSON) -> None:
     from align.rounds.journal import close as write_closing
     from align.rounds.journal import record
     from align.rounds.labelling import closed, open_backend
-    from align.rounds.lock import run_lock
 
     desk = _desk(folder)
-    with run_lock(folder):
-        if closed(desk) is None:
-            record(desk.journal, open_backend(desk).collect())
-            write_closing(desk.journal, desk.round, desk.tasks_id, "closed by `align annotate close`")
+    if closed(desk) is None:  # no lock on the run: `align run --wait` may be following
+        record(desk.journal, open_backend(desk).collect())
+        write_closing(desk.journal, desk.round, desk.tasks_id, "closed by `align annotate close`")
     _say_state(folder, "closed", as_json)
 
 

@@ -1,6 +1,9 @@
 """`align`: one verb, one function; heavy imports stay inside the verbs so that `--help` is quick."""
 
+import os
 import sys
+from io import TextIOWrapper
+from typing import Any
 
 import typer
 
@@ -9,7 +12,9 @@ from align.cli.inspect import clean, lineage, report, samples, status
 from align.cli.run import init, run
 from align.cli.server import server_app
 from align.cli.stages import dpo, evaluate, rollout, sft
-from align.errors import EXIT_OURS, AlignError
+from align.errors import EXIT_USER, AlignError, StageError
+
+_UsageError: Any = typer.BadParameter.__mro__[1]  # wrong options of every kind; typer does not export the class
 
 app = typer.Typer(
     name="align",
@@ -39,26 +44,57 @@ def version(show: bool = typer.Option(False, "--version", help="Print the versio
 def main() -> None:
     """The console script. Errors are one sentence; exit code 2 is the user's mistake, 1 ours, 75 waiting."""
     debug = "--debug" in sys.argv
-    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # not where a test has put its own
+            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 is no reason to fail
     try:
-        app()
+        sys.exit(_run(arguments))
     except AlignError as error:
         if debug:
             raise
-        _say(str(error))
-        sys.exit(error.exit_code)
+        _fail(error)
     except KeyboardInterrupt:
         _say("stopped; the same command goes on from here")
         sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(0)  # the reader of our output, such as `head`, has left
+    except BrokenPipeError:  # the reader of our output, such as `head`, has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except Exception as error:
         if debug:
             raise
-        _say(
-            f"this is a defect of align: {type(error).__name__}: {error} (run it again with --debug for the whole trace)"
-        )
-        sys.exit(EXIT_OURS)
+        _fail(_refusal(error) or _defect(error))
+
+
+def _run(arguments: list[str]) -> int:
+    """Do what the arguments say. Not `app()`, for it would answer interrupts and closed pipes in its own way."""
+    try:
+        command = typer.main.get_command(app)
+        with command.make_context("align", arguments) as context:
+            command.invoke(context)
+        sys.stdout.flush()
+    except typer.Exit as done:
+        return done.exit_code
+    except _UsageError as error:
+        error.show()
+        return EXIT_USER
+    return 0
+
+
+def _fail(error: AlignError) -> None:
+    _say(str(error))
+    sys.exit(error.exit_code)
+
+
+def _refusal(error: Exception) -> AlignError | None:
+    from align.store import disk_refusal
+
+    return disk_refusal(error)
+
+
+def _defect(error: Exception) -> AlignError:
+    what = f"this is a defect of align: {type(error).__name__}: {error}"
+    return StageError(what, hint="run it again with --debug for the whole trace")
 
 
 def _say(text: str) -> None:

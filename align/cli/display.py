@@ -3,14 +3,17 @@ control characters are shown, never sent."""
 
 import json
 import sys
+import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from align.rounds.runner import Event, Tell
 
 
@@ -44,6 +47,19 @@ def print_table(rows: list[list[str]], right: tuple[int, ...] = ()) -> None:
         )
         if number == 0:
             typer.echo("  ".join("─" * w for w in widths))
+
+
+def value_text(value: Any) -> str:
+    """A result's value for people.
+
+    >>> value_text(0.123456), value_text({"low": 0.5, "high": 1}), value_text({}), value_text(None)
+    ('0.1235', 'low 0.5, high 1', 'none', 'none')
+    """
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {value_text(entry)}" for name, entry in value.items()) or "none"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "none" if value is None else plain(str(value))
 
 
 def seconds_text(seconds: float) -> str:
@@ -89,19 +105,9 @@ def _sentence(event: "Event") -> str | None:
 
 @contextmanager
 def _bars() -> Iterator[Callable[["Event"], None]]:
-    from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True, highlight=False)
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with _bar(sys.stderr) as progress:
         bar = progress.add_task("starting", total=None)
 
         def tell(event: "Event") -> None:
@@ -109,8 +115,46 @@ def _bars() -> Iterator[Callable[["Event"], None]]:
                 total = event.total or None
                 progress.update(bar, description=escape(str(event.ref)), completed=event.done, total=total)
             if event.kind != "start" and (sentence := _sentence(event)):
-                console.print(escape(sentence))
+                progress.console.print(escape(sentence))
             if event.kind == "start":
                 progress.reset(bar, description=escape(str(event.ref)), total=None)
 
         yield tell
+
+
+LINE_SECONDS = 5.0
+"""Without a terminal, progress is a line every so many seconds and one at the end."""
+
+
+@contextmanager
+def counting(name: str, stream: TextIO, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A listener (done, total) for one piece of long work: a bar on a terminal, else plain lines on `stream`."""
+    if stream.isatty() and not quiet:
+        with _bar(stream) as progress:
+            bar = progress.add_task(name, total=None)
+            yield lambda done, total: progress.update(bar, completed=done, total=total)
+        return
+    said = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if done == total or now - said >= LINE_SECONDS:
+            said = now
+            stream.write(f"{name}: {done} of {total}\n")
+
+    yield tell
+
+
+def _bar(stream: TextIO) -> "Progress":
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    return Progress(*columns, console=Console(file=stream, highlight=False), transient=True)

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from align.errors import ConfigError
-from align.store import disk_errors
+from align.store import disk_errors, publish, remove_folder
 
 PACKAGED = Path(__file__).parents[1] / "recipes"
 CHECKOUT = Path(__file__).parents[2] / "recipes"
@@ -23,6 +23,9 @@ def copy_recipe(name: str, target: Path) -> Path:
         raise ConfigError(f"there is no recipe {name!r}", hint=f"the recipes are {', '.join(found)}")
     if target.exists():
         raise ConfigError(f"{target} is there already", hint="name another folder: `align init RECIPE FOLDER`")
+    partial = target.with_name(target.name + ".partial")
+    remove_folder(partial)
     with disk_errors(target):
-        shutil.copytree(found[name], target, ignore=shutil.ignore_patterns("data", "__pycache__"))
+        shutil.copytree(found[name], partial, ignore=shutil.ignore_patterns("data", "runs", "__pycache__"))
+    publish(partial, target)
     return target

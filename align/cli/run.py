@@ -1,8 +1,12 @@
 """`align init` and `align run`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
+
+if TYPE_CHECKING:
+    from align.rounds.run import Run
 
 RUNS = typer.Option(Path("runs"), "--runs", help="The folder that holds runs.")
 JSON = typer.Option(False, "--json", help="Print the result as JSON.")
@@ -11,12 +15,17 @@ JSON = typer.Option(False, "--json", help="Print the result as JSON.")
 def init(
     recipe: str = typer.Argument("own-model", help="The recipe to start from."),
     folder: Path = typer.Argument(None, help="Where to put it; a folder of the recipe's name by default."),
+    as_json: bool = JSON,
 ) -> None:
     """Copy a recipe to a folder of your own, to be changed there."""
+    from align.cli.display import print_json
     from align.cli.recipes import copy_recipe
 
     target = copy_recipe(recipe, folder or Path(recipe))
-    typer.echo(f"{target}: read its README.md, then `align run {target / 'recipe.yaml'}`")
+    if as_json:
+        print_json({"recipe": str(target / "recipe.yaml")})
+    else:
+        typer.echo(f"{target}: read its README.md, then `align run {target / 'recipe.yaml'}`")
 
 
 def run(
@@ -35,7 +44,7 @@ def run(
     from align.rounds.run import create_run, planned_run
     from align.rounds.runner import run_rounds
 
-    loaded = load_recipe(recipe / "recipe.yaml" if recipe.is_dir() else recipe, overrides or [])
+    loaded = load_recipe(recipe, overrides or [])
     if dry_run:
         _print_plan(planned_run(loaded, runs), as_json)
         return
@@ -72,7 +81,7 @@ def _print_result(folder: Path, *, changed: bool, finished: bool, as_json: bool)
     typer.echo(f"report: {page}")
 
 
-def _print_plan(run: "Run", as_json: bool) -> None:  # type: ignore[name-defined]  # noqa: F821
+def _print_plan(run: "Run", as_json: bool) -> None:
     from align.cli.display import print_json, print_table
     from align.rounds.runner import plan_states
 

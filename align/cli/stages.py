@@ -3,107 +3,135 @@
 Settings are the recipe's fields of that section, as key=value: `align dpo … beta=0.2 epochs=3`.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import typer
 
 MODEL = typer.Option(..., "--model", help="A local folder or a Hub id of a causal language model.")
+REVISION = typer.Option(None, "--revision", help="The Hub revision; the default branch where none is named.")
 TEMPLATE = typer.Option(None, "--chat-template", help="plain, chatml or a Jinja file, where the tokenizer has none.")
-DTYPE = typer.Option("float32", "--dtype", help="float32 or bfloat16.")
-SEED = typer.Option(0, "--seed", min=0)
-SETTINGS = typer.Argument(None, help="Settings of the recipe's section, as key=value.")
+DTYPE = typer.Option("float32", "--dtype", help="Weights' type; use bfloat16 on a GPU.")
+SEED = typer.Option(0, "--seed", min=0, max=2**32 - 1, help="Every random choice depends on it and on content.")
+THREADS = typer.Option(None, "--threads", min=1, help="CPU threads; all cores where not given.", show_default=False)
+SETTINGS = typer.Argument(None, help="Settings of the recipe's section of that name, as key=value.")
+CHECKPOINT = typer.Option(..., "--out", help="The new checkpoint's folder.")
 JSON = typer.Option(False, "--json", help="Print the result as JSON.")
+
+Dtype = Literal["float32", "bfloat16"]
 
 
 def sft(
+    settings: list[str] = SETTINGS,
     model: str = MODEL,
     demonstrations: Path = typer.Option(..., "--demonstrations", help="JSONL or Parquet of demonstrations."),
-    out: Path = typer.Option(..., "--out", help="The new checkpoint's folder."),
-    settings: list[str] = SETTINGS,
+    out: Path = CHECKPOINT,
+    revision: str = REVISION,
     chat_template: str = TEMPLATE,
-    dtype: str = DTYPE,
+    dtype: Dtype = DTYPE,
     seed: int = SEED,
+    threads: int = THREADS,
     as_json: bool = JSON,
 ) -> None:
     """Supervised fine-tuning of a model on demonstrations."""
+    from align.cli.display import counting
+    from align.cli.workplace import workplace
     from align.config.recipe import Sft
     from align.config.section import load_section
     from align.data.demonstrations import load_demonstrations
     from align.train.sft import train_sft
 
-    config = load_section(Sft, settings or [], demonstrations=str(demonstrations.resolve()))
-    with _result(out) as (partial, work):
-        base = _import(model, chat_template, dtype, work)
-        rows, dropped = load_demonstrations(demonstrations)
-        _keep(partial, dropped)
-        pairs = [(row.messages, row.answer) for row in rows]
+    no_use = {"demonstrations": "name the file with --demonstrations"}
+    config = load_section(Sft, settings or [], no_use=no_use, demonstrations=str(demonstrations))
+    rows, unreadable = load_demonstrations(demonstrations)
+    with workplace(out, threads) as place, counting("sft", place.terminal, as_json) as progress:
+        _keep(place.out, unreadable)
         metrics = train_sft(
-            base,
-            pairs,
+            place.checkpoint(model, revision=revision, chat_template=chat_template, dtype=dtype),
+            [(row.messages, row.answer) for row in rows],
             config,
             seed=seed,
             dtype=dtype,
-            chat_template=None,
             report_to=[],
-            threads=None,
-            out=partial,
-            work=work,
+            threads=threads,
+            out=place.out,
+            work=place.work,
+            progress=progress,
         )
-    _say(out, {**metrics, "unreadable": len(dropped)}, as_json)
+    _say(out, {**metrics, "unreadable": len(unreadable)}, as_json)
 
 
 def dpo(
+    settings: list[str] = SETTINGS,
     model: str = MODEL,
     preferences: Path = typer.Option(..., "--preferences", help="JSONL or Parquet of prompt, chosen, rejected."),
-    out: Path = typer.Option(..., "--out", help="The new checkpoint's folder."),
-    settings: list[str] = SETTINGS,
+    out: Path = CHECKPOINT,
+    revision: str = REVISION,
     chat_template: str = TEMPLATE,
-    dtype: str = DTYPE,
+    dtype: Dtype = DTYPE,
     seed: int = SEED,
+    threads: int = THREADS,
     as_json: bool = JSON,
 ) -> None:
     """Direct preference optimisation of a model on pairs; the model itself is the reference."""
+    from align.cli.display import counting
+    from align.cli.workplace import workplace
     from align.config.recipe import Dpo
     from align.config.section import load_section
     from align.data.preferences import load_preferences
     from align.train.dpo import train_dpo
 
-    config = load_section(Dpo, settings or [])
-    with _result(out) as (partial, work):
-        base = _import(model, chat_template, dtype, work)
-        rows, dropped = load_preferences(preferences)
-        _keep(partial, dropped)
+    config = load_section(
+        Dpo, settings or [], no_use={"replay": "there are no earlier rounds; put all pairs in one file"}
+    )
+    rows, unreadable = load_preferences(preferences)
+    with workplace(out, threads) as place, counting("dpo", place.terminal, as_json) as progress:
+        _keep(place.out, unreadable)
         metrics = train_dpo(
-            base, rows, config, seed=seed, dtype=dtype, report_to=[], threads=None, out=partial, work=work
+            place.checkpoint(model, revision=revision, chat_template=chat_template, dtype=dtype),
+            rows,
+            config,
+            seed=seed,
+            dtype=dtype,
+            report_to=[],
+            threads=threads,
+            out=place.out,
+            work=place.work,
+            progress=progress,
         )
-    _say(out, {**metrics, "unreadable": len(dropped)}, as_json)
+    _say(out, {**metrics, "unreadable": len(unreadable)}, as_json)
 
 
 def rollout(
+    settings: list[str] = SETTINGS,
     model: str = MODEL,
     prompts: Path = typer.Option(..., "--prompts", help="JSONL or Parquet of prompts."),
     out: Path = typer.Option(..., "--out", help="Folder for candidates.jsonl and dropped.jsonl."),
-    settings: list[str] = SETTINGS,
+    keep_all: bool = typer.Option(
+        False, "--keep-all", help="Keep empty and repeated answers too, as a fair `align eval` needs."
+    ),
+    revision: str = REVISION,
     chat_template: str = TEMPLATE,
-    dtype: str = DTYPE,
+    dtype: Dtype = DTYPE,
     seed: int = SEED,
+    threads: int = THREADS,
     as_json: bool = JSON,
 ) -> None:
     """Sample answers of a model to every prompt of a file."""
-    from align.config.recipe import Rollouts
-    from align.config.section import load_section
+    from align.cli.display import counting
+    from align.cli.workplace import workplace
+    from align.config.section import Answers, load_section
     from align.data.prompts import read_prompts
     from align.store import checkpoint_id, write_rows
     from align.types import as_dict
     from rollouts.sample import sample_candidates
 
-    config = load_section(Rollouts, settings or [])
-    with _result(out) as (partial, work):
-        base = _import(model, chat_template, dtype, work)
-        asked, unreadable = read_prompts(prompts)
+    config = load_section(
+        Answers, settings or [], no_use={"prompts": "every prompt of the file is asked; shorten the file"}
+    )
+    asked, unreadable = read_prompts(prompts)
+    with workplace(out, threads) as place, counting("rollout", place.terminal, as_json) as progress:
+        base = place.checkpoint(model, revision=revision, chat_template=chat_template, dtype=dtype)
         rows, dropped = sample_candidates(
             asked,
             base,
@@ -115,19 +143,20 @@ def rollout(
             max_prompt_tokens=config.max_prompt_tokens,
             shard=config.shard,
             seed=seed,
-            threads=None,
-            out=work,
-            progress=_progress,
+            threads=threads,
+            keep_all=keep_all,
+            out=place.work,
+            progress=progress,
         )
         messages = {p.id: p.messages for p in asked}
-        write_rows(partial / "candidates.jsonl", ({**as_dict(c), "messages": messages[c.prompt_id]} for c in rows))
-        write_rows(partial / "dropped.jsonl", map(as_dict, unreadable + dropped))
+        write_rows(place.out / "candidates.jsonl", ({**as_dict(c), "messages": messages[c.prompt_id]} for c in rows))
+        write_rows(place.out / "dropped.jsonl", map(as_dict, unreadable + dropped))
     _say(out, {"prompts": len(asked), "candidates": len(rows), "dropped": len(unreadable) + len(dropped)}, as_json)
 
 
 def evaluate(
     candidates: Path = typer.Option(
-        ..., "--candidates", help="candidates.jsonl of the model in question (`align rollout`)."
+        ..., "--candidates", help="candidates.jsonl of the model in question (`align rollout --keep-all`)."
     ),
     against: Path = typer.Option(None, "--against", help="candidates.jsonl of another model, on the same prompts."),
     judge: str = typer.Option(
@@ -139,70 +168,41 @@ def evaluate(
     as_json: bool = JSON,
 ) -> None:
     """Score a model's answers, and say how often they beat another model's on the same prompts, with an interval."""
+    from align.cli.workplace import workplace
     from align.data.candidates import load_candidates
-    from align.evaluate.compare import evaluate_policy
+    from align.evaluate.compare import RESULT, evaluate_policy
+    from align.store import write_json
     from reward.functions import FunctionScorer, load_function
 
-    score = FunctionScorer(load_function(judge, Path())).score
-    with _result(out) as (partial, work):
+    ours = load_candidates(candidates)
+    theirs = load_candidates(against) if against is not None else None
+    with workplace(out, None) as place:
+        score = FunctionScorer(load_function(judge, Path())).score
         first = None
-        if against is not None:
-            first = work / "against"
-            first.mkdir(parents=True)
-            evaluate_policy(*load_candidates(against), score=score, tie_width=tie_width, seed=seed, out=first)
-        result = evaluate_policy(
-            *load_candidates(candidates), score=score, tie_width=tie_width, seed=seed, out=partial, first=first
-        )
-    shown = {
-        ("win_rate" if name == "win_rate_vs_sft" else name): value
-        for name, value in result.items()
-        if value is not None
-    }
+        if theirs is not None:
+            first = place.work / "against"
+            first.mkdir(exist_ok=True)
+            evaluate_policy(*theirs, score=score, tie_width=tie_width, seed=seed, out=first)
+        result = evaluate_policy(*ours, score=score, tie_width=tie_width, seed=seed, out=place.out, first=first)
+        # there is no SFT and no parent here, only the other file
+        shown = {name.removesuffix("_vs_sft"): value for name, value in result.items() if value is not None}
+        write_json(place.out / RESULT, shown)
     _say(out, shown, as_json)
 
 
-@contextmanager
-def _result(out: Path) -> Iterator[tuple[Path, Path]]:
-    """A working folder beside `out` (kept after an error, so that the same command goes on), published at the end."""
-    from align.errors import ConfigError
-    from align.store import disk_errors, publish, remove_folder
-
-    if out.exists():
-        raise ConfigError(f"{out} is there already", where="--out", hint="name another folder, or remove this one")
-    partial = out.with_name(out.name + ".partial")
-    work = partial / "work"
-    with disk_errors(partial):
-        work.mkdir(parents=True, exist_ok=True)
-    yield partial, work
-    remove_folder(work)
-    publish(partial, out)
-
-
-def _import(model: str, chat_template: str | None, dtype: str, work: Path) -> Path:
-    from align.train.checkpoint import import_model
-
-    base = work / "base"
-    import_model(model, base, revision=None, chat_template=chat_template, dtype=dtype)
-    return base
-
-
-def _keep(partial: Path, dropped: list[Any]) -> None:
+def _keep(folder: Path, unreadable: list[Any]) -> None:
     from align.store import write_rows
     from align.types import as_dict
 
-    write_rows(partial / "unreadable.jsonl", map(as_dict, dropped))
-
-
-def _progress(done: int, total: int) -> None:
-    typer.echo(f"{done} of {total}", err=True)
+    write_rows(folder / "unreadable.jsonl", map(as_dict, unreadable))
 
 
 def _say(out: Path, result: dict[str, Any], as_json: bool) -> None:
-    from align.cli.display import print_json
+    from align.cli.display import print_json, value_text
 
     if as_json:
         print_json({**result, "out": str(out)})
         return
     for name, value in result.items():
-        typer.echo(f"{name}: {value}")
+        typer.echo(f"{name.replace('_', ' ')}: {value_text(value)}")
     typer.echo(f"written to {out}")

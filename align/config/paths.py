@@ -30,8 +30,14 @@ def _checked(info: ValidationInfo) -> bool:
 def _file(value: Path, info: ValidationInfo) -> Path:
     path = _at(value, info)
     if _checked(info) and not path.is_file():
-        raise ValueError(f"there is no file {path}" + (" (it is a folder)" if path.is_dir() else ""))
+        raise ValueError(f"there is no file {path}" + (" (it is a folder)" if path.is_dir() else _maker(path)))
     return path
+
+
+def _maker(path: Path) -> str:
+    """The way to make what a recipe with a `world.py` keeps in its `data/`."""
+    world = path.parent.parent / "world.py"
+    return f"; make it with `python {world}`" if path.parent.name == "data" and world.is_file() else ""
 
 
 def _function(value: str, info: ValidationInfo) -> str:
@@ -59,7 +65,7 @@ def _model(value: str, info: ValidationInfo) -> str:
         return str(path)
     if value.startswith(("/", ".", "~")) or value.endswith("/") or value.count("/") > 1 or "\\" in value:
         if _checked(info):
-            raise ValueError(f"there is no folder {path}")
+            raise ValueError(f"there is no folder {path}" + _maker(path))
         return str(path)
     if not _HUB_ID.fullmatch(value):
         raise ValueError(f"must be a folder or a Hub id such as owner/name, found {value!r}")

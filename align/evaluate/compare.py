@@ -7,9 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from align.errors import DataError
 from align.evaluate.statistics import clustered_bootstrap
 from align.evaluate.winrate import win_rate
-from align.store import read_table, write_json, write_table
+from align.store import disk_errors, read_table, write_json, write_table
 from align.types import Candidate, Message, Prompt, to_table
 
 Score = Callable[[Sequence[list[Message]], Sequence[str]], list[float | None]]
@@ -30,13 +31,18 @@ def evaluate_policy(
 ) -> dict[str, Any]:
     """Write `samples.parquet` (candidates with a nullable `score`) and `result.json` into `out`; return the result.
 
-    `first` and `parent` are evaluation folders of earlier policies on the same prompts. Without `score` there are
-    lengths and samples only. Raises DataError where no answer could be scored.
+    `first` and `parent` are evaluation folders of earlier policies; prompts that only one of two policies answered
+    are not compared, and counted as `left_out`. Without `score` there are lengths and samples only; `mean_tokens` is
+    None where some answer came without a count. Raises DataError where there is nothing to score or to compare.
     """
+    if not answers:
+        raise DataError("there is not one answer to evaluate", hint="see dropped.parquet for the reasons")
     messages = {prompt.id: prompt.messages for prompt in prompts}
     scores: list[float | None] = [None] * len(answers)
     if score is not None:
         scores = score([messages[a.prompt_id] for a in answers], [a.text for a in answers])
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
     table = to_table(Candidate, answers).append_column("score", pa.array(scores, pa.float64()))
     write_table(out / SAMPLES, table)
     scored = [(s, a.prompt_id) for s, a in zip(scores, answers, strict=True) if s is not None]
@@ -45,7 +51,7 @@ def evaluate_policy(
         "answers": len(answers),
         "unscored": len(answers) - len(scored) if score is not None else None,
         "mean_score": _interval(scored, seed),
-        "mean_tokens": fmean(a.tokens for a in answers),
+        "mean_tokens": fmean(a.tokens for a in answers) if all(a.tokens for a in answers) else None,
         "mean_characters": fmean(len(a.text) for a in answers),
         "truncated": fmean(a.finish == "length" for a in answers),
         "win_rate_vs_sft": _against(table, first, tie_width, seed) if score is not None else None,
@@ -68,9 +74,12 @@ def _against(new: pa.Table, folder: Path | None, tie_width: float, seed: int) ->
         return None
     ours, theirs = _by_prompt(new), _by_prompt(read_table(folder / SAMPLES))
     shared = sorted(ours.keys() & theirs.keys())
-    return win_rate(
-        [ours[p] for p in shared], [theirs[p] for p in shared], shared, tie_width=tie_width, seed=seed
-    ).as_dict()
+    if not shared:
+        raise DataError(
+            f"the {len(ours)} prompts of the one policy and the {len(theirs)} of the other have none in common"
+        )
+    found = win_rate([ours[p] for p in shared], [theirs[p] for p in shared], shared, tie_width=tie_width, seed=seed)
+    return {**found.as_dict(), "left_out": len(ours.keys() ^ theirs.keys())}
 
 
 def _by_prompt(table: pa.Table) -> dict[str, list[float | None]]:

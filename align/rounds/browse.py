@@ -5,6 +5,7 @@ from typing import Any
 
 from align.errors import ConfigError
 from align.rounds.journal import read_journal
+from align.rounds.run import require_run
 from align.rounds.stage import Ref, current, stage_folder
 from align.store import read_table
 from align.types import Judgement, Task, from_table
@@ -13,10 +14,11 @@ from align.types import Judgement, Task, from_table
 def browse(run: Path, round: int | None, search: str | None) -> list[dict[str, Any]]:
     """One entry a prompt of the round (the latest that has answers): messages, answers, labels about them.
 
-    Raises ConfigError where the run has no answers yet.
+    Raises ConfigError where there is no run or it has no answers yet.
     """
-    answers = _rows(run, round if round is not None else _latest(run), "rollouts", "candidates.parquet")
+    require_run(run)
     number = round if round is not None else _latest(run)
+    answers = _rows(run, number, "rollouts", "candidates.parquet")
     messages = {p["id"]: p["messages"] for p in _rows(run, 0, "prompts", "prompts.parquet")}
     entries: dict[str, dict[str, Any]] = {}
     for answer in answers:
@@ -50,10 +52,9 @@ def _rows(run: Path, round: int, stage: str, name: str) -> list[dict[str, Any]]:
 
 
 def _labels(run: Path, round: int) -> list[dict[str, Any]]:
-    if current(run, Ref(round, "selection")) is None:
-        return []
     receipt = current(run, Ref(round, "selection"))
-    assert receipt is not None
+    if receipt is None:
+        return []
     tasks = {
         t.id: t for t in from_table(Task, read_table(stage_folder(run, receipt.ref) / receipt.key / "tasks.parquet"))
     }

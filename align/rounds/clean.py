@@ -2,16 +2,15 @@
 
 from pathlib import Path
 
-from align.errors import ConfigError
 from align.rounds.lock import run_lock
+from align.rounds.run import require_run
 from align.rounds.stage import CURRENT
 from align.store import remove_folder
 
 
 def unreachable(run: Path) -> list[tuple[Path, int]]:
     """Superseded, retired and half-made stage folders with their sizes in bytes, largest first."""
-    if not (run / "run.json").is_file():
-        raise ConfigError(f"there is no run in {run}", hint="name a folder under runs/")
+    require_run(run)
     found = []
     for stage in sorted(run.glob("round_*/*")):
         pointer = stage / CURRENT

@@ -7,12 +7,11 @@ from pathlib import Path
 from align.config.recipe import Annotate
 from align.data.candidates import load_candidates
 from align.errors import ConfigError, DataError
-from align.ids import file_id
-from align.rounds.journal import read_journal
-from align.rounds.labelling import DESK, Desk, desk_of_folder, desk_of_round
+from align.ids import content_id, file_id
+from align.rounds.labelling import DESK, Desk, desk_of_folder, desk_of_round, judgements_of
 from align.rounds.run import open_run
 from align.rounds.stage import Ref, current
-from align.store import disk_errors, write_json, write_rows, write_table
+from align.store import disk_errors, publish, read_json, remove_folder, write_json, write_rows, write_table
 from align.types import Task, as_dict, to_table
 from annotation.compile import compile_preferences
 from annotation.tasks import make_tasks
@@ -29,41 +28,46 @@ def open_desk(folder: Path) -> Desk:
     raise ConfigError(f"the run in {folder} has no tasks yet", hint="`align run` makes them")
 
 
-def make_desk(
-    folder: Path, candidates: Path, *, pairs: int, overlap: int, server: str, guidelines: Path | None, seed: int
-) -> None:
-    """Make `folder` with the comparisons that `candidates` gives rise to; nothing is sent yet."""
-    if folder.exists():
-        raise ConfigError(
-            f"{folder} is there already", hint="leave out --candidates to push what it holds, or name another folder"
-        )
-    asked = {"server": "embedded" if server == "embedded" else {"url": server}, "overlap": overlap, "pairs": pairs}
-    if guidelines is not None:
-        asked["guidelines"] = str(guidelines.resolve())
-    annotate = Annotate.model_validate(asked)
+def make_desk(folder: Path, candidates: Path, annotate: Annotate, *, seed: int) -> None:
+    """Make `folder` with the comparisons that `candidates` gives rise to; nothing is sent yet.
+
+    The same call again finds it made. Raises ConfigError where the folder is there for another reason.
+    """
+    settings = annotate.model_dump(mode="json")
     prompts, rows = load_candidates(candidates)
-    tasks, dropped = make_tasks(prompts, rows, round=1, pairs=pairs, overlap=overlap, seed=seed)
+    made_from = content_id([file_id(candidates), settings, seed])
+    if folder.exists():
+        if (folder / DESK).is_file() and read_json(folder / DESK)["made_from"] == made_from:
+            return
+        raise ConfigError(
+            f"{folder} is there already, and was not made from these candidates with these options",
+            hint="leave out --candidates to push what it holds, or name another folder",
+        )
+    tasks, dropped = make_tasks(prompts, rows, round=1, pairs=annotate.pairs, overlap=annotate.overlap, seed=seed)
     if not tasks:
         raise DataError("no prompt has two different answers, so there is nothing to compare", where=str(candidates))
+    partial = folder.with_name(folder.name + ".partial")
+    remove_folder(partial)
     with disk_errors(folder):
-        folder.mkdir(parents=True)
-    write_table(folder / "tasks.parquet", to_table(Task, tasks))
-    write_rows(folder / "dropped.jsonl", map(as_dict, dropped))
-    name = f"{folder.resolve().name}-{secrets.token_hex(4)}"
-    tasks_id = file_id(folder / "tasks.parquet")
+        partial.mkdir(parents=True)
+    write_table(partial / "tasks.parquet", to_table(Task, tasks))
+    write_rows(partial / "left_out.jsonl", map(as_dict, dropped))
+    tasks_id = file_id(partial / "tasks.parquet")
     desk = {
-        "annotate": annotate.model_dump(mode="json"),
+        "annotate": settings,
         "tasks_id": tasks_id,
-        "workspace": name,
+        "workspace": f"{folder.resolve().name}-{secrets.token_hex(4)}",
         "dataset": f"comparisons-{tasks_id[:8]}",
         "seed": seed,
+        "made_from": made_from,
     }
-    write_json(folder / DESK, desk)
+    write_json(partial / DESK, desk)
+    publish(partial, folder)
 
 
 def export(desk: Desk, folder: Path) -> dict[str, int]:
     """Write the judgements in force, what they compile to and what was dropped as JSONL; returns the counts."""
-    judgements = read_journal(desk.journal).judgements(t.id for t in desk.tasks)
+    judgements = judgements_of(desk)
     preferences, dropped = compile_preferences(desk.tasks, judgements)
     for name, rows in (("judgements", judgements), ("preferences", preferences), ("dropped", dropped)):
         write_rows(folder / f"{name}.jsonl", map(as_dict, rows))

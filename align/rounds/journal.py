@@ -7,12 +7,14 @@
 A kill in mid-write leaves at most one torn last line; it was never acknowledged, and the next writer cuts it off.
 """
 
+import fcntl
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from align.errors import DataError
 from align.ids import content_id
@@ -68,17 +70,18 @@ def record(path: Path, collected: Iterable[Judgement]) -> list[Judgement]:
 
     A changed mind becomes the next revision; what the journal already holds is not written again.
     """
-    latest = dict(read_journal(path).latest)
-    fresh = []
-    for judgement in collected:
-        known = latest.get((judgement.task_id, judgement.annotator))
-        if known is None or said(known) != said(judgement):
-            revision = 0 if known is None else known.revision + 1
-            identity = judgement_id(judgement.task_id, judgement.annotator, revision)
-            judgement = replace(judgement, id=identity, revision=revision)
-            latest[judgement.task_id, judgement.annotator] = judgement
-            fresh.append(judgement)
-    append(path, [{"type": "judgement", **asdict(j)} for j in fresh])
+    with _held(path) as file:
+        latest = dict(read_journal(path).latest)
+        fresh = []
+        for judgement in collected:
+            known = latest.get((judgement.task_id, judgement.annotator))
+            if known is None or said(known) != said(judgement):
+                revision = 0 if known is None else known.revision + 1
+                identity = judgement_id(judgement.task_id, judgement.annotator, revision)
+                judgement = replace(judgement, id=identity, revision=revision)
+                latest[judgement.task_id, judgement.annotator] = judgement
+                fresh.append(judgement)
+        _write(path, file, [{"type": "judgement", **asdict(j)} for j in fresh])
     return fresh
 
 
@@ -108,12 +111,29 @@ def said(judgement: Judgement) -> str:
 
 
 def append(path: Path, events: list[dict[str, Any]]) -> None:
-    """Write whole lines and wait until the disk has them; a torn line of an earlier kill is cut off first."""
+    """Write whole lines and wait until the disk has them."""
+    if events:
+        with _held(path) as file:
+            _write(path, file, events)
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[BinaryIO]:
+    """The journal, open for appending by this process alone: people may close a labelling that a runner follows."""
+    with disk_errors(path):
+        file = path.open("ab")
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+
+
+def _write(path: Path, file: BinaryIO, events: list[dict[str, Any]]) -> None:
+    """A torn line of an earlier kill is cut off first."""
     if not events:
         return
-    with disk_errors(path), path.open("ab") as file:
+    with disk_errors(path):
         whole = _whole_length(path)
-        if whole < file.tell():
+        if whole < os.fstat(file.fileno()).st_size:
             file.truncate(whole)
         file.write("".join(json.dumps(e, ensure_ascii=False) + "\n" for e in events).encode())
         file.flush()

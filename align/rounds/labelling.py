@@ -20,6 +20,7 @@ from align.types import Task, from_table
 
 if TYPE_CHECKING:
     from annotation.argilla_backend import ArgillaBackend
+    from annotation.backend import Submitted
 
 DESK = "desk.json"
 
@@ -67,7 +68,7 @@ def desk_of_folder(folder: Path) -> Desk:
     """The desk of a folder that `align annotate push` made."""
     if not (folder / DESK).is_file():
         raise ConfigError(
-            f"there are no tasks in {folder}", hint="make them with `align annotate push CANDIDATES --to FOLDER`"
+            f"there are no tasks in {folder}", hint="make them with `align annotate push FOLDER --candidates FILE`"
         )
     desk = read_json(folder / DESK)
     tasks = from_table(Task, read_table(folder / "tasks.parquet"))
@@ -93,18 +94,26 @@ def open_backend(desk: Desk) -> "ArgillaBackend":
     )
 
 
+def offer(desk: Desk) -> "tuple[ArgillaBackend, Submitted]":
+    """Put the tasks that are missing on the server; on the embedded one, everybody with an account may label them."""
+    backend = open_backend(desk)
+    submitted = backend.submit(desk.tasks)
+    if isinstance(desk.annotate.by, People) and isinstance(desk.annotate.server, EmbeddedServer):
+        backend.admit_people()
+    return backend, submitted
+
+
 def advance(desk: Desk, progress: Callable[[int, int], None]) -> Waiting | None:
-    """Push what is missing, let simulated annotators work, pull; None when every task has what it wants.
+    """Push what is missing, let simulated annotators work, pull; None when the labelling is closed: every task has
+    what it wants, or somebody closed it.
 
     Doing it again repeats nothing: tasks, responses and judgements are found by their ids.
     """
-    backend = open_backend(desk)
-    backend.submit(desk.tasks)
-    match desk.annotate.by:
-        case Personas() as personas:
-            _simulate(desk, personas, backend, progress)
-        case People() if isinstance(desk.annotate.server, EmbeddedServer):
-            backend.admit_people()
+    if closed(desk) is not None:
+        return None
+    backend, _ = offer(desk)
+    if isinstance(desk.annotate.by, Personas):
+        _simulate(desk, desk.annotate.by, backend, progress)
     record(desk.journal, backend.collect())
     state = backend.progress()
     if state.open:

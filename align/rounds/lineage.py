@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import ConfigError
+from align.rounds.run import require_run
 from align.rounds.stage import CURRENT, Receipt, Ref, current, stage_folder
 from align.store import read_table
 
@@ -54,6 +55,7 @@ def trace(run: Path, identity: str) -> dict[str, Any]:
 
 def build_index(run: Path) -> Path:
     """Make `lineage.sqlite` if it is missing or older than the run; returns its path."""
+    require_run(run)
     path = run / INDEX
     pointers = sorted(run.glob(f"round_*/*/{CURRENT}"))
     if not pointers:

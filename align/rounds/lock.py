@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TextIO
 
 from align.errors import ServiceError
+from align.store import disk_errors
 
 
 @contextmanager
@@ -19,7 +21,9 @@ def run_lock(run: Path) -> Iterator[None]:
     A file left by a dead process is no obstacle: the lock is the kernel's, the text inside only names the holder.
     """
     path = run / "lock"
-    with path.open("a+", encoding="utf-8") as file:
+    with disk_errors(path):
+        file = path.open("a+", encoding="utf-8")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -29,16 +33,21 @@ def run_lock(run: Path) -> Iterator[None]:
                 where=str(run),
                 hint="wait for it, or stop it",
             ) from None
-        file.truncate(0)
-        holder = {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "since": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        file.write(json.dumps(holder))
-        file.flush()
+        with disk_errors(path):
+            _sign(file)
         yield
         file.truncate(0)
+
+
+def _sign(file: TextIO) -> None:
+    file.truncate(0)
+    holder = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    file.write(json.dumps(holder))
+    file.flush()
 
 
 def _describe(text: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from align.config.load import Loaded, resolved_yaml
 from align.config.recipe import Recipe
 from align.errors import ConfigError
+from align.rounds.lock import run_lock
 from align.rounds.stage import versions
 from align.store import disk_errors, read_json, replace_file, write_json
 
@@ -27,10 +28,19 @@ class Run:
 
 
 def create_run(loaded: Loaded, runs: Path) -> Run:
-    """Open `runs/<name>`, making it where it is not there; the recipe's texts are brought up to date."""
+    """Open `runs/<name>`, making it where it is not there; the recipe's texts are brought up to date.
+
+    Raises ServiceError where another process works on the run: then nothing is changed.
+    """
     folder = runs / loaded.recipe.name
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    with run_lock(folder):
+        return Run(folder, _bring_up_to_date(folder, loaded), loaded.recipe)
+
+
+def _bring_up_to_date(folder: Path, loaded: Loaded) -> str:
+    """Write what is missing or has changed; returns the run's id."""
     identity = folder / "run.json"
     if not identity.is_file():
         write_json(identity, {"id": secrets.token_hex(4)})
@@ -41,7 +51,7 @@ def create_run(loaded: Loaded, runs: Path) -> Run:
             replace_file(folder / name, text)
     if not (folder / "env.json").is_file() or read_json(folder / "env.json") != environment:
         write_json(folder / "env.json", environment)
-    return Run(folder, read_json(identity)["id"], loaded.recipe)
+    return str(read_json(identity)["id"])
 
 
 def planned_run(loaded: Loaded, runs: Path) -> Run:
@@ -53,8 +63,13 @@ def open_run(folder: Path) -> Run:
     """Open an existing run by its folder, from its resolved recipe. Raises ConfigError where there is none."""
     from align.config.load import load_recipe
 
+    require_run(folder)
+    return Run(folder, read_json(folder / "run.json")["id"], load_recipe(folder / "resolved.yaml", files=False).recipe)
+
+
+def require_run(folder: Path) -> None:
+    """Raises ConfigError where `folder` holds no run."""
     if not (folder / "run.json").is_file():
         raise ConfigError(
             f"there is no run in {folder}", hint="name a folder under runs/, or start one with `align run RECIPE`"
         )
-    return Run(folder, read_json(folder / "run.json")["id"], load_recipe(folder / "resolved.yaml", files=False).recipe)

@@ -5,7 +5,6 @@ the end of that pipe and leaves too, so that two processes never write into one 
 lines through a second pipe; everything that libraries print goes to `logs/stage.log`.
 """
 
-import errno
 import fcntl
 import json
 import os
@@ -19,9 +18,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from align.errors import KINDS, AlignError, ServiceError, StageError
+from align.errors import KINDS, AlignError, StageError
 from align.rounds.stage import Job
-from align.store import LOGS, read_json, write_json
+from align.store import LOGS, disk_refusal, read_json, write_json
 
 Progress = Callable[[int, int], None]
 PROGRESS_FD = "ALIGN_PROGRESS_FD"
@@ -81,16 +80,19 @@ def _outcome(code: int, answer: Path, log: Path, job: Job) -> dict[str, Any]:
     )
 
 
-def _environment(job: Job) -> dict[str, str]:
-    threads = str(job.tuning.get("threads") or os.cpu_count() or 1)
-    fixed = {
+def thread_settings(threads: int | None) -> dict[str, str]:
+    """Environment variables that numeric libraries read when they are loaded; None means all cores."""
+    count = str(threads or os.cpu_count() or 1)
+    return {
         "OMP_WAIT_POLICY": "PASSIVE",  # idle threads that spin take the cores from everybody else
         "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONUNBUFFERED": "1",
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
+        "OMP_NUM_THREADS": count,
+        "MKL_NUM_THREADS": count,
     }
-    return dict(os.environ) | fixed
+
+
+def _environment(job: Job) -> dict[str, str]:
+    return dict(os.environ) | thread_settings(job.tuning.get("threads")) | {"PYTHONUNBUFFERED": "1"}
 
 
 def main(order: Path, answer: Path) -> int:
@@ -119,10 +121,8 @@ def main(order: Path, answer: Path) -> int:
 
 
 def _describe(error: Exception) -> dict[str, str | None]:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        error = ServiceError(
-            "the disk is full", where=error.filename, hint="free some space; the same command goes on from here"
-        )
+    if not isinstance(error, AlignError):
+        error = disk_refusal(error) or error
     if isinstance(error, AlignError):
         return {"kind": type(error).__name__, "what": error.what, "where": error.where, "hint": error.hint}
     return {"kind": "other", "what": f"{type(error).__name__}: {error}", "where": None, "hint": None}

@@ -275,3 +275,12 @@ def test_loading_imports_nothing_heavy() -> None:
     code = "import sys, align.config.load; print(*sorted({m.split('.')[0] for m in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "transformers", "trl", "numpy", "pyarrow", "datasets"} & set(loaded)
+
+
+def test_a_world_that_was_not_made_yet(tmp_path: Path) -> None:
+    (tmp_path / "world.py").write_text("")
+    path = tmp_path / "recipe.yaml"
+    path.write_text("name: w\nmodel: {path: ./data/model}\nprompts: {path: data/p.jsonl}\nannotate: {}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path)
+    assert str(caught.value).count(f"; make it with `python {tmp_path}/world.py`") == 2

@@ -1,9 +1,10 @@
 """The journal: appended, never rewritten; a torn end is cut; changed minds become revisions."""
 
+import multiprocessing
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from align.errors import DataError
@@ -32,6 +33,7 @@ def test_a_changed_mind_is_a_new_revision(tmp_path: Path) -> None:
     assert path.read_bytes().count(b"\n") == 2
 
 
+@settings(deadline=None)  # the disk's time
 @given(st.integers(min_value=1, max_value=200))
 def test_a_kill_in_mid_line_costs_that_line_alone(cut: int) -> None:
     import tempfile
@@ -71,3 +73,20 @@ def test_a_closing_holds_for_its_tasks_alone(tmp_path: Path) -> None:
     assert read_journal(path).closed == {"tasks-1": "done"}
     reopen(path, 1, "tasks-1")
     assert read_journal(path).closed == {}
+
+
+def record_much(path: Path, name: str) -> None:
+    for number in range(30):
+        record(path, [judged(f"t{number}", "shared"), judged(f"t{number}", name)])
+
+
+def test_two_processes_may_write_at_once(tmp_path: Path) -> None:
+    """People close a labelling while a runner follows it."""
+    path = tmp_path / "journal.jsonl"
+    others = [multiprocessing.Process(target=record_much, args=(path, name)) for name in ("ann", "bob")]
+    for process in others:
+        process.start()
+    for process in others:
+        process.join()
+    assert path.read_bytes().count(b"\n") == 90, "what both saw is written once"
+    assert len(read_journal(path).judgements(f"t{n}" for n in range(30))) == 90

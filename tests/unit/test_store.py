@@ -4,6 +4,7 @@ import errno
 import gzip
 import json
 import os
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from align.ids import content_id, file_id
 from align.store import (
     checkpoint_id,
     disk_errors,
+    disk_refusal,
     folder_files,
     folder_id,
     publish,
@@ -191,3 +193,41 @@ def test_disk_errors_leave_other_errors_alone(tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match=r"cannot write \(Not a directory\)"), disk_errors(tmp_path):
         (tmp_path / "f").touch()
         (tmp_path / "f" / "g").write_text("")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        RuntimeError("Error while serializing: I/O error: Disk quota exceeded (os error 122)"),
+    ],
+)
+def test_a_full_disk_is_seen_however_a_library_says_it(error: Exception, tmp_path: Path) -> None:
+    found = disk_refusal(error)
+    assert found is not None
+    assert found.what == "cannot write (Disk quota exceeded)"
+    with (
+        pytest.raises(ServiceError, match=r"model: cannot write \(Disk quota exceeded\)"),
+        disk_errors(tmp_path / "model"),
+    ):
+        try:
+            raise error
+        except Exception as cause:
+            raise ValueError("could not be saved") from cause
+
+
+def test_other_errors_are_not_the_disk(tmp_path: Path) -> None:
+    assert disk_refusal(ValueError("28")) is None
+    assert disk_refusal(sqlite3.OperationalError("database or disk is full")) is not None
+    assert disk_refusal(OSError(errno.EACCES, "Permission denied")) is None
+    with pytest.raises(DataError, match=r"^mine$"), disk_errors(tmp_path):
+        raise DataError("mine")
+
+
+def test_rows_that_fail_leave_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    write_rows(path, [{"a": 1}])
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_rows(path, [{"a": 2}, {"a": float("nan")}])
+    assert path.read_text() == '{"a": 1}\n'
+    assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]

@@ -1,0 +1,93 @@
+"""Where a verb that does one stage works: a folder beside its `--out`, kept after an error, published when it is done."""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from align.errors import ConfigError
+from align.store import LOGS, checkpoint_id, disk_errors, publish, remove_folder
+
+PRINTED = "printed.log"
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """`out` becomes the result; `work` is scratch that the same command goes on from; `terminal` is for our words."""
+
+    out: Path
+    work: Path
+    terminal: TextIO
+
+    def checkpoint(self, model: str, *, revision: str | None, chat_template: str | None, dtype: str) -> Path:
+        """The given model as a checkpoint folder named by its content, so that another model never meets its work."""
+        from align.train.checkpoint import import_model
+
+        arriving = self.work / "arriving"
+        remove_folder(arriving)  # a kill may have left a part
+        import_model(model, arriving, revision=revision, chat_template=chat_template, dtype=dtype)
+        known = self.work / f"model-{checkpoint_id(arriving)}"
+        if not known.is_dir():
+            arriving.rename(known)
+        return known
+
+
+@contextmanager
+def workplace(out: Path, threads: int | None) -> Iterator[Workplace]:
+    """Work on `out` alone; at the end it is there as a whole, after an error it is not there at all.
+
+    What libraries print goes to `out/logs/printed.log`. Raises ConfigError where `out` is there already, ServiceError
+    where another process works on it or the disk refuses.
+    """
+    from align.rounds.lock import run_lock
+    from align.rounds.worker import thread_settings
+
+    if out.exists():
+        raise ConfigError(f"{out} is there already", where="--out", hint="name another folder, or remove this one")
+    partial = out.with_name(out.name + ".partial")
+    work = partial / "work"
+    with disk_errors(partial):
+        work.mkdir(parents=True, exist_ok=True)
+    with run_lock(work):
+        with disk_errors(partial):
+            _keep_only(partial, work)
+            (partial / LOGS).mkdir()
+        os.environ.update(thread_settings(threads))
+        with _library_output(partial / LOGS / PRINTED) as terminal:
+            yield Workplace(partial, work, terminal)
+        remove_folder(work)
+        publish(partial, out)
+
+
+def _keep_only(folder: Path, kept: Path) -> None:
+    """Results of an earlier, failed attempt are made anew: it may have had other settings."""
+    for path in folder.iterdir():
+        if path.is_dir() and path != kept:
+            shutil.rmtree(path)
+        elif path != kept:
+            path.unlink()
+
+
+@contextmanager
+def _library_output(log: Path) -> Iterator[TextIO]:
+    """Send standard output and error, of Python and of the code below it, to `log`; gives the true standard error."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    out, error = os.dup(1), os.dup(2)
+    try:
+        with disk_errors(log), log.open("ab") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        with os.fdopen(os.dup(error), "w", encoding="utf-8", errors="replace", buffering=1) as terminal:
+            yield terminal
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(out, 1)
+        os.dup2(error, 2)
+        os.close(out)
+        os.close(error)
