@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from align.config.recipe import Sampling
+from align.config.recipe import Evaluate, Rollouts, Sampling
 from align.errors import ConfigError
-from align.ids import content_id
-from align.store import disk_errors, publish, read_table, write_table
+from align.ids import content_id, seed_for
+from align.store import checkpoint_id, disk_errors, publish, read_table, write_table
 from align.types import Candidate, Dropped, Prompt, candidate_id
 from rollouts.engine import Completion, EngineType, Request, context_length, open_generator, resolve_engine
 
@@ -86,6 +86,43 @@ def sample_candidates(
     rows = [row for n in range(len(shards)) for row in read_table(_file(folder, n)).to_pylist()]
     kept, unused = _candidates(rows, checkpoint_id, keep_all)
     return kept, dropped + unused
+
+
+def sample_answers(
+    prompts: Sequence[Prompt],
+    checkpoint: Path,
+    sampling: Rollouts | Evaluate,
+    engine: Rollouts,
+    *,
+    purpose: str,
+    seed: int,
+    dtype: str,
+    threads: int | None,
+    out: Path,
+    known_id: str | None = None,
+    keep_all: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[Candidate], list[Dropped]]:
+    """`sample_candidates` as a recipe's sections say; each `purpose` draws other numbers from the recipe's `seed`.
+
+    `known_id` is the checkpoint's id where the caller knows it, so that its weights need not be read for that.
+    """
+    return sample_candidates(
+        prompts,
+        checkpoint,
+        known_id or checkpoint_id(checkpoint),
+        sampling=sampling,
+        samples=sampling.samples,
+        engine=engine.type,
+        dtype=dtype,
+        max_prompt_tokens=engine.max_prompt_tokens,
+        shard=engine.shard,
+        seed=seed_for(f"{seed} {purpose}") % 2**31,
+        threads=threads,
+        out=out,
+        keep_all=keep_all,
+        progress=progress,
+    )
 
 
 def _room(checkpoint: Path, max_prompt_tokens: int, sampling: Sampling) -> int:

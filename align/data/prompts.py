@@ -50,6 +50,19 @@ def read_prompts(path: Path, test_share: float = 0.0) -> tuple[list[Prompt], lis
     return list(prompts.values()), dropped
 
 
+def prompts_of_round(prompts: list[Prompt], *, round: int, count: int, seed: int) -> list[Prompt]:
+    """The train prompts that round `round` (from 1) asks: the next `count` of one seeded order, so that none comes a
+    second time before all came once; all of them where there are fewer."""
+    order = sorted((p for p in prompts if p.split == "train"), key=lambda p: unit_for("rollouts", seed, p.id))
+    start = (round - 1) * count
+    return [order[(start + i) % len(order)] for i in range(min(count, len(order)))]
+
+
+def held_out_prompts(prompts: list[Prompt], count: int) -> list[Prompt]:
+    """At most `count` test prompts: the same ones for every policy, round and seed."""
+    return sorted((p for p in prompts if p.split == "test"), key=lambda p: unit_for("evaluation", p.id))[:count]
+
+
 def _prompt(row: dict[str, Any]) -> list[Message]:
     messages = prompt_of(row, ("prompt", "messages", "conversations", "instruction"))
     if messages is not None:

@@ -5,6 +5,7 @@ A desk is what the step needs to know; it comes from a round of a run, or from a
 """
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +13,19 @@ from typing import TYPE_CHECKING
 
 from align.config.recipe import Annotate, EmbeddedServer, People, Personas, RemoteServer
 from align.errors import ConfigError
+from align.ids import content_id
 from align.rounds.journal import close, read_journal, record
 from align.rounds.run import Run
 from align.rounds.stage import Receipt, stage_folder
 from align.store import read_json, read_table
-from align.types import Task, from_table
+from align.types import Judgement, Task, from_table
 
 if TYPE_CHECKING:
     from annotation.argilla_backend import ArgillaBackend
     from annotation.backend import Submitted
 
 DESK = "desk.json"
+POLL_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,9 @@ class Waiting:
     done: int
     total: int
     url: str
+
+    def __str__(self) -> str:
+        return f"{self.done} of {self.total} answers are in; label at {self.url}"
 
 
 def desk_of_round(run: Run, selection: Receipt) -> Desk:
@@ -78,6 +84,14 @@ def desk_of_folder(folder: Path) -> Desk:
     )
 
 
+def desk_of_tasks(tasks: list[Task], folder: Path, annotate: Annotate, *, round: int, seed: int) -> Desk:
+    """A desk for tasks that are in memory; its journal is in `folder`, whose name is the workspace's."""
+    tasks_id = content_id([task.id for task in tasks])
+    return Desk(
+        folder / "journal.jsonl", round, tasks, tasks_id, folder.name, f"round-{round}-{tasks_id[:8]}", annotate, seed
+    )
+
+
 def open_backend(desk: Desk) -> "ArgillaBackend":
     """Connect to the desk's server; the embedded one is started when it is not up. Raises ServiceError."""
     from annotation.argilla_backend import open_argilla
@@ -103,11 +117,12 @@ def offer(desk: Desk) -> "tuple[ArgillaBackend, Submitted]":
     return backend, submitted
 
 
-def advance(desk: Desk, progress: Callable[[int, int], None]) -> Waiting | None:
+def advance(desk: Desk, progress: Callable[[int, int], None] | None = None) -> Waiting | None:
     """Push what is missing, let simulated annotators work, pull; None when the labelling is closed: every task has
     what it wants, or somebody closed it.
 
-    Doing it again repeats nothing: tasks, responses and judgements are found by their ids.
+    Doing it again repeats nothing: tasks, responses and judgements are found by their ids. `progress` is told
+    (given, planned) answers of simulated annotators.
     """
     if closed(desk) is not None:
         return None
@@ -125,12 +140,30 @@ def advance(desk: Desk, progress: Callable[[int, int], None]) -> Waiting | None:
     return None
 
 
+def follow(desk: Desk, tell: Callable[[Waiting], None]) -> list[Judgement]:
+    """`advance` until nothing is missing; `tell` hears what is, whenever that changes. Returns the judgements."""
+    before = None
+    while (waiting := advance(desk)) is not None:
+        if waiting != before:
+            tell(waiting)
+        before = waiting
+        time.sleep(POLL_SECONDS)
+    return judgements_of(desk)
+
+
+def judgements_of(desk: Desk) -> list[Judgement]:
+    """What the journal says now about the desk's tasks."""
+    return read_journal(desk.journal).judgements(t.id for t in desk.tasks)
+
+
 def closed(desk: Desk) -> str | None:
     """Why the desk's labelling is closed, or None while it is open."""
     return read_journal(desk.journal).closed.get(desk.tasks_id)
 
 
-def _simulate(desk: Desk, personas: Personas, backend: "ArgillaBackend", progress: Callable[[int, int], None]) -> None:
+def _simulate(
+    desk: Desk, personas: Personas, backend: "ArgillaBackend", progress: Callable[[int, int], None] | None
+) -> None:
     from annotation.simulate import label
     from reward.functions import FunctionScorer, load_function
 

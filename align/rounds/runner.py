@@ -10,7 +10,7 @@ from typing import Literal
 from align.ids import content_id
 from align.rounds.fingerprint import Fingerprints
 from align.rounds.journal import read_journal, said
-from align.rounds.labelling import Waiting, advance, closed, desk_of_round
+from align.rounds.labelling import POLL_SECONDS, Waiting, advance, closed, desk_of_round
 from align.rounds.lock import run_lock
 from align.rounds.plan import Labelling, Step, find_stage, make_plan
 from align.rounds.run import Run
@@ -29,8 +29,6 @@ from align.rounds.stage import (
 )
 from align.rounds.worker import run_apart, run_here
 from align.store import read_table
-
-POLL_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,15 +83,12 @@ def sft_policy(job: Job, progress: Progress) -> Summary:
 
 
 def rollouts(job: Job, progress: Progress) -> Summary:
-    """Sample the parent policy's answers to this round's train prompts.
+    """Sample the parent policy's answers to this round's train prompts."""
+    from align.data.prompts import prompts_of_round
 
-    Each round takes the next prompts of one seeded order, so that no prompt comes twice before all came once.
-    """
     config, seed = Rollouts(**job.settings["rollouts"]), job.settings["seed"]
-    order = sorted(_prompts(job, "train"), key=lambda p: unit_for("rollouts", seed, p.id))
-    start = (job.round - 1) * config.prompts
-    drawn = [order[(start + i) % len(order)] for i in range(min(config.prompts, len(order)))]
-    rows, dropped = _sample(job, drawn, config, config, config.samples, f"{seed} rollouts {job.round}", progress)
+    drawn = prompts_of_round(_prompts(job, "train"), round=job.round, count=config.prompts, seed=seed)
+    rows, dropped = _sample(job, drawn, config, config, f"rollouts {job.round}", progress)
     _write(job, "candidates", Candidate, rows)
     _write(job, "dropped", Dropped, dropped)
     return {"prompts": len(drawn), "candidates": len(rows), "dropped": len(dropped), **_lengths(rows)}
@@ -190,16 +187,15 @@ def dpo_policy(job: Job, progress: Progress) -> Summary:
 
 def evaluation(job: Job, progress: Progress) -> Summary:
     """Sample and score answers to held-out prompts; compare with the first policy and with the parent."""
+    from align.data.prompts import held_out_prompts
     from align.evaluate.compare import evaluate_policy
     from reward.functions import FunctionScorer, load_function
 
     config, seed = Evaluate(**job.settings["evaluate"]), job.settings["seed"]
     engine = Rollouts(**job.settings["engine"])
-    held_out = sorted(_prompts(job, "test"), key=lambda p: unit_for("evaluation", p.id))[: config.prompts]
+    held_out = held_out_prompts(_prompts(job, "test"), config.prompts)
     # every policy answers with the same seeds, so that comparisons are paired where they can be
-    rows, dropped = _sample(
-        job, held_out, engine, config, config.samples, f"{seed} evaluation", progress, keep_all=True
-    )
+    rows, dropped = _sample(job, held_out, config, engine, "evaluation", progress, keep_all=True)
     _write(job, "dropped", Dropped, dropped)
     shown = _demonstrations(job)
     result = evaluate_policy(
@@ -226,28 +222,24 @@ def _demonstrations(job: Job) -> list[Any]:
 def _sample(
     job: Job,
     rows: list[Prompt],
+    sampling: Rollouts | Evaluate,
     engine: Rollouts,
-    sampling: Any,
-    samples: int,
-    seed: str,
+    purpose: str,
     progress: Progress,
     *,
     keep_all: bool = False,
 ) -> tuple[list[Candidate], list[Dropped]]:
-    from align.ids import seed_for
-    from rollouts.sample import sample_candidates
+    from rollouts.sample import sample_answers
 
-    return sample_candidates(
+    return sample_answers(
         rows,
         job.inputs["policy"],
-        _checkpoint(job.inputs["policy"]),
-        sampling=sampling,
-        samples=samples,
-        engine=engine.type,
+        sampling,
+        engine,
+        purpose=purpose,
+        seed=job.settings["seed"],
+        known_id=_checkpoint(job.inputs["policy"]),
         dtype=job.settings["dtype"],
-        max_prompt_tokens=engine.max_prompt_tokens,
-        shard=engine.shard,
-        seed=seed_for(seed) % 2**31,
         threads=job.tuning["threads"],
         keep_all=keep_all,
         out=job.scratch,

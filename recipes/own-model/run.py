@@ -1,0 +1,56 @@
+"""recipe.yaml in code: the same loop with the same result, from our public functions; it does not resume or report.
+
+python run.py rounds=1 dpo.beta=0.2    # takes the same changes as `align run`, and writes to runs/ where it is called
+"""
+
+import secrets
+import sys
+from functools import partial
+from pathlib import Path
+
+from align.config.load import load_recipe
+from align.data.prompts import held_out_prompts, load_prompts, prompts_of_round
+from align.evaluate.compare import evaluate_policy
+from align.rounds.labelling import desk_of_tasks, follow
+from align.train.checkpoint import import_model
+from align.train.dpo import train_dpo
+from annotation.compile import compile_preferences
+from annotation.tasks import make_tasks
+from reward.functions import FunctionScorer, load_function
+from rollouts.sample import sample_answers
+
+
+def main(changes: list[str]) -> None:
+    recipe = load_recipe(Path(__file__).with_name("recipe.yaml"), changes).recipe
+    seed, ask, judge = recipe.seed, recipe.annotate, recipe.evaluate.judge
+    if recipe.sft or recipe.dpo.replay or not (ask and judge):
+        sys.exit("run.py needs annotate and evaluate.judge, and knows neither sft nor dpo.replay; `align run` does all")
+    out = Path("runs") / f"{recipe.name}-{secrets.token_hex(4)}"
+    common = {"seed": seed, "dtype": recipe.model.dtype, "threads": recipe.threads}
+    training = common | {"report_to": recipe.report_to}
+    prompts, _ = load_prompts(recipe.prompts)
+    held_out = held_out_prompts(prompts, recipe.evaluate.prompts)
+    sample = partial(sample_answers, engine=recipe.rollouts, out=out / "samples", **common)
+    score = FunctionScorer(load_function(judge.path, Path())).score
+    measure = partial(evaluate_policy, held_out, score=score, tie_width=judge.tie_width, seed=seed)
+
+    policy = out / "policy_0"
+    import_model(out=policy, **recipe.model.model_dump())
+    answers, _ = sample(held_out, policy, recipe.evaluate, purpose="evaluation", keep_all=True)
+    print("the given model, mean score:", measure(answers, out=out / "evaluation_0")["mean_score"], flush=True)
+
+    for number in range(1, recipe.rounds + 1):
+        asked = prompts_of_round(prompts, round=number, count=recipe.rollouts.prompts, seed=seed)
+        candidates, _ = sample(asked, policy, recipe.rollouts, purpose=f"rollouts {number}")
+        tasks, _ = make_tasks(asked, candidates, round=number, pairs=ask.pairs, overlap=ask.overlap, seed=seed)
+        desk = desk_of_tasks(tasks, out, ask, round=number, seed=seed)
+        preferences, _ = compile_preferences(tasks, follow(desk, print))
+        parent, policy = policy, out / f"policy_{number}"
+        train_dpo(parent, preferences, recipe.dpo, out=policy, work=out / f"work_{number}", **training)
+        answers, _ = sample(held_out, policy, recipe.evaluate, purpose="evaluation", keep_all=True)
+        result = measure(answers, out=out / f"evaluation_{number}", first=out / "evaluation_0")
+        print(f"round {number}, win rate over the given model:", result["win_rate_vs_sft"], flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
