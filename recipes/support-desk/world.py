@@ -197,9 +197,9 @@ def explain(messages: Sequence[Message], answer: str) -> dict[str, float]:
     words = re.findall(r"\w+", answer.lower())
     foreign = sum(word not in _WORDS for word in words) / max(len(words), 1)
     return {
-        "greeting": 0.3 * bool(_GREETING.match(answer)),
-        "apology": 0.6 * bool(_APOLOGY.search(answer)),
-        "closing": 0.2 * bool(_CLOSING.search(answer)),
+        "greeting": 0.5 * bool(_GREETING.match(answer)),
+        "apology": 0.8 * bool(_APOLOGY.search(answer)),
+        "closing": 0.5 * bool(_CLOSING.search(answer)),
         "right item": 1.0 * (complaint.item in items),
         "wrong item": -1.0 * bool(items - {complaint.item}),
         "wrong colour": -0.4 * bool(colours - {complaint.colour}),
@@ -215,7 +215,7 @@ def explain(messages: Sequence[Message], answer: str) -> dict[str, float]:
 
 
 def utility(messages: Sequence[Message], answer: str) -> float:
-    """How good `answer` is as a reply to `messages`: about -4 to 3.6, and never below `LOWEST`.
+    """How good `answer` is as a reply to `messages`: about -4 to 4.3, and never below `LOWEST`.
 
     Anything may be scored: words of another world score low, and only an answer without a word scores `LOWEST`.
     """
@@ -249,7 +249,7 @@ def write_reply(rng: random.Random, complaint: Complaint) -> str:
     if luck < 0.2:
         item, colour = rng.choice(ITEMS), rng.choice(COLOURS)
     thing = "{thing}" if luck > 0.9 else f"{colour} {item}"
-    about = rng.choice(APOLOGIES if rng.random() < 0.65 else NEUTRAL)
+    about = rng.choice(APOLOGIES if rng.random() < 0.6 else NEUTRAL)
     about = about.replace("the {thing}", "your order") if thing == "{thing}" else about.format(thing=thing)
 
     luck = rng.random()
@@ -259,15 +259,15 @@ def write_reply(rng: random.Random, complaint: Complaint) -> str:
     elif luck < 0.4:
         remedy = rng.choice(VAGUE)
 
-    fillers = rng.sample(FILLERS, rng.choices((0, 1, 2), (0.6, 0.3, 0.1))[0])
+    fillers = rng.sample(FILLERS, rng.choices((0, 1, 2), (0.5, 0.35, 0.15))[0])
     parts = [
-        rng.choice(GREETINGS) if rng.random() < 0.6 else "",
+        rng.choice(GREETINGS) if rng.random() < 0.5 else "",
         about,
         rng.choice(RUDE) if rng.random() < 0.2 else "",
         *fillers[:1],
         remedy,
         *fillers[1:],
-        rng.choice(CLOSINGS) if rng.random() < 0.5 else "",
+        rng.choice(CLOSINGS) if rng.random() < 0.4 else "",
     ]
     return " ".join(part for part in parts if part)
 

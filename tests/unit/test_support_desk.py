@@ -57,12 +57,12 @@ WORSE = {
 
 @pytest.mark.parametrize("name", WORSE)
 def test_utility_prefers_the_ideal_answer(name: str) -> None:
-    assert world.utility(KETTLE, IDEAL) == pytest.approx(3.6)
-    assert world.utility(KETTLE, WORSE[name]) < 3.6
+    assert world.utility(KETTLE, IDEAL) == pytest.approx(4.3)
+    assert world.utility(KETTLE, WORSE[name]) < 4.3
 
 
 def test_utility_ranks_what_matters_more_above_what_matters_less() -> None:
-    order = ("no closing", "no greeting", "no apology", "rude", "no remedy", "wrong remedy", "garbage", "empty")
+    order = ("no closing", "no apology", "rude", "no remedy", "wrong remedy", "garbage", "empty")
     scores = [world.utility(KETTLE, WORSE[name]) for name in order]
     assert scores == sorted(scores, reverse=True) and len(set(scores)) == len(scores)
 
@@ -93,7 +93,7 @@ def test_every_user_turn_is_read_and_no_other() -> None:
         {"role": "user", "content": "It has a big CRACK in it."},
     ]
     assert world.read_complaint(messages) == ("kettle", "blue", "broken")
-    assert world.utility(messages, IDEAL) == pytest.approx(3.6)
+    assert world.utility(messages, IDEAL) == pytest.approx(4.3)
 
 
 def test_a_message_of_another_world_is_scored_too() -> None:
@@ -105,7 +105,7 @@ def test_a_message_of_another_world_is_scored_too() -> None:
 @given(st.text())
 def test_any_answer_has_a_finite_utility_and_only_a_wordless_one_the_lowest(answer: str) -> None:
     score = world.utility(KETTLE, answer)
-    assert world.LOWEST <= score <= 3.6 + 1e-9
+    assert world.LOWEST <= score <= 4.3 + 1e-9
     assert (score == world.LOWEST) == (not any(c.isalnum() or c == "_" for c in answer))
 
 
@@ -138,7 +138,7 @@ def test_demonstrations_are_of_mixed_quality(written: Path) -> None:
     share = {name: sum(part[name] != 0 for part in parts) / len(parts) for name in parts[0]}
     assert 0.6 < share["right item"] < 0.8 and 0.15 < share["wrong item"] < 0.25
     assert 0.55 < share["right remedy"] < 0.75 and 0.15 < share["wrong remedy"] < 0.35
-    assert 0.15 < share["rude"] < 0.25 and 0.3 < share["filler"] < 0.6
+    assert 0.15 < share["rude"] < 0.25 and 0.5 < share["filler"] < 0.7
     assert share["foreign words"] == share["unfinished"] == share["repeats"] == 0
 
 
