@@ -1,7 +1,7 @@
 """A headless Chromium for a module of tests; they are skipped, with the reason, where there is none."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -51,8 +51,19 @@ class Watched:
         ] == []
 
 
+OpenPage = Callable[..., Watched]
+
+
+def sign_in(page: Page, url: str, username: str, password: str) -> None:
+    page.goto(f"{url}/sign-in")
+    page.locator("input[type=text]").fill(username)
+    page.locator("input[type=password]").fill(password)
+    page.keyboard.press("Enter")
+    page.wait_for_url(lambda address: "sign-in" not in address)
+
+
 @pytest.fixture
-def watched(browser: Browser) -> Iterator[type[Watched] | object]:
+def watched(browser: Browser) -> Iterator[OpenPage]:
     """`watched(origin)` opens a page of its own that is watched."""
     contexts = []
 

@@ -14,11 +14,10 @@ from align.types import Task
 from annotation import server
 from annotation.argilla_backend import ArgillaBackend, open_argilla
 from annotation.page import FIELD, page, payload
-from tests.browser.conftest import Watched
+from tests.browser.conftest import OpenPage, Watched, sign_in
 from tests.labelling import make_task
 from tests.server_fixtures import ArgillaServer
 
-OpenPage = Callable[..., Watched]
 ORIGIN = "http://stock.argilla.test"
 
 # name → (text, what is seen of it)
@@ -145,14 +144,6 @@ def test_right_to_left_text_starts_at_the_right(watched: OpenPage) -> None:
     edges = "node => { const r = document.createRange(); r.selectNodeContents(node); const a = r.getBoundingClientRect(), b = node.getBoundingClientRect(); return [a.left - b.left, b.right - a.right]; }"
     right, left = (frame.locator(f".answer.{name} p").evaluate(edges) for name in "ab")
     assert right[1] < 2 < right[0] and left[0] < 2 < left[1]
-
-
-def sign_in(page: Page, url: str, username: str, password: str) -> None:
-    page.goto(f"{url}/sign-in")
-    page.locator("input[type=text]").fill(username)
-    page.locator("input[type=password]").fill(password)
-    page.keyboard.press("Enter")
-    page.wait_for_url(lambda address: "sign-in" not in address)
 
 
 def desk(
