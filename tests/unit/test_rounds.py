@@ -141,7 +141,10 @@ def test_one_writer_and_a_dead_holder_is_no_obstacle(tmp_path: Path) -> None:
     holder = context.Process(target=_hold, args=(tmp_path, ready, leave))
     holder.start()
     assert ready.wait(30)
-    with pytest.raises(ServiceError, match=rf"another process works on this run: process {holder.pid} on"), run_lock(tmp_path):
+    with (
+        pytest.raises(ServiceError, match=rf"another process works on this run: process {holder.pid} on"),
+        run_lock(tmp_path),
+    ):
         pass
     holder.kill()
     holder.join()
