@@ -69,8 +69,8 @@ def main() -> None:
 def _run(arguments: list[str]) -> int:
     """Do what the arguments say. Not `app()`, for it would answer interrupts and closed pipes in its own way."""
     try:
-        command = typer.main.get_command(app)
-        with command.make_context("align", arguments) as context:
+        command, name, arguments = _help_alone(typer.main.get_command(app), arguments)
+        with command.make_context(name, arguments) as context:
             command.invoke(context)
         sys.stdout.flush()
     except typer.Exit as done:
@@ -79,6 +79,19 @@ def _run(arguments: list[str]) -> int:
         error.show()
         return EXIT_USER
     return 0
+
+
+def _help_alone(root: Any, arguments: list[str]) -> tuple[Any, str, list[str]]:
+    """The command to call, its name and arguments: the root with all of them, or the verb itself for its `--help`.
+
+    On the way through a verb's parents typer would load pydantic (0.1 s) for the options that they were not given.
+    """
+    command, words = root, list(arguments)
+    while words and words[0] in getattr(command, "commands", {}):
+        command = command.commands[words.pop(0)]
+    if "--help" not in (words[:1] if hasattr(command, "commands") else words):
+        return root, "align", arguments
+    return command, " ".join(["align", *arguments[: len(arguments) - len(words)]]), ["--help"]
 
 
 def _fail(error: AlignError) -> None:

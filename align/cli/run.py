@@ -40,13 +40,15 @@ def run(
     """Run a recipe, or go on with it. Exits with 75 while people have not finished labelling."""
     from align.cli.display import telling
     from align.config.load import load_recipe
-    from align.errors import EXIT_WAITING
+    from align.errors import EXIT_WAITING, ConfigError
     from align.rounds.run import create_run, planned_run
     from align.rounds.runner import run_rounds
 
     loaded = load_recipe(recipe, overrides or [])
+    if dry_run and wait:
+        raise ConfigError("--dry-run does nothing that --wait could wait for", hint="leave one of the two out")
     if dry_run:
-        _print_plan(planned_run(loaded, runs), as_json)
+        _print_plan(planned_run(loaded, runs), start_from, as_json)
         return
     opened = create_run(loaded, runs)
     with telling(quiet=as_json) as tell:
@@ -81,12 +83,18 @@ def _print_result(folder: Path, *, changed: bool, finished: bool, as_json: bool)
     typer.echo(f"report: {page}")
 
 
-def _print_plan(run: "Run", as_json: bool) -> None:
+def _print_plan(run: "Run", start_from: str | None, as_json: bool) -> None:
     from align.cli.display import print_json, print_table
+    from align.rounds.plan import Labelling, find_stage
     from align.rounds.runner import plan_states
 
-    states = [(str(step.ref), state) for step, state in plan_states(run)]
+    states = plan_states(run)
+    anew = len(states) if start_from is None else find_stage([step for step, _ in states], start_from)
+    shown = [
+        (str(step.ref), "to run" if index >= anew and not isinstance(step, Labelling) else state)
+        for index, (step, state) in enumerate(states)
+    ]
     if as_json:
-        print_json([{"stage": ref, "state": state} for ref, state in states])
+        print_json([{"stage": ref, "state": state} for ref, state in shown])
         return
-    print_table([["stage", "state"], *([ref, state] for ref, state in states)])
+    print_table([["stage", "state"], *([ref, state] for ref, state in shown)])

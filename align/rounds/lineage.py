@@ -60,7 +60,8 @@ def build_index(run: Path) -> Path:
     pointers = sorted(run.glob(f"round_*/*/{CURRENT}"))
     if not pointers:
         raise ConfigError(f"there is no finished stage in {run}", hint="see `align status`")
-    if path.is_file() and path.stat().st_mtime_ns > max(p.stat().st_mtime_ns for p in pointers):
+    changed = max(p.stat().st_mtime_ns for p in [*pointers, *run.glob("round_*/*")])  # a folder's: a pointer removed
+    if path.is_file() and path.stat().st_mtime_ns > changed:
         return path
     partial = path.with_name(f".{INDEX}.partial")
     partial.unlink(missing_ok=True)

@@ -1,8 +1,9 @@
 """Heavy stages run in a process of their own, so that memory, threads and crashes stay apart from the runner.
 
 The runner holds the other end of the child's standard input: when the runner dies, by whatever signal, the child sees
-the end of that pipe and leaves too, so that two processes never write into one folder. Progress comes back as JSON
-lines through a second pipe; everything that libraries print goes to `logs/stage.log`.
+the end of that pipe and leaves too, so that two processes never write into one folder. Progress, and in the end the
+summary or the error, come back as JSON lines through a second pipe (a full disk must not swallow them); everything that
+libraries print goes to `logs/stage.log`.
 """
 
 import fcntl
@@ -20,10 +21,10 @@ from typing import Any
 
 from align.errors import KINDS, AlignError, StageError
 from align.rounds.stage import Job
-from align.store import LOGS, disk_refusal, read_json, write_json
+from align.store import LOGS, disk_errors, disk_refusal, read_json, write_json
 
 Progress = Callable[[int, int], None]
-PROGRESS_FD = "ALIGN_PROGRESS_FD"
+RUNNER_FD = "ALIGN_RUNNER_FD"
 
 
 def run_here(work: str, job: Job, progress: Progress) -> dict[str, Any]:
@@ -39,34 +40,39 @@ def run_apart(work: str, job: Job, progress: Progress) -> dict[str, Any]:
     Raises the AlignError that the stage raised, or StageError with the log's path when it failed otherwise.
     """
     logs = job.out / LOGS
-    logs.mkdir(exist_ok=True)
-    order, answer, log = job.scratch / "job.json", job.scratch / "answer.json", logs / "stage.log"
-    answer.unlink(missing_ok=True)
+    order, log = job.scratch / "job.json", logs / "stage.log"
+    with disk_errors(log):
+        logs.mkdir(exist_ok=True)
+        output = log.open("ab")
     write_json(order, {"work": work, "job": asdict(job)})
     reader, writer = os.pipe()
-    with log.open("ab") as output, os.fdopen(reader) as lines:
+    result: dict[str, Any] | None = None
+    with output, os.fdopen(reader, encoding="utf-8") as lines:
         child = subprocess.Popen(
-            [sys.executable, "-m", "align.rounds.worker", str(order), str(answer)],
+            [sys.executable, "-m", "align.rounds.worker", str(order)],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
             pass_fds=[writer],
-            env=_environment(job) | {PROGRESS_FD: str(writer)},
+            env=_environment(job) | {RUNNER_FD: str(writer)},
         )
         os.close(writer)
         try:
             for line in lines:
-                progress(*json.loads(line))
+                told = json.loads(line)
+                if isinstance(told, list):
+                    progress(*told)
+                else:
+                    result = told
             code = child.wait()
         except BaseException:
             child.kill()
             child.wait()
             raise
-    return _outcome(code, answer, log, job)
+    return _outcome(code, result, log, job)
 
 
-def _outcome(code: int, answer: Path, log: Path, job: Job) -> dict[str, Any]:
-    result = read_json(answer) if answer.is_file() else None
+def _outcome(code: int, result: dict[str, Any] | None, log: Path, job: Job) -> dict[str, Any]:
     if result is not None and "summary" in result:
         return dict(result["summary"])
     name = f"the stage {job.round}/{job.stage}"
@@ -95,8 +101,8 @@ def _environment(job: Job) -> dict[str, str]:
     return dict(os.environ) | thread_settings(job.tuning.get("threads")) | {"PYTHONUNBUFFERED": "1"}
 
 
-def main(order: Path, answer: Path) -> int:
-    """The child: do the job, write the summary or the error."""
+def main(order: Path) -> int:
+    """The child: do the job and tell the runner the summary or the error."""
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     with (order.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a child of a killed runner may need a moment to leave
@@ -111,12 +117,12 @@ def main(order: Path, answer: Path) -> int:
             }
         )
         try:
-            write_json(answer, {"summary": WORK[asked["work"]](job, _report_progress)})
+            _tell({"summary": WORK[asked["work"]](job, lambda done, total: _tell([done, total]))})
             return 0
         except Exception as error:  # noqa: BLE001 - whatever it is, the runner has to say it
-            traceback.print_exc()
-            with suppress(AlignError):  # on a full disk even this may fail; the log above has the error then
-                write_json(answer, _describe(error))
+            _tell(_describe(error))
+            with suppress(OSError):  # a full disk takes no log either, and the runner knows already
+                traceback.print_exc()
             return 1
 
 
@@ -128,8 +134,10 @@ def _describe(error: Exception) -> dict[str, str | None]:
     return {"kind": "other", "what": f"{type(error).__name__}: {error}", "where": None, "hint": None}
 
 
-def _report_progress(done: int, total: int) -> None:
-    os.write(int(os.environ[PROGRESS_FD]), f"[{done}, {total}]\n".encode())
+def _tell(message: list[int] | dict[str, Any]) -> None:
+    """A line to the runner: progress, the summary or the error."""
+    with os.fdopen(int(os.environ[RUNNER_FD]), "w", encoding="utf-8", closefd=False) as runner:
+        runner.write(json.dumps(message, default=str) + "\n")
 
 
 def _leave_with_parent() -> None:
@@ -140,7 +148,8 @@ def _leave_with_parent() -> None:
 
 if __name__ == "__main__":
     # `os._exit` would skip open files, but everything is flushed by now and engines' own threads may hang at exit
-    code = main(Path(sys.argv[1]), Path(sys.argv[2]))
-    sys.stdout.flush()
-    sys.stderr.flush()
+    code = main(Path(sys.argv[1]))
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)
