@@ -27,6 +27,7 @@ def main(changes: list[str]) -> None:
     seed, ask, judge = recipe.seed, recipe.annotate, recipe.evaluate.judge
     if not (recipe.sft and ask and judge) or recipe.dpo.replay:
         sys.exit("run.py needs sft, annotate and evaluate.judge, and knows no dpo.replay; `align run` does all")
+    say = partial(print, flush=True)
     out = Path("runs") / f"{recipe.name}-{secrets.token_hex(4)}"
     common = {"seed": seed, "dtype": recipe.model.dtype, "threads": recipe.threads}
     training = common | {"report_to": recipe.report_to}
@@ -40,19 +41,18 @@ def main(changes: list[str]) -> None:
     rows = [(row.messages, row.answer) for row in load_demonstrations(recipe.sft.demonstrations)[0]]
     train_sft(out / "base", rows, recipe.sft, out=policy, work=out / "work_0", **training)
     answers, _ = sample(held_out, policy, recipe.evaluate, purpose="evaluation", keep_all=True)
-    print("after SFT, mean score:", measure(answers, out=out / "evaluation_0")["mean_score"], flush=True)
-
+    say("after SFT, mean score:", measure(answers, out=out / "evaluation_0")["mean_score"])
     for number in range(1, recipe.rounds + 1):
         asked = prompts_of_round(prompts, round=number, count=recipe.rollouts.prompts, seed=seed)
         candidates, _ = sample(asked, policy, recipe.rollouts, purpose=f"rollouts {number}")
         tasks, _ = make_tasks(asked, candidates, round=number, pairs=ask.pairs, overlap=ask.overlap, seed=seed)
         desk = desk_of_tasks(tasks, out, ask, round=number, seed=seed)
-        preferences, _ = compile_preferences(tasks, follow(desk, print))
+        preferences, _ = compile_preferences(tasks, follow(desk, say))
         parent, policy = policy, out / f"policy_{number}"
         train_dpo(parent, preferences, recipe.dpo, out=policy, work=out / f"work_{number}", **training)
         answers, _ = sample(held_out, policy, recipe.evaluate, purpose="evaluation", keep_all=True)
         result = measure(answers, out=out / f"evaluation_{number}", first=out / "evaluation_0")
-        print(f"round {number}, win rate over SFT:", result["win_rate_vs_sft"], flush=True)
+        say(f"round {number}, win rate over SFT:", result["win_rate_vs_sft"])
 
 
 if __name__ == "__main__":

@@ -1,17 +1,21 @@
 """Every shipped recipe, as `align init` copies it, runs for two optimiser steps; and run.py gives the same result."""
 
 import re
+import secrets
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from align.cli.recipes import shipped
 from align.rounds.stage import Ref, current
 from align.store import checkpoint_id, read_json
-from tests.loop import align
+from annotation import server
+from annotation.argilla_backend import to_side
+from tests.loop import align, rows
 from tests.server_fixtures import ArgillaServer
 from tests.tiny import make_tiny_model
 
@@ -39,43 +43,84 @@ def small_world(folder: Path) -> list[str]:
 
 
 def tiny_model(folder: Path) -> list[str]:
-    """The one-line change: another model's path; type and adapter stay as they are shipped."""
+    """The one-line change: another model's path; its weights' type and the adapter stay as they are shipped."""
     make_tiny_model(folder / "tiny", vocab_words=["bread", "water", "story"])
-    return ["model.path=./tiny", SCORER]
+    return ["model.path=./tiny"]
 
 
-PREPARE = {"support-desk": small_world, "own-model": tiny_model}
+def test_every_shipped_recipe_is_tried_here() -> None:
+    assert shipped().keys() == {"support-desk", "own-model"}
 
 
-def test_every_shipped_recipe_is_tried() -> None:
-    assert PREPARE.keys() == shipped().keys()
-
-
-@pytest.mark.parametrize("name", PREPARE)
-def test_a_copy_runs_and_run_py_gives_the_same_policy(name: str, tmp_path: Path, argilla_server: ArgillaServer) -> None:
-    align("init", name, "mine", cwd=tmp_path)
-    server = f"annotate.server={{type: embedded, home: {argilla_server.home}}}"
-    changes = [*SMALL, *PREPARE[name](tmp_path / "mine"), server]
-
+def test_support_desk_and_its_run_py_give_the_same_policy(tmp_path: Path, argilla_server: ArgillaServer) -> None:
+    align("init", "support-desk", "mine", cwd=tmp_path)
+    changes = [*SMALL, *small_world(tmp_path / "mine"), on(argilla_server)]
     align("run", "mine", *changes, cwd=tmp_path)
-    run = tmp_path / "runs" / name
-    policy = current(run, Ref(1, "policy"))
-    assert policy is not None and policy.summary["steps"] == 2
+    with in_code(tmp_path, changes) as (process, errors):
+        said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, errors.read_text()
+    check_both(tmp_path, "support-desk", said)
+
+
+def test_own_model_and_its_run_py_give_the_same_policy(tmp_path: Path, argilla_server: ArgillaServer) -> None:
+    """`align run` with a scoring function as annotator; then run.py with a person who happens to say the same."""
+    align("init", "own-model", "mine", cwd=tmp_path)
+    changes = [*SMALL, *tiny_model(tmp_path / "mine"), on(argilla_server)]
+    align("run", "mine", *changes, SCORER, cwd=tmp_path)
+    labels = rows(tmp_path / "runs" / "own-model", 1, "snapshot", "judgements.parquet")
+    person = server.add_user(argilla_server.home, f"dora-{secrets.token_hex(3)}")
+    with in_code(tmp_path, changes) as (process, errors):
+        assert process.stdout is not None
+        waiting = next((line for line in process.stdout if "label at" in line), "")
+        found = re.fullmatch(
+            r"0 of 8 answers are in; label at http://127.0.0.1:\d+/dataset/(\S+)/annotation-mode\n", waiting
+        )
+        assert found, waiting + errors.read_text()
+        answer(argilla_server, found[1], person.api_key, {label["task_id"]: label["outcome"] for label in labels})
+        said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, errors.read_text()
+    check_both(tmp_path, "own-model", said)
+
+
+def on(server: ArgillaServer) -> str:
+    return f"annotate.server={{type: embedded, home: {server.home}}}"
+
+
+@contextmanager
+def in_code(folder: Path, changes: list[str]) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """run.py at work, and the file with its standard error; it does not outlive the test."""
+    errors = folder / "errors.txt"
+    command = [sys.executable, folder / "mine" / "run.py", *changes]
+    with errors.open("w") as file:
+        process = subprocess.Popen(command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=file)
+        try:
+            yield process, errors
+        finally:
+            process.kill()
+            process.wait()
+
+
+def answer(on: ArgillaServer, dataset: str, key: str, outcomes: dict[str, str]) -> None:
+    """Say `outcomes` (by task) as the person with the API key `key`, in the sides of the screen."""
+    records = on.call("GET", f"/datasets/{dataset}/records", limit=100)["items"]
+    items = []
+    for record in records:
+        side = to_side(outcomes[record["external_id"]], [int(i) for i in record["metadata"]["shown"].split(",")])
+        items.append({"record_id": record["id"], "status": "submitted", "values": {"preference": {"value": side}}})
+    replies = on.call("POST", "/me/responses/bulk", {"items": items}, key=key)["items"]
+    assert len(replies) == len(outcomes) and not [r["error"] for r in replies if r["error"]]
+
+
+def check_both(folder: Path, name: str, said: str) -> None:
+    """The run's folder and that of run.py, which ended with `said`, hold the same policy and the same win rate."""
+    run = folder / "runs" / name
+    (code,) = (p for p in (folder / "runs").iterdir() if p != run)
+    first, policy, evaluation = (current(run, Ref(n, s)) for n, s in ((0, "policy"), (1, "policy"), (1, "evaluation")))
+    assert first is not None and policy is not None and evaluation is not None
     assert (run / "report.html").stat().st_size > 10_000
-    first = current(run, Ref(0, "policy"))
-    assert first is not None and first.summary["checkpoint"] != policy.summary["checkpoint"]
-
-    in_code = [sys.executable, tmp_path / "mine" / "run.py", *changes]
-    done = subprocess.run(in_code, cwd=tmp_path, text=True, capture_output=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    (folder,) = (p for p in (tmp_path / "runs").iterdir() if p != run)
-    assert checkpoint_id(folder / "policy_1") == policy.summary["checkpoint"], "the same weights, bit for bit"
-    won = result(run)["win_rate_vs_sft"]
-    assert read_json(folder / "evaluation_1" / "result.json")["win_rate_vs_sft"] == won
-    assert re.search(rf"^round 1, win rate over .*'mean': {won['mean']}, ", done.stdout, re.MULTILINE)
-
-
-def result(run: Path) -> dict[str, Any]:
-    found = current(run, Ref(1, "evaluation"))
-    assert found is not None
-    return found.summary
+    assert policy.summary["steps"] == 2
+    assert policy.summary["checkpoint"] != first.summary["checkpoint"] == checkpoint_id(code / "policy_0")
+    assert policy.summary["checkpoint"] == checkpoint_id(code / "policy_1"), "the same weights, bit for bit"
+    won = evaluation.summary["win_rate_vs_sft"]
+    assert read_json(code / "evaluation_1" / "result.json")["win_rate_vs_sft"] == won
+    assert said.splitlines()[-1].startswith("round 1, win rate over ") and f"'mean': {won['mean']}, " in said
