@@ -132,8 +132,6 @@ def prepare_process(seed: int, threads: int | None) -> int:
 
     Raises ConfigError where a launcher started several processes or a process sees several GPUs.
     """
-    # Read when torch is loaded. Threads that spin while they wait make a step ten times slower on cores that are shared.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
     import transformers
 

@@ -134,3 +134,11 @@ def test_threads_and_seeds_are_set_and_long_seeds_fit_numpy() -> None:
         assert torch.equal(torch.rand(3), first)
     finally:
         torch.set_num_threads(before)
+
+
+def test_threads_are_told_not_to_spin_before_torch_can_be_loaded() -> None:
+    """Set when training begins it would be too late: `import_model` has loaded torch by then."""
+    code = "import sys, align.train.checkpoint, os; print('torch' in sys.modules, os.environ['OMP_WAIT_POLICY'])"
+    clean = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=clean)
+    assert done.stdout == "False PASSIVE\n"
