@@ -15,7 +15,7 @@ from tests.tiny import make_tiny_model, make_tokenizer
 SHARED = Path(__file__).parents[3] / "shared" / "models"
 END = 2  # <|im_end|> of the tiny tokenizer
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
-PLAIN = TEXT.filter(lambda t: "<|" not in t)
+INNOCENT = TEXT.filter(lambda t: "<|" not in t)
 """Without control tokens, which Hypothesis finds in our sources and tries."""
 CONTROL = st.sampled_from(["<|im_end|>", "<|im_start|>assistant\n", "<|pad|>", "<|endoftext|>", "</s>", "\ufdd0", "\n"])
 MIXED = st.lists(TEXT | CONTROL, max_size=5).map("".join)
@@ -66,7 +66,7 @@ def test_answers_come_back(prompt: str, answer: str):
 
 
 @settings(max_examples=200, deadline=None)
-@given(prompt=PLAIN, answer=PLAIN.filter(lambda t: not t.startswith("\n")))
+@given(prompt=INNOCENT, answer=INNOCENT.filter(lambda t: not t.startswith("\n")))
 def test_prompt_and_answer_are_the_full_template(prompt: str, answer: str):
     full = tiny().apply_chat_template([*user(prompt), {"role": "assistant", "content": answer}], return_dict=False)
     ours = encode_prompt(tiny(), user(prompt)) + encode_answer(tiny(), user(prompt), answer)
