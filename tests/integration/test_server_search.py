@@ -47,7 +47,7 @@ def world(argilla_server: ArgillaServer) -> World:
         fields=("text", "reply"),
         metadata={"colour": "terms", "n": "integer", "x": "float"},
     )
-    users = {name: add_annotator(argilla_server, name, "oracle") for name in ("ada", "bob")}
+    users = {name: add_annotator(argilla_server, f"oracle-{name}", "oracle") for name in ("ada", "bob")}
     question = {q["name"]: q["id"] for q in argilla_server.call("GET", f"/datasets/{dataset}/questions")["items"]}
     rows = [_row(rng, number) for number in range(160)]
     for row, record_id in zip(
