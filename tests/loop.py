@@ -87,14 +87,21 @@ def align(
     return done
 
 
-def kill_at(recipe: Path, line: str, after: float) -> bool:
-    """Start `align run` and kill it `after` seconds behind the moment it prints `line`; whether it lived that long."""
+def kill_at(recipe: Path, line: str, sign: str | float) -> bool:
+    """Start `align run` and kill it behind the moment it prints `line`; whether it lived that long.
+
+    `sign` is what is waited for then: so many seconds, or a file of the run, as a pattern.
+    """
     command = [sys.executable, "-m", "align", "run", str(recipe)]
     process = subprocess.Popen(command, cwd=recipe.parent, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     assert process.stderr is not None
     for text in process.stderr:
         if text.startswith(line):
-            time.sleep(after)
+            if isinstance(sign, float):
+                time.sleep(sign)
+            else:
+                while process.poll() is None and not any((recipe.parent / "runs").glob(sign)):
+                    time.sleep(0.01)
             process.send_signal(signal.SIGKILL)
             process.stderr.read()
             return process.wait() == -signal.SIGKILL
