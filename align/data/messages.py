@@ -144,7 +144,10 @@ def _alpaca(row: dict[str, Any]) -> list[Message]:
     messages: list[Message] = []
     if row.get("system"):
         messages.append({"role": "system", "content": text_of(row["system"], "system")})
-    for n, pair in enumerate(row.get("history") or []):
+    history = row.get("history") or []
+    if not isinstance(history, list):
+        raise BadRowError("not a message", f"`history` is {excerpt(history)}, not a list of pairs")
+    for n, pair in enumerate(history):
         if not isinstance(pair, list) or len(pair) != 2:
             raise BadRowError("not a message", f"`history[{n}]` is {excerpt(pair)}, not a pair")
         messages.append(_user(text_of(pair[0], f"history[{n}]")))

@@ -312,6 +312,7 @@ FIELDS += ["chosen", "rejected", "target", "weight", "text", "tokens", "finish"]
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(rows=[{"instruction": "Sum up.", "history": True}])  # was a TypeError
 @given(st.lists(st.dictionaries(st.sampled_from(FIELDS), json_values, max_size=4), max_size=3))
 def test_no_row_crashes_a_loader(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     path = write(tmp_path / "any.jsonl", *rows)
