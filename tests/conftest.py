@@ -1,5 +1,13 @@
-"""Fixtures for all tests."""
+"""Fixtures for all tests; and in the gate the same examples of properties each time (elsewhere always new ones)."""
+
+import os
+
+from hypothesis import settings
 
 from tests.server_fixtures import argilla_server, killable_server
 
 __all__ = ["argilla_server", "killable_server"]
+
+settings.register_profile("gate", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("gate")
