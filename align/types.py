@@ -1,4 +1,4 @@
-"""What flows between the packages: `Prompt → Candidate → Task → Judgement → Preference`.
+"""What flows between the packages: `Prompt → Candidate → Task → Judgement → Preference`, and `Judgement → Thumb`.
 
 Rows travel as Arrow tables with the schemas below, so that a million of them stay cheap; the frozen dataclass of
 the same name is for the small ends. `to_table` and `from_table` convert. Ids are blake2b of content (`align.ids`);
@@ -21,6 +21,20 @@ Split = Literal["train", "test"]
 FinishReason = Literal["stop", "length"]
 
 PAIR_OUTCOMES: tuple[str, ...] = ("a", "b", "tie", "both_bad", "skipped")
+OUTCOMES: dict[str, tuple[str, ...]] = {
+    "pair": PAIR_OUTCOMES,
+    "blind_ab": PAIR_OUTCOMES,
+    "rank": ("ranked", "skipped"),
+    "single": ("good", "bad", "skipped"),
+    "rating": ("rated", "skipped"),
+}
+"""What a judgement's `outcome` can be, for each kind of task."""
+LETTERS = "abcd"
+"""Names of a task's canonical candidates 0 to 3."""
+FLAGS: tuple[str, ...] = ("unsafe", "wrong", "off_topic", "format")
+"""What an answer can be flagged for; a judgement's flag is `<letter>:<flag>`, as `b:unsafe`."""
+STRENGTHS = (1, 2, 3)
+"""How much better: slightly, clearly, far."""
 
 
 class Message(TypedDict):
@@ -28,6 +42,13 @@ class Message(TypedDict):
 
     role: str
     content: str
+
+
+class Rating(TypedDict):
+    """How good an answer is by one named criterion, from 1 (bad) to 5 (excellent)."""
+
+    criterion: str
+    score: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +83,11 @@ class Task:
 
     `candidates` is in canonical order (sorted ids); `shown` gives, for each place on the screen from left to right,
     the index of the candidate that stands there. `wanted` is how many submitted answers close the task.
+
+    A `repeat` above 0 asks again what the task with repeat 0 asked, in another order, so that position bias and
+    consistency can be measured; the same person gets both, far apart. Higher `priority` is served first. `expected` is
+    the right outcome of a gold task, which never leaves this side; `suggested` is an outcome that is pre-selected for
+    the annotator, only where the recipe asks for that. Both are canonical, as a judgement's outcome.
     """
 
     id: str
@@ -75,14 +101,19 @@ class Task:
     texts: list[str]
     shown: list[int]
     wanted: int
+    priority: float = 0.0
+    expected: str | None = None
+    suggested: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """What one person said about one task.
 
-    For a pair `outcome` is one of `PAIR_OUTCOMES`, and "a" and "b" always mean the *canonical* candidates 0 and 1,
-    never the sides of the screen. `revision` counts the person's later changes of mind, from 0. `time` is ISO 8601
+    `outcome` is one of `OUTCOMES[kind]`. For a pair "a" and "b" always mean the *canonical* candidates 0 and 1, never
+    the sides of the screen; so do the letters of `flags`. `strength` (of a preference) is one of `STRENGTHS`. `ranking`
+    (kind rank) has the rank of each canonical candidate, 1 the best, equal numbers for ties; `ratings` (kind rating)
+    has a score for each criterion. `edit` is an answer that the person wrote instead. `revision` counts the person's later changes of mind, from 0. `time` is ISO 8601
     in UTC; `seconds` is how long the person took, where that is known.
     """
 
@@ -98,6 +129,8 @@ class Judgement:
     reason: str | None = None
     time: str | None = None
     seconds: float | None = None
+    ranking: list[int] | None = None
+    ratings: list[Rating] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +152,34 @@ class Preference:
 
 
 @dataclass(frozen=True, slots=True)
+class Thumb:
+    """One compiled verdict on a single answer. `target` is the probability in [0, 1] that it is good; `weight` ≥ 0."""
+
+    id: str
+    prompt_id: str
+    messages: list[Message]
+    candidate_id: str
+    text: str
+    target: float
+    weight: float
+    round: int
+    judgements: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """An answer that an annotator wrote in place of the model's: a demonstration for supervised fine-tuning."""
+
+    id: str
+    prompt_id: str
+    messages: list[Message]
+    text: str
+    annotator: str
+    judgement: str
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
 class Dropped:
     """A row that went no further, and why. `where` is a `file:line` or an id."""
 
@@ -129,6 +190,7 @@ class Dropped:
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _STRINGS = pa.list_(pa.string())
+_RATINGS = pa.list_(pa.struct([("criterion", pa.string()), ("score", pa.int32())]))
 
 SCHEMAS: dict[type, pa.Schema] = {
     Prompt: pa.schema([("id", pa.string()), ("messages", MESSAGES), ("split", pa.string()), ("source", pa.string())]),
@@ -140,16 +202,27 @@ SCHEMAS: dict[type, pa.Schema] = {
         [("id", pa.string()), ("kind", pa.string()), ("round", pa.int32()), ("purpose", pa.string())]
         + [("repeat", pa.int32()), ("prompt_id", pa.string()), ("messages", MESSAGES), ("candidates", _STRINGS)]
         + [("texts", _STRINGS), ("shown", pa.list_(pa.int32())), ("wanted", pa.int32())]
+        + [("priority", pa.float64()), ("expected", pa.string()), ("suggested", pa.string())]
     ),
     Judgement: pa.schema(
         [("id", pa.string()), ("task_id", pa.string()), ("kind", pa.string()), ("annotator", pa.string())]
         + [("revision", pa.int32()), ("outcome", pa.string()), ("strength", pa.int32()), ("flags", _STRINGS)]
         + [("edit", pa.string()), ("reason", pa.string()), ("time", pa.string()), ("seconds", pa.float64())]
+        + [("ranking", pa.list_(pa.int32())), ("ratings", _RATINGS)]
     ),
     Preference: pa.schema(
         [("id", pa.string()), ("prompt_id", pa.string()), ("messages", MESSAGES), ("chosen_id", pa.string())]
         + [("rejected_id", pa.string()), ("chosen", pa.string()), ("rejected", pa.string()), ("target", pa.float64())]
         + [("weight", pa.float64()), ("margin", pa.float64()), ("round", pa.int32()), ("judgements", _STRINGS)]
+    ),
+    Thumb: pa.schema(
+        [("id", pa.string()), ("prompt_id", pa.string()), ("messages", MESSAGES), ("candidate_id", pa.string())]
+        + [("text", pa.string()), ("target", pa.float64()), ("weight", pa.float64()), ("round", pa.int32())]
+        + [("judgements", _STRINGS)]
+    ),
+    Edit: pa.schema(
+        [("id", pa.string()), ("prompt_id", pa.string()), ("messages", MESSAGES), ("text", pa.string())]
+        + [("annotator", pa.string()), ("judgement", pa.string()), ("round", pa.int32())]
     ),
     Dropped: pa.schema([("what", pa.string()), ("where", pa.string()), ("reason", pa.string())]),
 }
@@ -192,3 +265,7 @@ def judgement_id(task: str, annotator: str, revision: int) -> str:
 def preference_id(prompt: str, chosen: str, rejected: str) -> str:
     """`chosen` and `rejected` are candidate ids."""
     return content_id(["preference", prompt, chosen, rejected])
+
+
+def thumb_id(prompt: str, candidate: str) -> str:
+    return content_id(["thumb", prompt, candidate])

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from align.types import Judgement, Task
+from align.types import Judgement, Rating, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +17,16 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One annotator's answer to one task; `outcome` as in `Judgement`: a and b are the canonical candidates."""
+    """One annotator's answer to one task; every field as in `Judgement`: a and b are the canonical candidates."""
 
     task_id: str
     outcome: str
     reason: str | None = None
+    strength: int | None = None
+    flags: list[str] | None = None
+    edit: str | None = None
+    ranking: list[int] | None = None
+    ratings: list[Rating] | None = None
 
 
 @dataclass(frozen=True, slots=True)

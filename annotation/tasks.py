@@ -9,9 +9,9 @@ from align.types import Candidate, Dropped, Prompt, Task, task_id
 
 
 def make_tasks(
-    prompts: list[Prompt], candidates: list[Candidate], *, round: int, pairs: int, overlap: int, seed: int
+    prompts: list[Prompt], candidates: list[Candidate], *, round: int, count: int, overlap: int, seed: int
 ) -> tuple[list[Task], list[Dropped]]:
-    """At most `pairs` comparisons, each for `overlap` people, and every answered prompt that gave none with the reason.
+    """At most `count` comparisons, each for `overlap` people, and every answered prompt that gave none with the reason.
 
     Every prompt gets a first pair before any gets a second; which pairs, which prompts and which answer stands on the
     left depend on `seed` and on content alone. Raises DataError for a prompt that is not in the train split, and for
@@ -25,13 +25,13 @@ def make_tasks(
     queues = {p: _pairs(_distinct(given), seed) for p, given in answers.items()}
     turns = sorted(queues, key=lambda p: (unit_for(seed, "prompt", p), p))
     chosen: list[tuple[str, tuple[Candidate, Candidate]]] = []
-    while turns and len(chosen) < pairs:
+    while turns and len(chosen) < count:
         found = [(p, pair) for p in turns if (pair := next(queues[p], None)) is not None]
-        chosen += found[: pairs - len(chosen)]
+        chosen += found[: count - len(chosen)]
         turns = [p for p, _ in found]
     tasks = [_task(by_id[p], pair, round, overlap, seed) for p, pair in chosen]
     asked = {task.prompt_id for task in tasks}
-    dropped = [Dropped("prompt", p, _reason(answers[p], pairs)) for p in sorted(answers.keys() - asked)]
+    dropped = [Dropped("prompt", p, _reason(answers[p], count)) for p in sorted(answers.keys() - asked)]
     return tasks, dropped
 
 
@@ -84,7 +84,7 @@ def _task(prompt: Prompt, pair: tuple[Candidate, Candidate], round: int, overlap
     )
 
 
-def _reason(candidates: list[Candidate], pairs: int) -> str:
+def _reason(candidates: list[Candidate], count: int) -> str:
     if len(_distinct(candidates)) < 2:
         return "all its answers are the same" if len(candidates) > 1 else "it has only one answer"
-    return f"the {pairs} pairs asked for came from other prompts"
+    return f"the {count} pairs asked for came from other prompts"

@@ -120,7 +120,7 @@ def _recipe(fake: FakeRun) -> dict[str, Any]:
     recipe["model"] = {"path": "recipes/support-desk/data/model", "dtype": "float32"}
     recipe["sft"] = {"demonstrations": "data/demonstrations.jsonl", "learning_rate": 1e-3} if fake.sft else None
     recipe["rollouts"] = {"type": "vllm", "prompts": ASKED, "samples": 2}
-    recipe["annotate"] = {"pairs": ASKED, "overlap": 2, "by": personas if fake.by == "personas" else {"type": "people"}}
+    recipe["annotate"] = {"tasks": ASKED, "overlap": 2, "by": personas if fake.by == "personas" else {"type": "people"}}
     recipe["dpo"] = {"beta": 0.1, "learning_rate": 3e-4, "epochs": 3}
     judge = {"type": "function", "path": "recipes/support-desk/world.py:utility", "tie_width": 0.05}
     recipe["evaluate"] = {"judge": judge if fake.judge else None, "prompts": HELD_OUT, "samples": 1}

@@ -22,7 +22,7 @@ def world(prompts: int, answers: int = 2) -> tuple[list[Prompt], list[Candidate]
 
 
 def pair_tasks(n: int, overlap: int = 1, seed: int = 0) -> list[Task]:
-    return make_tasks(*world(n), round=1, pairs=n, overlap=overlap, seed=seed)[0]
+    return make_tasks(*world(n), round=1, count=n, overlap=overlap, seed=seed)[0]
 
 
 def make_task(

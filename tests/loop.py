@@ -57,7 +57,7 @@ def make_loop(folder: Path, home: Path, **changes: Any) -> Path:
                     {"name": "cyd", "error_rate": 0.2},
                 ],
             },
-            "pairs": 20,
+            "tasks": 20,
             "overlap": 2,
         },
         "dpo": {"learning_rate": 1e-3, "batch_size": 4},

@@ -23,7 +23,7 @@ def push(
     candidates: Path = typer.Option(
         None, "--candidates", help="Make the folder from candidates.jsonl (`align rollout` writes one)."
     ),
-    pairs: int = typer.Option(256, "--pairs", min=1, help="With --candidates: how many comparisons."),
+    tasks: int = typer.Option(256, "--tasks", min=1, help="With --candidates: how many tasks."),
     overlap: int = typer.Option(1, "--overlap", min=1, help="With --candidates: answers wanted for each."),
     server: str = typer.Option(
         "embedded", "--server", help="With --candidates: embedded, or an Argilla's address (key in ARGILLA_API_KEY)."
@@ -44,7 +44,7 @@ def push(
     from align.rounds.labelling import offer
 
     if candidates is not None:
-        make_desk(folder, candidates, _settings(pairs, overlap, server, home, guidelines), seed=seed)
+        make_desk(folder, candidates, _settings(tasks, overlap, server, home, guidelines), seed=seed)
     backend, done = offer(_desk(folder))
     if as_json:
         print_json({"added": done.added, "present": done.present, "url": backend.url})
@@ -52,7 +52,7 @@ def push(
         typer.echo(f"{done.added} tasks added, {done.present} were there already; label at {backend.url}")
 
 
-def _settings(pairs: int, overlap: int, server: str, home: Path | None, guidelines: Path | None) -> "Annotate":
+def _settings(tasks: int, overlap: int, server: str, home: Path | None, guidelines: Path | None) -> "Annotate":
     from align.config.recipe import Annotate
     from align.config.section import load_section
     from align.errors import ConfigError
@@ -62,7 +62,7 @@ def _settings(pairs: int, overlap: int, server: str, home: Path | None, guidelin
     where: dict[str, str] = {"url": server} if server != "embedded" else {"type": "embedded"}
     if home is not None:
         where["home"] = str(home)
-    given: dict[str, Any] = {"pairs": pairs, "overlap": overlap, "server": where}
+    given: dict[str, Any] = {"tasks": tasks, "overlap": overlap, "server": where}
     if guidelines is not None:
         given["guidelines"] = str(guidelines)
     return load_section(Annotate, [], **given)

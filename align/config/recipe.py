@@ -211,6 +211,27 @@ def _server(value: Any) -> Any:
     return {"type": "remote", **value} if isinstance(value, dict) and "url" in value else _word(value)
 
 
+class Gold(Section):
+    """Control items: pairs whose better answer is known, asked like any other task to see how far people can be trusted."""
+
+    path: File
+    """JSONL or Parquet of `prompt`, `chosen`, `rejected`, in the forms that `preferences.from` takes."""
+    share: Annotated[float, Field(gt=0, le=0.5)] = 0.05
+    """Gold tasks asked, as a share of the other tasks (at most as many as the file has)."""
+
+
+class Suggest(Section):
+    """Suggested answers, pre-selected on the page: people go faster and are swayed. The report measures how much."""
+
+    path: Function
+    """`file.py:function`; scores (messages, answer), higher is better. The better answer by it is suggested."""
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """The share of tasks, drawn at random, that show the suggestion; the others are the control."""
+
+
+Question = Literal["strength", "flags", "edit", "reason"]
+
+
 class Annotate(Section):
     server: Annotated[EmbeddedServer | RemoteServer, Field(discriminator="type"), BeforeValidator(_server)] = (
         EmbeddedServer()
@@ -218,10 +239,30 @@ class Annotate(Section):
     """Which Argilla: the embedded one, started when needed, or a running one."""
     by: Annotated[People | Personas, Field(discriminator="type"), BeforeValidator(_word)] = People()
     """Who labels: people in the browser, or simulated annotators through the same server."""
-    pairs: Annotated[int, Field(ge=1)] = 256
-    """Comparisons asked in each round."""
+    kind: Literal["pair", "rank", "single", "rating"] = "pair"
+    """What one task asks: which of two answers is better; the order of up to four; thumbs up or down for one; or a
+    rating of one by named criteria. All of them are compiled to pairs."""
+    tasks: Annotated[int, Field(ge=1)] = 256
+    """Tasks asked in each round (gold tasks and repeats come on top)."""
     overlap: Annotated[int, Field(ge=1)] = 1
     """How many annotators answer each task."""
+    rank_of: Annotated[int, Field(ge=3, le=4)] | None = None
+    """With `kind: rank`: how many answers stand beside each other; 4 where not given, and fewer where a prompt has
+    fewer different answers."""
+    criteria: list[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9 _-]{0,39}$")]] = []
+    """With `kind: rating`: what is rated from 1 to 5, as [helpful, correct]; their mean is the answer's rating."""
+    ask: list[Question] = ["strength", "flags", "edit", "reason"]
+    """Optional questions beside the main one: how much better (pairs only), flags (unsafe, wrong, off topic, format), a
+    corrected answer, and why."""
+    repeats: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """The share of tasks asked a second time, of the same person and in another order, far apart."""
+    gold: Gold | None = None
+    """Control items with a known answer, unmarked among the others (kinds pair and single)."""
+    suggest: Suggest | None = None
+    """Show suggested answers on a share of the tasks (kinds pair and single). Never by default."""
+    compiler: Literal["bradley_terry", "dawid_skene", "majority"] = "bradley_terry"
+    """The label compiler's model: Bradley–Terry with ties, and a reliability and position bias for each annotator;
+    Dawid and Skene's confusion matrices (1979); or smoothed majority, which trusts everybody alike."""
     guidelines: File | None = None
     """A markdown file shown to annotators."""
 
@@ -229,6 +270,24 @@ class Annotate(Section):
     def _enough_people(self) -> Self:
         if isinstance(self.by, Personas) and self.overlap > len(self.by.personas):
             raise ValueError(f"`overlap` {self.overlap} needs as many personas, found {len(self.by.personas)}")
+        return self
+
+    @model_validator(mode="after")
+    def _options_of_the_kind(self) -> Self:
+        if self.rank_of is not None and self.kind != "rank":
+            raise ValueError(f"`rank_of` belongs to `kind: rank`, found kind: {self.kind}; remove it")
+        if bool(self.criteria) != (self.kind == "rating"):
+            found = f"criteria {self.criteria} with kind: {self.kind}"
+            raise ValueError(f"`criteria` belongs to `kind: rating`, which needs at least one; found {found}")
+        if len(set(self.criteria)) < len(self.criteria):
+            raise ValueError(f"`criteria` must differ, found {self.criteria}")
+        for name, given in (("gold", self.gold), ("suggest", self.suggest)):
+            if given is not None and self.kind not in ("pair", "single"):
+                raise ValueError(f"`{name}` works with `kind: pair` and `kind: single`, found kind: {self.kind}")
+        if len(set(self.ask)) < len(self.ask):
+            raise ValueError(f"`ask` names a question twice, found {self.ask}")
+        if "ask" in self.model_fields_set and "strength" in self.ask and self.kind != "pair":
+            raise ValueError(f"`strength` is asked about pairs only, found kind: {self.kind}; leave it out of `ask`")
         return self
 
 
@@ -247,10 +306,26 @@ class FunctionJudge(Section):
     """Scores closer than this count as a tie."""
 
 
+class PeopleJudge(Section):
+    """The annotators of `annotate` compare the new policy's answers with the first one's, not knowing which is which."""
+
+    type: Literal["people"] = "people"
+    tasks: Annotated[int, Field(ge=2)] = 100
+    """Blind comparisons asked after each round, one for each held-out prompt (all of them where there are fewer)."""
+    overlap: Annotated[int, Field(ge=1)] = 1
+    """How many annotators answer each comparison."""
+
+
+def _judge(value: Any) -> Any:
+    """`judge: {path: …}` says the same as with `type: function`."""
+    return {"type": "function", **value} if isinstance(value, dict) else _word(value)
+
+
 class Evaluate(Sampling):
-    judge: FunctionJudge | None = None
-    """Who compares the answers on held-out prompts. Where none is named: the personas' utility with simulated
-    annotators; with people, or with preferences from a file, samples and lengths and no win rate."""
+    judge: Annotated[FunctionJudge | PeopleJudge | None, Field(discriminator="type"), BeforeValidator(_judge)] = None
+    """Who compares the answers on held-out prompts: a scoring function, or people in blind A/B tasks. Where none is
+    named: the personas' utility with simulated annotators; with people, or with preferences from a file, samples and
+    lengths and no win rate."""
     prompts: Annotated[int, Field(ge=2)] = 200
     """Held-out prompts used (all of them where there are fewer)."""
     samples: Annotated[int, Field(ge=1)] = 1
@@ -301,4 +376,6 @@ class Recipe(Section):
             raise ValueError("give exactly one of `annotate` (ask people) and `preferences` (a file)")
         if self.preferences is not None and self.rounds > 1:
             raise ValueError(f"`preferences.from` is one file and serves one round, found rounds: {self.rounds}")
+        if self.annotate is None and isinstance(self.evaluate.judge, PeopleJudge):
+            raise ValueError("`evaluate.judge: people` asks the annotators of `annotate`, and there is no such section")
         return self

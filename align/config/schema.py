@@ -85,7 +85,9 @@ def every_key() -> Iterator[tuple[str, str]]:
 def takes(field: FieldInfo) -> str:
     """What a key takes, in words: kind and range, such as "a number above 0 and at most 1" or "auto, vllm or none"."""
     if field.discriminator:
-        return "a section with `type:` " + _either([tag_of(choice) for choice in sections_in(field.annotation)])
+        tags = [tag_of(choice) for choice in sections_in(field.annotation)]
+        optional = type(None) in typing.get_args(field.annotation)
+        return f"a section with `type:` {_either(tags)}" + (" (or null)" if optional else "")
     return _kind(field.annotation, field.metadata)
 
 

@@ -43,7 +43,7 @@ def make_desk(folder: Path, candidates: Path, annotate: Annotate, *, seed: int) 
             f"{folder} is there already, and was not made from these candidates with these options",
             hint="leave out --candidates to push what it holds, or name another folder",
         )
-    tasks, dropped = make_tasks(prompts, rows, round=1, pairs=annotate.pairs, overlap=annotate.overlap, seed=seed)
+    tasks, dropped = make_tasks(prompts, rows, round=1, count=annotate.tasks, overlap=annotate.overlap, seed=seed)
     if not tasks:
         raise DataError("no prompt has two different answers, so there is nothing to compare", where=str(candidates))
     partial = folder.with_name(folder.name + ".partial")

@@ -106,6 +106,8 @@ def said(judgement: Judgement) -> str:
             judgement.flags,
             judgement.edit,
             judgement.reason,
+            judgement.ranking,
+            judgement.ratings,
         ]
     )
 

@@ -52,10 +52,11 @@ def find_stage(steps: list[Step], text: str) -> int:
 
 
 def judge_of(recipe: Recipe) -> FunctionJudge | None:
-    """The judge that the recipe names; with simulated annotators and none named, their own hidden utility."""
-    if recipe.evaluate.judge is None and recipe.annotate is not None and isinstance(recipe.annotate.by, Personas):
+    """The scoring function that the recipe names; with simulated annotators and none named, their own hidden utility."""
+    judge = recipe.evaluate.judge
+    if judge is None and recipe.annotate is not None and isinstance(recipe.annotate.by, Personas):
         return FunctionJudge(path=recipe.annotate.by.utility)
-    return recipe.evaluate.judge
+    return judge if isinstance(judge, FunctionJudge) else None
 
 
 def _outside(recipe: Recipe, fingerprints: Fingerprints) -> dict[str, str]:
@@ -145,7 +146,7 @@ def _asked(recipe: Recipe, number: int, engine: dict[str, Any]) -> list[Step]:
     """From the parent's answers to compiled preferences, with people in between."""
     assert recipe.annotate is not None
     rollouts, selection, snapshot = Ref(number, "rollouts"), Ref(number, "selection"), Ref(number, "snapshot")
-    asked = {"pairs": recipe.annotate.pairs, "overlap": recipe.annotate.overlap}
+    asked = {"count": recipe.annotate.tasks, "overlap": recipe.annotate.overlap}
     return [
         Stage(
             rollouts,

@@ -99,7 +99,7 @@ def selection(job: Job, progress: Progress) -> Summary:
     from annotation.tasks import make_tasks
 
     candidates = from_table(Candidate, read_table(job.inputs["rollouts"] / "candidates.parquet"))
-    asked = {name: job.settings[name] for name in ("round", "pairs", "overlap", "seed")}
+    asked = {name: job.settings[name] for name in ("round", "count", "overlap", "seed")}
     tasks, dropped = make_tasks(_prompts(job, "train"), candidates, **asked)
     if not tasks:
         raise DataError(

@@ -43,7 +43,7 @@ def main(changes: list[str]) -> None:
     for number in range(1, recipe.rounds + 1):
         asked = prompts_of_round(prompts, round=number, count=recipe.rollouts.prompts, seed=seed)
         candidates, _ = sample(asked, policy, recipe.rollouts, purpose=f"rollouts {number}")
-        tasks, _ = make_tasks(asked, candidates, round=number, pairs=ask.pairs, overlap=ask.overlap, seed=seed)
+        tasks, _ = make_tasks(asked, candidates, round=number, count=ask.tasks, overlap=ask.overlap, seed=seed)
         desk = desk_of_tasks(tasks, out, ask, round=number, seed=seed)
         preferences, _ = compile_preferences(tasks, follow(desk, say))
         parent, policy = policy, out / f"policy_{number}"

@@ -24,7 +24,7 @@ SHARED = Path(__file__).parents[3] / "shared"
 MODEL, PROMPTS = SHARED / "models" / "stories260k", SHARED / "data" / "hh_helpful_base_test.jsonl.gz"
 SMALL = [
     f"model={{path: {MODEL}, chat_template: plain}}", f"prompts.path={PROMPTS}", "prompts.limit=200", "threads=1",
-    "rollouts.prompts=16", "rollouts.max_tokens=24", "annotate.pairs=7", "dpo.learning_rate=1e-3",
+    "rollouts.prompts=16", "rollouts.max_tokens=24", "annotate.tasks=7", "dpo.learning_rate=1e-3",
     "evaluate.prompts=12", "evaluate.max_tokens=24",
 ]  # fmt: skip
 

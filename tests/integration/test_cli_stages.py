@@ -131,7 +131,7 @@ def label(folder: Path, key: str, outcomes: list[str]) -> None:
 
 def test_people_label_ones_own_candidates(ours: Path, answers: Path, argilla_server: ArgillaServer) -> None:
     person, key = f"ann-{secrets.token_hex(3)}", ""
-    push = ("annotate", "push", "desk", "--candidates", answers, "--pairs", "6", "--home", argilla_server.home)
+    push = ("annotate", "push", "desk", "--candidates", answers, "--tasks", "6", "--home", argilla_server.home)
     first = json_of(*push, cwd=ours)
     assert (first["added"], first["present"]) == (6, 0)
     again = json_of(*push, cwd=ours)
@@ -250,7 +250,7 @@ def key(run: Path, round: int, stage: str) -> str:
 
 def test_waiting_for_people_closing_and_reopening(tmp_path: Path, argilla_server: ArgillaServer) -> None:
     """The run waits with 75, goes on when it is closed, and makes a new snapshot when it is reopened."""
-    by = {"server": {"type": "embedded", "home": str(argilla_server.home)}, "by": "people", "pairs": 8}
+    by = {"server": {"type": "embedded", "home": str(argilla_server.home)}, "by": "people", "tasks": 8}
     recipe = make_loop(tmp_path, argilla_server.home, name=f"people-{secrets.token_hex(3)}", annotate=by, sft=None)
     run = tmp_path / "runs" / json.loads(recipe.read_text())["name"]
     waiting = align("run", recipe, "--json", cwd=tmp_path, expect=75)

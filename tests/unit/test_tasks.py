@@ -25,9 +25,9 @@ def test_what_is_asked_depends_on_content_and_seed_alone(
     candidates = [
         make_candidate(p, f"answer {k}", k) for p, size in zip(prompts, sizes, strict=True) for k in range(size)
     ]
-    tasks, dropped = make_tasks(prompts, candidates, round=1, pairs=pairs, overlap=2, seed=seed)
+    tasks, dropped = make_tasks(prompts, candidates, round=1, count=pairs, overlap=2, seed=seed)
     shuffled = [shuffler.sample(rows, len(rows)) for rows in (prompts, candidates)]
-    assert make_tasks(*shuffled, round=1, pairs=pairs, overlap=2, seed=seed) == (tasks, dropped)  # type: ignore[arg-type]
+    assert make_tasks(*shuffled, round=1, count=pairs, overlap=2, seed=seed) == (tasks, dropped)  # type: ignore[arg-type]
 
     possible = sum(size * (size - 1) // 2 for size in sizes)
     assert len(tasks) == min(pairs, possible)
@@ -43,21 +43,21 @@ def test_what_is_asked_depends_on_content_and_seed_alone(
 
 def test_every_prompt_gets_a_pair_before_any_gets_a_second() -> None:
     prompts, candidates = world(5, answers=3)
-    tasks, _ = make_tasks(prompts, candidates, round=1, pairs=8, overlap=1, seed=0)
+    tasks, _ = make_tasks(prompts, candidates, round=1, count=8, overlap=1, seed=0)
     assert len({t.prompt_id for t in tasks[:5]}) == 5
     assert len({t.prompt_id for t in tasks[5:]}) == 3
 
 
 def test_pairs_that_share_no_answer_come_first() -> None:
     prompts, candidates = world(1, answers=4)
-    tasks, _ = make_tasks(prompts, candidates, round=1, pairs=6, overlap=1, seed=0)
+    tasks, _ = make_tasks(prompts, candidates, round=1, count=6, overlap=1, seed=0)
     assert set(tasks[0].candidates) | set(tasks[1].candidates) == {c.id for c in candidates}
     assert len({tuple(t.candidates) for t in tasks}) == 6
 
 
 def test_the_left_side_is_random_and_depends_on_the_seed() -> None:
     prompts, candidates = world(400)
-    left = [make_tasks(prompts, candidates, round=1, pairs=400, overlap=1, seed=s)[0] for s in (0, 1)]
+    left = [make_tasks(prompts, candidates, round=1, count=400, overlap=1, seed=s)[0] for s in (0, 1)]
     flipped = [{t.id: t.shown[0] for t in tasks} for tasks in left]
     assert 160 < sum(flipped[0].values()) < 240
     assert flipped[0] != flipped[1] and flipped[0].keys() == flipped[1].keys()
@@ -68,7 +68,7 @@ def test_answers_that_look_the_same_make_no_pair() -> None:
     candidates = [make_candidate(same, "yes"), make_candidate(same, " yes\n"), make_candidate(one, "yes")]
     candidates += [make_candidate(good, "yes"), make_candidate(good, "no"), make_candidate(good, "")]
     tasks, dropped = make_tasks(
-        [same, one, good, make_prompt("never sampled")], candidates, round=1, pairs=9, overlap=1, seed=0
+        [same, one, good, make_prompt("never sampled")], candidates, round=1, count=9, overlap=1, seed=0
     )
     assert [t.prompt_id for t in tasks] == [good.id] * 3
     assert {d.where: d.reason for d in dropped} == {
@@ -79,17 +79,17 @@ def test_answers_that_look_the_same_make_no_pair() -> None:
 
 def test_prompts_beyond_the_wanted_pairs_are_named() -> None:
     prompts, candidates = world(3)
-    tasks, dropped = make_tasks(prompts, candidates, round=1, pairs=1, overlap=1, seed=0)
+    tasks, dropped = make_tasks(prompts, candidates, round=1, count=1, overlap=1, seed=0)
     assert len(tasks) == 1 and {d.reason for d in dropped} == {"the 1 pairs asked for came from other prompts"}
 
 
 def test_a_held_out_prompt_is_never_labelled() -> None:
     held_out = make_prompt("held out", split="test")
     with pytest.raises(DataError, match="test split, which nobody may label"):
-        make_tasks([held_out], [], round=1, pairs=1, overlap=1, seed=0)
+        make_tasks([held_out], [], round=1, count=1, overlap=1, seed=0)
 
 
 def test_a_candidate_of_an_unknown_prompt_is_refused() -> None:
     prompts, candidates = world(2)
     with pytest.raises(DataError, match="unknown prompt"):
-        make_tasks(prompts[:1], candidates, round=1, pairs=1, overlap=1, seed=0)
+        make_tasks(prompts[:1], candidates, round=1, count=1, overlap=1, seed=0)
