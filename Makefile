@@ -7,7 +7,7 @@ FAST := tests/unit -m "not slow and not full"
 # vLLM and torch read these; the processes of a run set their own
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help environment server quickstart test test-fast test-all lint clean
+.PHONY: help environment server quickstart test test-fast test-all bench lint clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -37,6 +37,9 @@ test-fast: $(READY) ## the tests that need seconds
 
 test-all: server ## every test: many kills, shuffled labels, the whole quick start
 	$(BIN)/python -m pytest
+
+bench: server ## every benchmark in full; `SHORT=--short` for a glimpse
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file $(SHORT) || exit 1; done
 
 lint: $(READY) ## ruff, types, and imports that go one way
 	$(BIN)/ruff check .
