@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from align.types import Judgement, Task
-from annotation.compile import latest, tally
+from annotation.compile import latest
+from annotation.crowd.people import wilson
+from annotation.crowd.reading import TRAINABLE
 
 DRAWS = 2_000
 """Bootstrap resamples of whole prompts."""
@@ -29,7 +31,7 @@ def summary(tasks: list[Task], judgements: list[Judgement]) -> dict[str, Any]:
         "tasks": len(pairs),
         **_habits(given, pairs),
         **_agreement(given, pairs),
-        "contradictory_pairs": sum(v.contradictory for v in tally(tasks, judgements)[0]),
+        "contradictory_pairs": _contradictory(given, pairs),
         "annotators": annotators,
     }
 
@@ -52,12 +54,14 @@ def _share(hits: int, n: int) -> dict[str, Any]:
     return {"value": hits / n, "low": low, "high": high, "n": n}
 
 
-def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval of a share, `hits` of `n` > 0, in [0, 1]; z is the normal quantile (1.96: 95%)."""
-    p = hits / n
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, middle - half), min(1.0, middle + half)
+def _contradictory(judgements: list[Judgement], tasks: dict[str, Task]) -> int:
+    """Pairs of candidates, asked about in training, of which each is preferred by somebody."""
+    preferred: dict[tuple[str, ...], set[str]] = {}
+    for judgement in judgements:
+        task = tasks[judgement.task_id]
+        if task.purpose in TRAINABLE and judgement.outcome in ("a", "b"):
+            preferred.setdefault((task.prompt_id, *task.candidates), set()).add(judgement.outcome)
+    return sum(len(outcomes) == 2 for outcomes in preferred.values())
 
 
 def _agreement(judgements: list[Judgement], tasks: dict[str, Task]) -> dict[str, Any]:

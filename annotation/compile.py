@@ -1,77 +1,97 @@
-"""The label compiler: judgements → preferences. Votes only, so far; how far each annotator can be trusted comes later."""
+"""The label compiler: judgements → preferences, thumbs and edits, with what every annotator is worth.
 
-import math
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+Everything that people said becomes votes (`annotation.crowd.evidence`); a model says what to believe of them
+(`bradley_terry`, `dawid_skene`, `majority`); and beliefs become rows. docs/label-compiler.md has the equations.
+"""
 
-from align.errors import DataError
-from align.types import PAIR_OUTCOMES, Dropped, Judgement, Preference, Task, preference_id
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
-TRAINABLE = ("train", "control")
-"""Purposes whose tasks become training signal; gold tasks test annotators, eval tasks test models."""
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-UNSCORED = {"both_bad": "both answers are bad, so neither is preferred", "skipped": "the annotator skipped the task"}
+from align.errors import ConfigError
+from align.types import SCHEMAS, Dropped, Edit, Judgement, Preference, Task, Thumb, from_table, to_table
+from annotation.crowd import bradley_terry, conflicts, dawid_skene, majority, rows
+from annotation.crowd.beliefs import Beliefs
+from annotation.crowd.evidence import PAIR, Evidence, gather
+from annotation.crowd.people import numbers_of
+from annotation.crowd.reading import Asked, Left, Said, read_judgements, read_tasks
+
+MODELS: dict[str, Callable[[Evidence], Beliefs]] = {
+    "bradley_terry": bradley_terry.fit,
+    "dawid_skene": dawid_skene.fit,
+    "majority": majority.fit,
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Votes:
-    """The scored judgements of one pair of candidates, over all tasks that ask about it.
+class Compiled:
+    """What judgements compile to. The tables have the schemas of Preference, Thumb, Edit and Dropped, sorted by id
+    (Dropped: by what and where); all else is JSON-able.
 
-    `counts` has "a", "b" (the canonical candidates) and "tie".
+    A preference's `target` is the probability that `chosen` is better; `weight`, in [0, 1], how much of the doubt about
+    the pair the votes have removed, less where a prompt's pairs say the same thing; `margin` the log-odds with which a
+    typical annotator would choose so. A thumb's `target` is the probability that the answer is good.
+    `annotators` and `conflicts` are described at `annotation.crowd.people.numbers_of` and
+    `annotation.crowd.conflicts.find`.
     """
 
-    task: Task
-    counts: Counter[str] = field(default_factory=Counter)
-    judgements: list[str] = field(default_factory=list)
+    preferences: pa.Table
+    thumbs: pa.Table
+    edits: pa.Table
+    dropped: pa.Table
+    annotators: dict[str, dict[str, Any]]
+    conflicts: dict[str, Any]
+    model: str
 
-    @property
-    def contradictory(self) -> bool:
-        """Each of the two is preferred by somebody."""
-        return self.counts["a"] > 0 and self.counts["b"] > 0
 
+def compile_labels(tasks: pa.Table, judgements: pa.Table, *, model: str = "bradley_terry") -> Compiled:
+    """Compile `judgements` (schema of Judgement) of `tasks` (schema of Task), in any order, by one of MODELS.
 
-def compile_preferences(tasks: list[Task], judgements: list[Judgement]) -> tuple[list[Preference], list[Dropped]]:
-    """One preference for each pair of candidates that has one, sorted by id; the rest is dropped with reasons.
-
-    `target` is the share of votes for the chosen answer, a tie being half a vote for each; a share of exactly one half
-    is no preference. `weight` is 1. `margin` is the log-odds ln((v + ½) / (n − v + ½)) of v votes in n: above 0, and
-    finite also where all agree. Of each annotator the latest revision counts. Raises DataError for an outcome that no
-    pair can have.
+    Of each annotator the last revision on a task counts. Gold tasks tell about annotators and become no rows; tasks of
+    purpose eval and blind A/B tasks tell nothing here. Whatever becomes no row is in `dropped` with a reason.
+    Raises ConfigError for an unknown model, and DataError for a judgement that its kind of task cannot have.
     """
-    pairs, dropped = tally(tasks, judgements)
-    preferences = []
-    for pair in pairs:
-        a, b, ties = (pair.counts[outcome] for outcome in ("a", "b", "tie"))
-        if a + b + ties == 0:
-            dropped.append(Dropped("pair", pair.task.id, "it has no scored judgement"))
-        elif a == b:
-            dropped.append(Dropped("pair", pair.task.id, f"no preference: {a} to {b} and {ties} ties"))
-        else:
-            preferences.append(_preference(pair))
-    return sorted(preferences, key=lambda p: p.id), sorted(dropped, key=lambda d: (d.what, d.where))
+    if model not in MODELS:
+        raise ConfigError(f"there is no model {model!r}", hint=f"it is one of {', '.join(MODELS)}")
+    asked, left = read_tasks(tasks)
+    said, more = read_judgements(judgements, asked)
+    evidence, refused = gather(asked, said)
+    dropped = [left_rows(part) for part in left + more]
+    dropped += [_dropped("edit", [name for name, _ in refused], [reason for _, reason in refused])]
+    dropped += [_unasked(asked, said)]
+    if len(evidence.votes.factor) == 0:
+        nothing = (SCHEMAS[kind].empty_table() for kind in (Preference, Thumb, Edit))
+        found = numbers_of(asked, said, evidence, None), conflicts.find(asked, evidence, pa.array([]))
+        return Compiled(*nothing, _sorted(dropped), *found, model)  # type: ignore[call-arg]
+    beliefs = MODELS[model](evidence)
+    source = rows.Source(asked, said, evidence)
+    pairs = rows.pairs_of(evidence, beliefs)
+    weight = pairs.worth
+    kept = (np.abs(pairs.better - 0.5) >= rows.COIN) & (weight > 0)
+    dropped += [_coins(source, pairs.take(np.flatnonzero(~kept)))]
+    pairs = pairs.take(np.flatnonzero(kept))
+    weight = pairs.worth * rows.independent(pairs, len(evidence.kind))
+    return Compiled(
+        preferences=rows.preferences(source, pairs, weight),
+        thumbs=rows.thumbs(source, beliefs),
+        edits=rows.edits(source),
+        dropped=_sorted(dropped),
+        annotators=numbers_of(asked, said, evidence, beliefs),
+        conflicts=conflicts.find(asked, evidence, source.ids),
+        model=model,
+    )
 
 
-def tally(tasks: Iterable[Task], judgements: Iterable[Judgement]) -> tuple[list[Votes], list[Dropped]]:
-    """The votes of every pair that is trained on, in a fixed order, and what is no vote with the reason."""
-    by_id = {t.id: t for t in sorted(tasks, key=lambda t: t.id)}
-    pairs: dict[tuple[str, ...], Votes] = {}
-    dropped = []
-    for task in by_id.values():
-        if task.kind == "pair" and task.purpose in TRAINABLE:
-            pairs.setdefault(_pair(task), Votes(task))
-        else:
-            dropped.append(Dropped("task", task.id, f"{task.purpose} tasks of kind {task.kind} are not trained on"))
-    for judgement in latest(judgements):
-        asked = by_id.get(judgement.task_id)
-        if asked is None:
-            dropped.append(Dropped("judgement", judgement.id, "its task is not among the tasks compiled"))
-        elif judgement.outcome in UNSCORED:
-            dropped.append(Dropped("judgement", judgement.id, UNSCORED[judgement.outcome]))
-        elif (votes := pairs.get(_pair(asked))) and asked.purpose in TRAINABLE:
-            votes.counts[_known(judgement)] += 1
-            votes.judgements.append(judgement.id)
-    return [pairs[key] for key in sorted(pairs)], dropped
+def compile_preferences(
+    tasks: list[Task], judgements: list[Judgement], model: str = "bradley_terry"
+) -> tuple[list[Preference], list[Dropped]]:
+    """`compile_labels` for the small ends: dataclasses in and out."""
+    done = compile_labels(to_table(Task, tasks), to_table(Judgement, judgements), model=model)
+    return from_table(Preference, done.preferences), from_table(Dropped, done.dropped)
 
 
 def latest(judgements: Iterable[Judgement]) -> list[Judgement]:
@@ -84,36 +104,57 @@ def latest(judgements: Iterable[Judgement]) -> list[Judgement]:
     return sorted(last.values(), key=lambda j: j.id)
 
 
-def _pair(task: Task) -> tuple[str, ...]:
-    return (task.prompt_id, *task.candidates)
+def left_rows(left: Left) -> pa.Table:
+    return _dropped(left.what, left.ids, left.reason)
 
 
-def _known(judgement: Judgement) -> str:
-    if judgement.outcome not in PAIR_OUTCOMES:
-        raise DataError(
-            f"a pair cannot have the outcome {judgement.outcome!r}",
-            where=f"judgement {judgement.id}",
-            hint=f"it is one of {', '.join(PAIR_OUTCOMES)}",
-        )
-    return judgement.outcome
+def _dropped(what: str, where: pa.Array | list[str], reason: str | list[str]) -> pa.Table:
+    n = len(where)
+    where = where.cast(pa.string()) if isinstance(where, pa.Array) else pa.array(where, pa.string())
+    reasons = pa.repeat(reason, n) if isinstance(reason, str) else pa.array(reason, pa.string())
+    return pa.Table.from_arrays([pa.repeat(what, n), where, reasons], schema=SCHEMAS[Dropped])
 
 
-def _preference(pair: Votes) -> Preference:
-    chosen = 0 if pair.counts["a"] > pair.counts["b"] else 1
-    rejected = 1 - chosen
-    task, n = pair.task, pair.counts.total()
-    votes = pair.counts["ab"[chosen]] + 0.5 * pair.counts["tie"]
-    return Preference(
-        id=preference_id(task.prompt_id, task.candidates[chosen], task.candidates[rejected]),
-        prompt_id=task.prompt_id,
-        messages=task.messages,
-        chosen_id=task.candidates[chosen],
-        rejected_id=task.candidates[rejected],
-        chosen=task.texts[chosen],
-        rejected=task.texts[rejected],
-        target=votes / n,
-        weight=1.0,
-        margin=math.log((votes + 0.5) / (n - votes + 0.5)),
-        round=task.round,
-        judgements=sorted(pair.judgements),
+def _sorted(parts: list[pa.Table]) -> pa.Table:
+    keys = [("what", "ascending"), ("where", "ascending"), ("reason", "ascending")]
+    return pa.concat_tables(parts).sort_by(keys)
+
+
+def _unasked(asked: Asked, said: Said) -> pa.Table:
+    """Trained tasks that nobody answered, each pair of candidates once."""
+    answered = np.zeros(len(asked.ids), bool)
+    answered[said.task] = True
+    pair = asked.kind == PAIR
+    # Tasks about the same pair are one; other tasks stand for themselves.
+    key = np.arange(len(asked.ids)) + len(asked.candidates) ** 2 * (len(asked.prompts) + 1)
+    first = asked.first[pair]
+    a, b = asked.candidate[first], asked.candidate[first + 1]
+    width = np.int64(len(asked.candidates))
+    key[pair] = (asked.prompt[pair] * width + np.minimum(a, b)) * width + np.maximum(a, b)
+    silent = np.flatnonzero(asked.trained & ~np.isin(key, key[answered & asked.trained]))
+    names = asked.ids.take(pa.array(silent))
+    order = pc.sort_indices(names).to_numpy()
+    _, once = np.unique(key[silent][order], return_index=True)
+    silent, names = silent[order][once], names.take(pa.array(order[once]))
+    kinds = np.where(pair[silent], "pair", "task")
+    return _dropped("task", names, "it has no scored judgement").set_column(
+        0, SCHEMAS[Dropped].field("what"), pa.array(kinds, pa.string())
     )
+
+
+def _coins(source: rows.Source, pairs: rows.Pairs) -> pa.Table:
+    """Pairs of which nobody knows the better one, with what was said."""
+    tasks = source.asked.ids.take(pa.array(source.task_of(pairs)))
+    both = pc.binary_join_element_wise(source.id(pairs.first), source.id(pairs.second), " ")
+    where = pc.if_else(pa.array(pairs.factor >= 0), tasks.cast(pa.string()), both)
+    compared = pairs.factor >= 0
+    count = conflicts.counts(source.evidence)[np.maximum(pairs.factor, 0)]
+    reasons = [
+        f"no preference: {_number(a)} to {_number(b)} and {_number(t)} ties" if c else "no preference: judged alike"
+        for c, (a, b, t) in zip(compared.tolist(), count.tolist(), strict=True)
+    ]
+    return _dropped("pair", where, reasons)
+
+
+def _number(x: float) -> str:
+    return f"{x:.2f}".rstrip("0").rstrip(".")

@@ -1,0 +1,44 @@
+"""What a model believes after reading the votes, in one form for all models."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from annotation.crowd.arrays import Array
+
+
+class Predict(Protocol):
+    def __call__(self, factor: Array, annotator: Array, side: Array) -> Array:
+        """Probabilities [n, 3] of first (good), second (bad) and tie for n further votes; for tests of a model."""
+
+
+class Difference(Protocol):
+    def __call__(self, gap: Array, variance: Array) -> Array:
+        """The probability that one node is better than another, of the difference of their levels and its variance."""
+
+
+@dataclass(frozen=True)
+class People:
+    """For each annotator; NaN where nothing is known. All have 95% bounds."""
+
+    reliability: Array
+    """[A, 3] value, low, high in [0, 1]: the probability of agreeing with the truth on a typical clear pair."""
+    position_bias: Array
+    """[A, 3] value, low, high: log-odds in favour of the left answer."""
+
+
+@dataclass(frozen=True)
+class Beliefs:
+    """About F factors, N nodes and A annotators."""
+
+    better: Array
+    """[F] probability in [0, 1] that the first node is the better one of a pair, or that a single one is good."""
+    margin: Array
+    """[F] log-odds with which a typical annotator would say so; the sign is that of the first node."""
+    worth: Array
+    """[F] in [0, 1], how much the votes have told."""
+    level: Array
+    """[N, 2] mean and variance of each node's quality, in a typical annotator's log-odds; NaN where it was only
+    compared."""
+    difference: Difference
+    people: People
+    predict: Predict

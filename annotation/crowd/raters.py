@@ -1,0 +1,212 @@
+"""What annotators are like: the likelihood of their votes, and the fit of their habits given what is true.
+
+Annotator j sees a difference d between two answers as x = α_j·d + β_j·s, s being how far left the first stands, and says
+
+    P(first) = e^{x/2} / Z,  P(second) = e^{−x/2} / Z,  P(tie) = ν_j / Z,  Z = e^{x/2} + e^{−x/2} + ν_j
+
+(Davidson 1970). α_j is the annotator's discrimination (0: a spammer; below 0: an adversary), β_j the position bias in
+log-odds. On a single answer β_j is leniency, and there are no ties. The habits have normal priors, one for each family
+of votes, whose means and variances are fitted too (empirical Bayes). Strength s given a preference is a softmax of
+c_js + λ·(s − 2)·|x|, with c_js from how often annotator j uses it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from annotation.crowd.arrays import Array, group_sums
+from annotation.crowd.evidence import COMPARE, Evidence
+
+GRID = np.arange(-3.875, 4, 0.25)
+"""Differences in prior standard deviations; symmetric, and without 0, so that each has a sign."""
+ABSENT = -40.0
+"""log ν where ties are impossible."""
+GUESS_MEAN = np.array([[1.5, 0.0, -1.0], [1.5, 0.0, ABSENT], [1.5, 0.0, ABSENT]])
+GUESS_VARIANCE = np.array([[0.5, 0.1, 0.5], [0.5, 0.5, 1.0], [0.5, 0.5, 1.0]])
+"""Habits (α, β, log ν) of a crowd that nothing is known of, for each family; with α of 1.5 a difference of one standard
+deviation is called right four times in five."""
+MEAN_SPREAD = np.array([1.0, 0.5, 3.0])
+"""How far, as a standard deviation, a crowd's mean may be from the guess."""
+PRIOR_RATERS = 4.0
+"""The guessed variances are worth this many annotators."""
+STEEPNESS_MEAN, STEEPNESS_SPREAD = 0.5, 0.5
+"""Prior of λ."""
+NODES = ((-np.sqrt(3.0), 1 / 6), (0.0, 2 / 3), (np.sqrt(3.0), 1 / 6))
+"""Gauss–Hermite nodes and weights of a standard normal."""
+
+
+@dataclass(frozen=True)
+class Codes:
+    """U different votes; what is alike for the model is computed once."""
+
+    rater: Array
+    lean: Array
+    tie: Array
+    side: Array
+    worth: Array
+    strength: Array
+
+
+@dataclass(frozen=True)
+class Raters:
+    """R raters, an annotator being one for each family of votes, with the mode and covariance of their habits."""
+
+    annotator: Array
+    family: Array
+    habits: Array
+    """[R, 3] of (α, β, log ν)"""
+    covariance: Array
+    """[R, 3, 3]"""
+    mean: Array
+    variance: Array
+    """[families, 3], the crowd's"""
+    usage: Array
+    """[R, 3], how often each strength is used"""
+    steepness: float
+
+
+def start(evidence: Evidence) -> tuple[Raters, Codes, Array]:
+    """Raters as guessed, the different votes, and the code of each vote [V]."""
+    votes = evidence.votes
+    names, rater = np.unique(votes.annotator * 3 + votes.family, return_inverse=True)
+    side = np.where(votes.family == COMPARE, votes.side, 1.0)
+    parts = [rater, votes.tie.astype(np.int64), votes.strength.astype(np.int64)]
+    parts += [np.unique(np.round(column, 9), return_inverse=True)[1] for column in (votes.lean, side, votes.worth)]
+    key = np.zeros(len(rater), np.int64)
+    for part in parts:
+        key = key * (int(part.max(initial=0)) + 1) + part
+    _, example, code = np.unique(key, return_index=True, return_inverse=True)
+    picked = [column[example] for column in (rater, votes.lean, votes.tie, side, votes.worth, votes.strength)]
+    family = names % 3
+    counts = np.stack([np.bincount(rater, votes.strength == s, len(names)) for s in (1, 2, 3)], 1)
+    overall = (counts.sum(0) + 1) / (counts.sum() + 3)
+    raters = Raters(
+        annotator=names // 3,
+        family=family,
+        habits=GUESS_MEAN[family],
+        covariance=GUESS_VARIANCE[family][:, :, None] * np.eye(3),
+        mean=GUESS_MEAN,
+        variance=GUESS_VARIANCE,
+        usage=(counts + 3 * overall) / (counts.sum(1, keepdims=True) + 3),
+        steepness=STEEPNESS_MEAN,
+    )
+    return raters, Codes(*picked), code
+
+
+def log_likelihood(raters: Raters, codes: Codes) -> Array:
+    """log P(vote | d) [U, G], times what the vote is worth; α is integrated over its posterior."""
+    alpha, beta, log_nu = raters.habits[codes.rater].T[:, :, None]
+    spread = np.sqrt(raters.covariance[codes.rater, 0, 0])[:, None]
+    strong = np.flatnonzero(codes.strength)
+    total: Array | None = None
+    for z, weight in NODES:
+        a = alpha + z * spread
+        x = a * GRID + beta * codes.side[:, None]
+        log = codes.lean[:, None] * x + np.where(codes.tie[:, None], log_nu, 0) - _log_z(x, log_nu)
+        if len(strong):
+            log[strong] += np.log(_strengths(raters, codes, strong, a[strong])[1])
+        log += np.log(weight)
+        total = log if total is None else np.logaddexp(total, log)
+    assert total is not None
+    return codes.worth[:, None] * total
+
+
+def _log_z(x: Array, log_nu: Array) -> Array:
+    """log(e^{x/2} + e^{−x/2} + ν)"""
+    half = np.abs(x) / 2
+    return half + np.log1p(np.exp(-2 * half) + np.exp(log_nu - half))
+
+
+def _strengths(raters: Raters, codes: Codes, strong: Array, alpha: Array) -> tuple[Array, Array]:
+    """The seen difference x in favour of the chosen [n, G], and the probability of the strength that was given."""
+    x = alpha * GRID * np.sign(codes.lean[strong])[:, None]
+    odds = [
+        raters.usage[codes.rater[strong], s, None] * np.exp(np.clip(raters.steepness * (s - 1) * x, -50, 50))
+        for s in (0, 1, 2)
+    ]
+    given = np.choose((codes.strength[strong] - 1)[:, None], odds)
+    return x, np.maximum(given / sum(odds), 1e-12)
+
+
+def fit_habits(raters: Raters, codes: Codes, seen: Array) -> Raters:
+    """One Newton step for all raters and one for the crowd; `seen` [U, G] is how often each code met each difference.
+
+    The step for the crowd moves all raters of a family together, which EM by itself does slowly.
+    """
+    gradient, information = _derivatives(raters, codes, seen)
+    habits, mean, variance = raters.habits.copy(), raters.mean.copy(), raters.variance.copy()
+    for family in range(3):
+        mine = raters.family == family
+        if not mine.any():
+            continue
+        prior = 1 / MEAN_SPREAD**2
+        pull = gradient[mine].sum(0) + prior * (GUESS_MEAN[family] - mean[family])
+        curve = information[mine].sum(0) + np.diag(prior)
+        step = np.clip(np.linalg.solve(curve, pull), -1, 1)
+        habits[mine] += step
+        mean[family] += step
+    moved = Raters(
+        raters.annotator, raters.family, habits, raters.covariance, mean, variance, raters.usage, raters.steepness
+    )
+    gradient, information = _derivatives(moved, codes, seen)
+    precision = 1 / variance[raters.family]
+    gradient += precision * (mean[raters.family] - habits)
+    information += precision[:, :, None] * np.eye(3)
+    covariance = np.linalg.inv(information)
+    habits += np.clip((covariance @ gradient[:, :, None])[:, :, 0], -1, 1)
+    for family in range(3):
+        mine = raters.family == family
+        if not mine.any():
+            continue
+        mean[family] = _crowd_mean(habits[mine], variance[family], GUESS_MEAN[family])
+        around = (habits[mine] - mean[family]) ** 2 + np.diagonal(covariance[mine], axis1=1, axis2=2)
+        variance[family] = (around.sum(0) + PRIOR_RATERS * GUESS_VARIANCE[family]) / (mine.sum() + PRIOR_RATERS)
+    if not (raters.family == COMPARE).all():
+        habits[raters.family != COMPARE, 2] = ABSENT
+        mean[1:, 2] = ABSENT
+    mean[:, 0] = np.maximum(mean[:, 0], 0.05)  # a crowd that is mostly wrong cannot be told from one that is right
+    return Raters(raters.annotator, raters.family, habits, covariance, mean, variance, raters.usage, raters.steepness)
+
+
+def _crowd_mean(habits: Array, variance: Array, guess: Array) -> Array:
+    weight, prior = len(habits) / variance, 1 / MEAN_SPREAD**2
+    return (weight * habits.mean(0) + prior * guess) / (weight + prior)
+
+
+def _derivatives(raters: Raters, codes: Codes, seen: Array) -> tuple[Array, Array]:
+    """Gradient [R, 3] and information [R, 3, 3] of the votes' expected log likelihood."""
+    alpha, beta, log_nu = raters.habits[codes.rater].T[:, :, None]
+    side = codes.side[:, None]
+    x = alpha * GRID + beta * side
+    log_z = _log_z(x, log_nu)
+    p_first, p_second, p_tie = np.exp(x / 2 - log_z), np.exp(-x / 2 - log_z), np.exp(log_nu - log_z)
+    lean = 0.5 * (p_first - p_second)
+    weight = seen * codes.worth[:, None]
+    off = weight * (codes.lean[:, None] - lean)
+    variance = weight * (0.25 * (p_first + p_second) - lean**2)
+    both = -weight * lean * p_tie
+    n = len(raters.family)
+    gradient = np.stack([(off * GRID).sum(1), (off * side).sum(1), (weight * (codes.tie[:, None] - p_tie)).sum(1)], 1)
+    aa, ab, bb = (variance * GRID**2).sum(1), (variance * GRID * side).sum(1), (variance * side**2).sum(1)
+    at, bt, tt = (both * GRID).sum(1), (both * side).sum(1), (weight * p_tie * (1 - p_tie)).sum(1)
+    information = np.stack([aa, ab, at, ab, bb, bt, at, bt, tt], 1).reshape(-1, 3, 3)
+    return group_sums(gradient, codes.rater, n), group_sums(information, codes.rater, n)
+
+
+def fit_steepness(raters: Raters, codes: Codes, seen: Array) -> float:
+    """One Newton step for λ; 0 or more."""
+    strong = np.flatnonzero(codes.strength)
+    if not len(strong):
+        return raters.steepness
+    x, _ = _strengths(raters, codes, strong, raters.habits[codes.rater[strong], 0, None])
+    steps = np.array([-1.0, 0.0, 1.0])
+    odds = raters.usage[codes.rater[strong]][:, None, :] * np.exp(
+        np.clip(raters.steepness * steps * x[:, :, None], -50, 50)
+    )
+    p = odds / odds.sum(2, keepdims=True)
+    expected = p @ steps
+    weight = seen[strong] * codes.worth[strong, None]
+    slope = (weight * x * ((codes.strength[strong, None] - 2) - expected)).sum()
+    curve = (weight * x**2 * (p @ steps**2 - expected**2)).sum()
+    slope += (STEEPNESS_MEAN - raters.steepness) / STEEPNESS_SPREAD**2
+    return float(max(0.0, raters.steepness + np.clip(slope / (curve + 1 / STEEPNESS_SPREAD**2), -0.5, 0.5)))
