@@ -4,9 +4,16 @@ import os
 
 from hypothesis import settings
 
-from tests.server_fixtures import argilla_server, killable_server
+from tests.server_fixtures import (
+    argilla_on_postgres,
+    argilla_server,
+    either_server,
+    killable_either,
+    killable_server,
+    postgres,
+)
 
-__all__ = ["argilla_server", "killable_server"]
+__all__ = ["argilla_on_postgres", "argilla_server", "either_server", "killable_either", "killable_server", "postgres"]
 
 settings.register_profile("gate", derandomize=True)
 if os.environ.get("CI"):

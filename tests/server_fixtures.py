@@ -1,5 +1,8 @@
 """A real embedded Argilla server for tests, in a folder of their own, and a small client for its API."""
 
+import contextlib
+import secrets
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +12,7 @@ import httpx
 import pytest
 
 from annotation import server
+from tests.postgres import Postgres, find_programs, psql, running
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,21 @@ class ArgillaServer:
     password: str
     api_key: str
     client: httpx.Client = field(repr=False)
+    database: str | None = None
+    """Where it is on PostgreSQL: the database's URL."""
+
+    def sql(self, statement: str) -> str:
+        """What the database itself answers: one line a row, columns separated by `|`."""
+        if self.database is not None:
+            return psql(self.database, statement)
+        with contextlib.closing(
+            sqlite3.connect(self.home / "argilla.db", timeout=30, isolation_level=None)
+        ) as database:
+            return "\n".join("|".join(map(str, row)) for row in database.execute(statement))
+
+    def key(self, id: str) -> str:
+        """An id as the database writes it."""
+        return id if self.database is not None else id.replace("-", "")
 
     def call(self, method: str, path: str, body: object = None, *, key: str | None = None, **query: Any) -> Any:
         headers = {"X-Argilla-Api-Key": key or self.api_key}
@@ -29,19 +48,63 @@ class ArgillaServer:
         return answer.json() if answer.content else None
 
 
-def open_server(home: Path) -> ArgillaServer:
+def open_server(home: Path, database: str | None = None) -> ArgillaServer:
     """Start the server of `home` (or find it running) and say how to talk to it."""
     server.install()
-    server.start(home)
+    server.start(home, database=database)
     known = server.credentials(home)
     client = httpx.Client(timeout=60, trust_env=False, limits=httpx.Limits(max_connections=20))
-    return ArgillaServer(home, known.url, known.username, known.password, known.api_key, client)
+    return ArgillaServer(home, known.url, known.username, known.password, known.api_key, client, database)
 
 
 @pytest.fixture(scope="session")
 def argilla_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ArgillaServer]:
     """One server for the whole test session; tests make workspaces and datasets of their own on it."""
     opened = open_server(tmp_path_factory.mktemp("argilla") / "home")
+    yield opened
+    opened.client.close()
+    server.stop(opened.home)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL cluster for the whole test session."""
+    programs = find_programs()
+    if programs is None:
+        pytest.skip("there is no PostgreSQL on this machine: no initdb in /usr/lib/postgresql/*/bin or on the path")
+    with running(programs) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def argilla_on_postgres(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ArgillaServer]:
+    """Like `argilla_server`, on PostgreSQL."""
+    opened = open_server(tmp_path_factory.mktemp("argilla-pg") / "home", postgres.make_database("argilla"))
+    yield opened
+    opened.client.close()
+    server.stop(opened.home)
+
+
+DATABASES = ("sqlite", "postgresql")
+
+
+@pytest.fixture(scope="module", params=DATABASES)
+def either_server(request: pytest.FixtureRequest) -> ArgillaServer:
+    """The session's server on SQLite, then the one on PostgreSQL."""
+    name = "argilla_server" if request.param == "sqlite" else "argilla_on_postgres"
+    found: ArgillaServer = request.getfixturevalue(name)
+    return found
+
+
+@pytest.fixture(scope="module", params=DATABASES)
+def killable_either(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ArgillaServer]:
+    """A server on either database that a module may kill and start again."""
+    database = None
+    if request.param == "postgresql":
+        database = request.getfixturevalue("postgres").make_database(f"killed_{secrets.token_hex(4)}")
+    opened = open_server(tmp_path_factory.mktemp("argilla-kill") / "home", database)
     yield opened
     opened.client.close()
     server.stop(opened.home)

@@ -61,13 +61,23 @@ def start(
             show_default=False,
         ),
     ] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            "--database",
+            envvar="ALIGN_SERVER_DATABASE",
+            help="A PostgreSQL database, postgresql://user:password@host:5432/name, kept for later starts."
+            " Default: a file in the home.",
+            show_default=False,
+        ),
+    ] = None,
     timeout: Annotated[float, typer.Option("--timeout", help="Seconds to wait until it answers.")] = 120.0,
     as_json: AsJson = False,
 ) -> None:
     """Start the server in the background, unless it runs already."""
     from annotation.server import start as begin
 
-    info = begin(home, port, timeout=timeout)
+    info = begin(home, port, database=database, timeout=timeout)
     if as_json:
         return _print_json(info)
     typer.echo(

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from align.errors import ServiceError
+from align.errors import ConfigError, ServiceError
 from annotation.server import process
 from annotation.server.api import call
 from annotation.server.files import data_folder, locked, make_private_folder, read_json, write_private
@@ -18,6 +19,7 @@ from annotation.server.installation import argilla_version, environment, is_inst
 
 SECRETS_FILE = "secrets.json"
 SETTINGS_FILE = "server.json"
+SQLITE_FILE = "argilla.db"
 OWNER = "owner"
 PORTS = range(20_000, 30_000)
 """Below the ports that systems hand out for outgoing connections, so that ours is not taken between two starts."""
@@ -75,14 +77,19 @@ def default_home() -> Path:
     return data_folder() / "server"
 
 
-def start(home: Path | None = None, port: int | None = None, *, timeout: float = 120.0) -> ServerInfo:
+def start(
+    home: Path | None = None, port: int | None = None, *, database: str | None = None, timeout: float = 120.0
+) -> ServerInfo:
     """Have the server of `home` answer, and say where; one that runs already is left as it is.
 
-    `port` None keeps the port that this home has (a free one is chosen the first time); 0 chooses anew. Raises
-    ServiceError where nothing is installed, the port is taken, the disk is full, the server dies or needs more than
-    `timeout` seconds.
+    `port` None keeps the port that this home has (a free one is chosen the first time); 0 chooses anew. `database` is
+    the URL of a PostgreSQL database, kept for the next start; None keeps what this home has, at first its own SQLite
+    file. Raises ConfigError for another kind of URL, and ServiceError where nothing is installed, the port is taken,
+    the disk is full, the home has its data elsewhere, the server dies or needs more than `timeout` seconds.
     """
     begin, home = time.monotonic(), _absolute(home)
+    if database is not None:
+        check_database(database)
     folder = environment()
     if not is_installed(folder):
         raise ServiceError("Argilla's server is not installed", where=str(folder), hint="run `align server install`")
@@ -90,10 +97,14 @@ def start(home: Path | None = None, port: int | None = None, *, timeout: float =
     with locked(home / "server.lock", timeout=timeout, what="a start or stop of this server"):
         alive = process.running(home)
         if alive is None:
-            alive = _launch(home, folder, port)
+            alive = _launch(home, folder, port, database)
             fresh = True
         else:
             fresh = False
+            if database not in (None, (read_json(home / SECRETS_FILE) or {}).get("database")):
+                raise ServiceError(
+                    "this server runs on another database", where=str(home), hint="run `align server stop` first"
+                )
             if port not in (None, 0, alive.port):
                 raise ServiceError(
                     f"this server runs at port {alive.port}, not at {port}",
@@ -166,20 +177,45 @@ def _url(port: int) -> str:
     return f"http://127.0.0.1:{port}"
 
 
-def _launch(home: Path, folder: Path, port: int | None) -> process.Process:
+def check_database(url: str) -> None:
+    """ConfigError unless `url` names a PostgreSQL database. The message holds no password."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("postgresql", "postgres") or not parts.path.strip("/"):
+        raise ConfigError(
+            f"a database at {parts.scheme or '?'}://{parts.hostname or ''}{parts.path} cannot be used",
+            where="--database",
+            hint="give postgresql://user:password@host:5432/name, or leave it out for a file in the server's home",
+        )
+
+
+def _keep_secrets(home: Path, database: str | None) -> None:
+    """Make the secrets where there are none, and note a database that is named for the first time or anew."""
+    known = read_json(home / SECRETS_FILE)
+    if known is not None and database in (None, known.get("database")):
+        return
+    if database is not None and (home / SQLITE_FILE).exists():
+        raise ServiceError(
+            f"this home keeps its data in {SQLITE_FILE}, and they would not come along",
+            where=str(home),
+            hint="choose another folder with --home",
+        )
+    tokens = {
+        "username": OWNER,
+        "password": secrets.token_urlsafe(18),
+        "api_key": secrets.token_urlsafe(48),
+        "auth_secret_key": secrets.token_hex(32),
+    }
+    write_private(home / SECRETS_FILE, (known or tokens) | ({"database": database} if database else {}))
+
+
+def _launch(home: Path, folder: Path, port: int | None, database: str | None) -> process.Process:
     if shutil.disk_usage(home).free < NEEDED_BYTES:
         raise ServiceError(
             f"the disk has less than {NEEDED_BYTES >> 20} MB free",
             where=str(home),
             hint="free some, or choose another folder with --home",
         )
-    if read_json(home / SECRETS_FILE) is None:
-        tokens = {
-            "password": secrets.token_urlsafe(18),
-            "api_key": secrets.token_urlsafe(48),
-            "auth_secret_key": secrets.token_hex(32),
-        }
-        write_private(home / SECRETS_FILE, {"username": OWNER} | tokens)
+    _keep_secrets(home, database)
     chosen = _choose_port(home, port)
     write_private(home / SETTINGS_FILE, {"port": chosen, "argilla": argilla_version()})
     return process.launch(home, python_of(folder), chosen)

@@ -2,49 +2,52 @@
 
 Prints the server's process id and returns at once; the server goes on in a session of its own, and what it says is
 in HOME/server.log. Secrets are read from HOME/secrets.json, so that they appear in no process listing.
+
+`python -m argilla_embedded HOME PORT ADDRESS` serves at that address instead, in the foreground: for a container.
 """
 
-import json
 import os
 import shutil
 import socket
 import sys
 from pathlib import Path
 
+from argilla_embedded.home import prepare_environment
 
-def main(home: Path, port: int) -> None:
+
+def main(home: Path, port: int, address: str | None = None) -> None:
+    if address is None:
+        _go_to_the_background(home)
+    os.chdir(home)
+    listener = _bind(address or "127.0.0.1", port)
+    prepare_environment(home)
+    _make_scratch(home / "tmp")
+    _serve(listener)
+
+
+def _go_to_the_background(home: Path) -> None:
     child = os.fork()
     if child:
         print(child, flush=True)
         os._exit(0)
     os.setsid()
     os.umask(0o077)
-    _redirect(home / "server.log")
-    os.chdir(home)
-    listener = _bind(port)
-    _prepare_environment(home)
-    _serve(listener)
-
-
-def _redirect(log: Path) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
-    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    out = os.open(home / "server.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for source, target in ((nothing, 0), (out, 1), (out, 2)):
         os.dup2(source, target)
 
 
-def _bind(port: int) -> socket.socket:
+def _bind(address: str, port: int) -> socket.socket:
     """Taken before the slow imports, so that of two servers for one port the later fails at once."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("127.0.0.1", port))
+    listener.bind((address, port))
     return listener
 
 
-def _prepare_environment(home: Path) -> None:
-    secrets = json.loads((home / "secrets.json").read_text(encoding="utf-8"))
-    os.environ["ARGILLA_AUTH_SECRET_KEY"] = secrets["auth_secret_key"]
-    scratch = home / "tmp"  # Argilla copies its 14 MB user interface into a new temporary folder at every start
+def _make_scratch(scratch: Path) -> None:
+    """Argilla copies its 14 MB user interface into a new temporary folder at every start."""
     if scratch.exists():
         shutil.rmtree(scratch)
     scratch.mkdir(mode=0o700)
@@ -60,4 +63,4 @@ def _serve(listener: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]).absolute(), int(sys.argv[2]), *sys.argv[3:4])

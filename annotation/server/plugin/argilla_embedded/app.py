@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator
 
 from argilla_embedded import (  # noqa: F401 - importing `engine` registers it
     ENGINE,
+    alone,
     engine,
     jobs,
     outbox,
     owner,
     pragmas,
+    privacy,
     schema,
     speed,
     status,
@@ -21,12 +23,14 @@ from fastapi import FastAPI
 
 
 def configure(app: FastAPI) -> FastAPI:
-    if settings.search_engine != ENGINE or not settings.database_is_sqlite:
-        raise RuntimeError(f"this application needs ARGILLA_SEARCH_ENGINE={ENGINE} and an SQLite database")
+    if settings.search_engine != ENGINE or not (settings.database_is_sqlite or settings.database_is_postgresql):
+        raise RuntimeError(f"this application needs ARGILLA_SEARCH_ENGINE={ENGINE} and SQLite or PostgreSQL")
+    alone.claim()
     schema.migrate()
     jobs.install()
     outbox.install()
     speed.install()
+    privacy.install()
     status.install()
     ui.install(app)
     _extend_lifespan(app)

@@ -4,12 +4,12 @@ Every method that would keep an index up to date has nothing to do; words are ke
 """
 
 import os
-import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
 from argilla_embedded import ENGINE, sql, vectors
+from argilla_embedded.dialect import dialect
 from argilla_embedded.text import parse
 from argilla_server.database import async_engine
 from argilla_server.enums import MetadataPropertyType, SimilarityOrder
@@ -49,7 +49,7 @@ class EmbeddedSearchEngine(SearchEngine):
 
     async def info(self) -> dict[str, Any]:
         """The process id lets whoever started this server know that it is the one that answers."""
-        return {"name": ENGINE, "sqlite": sqlite3.sqlite_version, "pid": os.getpid()}
+        return {"name": ENGINE, "database": async_engine.dialect.name, "pid": os.getpid()}
 
     # the database is the index --------------------------------------------------------------------------------------
 
@@ -71,16 +71,16 @@ class EmbeddedSearchEngine(SearchEngine):
         return await self._counts(dataset, sql.PROGRESS, {})
 
     async def get_dataset_user_progress(self, dataset: Dataset, user: User) -> dict[str, int]:
-        return await self._counts(dataset, sql.USER_PROGRESS, {"user": sql.key(user.id)})
+        return await self._counts(dataset, sql.USER_PROGRESS, {"user": dialect.key(user.id)})
 
     async def _counts(self, dataset: Dataset, statement: str, values: dict[str, Any]) -> dict[str, int]:
         if dataset.is_draft:
             return {}
-        counts = dict(map(tuple, await _rows(statement, {"dataset": sql.key(dataset.id), **values})))
+        counts = dict(map(tuple, await _rows(statement, {"dataset": dialect.key(dataset.id), **values})))
         return {"total": sum(counts.values()), **counts}
 
     async def compute_metrics_for(self, metadata_property: MetadataProperty) -> MetadataMetrics:
-        values = {"dataset": sql.key(metadata_property.dataset_id), "name": metadata_property.name}
+        values = {"dataset": dialect.key(metadata_property.dataset_id), "path": dialect.path([metadata_property.name])}
         if metadata_property.type == MetadataPropertyType.terms:
             counts = [TermsMetrics.TermCount(term=term, count=n) for term, n in await _rows(sql.TERMS_METRICS, values)]
             return TermsMetrics(total=sum(c.count for c in counts), values=counts)
@@ -105,7 +105,7 @@ class EmbeddedSearchEngine(SearchEngine):
         """Sorted as asked; else best match first; else the labelling queue of `user_id`; else as added."""
         search = sql.Search(dataset.id)
         if user_id is not None:
-            search.queue_for(user_id)
+            search.queue_for(user_id, filter)
         if query is not None:
             query = TextQuery(q=query) if isinstance(query, str) else query
             search.match_text(parse(query.q), query.field)
@@ -115,7 +115,9 @@ class EmbeddedSearchEngine(SearchEngine):
             search.sort(sort)
         rows = await _rows(search.page(offset, limit), search.values)
         total = rows[0][2] if rows else await self._total(search) if offset else 0
-        return SearchResponses(items=[SearchResponseItem(record_id=UUID(r), score=s) for r, s, _ in rows], total=total)
+        return SearchResponses(
+            items=[SearchResponseItem(record_id=UUID(str(r)), score=s) for r, s, _ in rows], total=total
+        )
 
     async def _total(self, search: sql.Search) -> int:
         """Of a page beyond the end, whose own rows cannot tell."""
@@ -143,18 +145,18 @@ class EmbeddedSearchEngine(SearchEngine):
         ranked = vectors.nearest(matrix, value, least=order == SimilarityOrder.least_similar)
         if filter is not None or query is not None:
             found = await self.search(dataset, query, filter, limit=EVERYTHING)
-            kept = {item.record_id.hex for item in found.items}
+            kept = {dialect.key(item.record_id) for item in found.items}
             ranked = [(r, s) for r, s in ranked if r in kept]
         ranked = [
             (r, s)
             for r, s in ranked
-            if (record is None or r != sql.key(record.id)) and (threshold is None or s >= threshold)
+            if (record is None or r != dialect.key(record.id)) and (threshold is None or s >= threshold)
         ]
-        items = [SearchResponseItem(record_id=UUID(r), score=s) for r, s in ranked[:max_results]]
+        items = [SearchResponseItem(record_id=UUID(str(r)), score=s) for r, s in ranked[:max_results]]
         return SearchResponses(items=items, total=len(items))
 
     async def _matrix(self, vector_settings: VectorSettings) -> vectors.Matrix:
-        values = {"settings": sql.key(vector_settings.id)}
+        values = {"settings": dialect.key(vector_settings.id)}
         signature = (values["settings"], *map(tuple, await _rows(sql.VECTORS_SIGNATURE, values)))
         return vectors.cached(signature) or vectors.build(
             signature, [tuple(r) for r in await _rows(sql.VECTORS, values)]

@@ -21,6 +21,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+from argilla_embedded.dialect import dialect
 from argilla_server.bulk.records_bulk import CreateRecordsBulk
 from argilla_server.contexts import webhooks
 from argilla_server.database import AsyncSessionLocal
@@ -45,7 +46,7 @@ _ADD = (
     " VALUES (:message_id, :webhook_id, :event, :timestamp, :data, :now, :now)"
 )
 _STRIKE_OUT = "DELETE FROM align_unsent WHERE id = (SELECT min(id) FROM align_unsent WHERE event = :event AND response_id = :response_id)"
-_FORGET = "DELETE FROM align_unsent WHERE response_id IN (SELECT value FROM json_each(:ids))"
+_FORGET = f"DELETE FROM align_unsent WHERE {dialect.among_keys('response_id', ':ids')}"
 _HEADS = "SELECT * FROM align_outbox WHERE id IN (SELECT min(id) FROM align_outbox GROUP BY webhook_id)"
 
 _wake = asyncio.Event()
@@ -58,7 +59,7 @@ def install() -> None:
     async def store_unannounced(self: CreateRecordsBulk, pairs: list[Any]) -> list[Response]:
         """Answers that are logged along with records: Argilla announces none of them, so they need no note."""
         responses = await stored(self, pairs)
-        ids = json.dumps([response.id.hex for response in responses])
+        ids = dialect.keys(dialect.key(response.id) for response in responses)
         await self._db.execute(text(_FORGET), {"ids": ids})
         return responses
 
@@ -70,10 +71,14 @@ async def enqueue(db: AsyncSession, event: str, timestamp: datetime, data: dict[
     wanting = [w for w in await webhooks.list_enabled_webhooks(db) if event in w.events]
     payload = json.dumps(jsonable_encoder(data)) if wanting else ""
     for webhook in wanting:
-        row = {"message_id": f"msg_{secrets.token_urlsafe(16)}", "webhook_id": webhook.id.hex, "event": str(event)}
+        row = {
+            "message_id": f"msg_{secrets.token_urlsafe(16)}",
+            "webhook_id": dialect.key(webhook.id),
+            "event": str(event),
+        }
         await db.execute(text(_ADD), {**row, "timestamp": timestamp.isoformat(), "data": payload, "now": time.time()})
     if "id" in data:
-        await db.execute(text(_STRIKE_OUT), {"event": str(event), "response_id": UUID(str(data["id"])).hex})
+        await db.execute(text(_STRIKE_OUT), {"event": str(event), "response_id": dialect.key(data["id"])})
     await db.commit()
     _wake.set()
     return []
@@ -83,7 +88,7 @@ async def recover() -> None:
     """Enqueue the answers that were stored but not enqueued when the server was killed."""
     async with AsyncSessionLocal() as db:
         for note in (await db.execute(text("SELECT * FROM align_unsent ORDER BY id"))).all():
-            response = await Response.get(db, UUID(note.response_id))
+            response = await Response.get(db, UUID(str(note.response_id)))
             if response is not None:
                 log.warning(
                     "%s of response %s was not announced before the server stopped; announcing it now",
@@ -132,7 +137,7 @@ async def _deliver_due(client: httpx.AsyncClient) -> float:
 
 async def _deliver(client: httpx.AsyncClient, row: Any) -> None:
     async with AsyncSessionLocal() as db:
-        webhook = await Webhook.get(db, UUID(row.webhook_id))
+        webhook = await Webhook.get(db, UUID(str(row.webhook_id)))
     done = webhook is None or not webhook.enabled
     if not done:
         done = await _post(client, webhook, row)

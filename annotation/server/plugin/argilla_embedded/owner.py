@@ -1,9 +1,9 @@
-"""The owner, whose name, password and API key are in HOME/secrets.json, exists and can use that key."""
+"""The owner, whose name, password and API key are among the secrets (see `home`), exists and can use that key."""
 
-import json
 import logging
 from pathlib import Path
 
+from argilla_embedded.home import secrets_of
 from argilla_server.contexts import accounts
 from argilla_server.database import AsyncSessionLocal
 from argilla_server.enums import UserRole
@@ -14,7 +14,7 @@ log = logging.getLogger("uvicorn.error")
 
 
 async def ensure() -> None:
-    secrets = json.loads((Path(settings.home_path) / "secrets.json").read_text(encoding="utf-8"))
+    secrets = secrets_of(Path(settings.home_path))
     name, key = secrets["username"], secrets["api_key"]
     async with AsyncSessionLocal() as db:
         user = await accounts.get_user_by_username(db, name)
@@ -28,4 +28,4 @@ async def ensure() -> None:
             log.info("owner %s made", name)
         else:  # the file was made anew beside an older database; whoever owns the folder owns the server
             await user.update(db, password_hash=password_hash, api_key=key)
-            log.warning("owner %s now has the password and API key of secrets.json", name)
+            log.warning("owner %s now has the password and API key that are in its secrets now", name)

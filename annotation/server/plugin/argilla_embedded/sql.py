@@ -1,15 +1,17 @@
-"""The engine's SQL, in SQLite's dialect. Another database means another module with these names, and no other change.
+"""The engine's SQL. What differs between databases is in `dialect`.
 
-Values are always bound, never written into a statement. Names: `r` a record, `v` the values a filter looks at.
+Values are always bound, never written into a statement. Names: `r` a record, `a` an answer, `v` the values a filter
+looks at.
 """
 
-import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
 
-from argilla_embedded.text import Terms
+from argilla_embedded import queue
+from argilla_embedded.dialect import dialect
+from argilla_embedded.text import Phrase, Terms
 from argilla_server.errors.future import UnprocessableEntityError
 from argilla_server.search_engine.base import (
     AndFilter,
@@ -24,42 +26,37 @@ from argilla_server.search_engine.base import (
     TermsFilter,
 )
 
-RECORD_COLUMNS = {"id", "external_id", "status", "inserted_at", "updated_at"}
-SUGGESTION_VALUES = {
-    "value": "s.value",
-    "score": "s.score",
-    "agent": "json_array(s.agent)",
-    "type": "json_array(s.type)",
-}
-
 PROGRESS = "SELECT status, count(*) FROM records WHERE dataset_id = :dataset GROUP BY status"
 USER_PROGRESS = (
     "SELECT a.status, count(*) FROM responses a JOIN records r ON r.id = a.record_id"
     " WHERE r.dataset_id = :dataset AND a.user_id = :user GROUP BY a.status"
 )
 VECTORS_SIGNATURE = "SELECT count(*), max(updated_at) FROM vectors WHERE vector_settings_id = :settings"
-VECTORS = "SELECT record_id, value FROM vectors WHERE vector_settings_id = :settings"
-STALE_STATUS = """
+VECTORS = "SELECT record_id, CAST(value AS text) FROM vectors WHERE vector_settings_id = :settings"
+STALE_STATUS = f"""
     SELECT r.id FROM records r JOIN datasets d ON d.id = r.dataset_id LEFT JOIN (
         SELECT record_id, count(*) AS n FROM responses WHERE status = 'submitted' GROUP BY record_id) answers
     ON answers.record_id = r.id
-    WHERE (r.status = 'completed') IS NOT (coalesce(answers.n, 0) >= json_extract(d.distribution, '$.min_submitted'))"""
+    WHERE {dialect.differ("r.status = 'completed'", f"coalesce(answers.n, 0) >= {dialect.MIN_SUBMITTED}")}"""
 
-_METADATA = "json_each(r.metadata) m, json_each(CASE m.type WHEN 'array' THEN m.value ELSE json_array(m.value) END) v WHERE m.key = {name}"
-_IN = "IN (SELECT value FROM json_each({values}))"
-
+_METADATA = f"records r, {dialect.elements('r.metadata', ':path')} WHERE r.dataset_id = :dataset"
 TERMS_METRICS = (
-    f"SELECT CAST(v.value AS TEXT) AS term, count(*) AS n FROM records r, {_METADATA.format(name=':name')}"
-    " AND r.dataset_id = :dataset AND v.value IS NOT NULL GROUP BY 1 ORDER BY n DESC, term"
+    f"SELECT {dialect.AS_TEXT} AS term, count(*) AS n FROM {_METADATA} AND ({dialect.AS_TEXT}) IS NOT NULL"
+    " GROUP BY 1 ORDER BY 2 DESC, 1"
 )
-RANGE_METRICS = (
-    f"SELECT min(v.value), max(v.value) FROM records r, {_METADATA.format(name=':name')} AND r.dataset_id = :dataset"
-)
+RANGE_METRICS = f"SELECT min({dialect.AS_NUMBER}), max({dialect.AS_NUMBER}) FROM {_METADATA}"
+
+DATES = {"inserted_at", "updated_at"}
 
 
-def key(value: object) -> str:
-    """A UUID as the database writes it."""
-    return UUID(str(value)).hex
+@dataclass(frozen=True)
+class Values:
+    """`source` is FROM … WHERE … of the values of one record; each is seen as a text, a number, or a proper string."""
+
+    source: str
+    text: str = dialect.AS_TEXT
+    number: str = dialect.AS_NUMBER
+    string: str = dialect.AS_STRING
 
 
 class Search:
@@ -69,16 +66,14 @@ class Search:
         self.values: dict[str, Any] = {}
         self.joins = ""
         self.score = "NULL"
-        self.conditions = [f"r.dataset_id = {self.bind(key(dataset_id))}"]
+        self.dataset = self.bind(dialect.key(dataset_id))
+        self.conditions = [f"r.dataset_id = {self.dataset}"]
         self.order = "r.inserted_at, r.id"
 
     def bind(self, value: object) -> str:
         name = f"v{len(self.values)}"
         self.values[name] = value
         return f":{name}"
-
-    def bind_list(self, values: Iterable[object]) -> str:
-        return self.bind(json.dumps(list(values)))
 
     def page(self, offset: int, limit: int) -> str:
         """Rows of (record id, score, how many match in all)."""
@@ -90,41 +85,37 @@ class Search:
     # what to show -----------------------------------------------------------------------------------------------
 
     def match_text(self, terms: Terms, field: str | None) -> None:
-        """Only records with these words, best first (bm25, summed over fields)."""
+        """Only records with these words, best first, by scores summed over fields."""
         if not terms:
-            self.conditions.append("0")
+            self.conditions.append("1 = 0")
             return
         field_is = f" AND t.field = {self.bind(field)}" if field else ""
-        found = (
-            "SELECT t.record_id{score} FROM align_fts JOIN align_text t ON t.id = align_fts.rowid WHERE align_fts MATCH {match}"
-            + field_is
-        )
         for alternatives in terms.wanted:
-            match = self.bind(" OR ".join(alternatives))
-            self.conditions.append(f"r.id IN ({found.format(score='', match=match)})")
+            self.conditions.append(f"r.id IN ({dialect.found(self._match(alternatives), field_is)})")
         for phrase in terms.unwanted:
-            self.conditions.append(f"r.id NOT IN ({found.format(score='', match=self.bind(phrase))})")
+            self.conditions.append(f"r.id NOT IN ({dialect.found(self._match([phrase]), field_is)})")
         if terms.wanted:
-            match = self.bind(" OR ".join(phrase for alternatives in terms.wanted for phrase in alternatives))
-            scored = found.format(score=", -align_fts.rank AS score", match=match)
-            self.joins += f" JOIN (SELECT record_id, sum(score) AS score FROM ({scored}) GROUP BY record_id) words ON words.record_id = r.id"
+            scored = dialect.scored(self._match([p for alternatives in terms.wanted for p in alternatives]), field_is)
+            self.joins += (
+                f" JOIN (SELECT record_id, sum(score) AS score FROM ({scored}) scored GROUP BY record_id) words"
+                " ON words.record_id = r.id"
+            )
             self.score, self.order = "words.score", "words.score DESC, r.inserted_at, r.id"
+
+    def _match(self, phrases: Iterable[Phrase]) -> list[str]:
+        return [self.bind(value) for value in dialect.match(list(phrases))]
 
     def keep(self, given: Filter) -> None:
         self.conditions.append(self._condition(given))
 
     # in which order ---------------------------------------------------------------------------------------------
 
-    def queue_for(self, user_id: object) -> None:
-        """The labelling queue: higher `priority` in the metadata first (where it is given), then an order of the person's own.
-
-        Everyone has another order, so that few answers are spread over many records before overlaps fill up, and no
-        record is always met first. It depends on no model's score unless a `priority` was made from one.
-        """
-        priority = (
-            "(SELECT m.value FROM json_each(r.metadata) m WHERE m.key = 'priority' AND m.type IN ('integer', 'real'))"
-        )
-        self.order = f"{priority} DESC NULLS LAST, align_shuffle(r.id, {self.bind(key(user_id))}), r.id"
+    def queue_for(self, user_id: object, given: Filter | None) -> None:
+        """The labelling queue of that person; where only what they have not answered is asked for, as it is served."""
+        names = {"user": self.bind(dialect.key(user_id)), "dataset": self.dataset}
+        self.order = queue.ORDER.format(**names)
+        if given is not None and _asks_for_pending(given):
+            self.conditions.append(queue.ONE_OF_AN_ITEM.format(**names))
 
     def sort(self, orders: list[Order]) -> None:
         self.order = ", ".join([self._order(order) for order in orders] + ["r.inserted_at", "r.id"])
@@ -133,88 +124,102 @@ class Search:
         direction = "DESC" if str(given.order) == "desc" else "ASC"
         scope = given.scope
         if isinstance(scope, RecordFilterScope):
-            return f"{_record_column(scope)} {direction} NULLS LAST"
-        if isinstance(scope, ResponseFilterScope):  # the mean, as Elasticsearch; a text has none, so the first of them
-            pick = "coalesce(avg(CASE WHEN v.type IN ('integer', 'real') THEN v.value END), min(v.value))"
-        else:
-            pick = "max(v.value)" if direction == "DESC" else "min(v.value)"
-        return f"(SELECT {pick} FROM {self._values(scope)}) {direction} NULLS LAST"
+            return f"{dialect.column(str(scope.property))} {direction} NULLS LAST"
+        values = self._values(scope)
+        pick = "max" if direction == "DESC" else "min"
+        number = "avg" if isinstance(scope, ResponseFilterScope) else pick  # the mean, as Elasticsearch
+        string = "min" if isinstance(scope, ResponseFilterScope) else pick
+        return ", ".join(
+            f"(SELECT {function}({value}) FROM {values.source}) {direction} NULLS LAST"
+            for function, value in ((number, values.number), (string, values.string))
+        )
 
     # conditions -------------------------------------------------------------------------------------------------
 
     def _condition(self, given: Filter) -> str:
         if isinstance(given, AndFilter):
-            return "(" + " AND ".join([self._condition(part) for part in given.filters or []] or ["1"]) + ")"
+            return "(" + " AND ".join([self._condition(part) for part in given.filters or []] or ["1 = 1"]) + ")"
         if isinstance(given.scope, RecordFilterScope):
             return self._record_condition(given)
         if isinstance(given.scope, ResponseFilterScope) and not given.scope.question:
             return self._answer_status(given)
-        return f"EXISTS (SELECT 1 FROM {self._values(given.scope)} AND {self._test('v.value', given)})"
+        values = self._values(given.scope)
+        if isinstance(given, RangeFilter):
+            test = self._between(values.number, given, _number)
+        else:
+            test = dialect.among(values.text, self.bind(dialect.items(map(str, given.values))))
+        return f"EXISTS (SELECT 1 FROM {values.source} AND {test})"
 
     def _record_condition(self, given: TermsFilter | RangeFilter) -> str:
-        column = _record_column(given.scope)
+        name = str(given.scope.property)
         if isinstance(given, RangeFilter):
-            convert = _date if column.endswith("_at") else str
-            return self._between(column, given, convert)
-        values = [v for v in map(_key_or_none, given.values) if v] if column == "r.id" else given.values
-        return f"{column} {_IN.format(values=self.bind_list(map(str, values)))}"
+            if name not in DATES:
+                raise UnprocessableEntityError(f"records cannot be filtered by a range of {name!r}")
+            return self._between(f"r.{name}", given, _moment)
+        if name == "id":
+            keys = [key for key in map(_key_or_none, given.values) if key]
+            return dialect.among_keys("r.id", self.bind(dialect.keys(keys)))
+        if name in DATES:
+            times = [self._between(f"r.{name}", RangeFilter(given.scope, v, v), _moment) for v in given.values]
+            return "(" + " OR ".join(times) + ")"
+        return dialect.among(dialect.column(name), self.bind(dialect.items(map(str, given.values))))
 
     def _answer_status(self, given: Filter) -> str:
-        """`pending` means: no answer yet, by that person where one is named.
-
-        The plus before `a.status` keeps SQLite from looking through all answers with that status for every record.
-        """
+        """`pending` means: no answer yet, by that person where one is named."""
         if not isinstance(given, TermsFilter) or str(given.scope.property) != "status":
             raise UnprocessableEntityError(f"responses cannot be filtered by {given}")
         statuses = [str(value) for value in given.values]
-        answered = "EXISTS (SELECT 1 FROM responses a WHERE a.record_id = r.id"
-        if given.scope.user:
-            answered += f" AND a.user_id = {self.bind(key(given.scope.user.id))}"
+        answered = f"EXISTS (SELECT 1 FROM {self._answers(given.scope)}"
         parts = [f"NOT {answered})"] if "pending" in statuses else []
         stored = [status for status in statuses if status != "pending"]
         if stored:
-            parts.append(f"{answered} AND +a.status {_IN.format(values=self.bind_list(stored))})")
-        return "(" + " OR ".join(parts or ["1"]) + ")"
+            parts.append(f"{answered} AND {dialect.among(dialect.ANSWER_STATUS, self.bind(dialect.items(stored)))})")
+        return "(" + " OR ".join(parts or ["1 = 1"]) + ")"
 
-    def _test(self, column: str, given: TermsFilter | RangeFilter) -> str:
-        if isinstance(given, RangeFilter):
-            return self._between(column, given, _number)
-        return f"CAST({column} AS TEXT) {_IN.format(values=self.bind_list(map(str, given.values)))}"
+    def _between(self, value: str, given: RangeFilter, convert: Callable[[object], Any]) -> str:
+        low = [f"{value} >= {self.bind(convert(given.ge))}"] if given.ge is not None else []
+        high = [f"{value} <= {self.bind(convert(given.le))}"] if given.le is not None else []
+        return "(" + " AND ".join([*low, *high] or ["1 = 1"]) + ")"
 
-    def _between(self, column: str, given: RangeFilter, convert: Any) -> str:
-        low = [f"{column} >= {self.bind(convert(given.ge))}"] if given.ge is not None else []
-        high = [f"{column} <= {self.bind(convert(given.le))}"] if given.le is not None else []
-        return "(" + " AND ".join([*low, *high] or ["1"]) + ")"
+    def _answers(self, scope: ResponseFilterScope, more: str = "") -> str:
+        by = f" AND a.user_id = {self.bind(dialect.key(scope.user.id))}" if scope.user else ""
+        return f"responses a{more} WHERE a.record_id = r.id{by}"
 
-    def _values(self, scope: FilterScope) -> str:
-        """FROM … WHERE … that yields the values `v.value` of one record in that scope."""
+    def _values(self, scope: FilterScope) -> Values:
         if isinstance(scope, MetadataFilterScope):
-            return _METADATA.format(name=self.bind(scope.metadata_property))
+            return Values(f"{self._elements('r.metadata', scope.metadata_property)} WHERE 1 = 1")
         if isinstance(scope, SuggestionFilterScope):
-            return (
-                f"suggestions s JOIN questions q ON q.id = s.question_id, json_each({SUGGESTION_VALUES[str(scope.property)]}) v"
-                f" WHERE s.record_id = r.id AND q.name = {self.bind(scope.question)}"
-            )
+            name = str(scope.property)
+            source = "suggestions s JOIN questions q ON q.id = s.question_id{} WHERE s.record_id = r.id AND q.name = "
+            if name in ("value", "score"):
+                return Values(source.format(f", {self._elements(f's.{name}')}") + self.bind(scope.question))
+            text = f"CAST(s.{name} AS text) {dialect.BY_CODE}"
+            return Values(source.format("") + self.bind(scope.question), text, "NULL", text)
         if isinstance(scope, ResponseFilterScope):
-            by = f" AND a.user_id = {self.bind(key(scope.user.id))}" if scope.user else ""
             if not scope.question:
-                return f"responses a, json_each(json_array(a.status)) v WHERE a.record_id = r.id{by}"
-            return (
-                f"responses a, json_each(a.\"values\") answer, json_each(answer.value, '$.value') v"
-                f" WHERE a.record_id = r.id AND answer.key = {self.bind(scope.question)}{by}"
-            )
+                return Values(self._answers(scope), dialect.ANSWER_STATUS, "NULL", dialect.ANSWER_STATUS)
+            elements = self._elements('a."values"', scope.question, "value")
+            return Values(self._answers(scope, f", {elements}"))
         raise UnprocessableEntityError(f"unknown scope {scope}")
 
-
-def _record_column(scope: RecordFilterScope) -> str:
-    if str(scope.property) not in RECORD_COLUMNS:
-        raise UnprocessableEntityError(f"records have no property {scope.property!r}")
-    return f"r.{scope.property}"
+    def _elements(self, column: str, *names: str) -> str:
+        return dialect.elements(column, self.bind(dialect.path(names)))
 
 
-def _key_or_none(value: object) -> str | None:
+def _asks_for_pending(given: Filter) -> bool:
+    if isinstance(given, AndFilter):
+        return any(map(_asks_for_pending, given.filters or []))
+    return (
+        isinstance(given, TermsFilter)
+        and isinstance(given.scope, ResponseFilterScope)
+        and not given.scope.question
+        and [str(value) for value in given.values] == ["pending"]
+    )
+
+
+def _key_or_none(value: object) -> object | None:
     try:
-        return key(value)
+        return dialect.key(value)
     except ValueError:  # not an id, so no record has it
         return None
 
@@ -226,15 +231,15 @@ def _number(value: object) -> float:
         raise UnprocessableEntityError(f"{value!r} is not a number") from error
 
 
-def _date(value: object) -> str:
-    """As the database writes times: UTC, no zone. Takes ISO 8601 or milliseconds since 1970."""
+def _moment(value: object) -> Any:
+    """As the database has times: UTC, no zone. Takes ISO 8601 or milliseconds since 1970."""
     try:
         if isinstance(value, int | float):
             time = datetime.fromtimestamp(value / 1000, tz=UTC)
         else:
             time = datetime.fromisoformat(str(value))
+        if time.tzinfo:
+            time = time.astimezone(UTC).replace(tzinfo=None)
     except (ValueError, OverflowError, OSError) as error:
         raise UnprocessableEntityError(f"{value!r} is not a date") from error
-    if time.tzinfo:
-        time = time.astimezone(UTC)
-    return time.strftime("%Y-%m-%d %H:%M:%S.%f")
+    return dialect.moment(time)

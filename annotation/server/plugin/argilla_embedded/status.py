@@ -37,4 +37,4 @@ async def reconcile() -> None:
         log.warning("%d record(s) had a status that did not follow from their answers; mended", len(stale))
     async with SearchEngine.get_by_name(settings.search_engine) as engine:
         for record_id in stale:
-            await distribution.update_record_status(engine, UUID(record_id))
+            await distribution.update_record_status(engine, UUID(str(record_id)))

@@ -1,4 +1,4 @@
-"""What a person types into the search box, as conditions for FTS5.
+"""What a person types into the search box, as phrases to look for.
 
 The language is that of Elasticsearch's `simple_query_string`, as far as people use it: all words must occur, in any
 field; `"a phrase"`, `pre*`, `this | that`, `-not`. Brackets and `~` are read over.
@@ -10,12 +10,20 @@ from dataclasses import dataclass, field
 _TOKEN = re.compile(r'[-+(]*"[^"]*"\*?|\||[^\s|]+')
 
 
+@dataclass(frozen=True)
+class Phrase:
+    """Words that stand one after another, however they are separated; with `prefix` the last may go on."""
+
+    words: str
+    prefix: bool = False
+
+
 @dataclass
 class Terms:
-    """Each of `wanted` (an FTS5 expression each) must match some field of the record, none of `unwanted` may."""
+    """Any phrase of each of `wanted` must occur in some field of the record, none of `unwanted` may."""
 
-    wanted: list[list[str]] = field(default_factory=list)
-    unwanted: list[str] = field(default_factory=list)
+    wanted: list[list[Phrase]] = field(default_factory=list)
+    unwanted: list[Phrase] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.wanted or self.unwanted)
@@ -43,10 +51,7 @@ def parse(query: str) -> Terms:
     return terms
 
 
-def _phrase(word: str) -> str | None:
-    """An FTS5 phrase, quoted, so that nothing in it is an operator; its own tokenizer finds the words in it."""
+def _phrase(word: str) -> Phrase | None:
     word = re.sub(r"~\d*$", "", word)
-    prefix, bare = word.endswith("*"), word.replace("\0", " ").strip('*"')
-    if not any(c.isalnum() for c in bare):
-        return None
-    return '"' + bare.replace('"', '""') + '"' + ("*" if prefix else "")
+    bare = word.replace("\0", " ").strip('*"')
+    return Phrase(bare, prefix=word.endswith("*")) if any(c.isalnum() for c in bare) else None
