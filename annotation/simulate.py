@@ -7,7 +7,9 @@ from align.config.recipe import Persona
 from align.ids import unit_for
 from align.types import Message, Task
 from annotation.backend import Answer, SimulationBackend
-from annotation.persona import answer
+from annotation.form import Form
+from annotation.persona import PAIR, answer, coin
+from annotation.tasks import item_of
 
 Utility = Callable[[Sequence[list[Message]], Sequence[str]], list[float | None]]
 """The hidden preference: (conversations, answers) → one number each, higher is better; None where it cannot judge."""
@@ -21,13 +23,14 @@ def label(
     seed: int,
     shuffle: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    form: Form = PAIR,
 ) -> int:
     """Have `personas` answer `tasks` through the backend; returns how many answers this call gave.
 
     Answers that are there already are left alone, so that a call after a kill gives the rest: the judgements in the
-    end depend on (tasks, personas, utility, seed, shuffle) only. `progress` is called with (given, planned).
+    end depend on (tasks, personas, utility, seed, shuffle, form) only. `progress` is called with (given, planned).
     """
-    planned = plan(tasks, personas, utility, seed, shuffle)
+    planned = plan(tasks, personas, utility, seed, shuffle, form)
     keys = {p.name: backend.ensure_annotator(p.name) for p in personas}
     before = {(j.annotator, j.task_id) for j in backend.collect()}
     missing = [(name, a) for name in planned for a in planned[name] if (name, a.task_id) not in before]
@@ -47,26 +50,35 @@ CHUNK = 100
 
 
 def plan(
-    tasks: Sequence[Task], personas: Sequence[Persona], utility: Utility, seed: int, shuffle: bool = False
+    tasks: Sequence[Task],
+    personas: Sequence[Persona],
+    utility: Utility,
+    seed: int,
+    shuffle: bool = False,
+    form: Form = PAIR,
 ) -> dict[str, list[Answer]]:
     """Every answer that each persona gives. Pure.
 
     A task is asked of its first `wanted` personas in the order of `assignment`; for each who skips, the next is asked.
-    With `shuffle` each answer that is not a skip becomes a fair coin between a and b: the control in which there is
-    nothing to learn.
+    A repeat goes to those first who have answered its original. With `shuffle` each answer that is not a skip becomes
+    a coin: the control in which there is nothing to learn.
     """
     utilities = _utilities(tasks, utility)
     planned: dict[str, list[Answer]] = defaultdict(list)
-    for task in sorted(tasks, key=lambda t: t.id):
-        submitted = 0
-        for persona in assignment(task, personas, seed):
+    answered: dict[str, set[str]] = defaultdict(set)
+    for task in sorted(tasks, key=lambda t: (t.repeat, t.id)):
+        before, submitted = answered[item_of(task)], 0
+        order = assignment(task, personas, seed)
+        for persona in sorted(order, key=lambda p: p.name not in before) if task.repeat else order:
             if submitted == task.wanted:
                 break
-            given = answer(task, utilities[task.id], persona, seed)
+            given = answer(task, utilities[task.id], persona, seed, form)
             if given.outcome != "skipped":
                 submitted += 1
+                if not task.repeat:
+                    before.add(persona.name)
                 if shuffle:
-                    given = Answer(task.id, "a" if unit_for(seed, "coin", persona.name, task.id) < 0.5 else "b")
+                    given = coin(task, persona, seed, form)
             planned[persona.name].append(given)
     return {p.name: planned[p.name] for p in personas}
 
@@ -76,8 +88,8 @@ def batched(answers: list[Answer], size: int) -> Iterator[list[Answer]]:
 
 
 def assignment(task: Task, personas: Sequence[Persona], seed: int) -> list[Persona]:
-    """The order in which `personas` are asked about `task`."""
-    return sorted(personas, key=lambda p: (unit_for(seed, "assignment", task.id, p.name), p.name))
+    """The order in which `personas` are asked about `task`; the same for its repeats."""
+    return sorted(personas, key=lambda p: (unit_for(seed, "assignment", item_of(task), p.name), p.name))
 
 
 def _utilities(tasks: Sequence[Task], utility: Utility) -> dict[str, list[float | None]]:

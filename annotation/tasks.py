@@ -79,6 +79,8 @@ def blind_tasks(
 
 def item_of(task: Task) -> str:
     """The id that a task shares with its repeats: that of the one with repeat 0."""
+    if task.repeat == 0:
+        return task.id
     return task_id(task.kind, task.prompt_id, task.candidates, task.purpose, 0, task.round)
 
 

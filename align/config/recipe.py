@@ -164,6 +164,13 @@ class Persona(Section):
     """The share of tasks that it discards."""
     tie_width: Annotated[float, Field(ge=0)] = 0.0
     """Utilities closer than this are called a tie."""
+    standard: float = 0.0
+    """A single answer is good where its utility is above this, with the temperature's noise; a rating is then above
+    3."""
+    step: Annotated[float, Field(gt=0)] = 1.0
+    """How much utility makes one step of a rating, and of how much better an answer is."""
+    suggestible: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The share of suggestions that it takes over without a look."""
 
 
 class EmbeddedServer(Section):
@@ -224,7 +231,8 @@ class Suggest(Section):
     """Suggested answers, pre-selected on the page: people go faster and are swayed. The report measures how much."""
 
     path: Function
-    """`file.py:function`; scores (messages, answer), higher is better. The better answer by it is suggested."""
+    """`file.py:function`; scores (messages, answer), higher is better. The better answer by it is suggested; with
+    `kind: single`, good for an answer above the median of the round's and bad for one below."""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """The share of tasks, drawn at random, that show the suggestion; the others are the control."""
 
@@ -268,8 +276,7 @@ class Annotate(Section):
 
     @model_validator(mode="after")
     def _enough_people(self) -> Self:
-        if isinstance(self.by, Personas) and self.overlap > len(self.by.personas):
-            raise ValueError(f"`overlap` {self.overlap} needs as many personas, found {len(self.by.personas)}")
+        check_overlap(self.by, self.overlap, "overlap")
         return self
 
     @model_validator(mode="after")
@@ -289,6 +296,11 @@ class Annotate(Section):
         if "ask" in self.model_fields_set and "strength" in self.ask and self.kind != "pair":
             raise ValueError(f"`strength` is asked about pairs only, found kind: {self.kind}; leave it out of `ask`")
         return self
+
+
+def check_overlap(by: People | Personas, overlap: int, name: str) -> None:
+    if isinstance(by, Personas) and overlap > len(by.personas):
+        raise ValueError(f"`{name}` {overlap} needs as many personas, found {len(by.personas)}")
 
 
 class FilePreferences(Section):
@@ -378,4 +390,6 @@ class Recipe(Section):
             raise ValueError(f"`preferences.from` is one file and serves one round, found rounds: {self.rounds}")
         if self.annotate is None and isinstance(self.evaluate.judge, PeopleJudge):
             raise ValueError("`evaluate.judge: people` asks the annotators of `annotate`, and there is no such section")
+        if self.annotate is not None and isinstance(self.evaluate.judge, PeopleJudge):
+            check_overlap(self.annotate.by, self.evaluate.judge.overlap, "evaluate.judge.overlap")
         return self

@@ -9,8 +9,11 @@ from align.config.recipe import Persona
 from align.ids import seed_for
 from align.types import Judgement, Message, Task
 from annotation.backend import Answer, Count, Progress, Submitted, progress_of
+from annotation.controls import repeats
+from annotation.form import Form
 from annotation.simulate import assignment, label, plan
-from tests.labelling import judge, pair_tasks
+from annotation.tasks import item_of, make_tasks
+from tests.labelling import judge, pair_tasks, world
 
 PERSONAS = [Persona(name=n, temperature=0.5, skip_rate=s) for n, s in (("ann", 0.0), ("bob", 0.3), ("cyd", 0.6))]
 TASKS = pair_tasks(60, overlap=2)
@@ -133,3 +136,31 @@ def test_somebody_who_has_not_come_yet_can_still_be_asked() -> None:
 def test_an_owner_who_labels_alone_counts_as_everyone() -> None:
     assert progress_of({"t": {"owner": "skipped"}, "u": {}}, 1, set()).exhausted == 1
     assert progress_of({"t": {}}, 1, set()).exhausted == 0
+
+
+def test_a_repeat_is_asked_of_those_who_answered_the_original() -> None:
+    again = repeats(TASKS, share=0.5, seed=0)
+    planned = plan([*again, *TASKS], PERSONAS, taste, seed=0)
+    said = {(name, a.task_id): a.outcome for name, given in planned.items() for a in given}
+    both = 0
+    for task in again:
+        first = {p.name for p in PERSONAS if said.get((p.name, item_of(task)), "skipped") != "skipped"}
+        asked = {p.name for p in PERSONAS if (p.name, task.id) in said}
+        skipped = {name for name in asked if said[name, task.id] == "skipped"}
+        assert asked <= first or (first <= asked and (skipped or len(first) < task.wanted)), (
+            "others only where one skips"
+        )
+        both += len(first & asked)
+    assert both > 40
+    alone = plan(TASKS, PERSONAS, taste, seed=0)
+    asked_once = {t.id for t in TASKS}
+    assert {n: [a for a in g if a.task_id in asked_once] for n, g in planned.items()} == alone
+
+
+def test_shuffled_labels_of_every_kind_are_coins() -> None:
+    form = Form(kind="rank", answers=3)
+    tasks = make_tasks(*world(200, answers=3), round=1, count=200, overlap=1, seed=0, form=form)[0]
+    exact = [Persona(name="ann")]
+    true, blind = (plan(tasks, exact, taste, seed=0, shuffle=s, form=form)["ann"] for s in (False, True))
+    same = sum(x.ranking == y.ranking for x, y in zip(true, blind, strict=True))
+    assert 15 < same < 55, "a sixth of the orders agree by chance"
