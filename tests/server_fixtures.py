@@ -126,9 +126,13 @@ def make_dataset(
     overlap: int = 1,
     fields: tuple[str, ...] = ("text",),
     metadata: dict[str, str] | None = None,
+    hidden: dict[str, str] | None = None,
     template: str = "<p>x</p>",
 ) -> str:
-    """A published dataset in a workspace of the same name, with a label and a rating question; returns its id."""
+    """A published dataset in a workspace of the same name, with a label and a rating question; returns its id.
+
+    Annotators see `metadata` and do not see `hidden` (name → type).
+    """
     workspace = on.call("POST", "/workspaces", {"name": name})["id"]
     body = {"name": name, "workspace_id": workspace, "distribution": {"strategy": "overlap", "min_submitted": overlap}}
     dataset: str = on.call("POST", "/datasets", body)["id"]
@@ -162,11 +166,16 @@ def make_dataset(
         f"/datasets/{dataset}/questions",
         {"name": "stars", "title": "stars", "required": False, "settings": rating},
     )
-    for key, kind_name in (metadata or {}).items():
+    for key, kind_name in ((metadata or {}) | (hidden or {})).items():
         on.call(
             "POST",
             f"/datasets/{dataset}/metadata-properties",
-            {"name": key, "title": key, "settings": {"type": kind_name}, "visible_for_annotators": True},
+            {
+                "name": key,
+                "title": key,
+                "settings": {"type": kind_name},
+                "visible_for_annotators": key not in (hidden or {}),
+            },
         )
     on.call("PUT", f"/datasets/{dataset}/publish")
     return dataset
