@@ -94,8 +94,9 @@ def write_table(path: Path, table: pa.Table) -> None:
         pq.write_table(table, path, compression="zstd")
 
 
-def read_table(path: Path) -> pa.Table:
-    return pq.read_table(path)
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """A Parquet file, or the named columns of it alone."""
+    return pq.read_table(path, columns=columns)
 
 
 def write_json(path: Path, value: object) -> None:

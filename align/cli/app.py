@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from align.cli.annotate import annotate_app
+from align.cli.forget import forget
 from align.cli.inspect import clean, lineage, report, samples, status
 from align.cli.run import init, run
 from align.cli.server import server_app
@@ -25,7 +26,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
-for verb in (init, run, status, report, samples, lineage, clean, sft, rollout, dpo):
+for verb in (init, run, status, report, samples, lineage, forget, clean, sft, rollout, dpo):
     app.command()(verb)
 app.command("eval")(evaluate)
 app.add_typer(annotate_app, name="annotate")

@@ -16,7 +16,7 @@ def status(folder: Path = RUN, as_json: bool = JSON) -> None:
 
     data = report_data(folder)
     if as_json:
-        print_json({name: data[name] for name in ("name", "state", "state_text", "rounds_planned", "stages")})
+        print_json({name: data[name] for name in ("name", "state", "state_text", "rounds_planned", "stages", "notes")})
         return
     typer.echo(f"{data['name']}: {data['state_text']}")
     print_table(
@@ -26,6 +26,8 @@ def status(folder: Path = RUN, as_json: bool = JSON) -> None:
         ],
         right=(1,),
     )
+    for note in data["notes"]:
+        typer.echo(note)
 
 
 def report(

@@ -10,6 +10,7 @@ from typing import Any
 from align.report.provenance import changed_versions, outside_files, recipe_text, versions
 from align.report.reading import RunFolder, read_run
 from align.report.samples import choose_samples
+from align.rounds.forget import tainted
 from align.rounds.journal import read_journal
 
 COMPARED = ("win_rate_vs_sft", "win_rate_vs_parent")
@@ -54,7 +55,7 @@ def report_data(run: Path) -> dict[str, Any]:
         "versions": versions(found),
         "files": outside_files(found),
         "recipe": recipe_text(found.text),
-        "notes": [*_stale(found), *changed_versions(found)],
+        "notes": [*_forgotten(run), *_stale(found), *changed_versions(found)],
     }
 
 
@@ -200,6 +201,14 @@ def _stale(run: RunFolder) -> list[str]:
         return []
     names = ", ".join(str(ref) for ref in run.stale)
     return [f"Left out, because an earlier stage has changed since: {names}. The next `align run` does them again."]
+
+
+def _forgotten(run: Path) -> list[str]:
+    models = tainted(run)
+    if not models:
+        return []
+    names = ", ".join(f"{model['stage']} ({model['id'][:12]})" for model in models)
+    return [f"Made with judgements that are forgotten since: {names}. The next `align run` trains without them."]
 
 
 def latest_round(data: dict[str, Any]) -> dict[str, Any] | None:

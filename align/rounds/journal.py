@@ -2,6 +2,8 @@
 
     {"type": "judgement", …}            a judgement or a later revision of one
     {"type": "tombstone", "judgement"}  a judgement that is forgotten
+    {"type": "tombstone", "annotator"}  all that this annotator said is forgotten, and whatever they say later
+    {"type": "tombstone", "task"}       all that was said about this task, and whatever will be
     {"type": "closed", "round", "tasks", "reason"} and {"type": "reopened", "round", "tasks"}
 
 A kill in mid-write leaves at most one torn last line; it was never acknowledged, and the next writer cuts it off.
@@ -23,27 +25,45 @@ from align.types import Judgement, judgement_id
 
 
 @dataclass(frozen=True, slots=True)
+class Tombstones:
+    """What is forgotten: judgements by id, and all judgements of some annotators and about some tasks."""
+
+    judgements: frozenset[str] = frozenset()
+    annotators: frozenset[str] = frozenset()
+    tasks: frozenset[str] = frozenset()
+
+    def hide(self, judgement: str, annotator: str, task: str) -> bool:
+        """Whether the judgement with this id, by this annotator about this task, is forgotten."""
+        return judgement in self.judgements or annotator in self.annotators or task in self.tasks
+
+    def __bool__(self) -> bool:
+        return bool(self.judgements or self.annotators or self.tasks)
+
+
+@dataclass(frozen=True, slots=True)
 class Journal:
     """The state that the journal's lines add up to."""
 
     latest: dict[tuple[str, str], Judgement] = field(default_factory=dict)
     """(task id, annotator) → the newest revision."""
-    forgotten: frozenset[str] = frozenset()
-    """Ids of judgements with a tombstone."""
+    forgotten: Tombstones = Tombstones()
     closed: dict[str, str] = field(default_factory=dict)
     """Content id of a round's tasks → why their labelling was closed. Other tasks in the same round start open."""
 
     def judgements(self, tasks: Iterable[str]) -> list[Judgement]:
         """The judgements in force about `tasks`, by id."""
         wanted = set(tasks)
-        rows = [j for (task, _), j in self.latest.items() if task in wanted and j.id not in self.forgotten]
-        return sorted(rows, key=lambda j: j.id)
+        return sorted(self.in_force(j for (task, _), j in self.latest.items() if task in wanted), key=lambda j: j.id)
+
+    def in_force(self, judgements: Iterable[Judgement]) -> list[Judgement]:
+        """Those of `judgements` that are not forgotten."""
+        return [j for j in judgements if not self.forgotten.hide(j.id, j.annotator, j.task_id)]
 
 
 def read_journal(path: Path) -> Journal:
     """Raises DataError for a damaged line anywhere but at the torn end."""
     latest: dict[tuple[str, str], Judgement] = {}
-    forgotten: set[str] = set()
+    forgotten: dict[str, set[str]] = {"judgement": set(), "annotator": set(), "task": set()}
     closed: dict[str, str] = {}
     for number, event in enumerate(_events(path), 1):
         match event.pop("type", None):
@@ -51,7 +71,8 @@ def read_journal(path: Path) -> Journal:
                 judgement = Judgement(**event)
                 latest[judgement.task_id, judgement.annotator] = judgement
             case "tombstone":
-                forgotten.add(event["judgement"])
+                for what, name in event.items():
+                    forgotten[what].add(name)
             case "closed":
                 closed[event["tasks"]] = event["reason"]
             case "reopened":
@@ -62,18 +83,21 @@ def read_journal(path: Path) -> Journal:
                     where=f"{path}:{number}",
                     hint="was this journal written by a newer version?",
                 )
-    return Journal(latest, frozenset(forgotten), closed)
+    tombstones = Tombstones(*(frozenset(forgotten[what]) for what in ("judgement", "annotator", "task")))
+    return Journal(latest, tombstones, closed)
 
 
 def record(path: Path, collected: Iterable[Judgement]) -> list[Judgement]:
     """Append what is new or changed among `collected` (revision 0 from the backend) and return those lines.
 
-    A changed mind becomes the next revision; what the journal already holds is not written again.
+    A changed mind becomes the next revision; what the journal already holds is not written again, and what an annotator
+    says who is forgotten, or anybody about a task that is, is not written at all.
     """
     with _held(path) as file:
-        latest = dict(read_journal(path).latest)
+        journal = read_journal(path)
+        latest = dict(journal.latest)
         fresh = []
-        for judgement in collected:
+        for judgement in journal.in_force(collected):
             known = latest.get((judgement.task_id, judgement.annotator))
             if known is None or said(known) != said(judgement):
                 revision = 0 if known is None else known.revision + 1
@@ -83,6 +107,12 @@ def record(path: Path, collected: Iterable[Judgement]) -> list[Judgement]:
                 fresh.append(judgement)
         _write(path, file, [{"type": "judgement", **asdict(j)} for j in fresh])
     return fresh
+
+
+def forget(path: Path, what: str, names: Iterable[str]) -> None:
+    """Write tombstones for `names`: judgements, annotators or tasks, as `what` says in the singular."""
+    known: frozenset[str] = getattr(read_journal(path).forgotten, f"{what}s")
+    append(path, [{"type": "tombstone", what: name} for name in names if name not in known])
 
 
 def close(path: Path, round: int, tasks: str, reason: str) -> None:
@@ -137,9 +167,17 @@ def _write(path: Path, file: BinaryIO, events: list[dict[str, Any]]) -> None:
         whole = _whole_length(path)
         if whole < os.fstat(file.fileno()).st_size:
             file.truncate(whole)
-        file.write("".join(json.dumps(e, ensure_ascii=False) + "\n" for e in events).encode())
+        file.write(b"".join(map(_line, events)))
         file.flush()
         os.fsync(file.fileno())
+
+
+def _line(event: dict[str, Any]) -> bytes:
+    """Readable in any script; a lone surrogate, which UTF-8 cannot say, makes all of the line ASCII."""
+    try:
+        return f"{json.dumps(event, ensure_ascii=False)}\n".encode()
+    except UnicodeEncodeError:
+        return f"{json.dumps(event)}\n".encode()
 
 
 def _whole_length(path: Path) -> int:

@@ -20,6 +20,7 @@ from align.rounds.stage import (
     Receipt,
     Ref,
     Stage,
+    current,
     partial_folder,
     point_to,
     published,
@@ -67,6 +68,28 @@ def run_rounds(run: Run, tell: Tell, *, wait: bool = False, start_from: str | No
         return _go(run, steps, tell, wait)
 
 
+def recompile(run: Run, tell: Tell) -> list[Ref]:
+    """Do those snapshots anew about which the journal says something else now, and the light stages made from them.
+
+    Nothing is sampled or trained; rounds that have no snapshot yet are left alone. Raises AlignError.
+    """
+    with run_lock(run.folder):
+        receipts: dict[Ref, Receipt] = {}
+        compiled: set[Ref] = set()
+        ran: list[Ref] = []
+        for step in make_plan(run.recipe, Fingerprints(run.folder / "fingerprints.json")):
+            receipt = current(run.folder, step.ref)
+            if isinstance(step, Labelling) or receipt is None:
+                continue
+            fresh = step.work == "snapshot" or not compiled.isdisjoint(step.inputs.values())
+            if fresh and not step.heavy and all(ref in receipts for ref in step.inputs.values()):
+                compiled.add(step.ref)
+                receipt, new = _done(run, step, {name: receipts[ref] for name, ref in step.inputs.items()}, tell)
+                ran += [step.ref] if new else []
+            receipts[step.ref] = receipt
+        return ran
+
+
 def plan_states(run: Run) -> list[tuple[Step, str]]:
     """Each step with `done`, `to run`, or `waiting for people`, without doing anything (for `--dry-run`)."""
     receipts: dict[Ref, Receipt] = {}
@@ -97,18 +120,21 @@ def _go(run: Run, steps: list[Step], tell: Tell, wait: bool) -> Outcome:
             if waiting is not None:
                 return Outcome("waiting", ran, waiting)
             continue
-        inputs = {name: receipts[ref] for name, ref in step.inputs.items()}
-        stage = _frozen(run, step, inputs)
-        key = stage_key(stage, inputs)
-        receipt = published(run.folder, stage.ref, key)
-        if receipt is None:
-            receipt = _execute(run.folder, stage, key, inputs, tell)
-            ran.append(stage.ref)
-        else:
-            point_to(run.folder, stage.ref, key)
-            tell(Event("kept", stage.ref, seconds=receipt.seconds))
-        receipts[stage.ref] = receipt
+        receipts[step.ref], new = _done(run, step, {name: receipts[ref] for name, ref in step.inputs.items()}, tell)
+        ran += [step.ref] if new else []
     return Outcome("finished", ran)
+
+
+def _done(run: Run, step: Stage, inputs: dict[str, Receipt], tell: Tell) -> tuple[Receipt, bool]:
+    """The stage's receipt, and whether it had to be done for it."""
+    stage = _frozen(run, step, inputs)
+    key = stage_key(stage, inputs)
+    receipt = published(run.folder, stage.ref, key)
+    if receipt is None:
+        return _execute(run.folder, stage, key, inputs, tell), True
+    point_to(run.folder, stage.ref, key)
+    tell(Event("kept", stage.ref, seconds=receipt.seconds))
+    return receipt, False
 
 
 def _execute(run: Path, stage: Stage, key: str, inputs: dict[str, Receipt], tell: Tell) -> Receipt:

@@ -1,6 +1,7 @@
 """The journal: appended, never rewritten; a torn end is cut; changed minds become revisions."""
 
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from align.errors import DataError
-from align.rounds.journal import append, close, read_journal, record, reopen
+from align.rounds.journal import append, close, forget, read_journal, record, reopen
 from align.types import Judgement, judgement_id
 
 
@@ -65,6 +66,30 @@ def test_a_tombstone_hides_and_keeps(tmp_path: Path) -> None:
     append(path, [{"type": "tombstone", "judgement": row.id}])
     assert read_journal(path).judgements(["t1"]) == []
     assert b'"ann"' in path.read_bytes()
+
+
+@pytest.mark.parametrize(("what", "name", "left"), [("annotator", "ann", ["bob"] * 2), ("task", "t1", ["ann", "bob"])])
+def test_what_is_forgotten_does_not_come_back(tmp_path: Path, what: str, name: str, left: list[str]) -> None:
+    path = tmp_path / "journal.jsonl"
+    everything = [judged(task, annotator) for task in ("t1", "t2") for annotator in ("ann", "bob")]
+    record(path, everything)
+    forget(path, what, [name])
+    assert sorted(j.annotator for j in read_journal(path).judgements(["t1", "t2"])) == left
+    size = path.stat().st_size
+    forget(path, what, [name])
+    changed = [judged(task, annotator, "b") for task in ("t1", "t2") for annotator in ("ann", "bob")]
+    fresh = record(path, [*everything, *changed])
+    assert sorted(j.annotator for j in fresh) == left, "the others may change their minds"
+    assert sorted(j.annotator for j in read_journal(path).judgements(["t1", "t2"])) == left
+    assert path.read_bytes()[size:].count(b"\n") == 2
+
+
+def test_a_judgement_that_utf8_cannot_say_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    row = replace(judged("t1", "ann"), reason="half a pair \ud83d, NUL \0, and é")
+    record(path, [row])
+    assert read_journal(path).judgements(["t1"]) == [row]
+    assert record(path, [row]) == []
 
 
 def test_a_closing_holds_for_its_tasks_alone(tmp_path: Path) -> None:

@@ -1,0 +1,69 @@
+"""`align forget`: judgements out of a run, and what was made of them."""
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+ROWS = ("judgements", "preferences", "thumbs", "edits")
+MODELS = ("checkpoints", "reward_models")
+
+
+def forget(
+    folder: Path = typer.Argument(..., help="A run's folder, or one that `align annotate push --candidates` made."),
+    annotator: str = typer.Option(None, "--annotator", help="Forget all that this annotator said, and will say here."),
+    prompt: str = typer.Option(
+        None, "--prompt", help="Forget all that was said about this prompt (its id or the beginning of it)."
+    ),
+    yes: bool = typer.Option(False, "--yes", help="Forget; without it the command only says what was made of it."),
+    as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
+) -> None:
+    """Take judgements back for good, compile anew without them, and list all that was made with them.
+
+    Checkpoints are not trained anew here; `align status` marks them until `align run` has done it.
+    """
+    from align.cli.display import print_json
+    from align.rounds.forget import used_by, wish, write_tombstones
+
+    wanted = wish(folder, annotator=annotator, prompt=prompt)
+    found = used_by(wanted)
+    recompiled: list[str] = []
+    if yes:
+        write_tombstones(wanted)
+        recompiled = _compile_anew(folder)
+    if as_json:
+        print_json({wanted.kind: wanted.name, "forgotten": yes, **found, "recompiled": recompiled})
+    else:
+        _say(wanted.name, found, recompiled, yes)
+
+
+def _compile_anew(folder: Path) -> list[str]:
+    """Snapshots and preferences of a run; the files that `align annotate pull` wrote into a folder of one's own."""
+    from align.rounds.desk import export, open_desk
+    from align.rounds.labelling import DESK
+    from align.rounds.run import open_run
+    from align.rounds.runner import recompile
+
+    if not (folder / DESK).is_file():
+        return [str(ref) for ref in recompile(open_run(folder), lambda event: None)]
+    if not (folder / "preferences.jsonl").is_file():
+        return []
+    export(open_desk(folder), folder)
+    return ["preferences.jsonl"]
+
+
+def _say(name: str, found: dict[str, Any], recompiled: list[str], yes: bool) -> None:
+    from align.cli.display import plain
+
+    counts = ", ".join(f"{len(found[what])} {what}" for what in ROWS)
+    typer.echo(f"{plain(name)}: {'forgotten' if yes else 'would forget'}; used in {counts}")
+    for what in MODELS:
+        for model in found[what]:
+            state = "in force" if model["in_force"] else "superseded"
+            typer.echo(f"  {what.removesuffix('s').replace('_', ' ')} {model['id'][:12]} of {model['stage']}, {state}")
+    if not yes:
+        typer.echo("nothing is changed yet; say --yes to forget")
+        return
+    typer.echo(f"compiled anew: {', '.join(recompiled) or 'nothing had to be'}")
+    if any(model["in_force"] for what in MODELS for model in found[what]):
+        typer.echo("`align run` trains anew what descends from it; `align clean --yes` then removes the old folders")

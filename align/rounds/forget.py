@@ -1,0 +1,180 @@
+"""Forgetting: what an annotator said, or what was said about a prompt, and all that was made of it.
+
+Tombstones go into the journal, and from then on nothing there comes out again. What is already published stays on disk
+as it is until it is done anew and `align clean` removes the old folders, so every published folder is looked through:
+the snapshots that hold a forgotten judgement, the rows compiled from it, and the checkpoints trained on those, or on a
+parent that was.
+"""
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from align.errors import ConfigError
+from align.rounds.journal import Tombstones, forget, read_journal
+from align.rounds.labelling import DESK
+from align.rounds.lock import run_lock
+from align.rounds.run import require_run
+from align.rounds.stage import CURRENT, RECEIPT, Receipt, Ref, stage_folder
+from align.store import read_json, read_table
+
+ROWS = {"preferences": "judgements", "thumbs": "judgements", "edits": "judgement"}
+"""Files of compiled rows, and their column that names judgements."""
+MODELS = {"policy": "checkpoints", "reward": "reward_models"}
+"""Stages that publish a model, and what the model is called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """Who or what is to be forgotten in `folder`: `kind` is annotator or prompt, and `tombstones` are what that means."""
+
+    folder: Path
+    kind: str
+    name: str
+    tombstones: Tombstones
+
+
+def wish(folder: Path, *, annotator: str | None = None, prompt: str | None = None) -> Wish:
+    """Find an annotator by name, or a prompt by its id or the beginning of it.
+
+    Raises ConfigError where nobody of that name has said anything, and where no task asks about that prompt.
+    """
+    if not (folder / DESK).is_file():
+        require_run(folder)
+    if (annotator is None) == (prompt is None):
+        raise ConfigError("say whom or what to forget", hint="give either --annotator NAME or --prompt ID")
+    if annotator is not None:
+        return Wish(folder, "annotator", annotator, _annotator(folder, annotator))
+    assert prompt is not None
+    found, tombstones = _prompt(folder, prompt)
+    return Wish(folder, "prompt", found, tombstones)
+
+
+def used_by(wish: Wish) -> dict[str, Any]:
+    """What is to be forgotten and what used it, by id and sorted:
+
+    `judgements`; the compiled `preferences`, `thumbs` and `edits`; `checkpoints` and `reward_models` as
+    {id, stage, key, in_force}. A checkpoint used what the snapshot of its preferences holds, also where none of its
+    pairs names the judgement, because a compiler that learns how far to trust people weighs all pairs together.
+    """
+    journal = read_journal(wish.folder / "journal.jsonl").latest.values()
+    said = {j.id for j in journal if wish.tombstones.hide(j.id, j.annotator, j.task_id)}
+    found: dict[str, set[str]] = {name: set() for name in ("judgements", *ROWS)}
+    found["judgements"] |= said
+    models: dict[str, list[dict[str, Any]]] = {name: [] for name in MODELS.values()}
+    touched, published = _touched(wish.folder, wish.tombstones)
+    for folder, _ in published:
+        found["judgements"] |= _hidden(folder, wish.tombstones)
+    for folder, receipt in published:
+        for name, column in ROWS.items():
+            found[name] |= _citing(folder / f"{name}.parquet", column, found["judgements"])
+        if _place(receipt) in touched and receipt.stage in MODELS:
+            models[MODELS[receipt.stage]].append(_model(wish.folder, folder, receipt))
+    return {**{name: sorted(ids) for name, ids in found.items()}, **models}
+
+
+def write_tombstones(wish: Wish) -> None:
+    """Forget for good: what the journal holds, and what comes later from this annotator or about these tasks.
+
+    Raises ServiceError while another process works on the folder.
+    """
+    journal = wish.folder / "journal.jsonl"
+    with run_lock(wish.folder):
+        forget(journal, "annotator", sorted(wish.tombstones.annotators))
+        forget(journal, "task", sorted(wish.tombstones.tasks))
+
+
+def tainted(run: Path) -> list[dict[str, Any]]:
+    """The models in force that descend from forgotten judgements: {id, stage, key, in_force: true}, by round."""
+    tombstones = read_journal(run / "journal.jsonl").forgotten
+    if not tombstones:
+        return []
+    touched, published = _touched(run, tombstones)
+    rows = [_model(run, f, r) for f, r in published if r.stage in MODELS and _place(r) in touched]
+    return [row for row in rows if row["in_force"]]
+
+
+def _annotator(folder: Path, name: str) -> Tombstones:
+    journal = read_journal(folder / "journal.jsonl")
+    names = {j.annotator for j in journal.latest.values()} | journal.forgotten.annotators
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
+        known = (
+            f"did you mean {close[0]}?" if close else f"those who have are {', '.join(sorted(names)[:8]) or 'nobody'}"
+        )
+        raise ConfigError(f"{name!r} has said nothing here", where=str(folder), hint=known)
+    return Tombstones(annotators=frozenset([name]))
+
+
+def _prompt(folder: Path, identity: str) -> tuple[str, Tombstones]:
+    tasks: dict[str, str] = {}
+    for path in [folder / "tasks.parquet", *sorted(folder.glob("round_*/*/*/tasks.parquet"))]:
+        if path.is_file():
+            table = read_table(path, columns=["id", "prompt_id"])
+            tasks |= zip(table["id"].to_pylist(), table["prompt_id"].to_pylist(), strict=True)
+    found = {prompt for prompt in tasks.values() if prompt.startswith(identity)} if identity else set()
+    if len(found) != 1:
+        what = f"{len(found)} prompts begin with {identity!r}" if found else f"no task asks about a prompt {identity!r}"
+        hint = "give more of its id" if found else "`align samples` shows the ids of prompts"
+        raise ConfigError(what, where=str(folder), hint=hint)
+    (prompt,) = found
+    return prompt, Tombstones(tasks=frozenset(task for task, about in tasks.items() if about == prompt))
+
+
+Place = tuple[int, str, str]
+"""Round, stage and key of a published folder."""
+
+
+def _touched(run: Path, tombstones: Tombstones) -> tuple[set[Place], list[tuple[Path, Receipt]]]:
+    """Of all published folders of a run, those that hold a forgotten judgement or were made from one that does."""
+    published = sorted(_published(run), key=lambda row: (row[1].round, row[1].started, row[1].ended))
+    makes: dict[Place, list[Place]] = {}
+    for _, receipt in published:
+        for source in receipt.inputs.values():
+            makes.setdefault((source["round"], source["stage"], source["key"]), []).append(_place(receipt))
+    touched: set[Place] = set()
+    waiting = [_place(receipt) for folder, receipt in published if _hidden(folder, tombstones)]
+    while waiting:
+        if (place := waiting.pop()) not in touched:
+            touched.add(place)
+            waiting += makes.get(place, [])
+    return touched, published
+
+
+def _published(run: Path) -> Iterator[tuple[Path, Receipt]]:
+    """Every published folder, superseded ones and those put aside too."""
+    for path in run.glob(f"round_*/*/*/{RECEIPT}"):
+        if not path.parent.name.endswith(".partial"):
+            yield path.parent, Receipt(**read_json(path))
+
+
+def _place(receipt: Receipt) -> Place:
+    return receipt.round, receipt.stage, receipt.key
+
+
+def _hidden(folder: Path, tombstones: Tombstones) -> set[str]:
+    """Ids of the forgotten judgements in a snapshot; none in other folders."""
+    path = folder / "judgements.parquet"
+    if not path.is_file():
+        return set()
+    columns = read_table(path, columns=["id", "annotator", "task_id"]).to_pydict()
+    rows = zip(columns["id"], columns["annotator"], columns["task_id"], strict=True)
+    return {identity for identity, annotator, task in rows if tombstones.hide(identity, annotator, task)}
+
+
+def _citing(path: Path, column: str, judgements: set[str]) -> set[str]:
+    """Ids of the rows whose `column` names one of `judgements`."""
+    if not path.is_file():
+        return set()
+    table = read_table(path, columns=["id", column])
+    cited = [[value] if isinstance(value, str) else value for value in table[column].to_pylist()]
+    return {row for row, names in zip(table["id"].to_pylist(), cited, strict=True) if not judgements.isdisjoint(names)}
+
+
+def _model(run: Path, folder: Path, receipt: Receipt) -> dict[str, Any]:
+    pointer = stage_folder(run, receipt.ref) / CURRENT
+    in_force = pointer.is_file() and pointer.read_text().strip() == folder.name
+    identity = receipt.summary.get("checkpoint")
+    return {"id": identity, "stage": str(Ref(receipt.round, receipt.stage)), "key": receipt.key, "in_force": in_force}

@@ -1,0 +1,101 @@
+"""Forgetting in a run of invented answers: what used it, what is marked, what does not come back."""
+
+from pathlib import Path
+
+import pytest
+
+from align.errors import ConfigError
+from align.report.data import report_data
+from align.rounds.forget import tainted, used_by, wish, write_tombstones
+from align.rounds.journal import Tombstones, read_journal, record
+from align.rounds.stage import Ref, current
+from align.store import write_json
+from tests.fake_run import make_run
+from tests.loop import rows
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = make_run(tmp_path, rounds=2)
+    write_json(folder / "run.json", {"id": "r"})
+    return folder
+
+
+def checkpoint(run: Path, round: int) -> str:
+    receipt = current(run, Ref(round, "policy"))
+    assert receipt is not None
+    return str(receipt.summary["checkpoint"])
+
+
+def test_an_annotators_judgements_and_all_that_used_them(run: Path) -> None:
+    found = used_by(wish(run, annotator="bo"))
+    said = {j["id"] for n in (1, 2) for j in rows(run, n, "snapshot", "judgements.parquet") if j["annotator"] == "bo"}
+    assert len(said) > 100
+    assert found["judgements"] == sorted(said)
+    made = [p for n in (1, 2) for p in rows(run, n, "preferences", "preferences.parquet")]
+    cited = sorted(p["id"] for p in made if said & set(p["judgements"]))
+    assert found["preferences"] == cited
+    assert 0 < len(cited) < len(made)
+    assert [(c["id"], c["stage"], c["in_force"]) for c in found["checkpoints"]] == [
+        (checkpoint(run, 1), "1/policy", True),
+        (checkpoint(run, 2), "2/policy", True),
+    ]
+    assert found["reward_models"] == []
+    assert read_journal(run / "journal.jsonl").forgotten == Tombstones(), "looking changes nothing"
+
+
+def test_a_prompt_is_found_by_its_beginning_and_in_all_rounds(run: Path) -> None:
+    tasks = [t for n in (1, 2) for t in rows(run, n, "selection", "tasks.parquet")]
+    judged = {j["task_id"] for j in rows(run, 2, "snapshot", "judgements.parquet")}
+    prompt = next(t["prompt_id"] for t in tasks if t["id"] in judged)
+    asked = {t["id"] for t in tasks if t["prompt_id"] == prompt}
+    assert len(asked) == 2, "once in each round"
+    wanted = wish(run, prompt=prompt[:12])
+    assert (wanted.name, wanted.tombstones) == (prompt, Tombstones(tasks=frozenset(asked)))
+    about = [j for n in (1, 2) for j in rows(run, n, "snapshot", "judgements.parquet") if j["task_id"] in asked]
+    found = used_by(wanted)
+    assert found["judgements"] == sorted(j["id"] for j in about)
+    made = [p for n in (1, 2) for p in rows(run, n, "preferences", "preferences.parquet")]
+    assert found["preferences"] == sorted(p["id"] for p in made if p["prompt_id"] == prompt)
+
+
+def test_what_descends_is_marked_and_nothing_else(run: Path) -> None:
+    assert tainted(run) == []
+    assert not any("forgotten" in note for note in report_data(run)["notes"])
+    write_tombstones(wish(run, annotator="bo"))
+    assert [(m["stage"], m["id"]) for m in tainted(run)] == [
+        ("1/policy", checkpoint(run, 1)),
+        ("2/policy", checkpoint(run, 2)),
+    ]
+    (note,) = [note for note in report_data(run)["notes"] if "forgotten" in note]
+    assert note == (
+        f"Made with judgements that are forgotten since: 1/policy ({checkpoint(run, 1)[:12]}), 2/policy "
+        f"({checkpoint(run, 2)[:12]}). The next `align run` trains without them."
+    )
+
+
+def test_forgotten_once_is_forgotten_for_good(run: Path) -> None:
+    path = run / "journal.jsonl"
+    before = list(read_journal(path).latest.values())
+    write_tombstones(wish(run, annotator="bo"))
+    size = path.stat().st_size
+    write_tombstones(wish(run, annotator="bo"))
+    assert path.stat().st_size == size
+    assert record(path, before) == []
+    journal = read_journal(path)
+    assert {j.annotator for j in journal.judgements(j.task_id for j in before)} == {"ada", "chi"}
+
+
+def test_mistakes_are_answered_with_the_way_out(run: Path) -> None:
+    with pytest.raises(ConfigError, match="'boo' has said nothing here; did you mean bo"):
+        wish(run, annotator="boo")
+    with pytest.raises(ConfigError, match="no task asks about a prompt 'zz'"):
+        wish(run, prompt="zz")
+    with pytest.raises(ConfigError, match="no task asks about a prompt ''"):
+        wish(run, prompt="")
+    with pytest.raises(ConfigError, match=r"prompts begin with '\w'; give more of its id"):
+        wish(run, prompt=rows(run, 1, "selection", "tasks.parquet")[0]["prompt_id"][:1])
+    with pytest.raises(ConfigError, match="give either --annotator NAME or --prompt ID"):
+        wish(run)
+    with pytest.raises(ConfigError, match="there is no run in"):
+        wish(run.parent, annotator="bo")
