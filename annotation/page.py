@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from align.types import Task
+from annotation.form import Form
 
 FIELD = "comparison"
 """Name of the custom field; page.html knows it too."""
@@ -31,12 +32,14 @@ def page() -> str:
     return text
 
 
-def payload(task: Task) -> dict[str, str]:
+def payload(task: Task, form: Form) -> dict[str, str]:
     """What the page shows of a task, answers from left to right; and its bare words, so that people can search.
 
-    Neither the purpose nor the canonical order is in it.
+    Neither the purpose nor the canonical order is in it, and a blind comparison looks like any pair.
     """
     answers = [task.texts[place] for place in task.shown]
-    packed = json.dumps({"messages": task.messages, "answers": answers}, ensure_ascii=True).encode("ascii")
+    kind = "pair" if task.kind == "blind_ab" else task.kind
+    content = {"kind": kind, "places": form.answers, "messages": task.messages, "answers": answers}
+    packed = json.dumps(content, ensure_ascii=True).encode("ascii")
     words = re.findall(r"\w+", " ".join([m["content"] for m in task.messages] + answers))
     return {"payload": base64.b64encode(packed).decode("ascii"), "words": " ".join(words)[:WORDS_LIMIT]}

@@ -13,6 +13,7 @@ from playwright.sync_api import FrameLocator, Page, expect
 from align.types import Task
 from annotation import server
 from annotation.argilla_backend import ArgillaBackend, open_argilla
+from annotation.form import Form
 from annotation.page import FIELD, page, payload
 from tests.browser.conftest import OpenPage, Watched, sign_in
 from tests.labelling import make_task
@@ -50,7 +51,7 @@ HOSTILE = {
 
 def stock_argilla(task: Task) -> str:
     """A page that puts the field together exactly as Argilla 2.8's own UI does, without our server's mending."""
-    record = json.dumps({"fields": {FIELD: payload(task)}})
+    record = json.dumps({"fields": {FIELD: payload(task, Form())}})
     template = json.dumps(page()).replace("</", "<\\/")
     return STOCK.replace("@record@", record).replace("@template@", template)
 

@@ -1,5 +1,6 @@
 """The backend against the real Argilla server."""
 
+import json
 import os
 import secrets
 import signal
@@ -14,19 +15,23 @@ from typing import Any
 import pytest
 
 from align.errors import AlignError, ConfigError, DataError, ServiceError
-from align.types import Judgement
+from align.escape import unescape
+from align.types import Judgement, Rating, Task
 from annotation import argilla_backend, server
 from annotation.argilla_backend import ArgillaBackend, open_argilla
 from annotation.backend import Answer, Count, Submitted
+from annotation.form import Form
 from annotation.server import process
 from annotation.simulate import label
 from tests.labelling import make_task, pair_tasks
 from tests.server_fixtures import ArgillaServer, add_annotator, make_dataset
 from tests.unit.test_simulate import PERSONAS, Memory, taste
 
+PAIR = Form(ask=("strength", "flags", "edit", "reason"))
+
 
 def connect(on: ArgillaServer, workspace: str, **options: Any) -> ArgillaBackend:
-    known: dict[str, Any] = {"dataset": "round-1", "guidelines": "Be fair.", "overlap": 1} | options
+    known: dict[str, Any] = {"dataset": "round-1", "guidelines": "Be fair.", "overlap": 1, "form": PAIR} | options
     return open_argilla(on.url, on.api_key, workspace=workspace, **known)
 
 
@@ -43,8 +48,9 @@ def records(on: ArgillaServer, backend: ArgillaBackend) -> dict[str, dict[str, A
     }
 
 
-def without_time(judgements: list[Judgement]) -> list[Judgement]:
-    return [replace(j, time=None) for j in judgements]
+def outcomes_alone(judgements: list[Judgement]) -> list[Judgement]:
+    """What the backend in memory keeps."""
+    return [replace(j, time=None, strength=None) for j in judgements]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +75,7 @@ def test_a_side_on_the_screen_becomes_the_canonical_answer(
         "t",
         workspace,
         outcome,
-        "the tone\\x00",
+        "the tone␛u0000",
         0,
     )
     assert found.time is not None and found.time.endswith(("Z", "+00:00"))
@@ -122,8 +128,10 @@ def test_tasks_that_do_not_fit_are_refused(argilla_server: ArgillaServer, worksp
     backend = connect(argilla_server, workspace, overlap=2)
     with pytest.raises(DataError, match="wants 1 answers, and its dataset 2"):
         backend.submit([make_task("t")])
-    with pytest.raises(DataError, match="no labelling page for tasks of kind 'rank'"):
+    with pytest.raises(DataError, match="of kind rank with 2 answers, and its dataset takes kind pair with up to 2"):
         backend.submit([replace(make_task("t"), kind="rank", wanted=2)])
+    with pytest.raises(DataError, match="of kind pair with 3 answers"):
+        backend.submit([replace(make_task("t"), texts=["1", "2", "3"], wanted=2)])
 
 
 def test_whatever_a_response_looks_like_it_is_collected(argilla_server: ArgillaServer, workspace: str) -> None:
@@ -150,14 +158,145 @@ def test_annotators_see_neither_purpose_nor_order_nor_suggestions(
     argilla_server: ArgillaServer, workspace: str
 ) -> None:
     backend = connect(argilla_server, workspace)
-    backend.submit([make_task("t", purpose="gold")])
+    backend.submit([replace(make_task("t", purpose="gold"), priority=0.5, expected="a", suggested="b")])
     _, key = add_annotator(argilla_server, workspace, workspace)
     dataset = backend.url.split("/")[-2]
     found = argilla_server.call("POST", f"/me/datasets/{dataset}/records/search", {}, key=key, include="suggestions")[
         "items"
     ][0]["record"]
     assert found["metadata"] == {} and found["suggestions"] == []
-    assert records(argilla_server, backend)["t"]["metadata"] == {"purpose": "gold", "shown": "0,1"}
+    assert "expected" not in json.dumps(found)
+    assert records(argilla_server, backend)["t"]["metadata"] == {
+        "purpose": "gold",
+        "shown": "0,1",
+        "item": "t",
+        "repeat": 0,
+        "priority": 0.5,
+    }
+
+
+EVERY_KIND = {
+    "pair": (PAIR, 2, [Answer("", "b", "sharper", 3, ["a:unsafe", "b:format"], "Better:\n  so"), Answer("", "tie")]),
+    "blind_ab": (Form("blind_ab", ask=("reason",)), 2, [Answer("", "a", "clearer"), Answer("", "both_bad")]),
+    "rank": (
+        Form("rank", 4, ask=("flags", "reason")),
+        3,
+        [Answer("", "ranked", ranking=[2, 1, 2], flags=["c:off_topic"]), Answer("", "ranked", ranking=[3, 2, 1])],
+    ),
+    "single": (Form("single", 1, ask=("flags",)), 1, [Answer("", "good"), Answer("", "bad", flags=["a:wrong"])]),
+    "rating": (
+        Form("rating", 1, ("helpful", "to the point"), ("reason",)),
+        1,
+        [
+            Answer(
+                "", "rated", ratings=[Rating(criterion="helpful", score=h), Rating(criterion="to the point", score=t)]
+            )
+            for h, t in ((1, 5), (4, 2))
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_every_kind_is_answered_and_collected(argilla_server: ArgillaServer, workspace: str, kind: str) -> None:
+    form, size, answers = EVERY_KIND[kind]
+    backend = connect(argilla_server, workspace, form=form)
+    tasks = [kind_task(f"t{n}", kind, tuple(reversed(range(size)))) for n in range(len(answers) + 1)]
+    backend.submit(tasks)
+    given = [replace(a, task_id=f"t{n}") for n, a in enumerate(answers)] + [Answer(f"t{len(answers)}", "skipped")]
+    backend.answer(backend.ensure_annotator(f"ann-{workspace}"), given)
+    found = {j.task_id: j for j in backend.collect()}
+    for answer in given:
+        judgement = found[answer.task_id]
+        assert judgement.kind == kind
+        assert {name: getattr(judgement, name) for name in Answer.__slots__} == {
+            name: getattr(answer, name) for name in Answer.__slots__
+        }
+    assert (backend.progress().completed, backend.progress().exhausted) == (len(answers), 1)
+    assert connect(argilla_server, workspace, form=form).submit(tasks) == Submitted(0, len(tasks))
+
+
+def kind_task(name: str, kind: str, shown: tuple[int, ...]) -> Task:
+    size = len(shown)
+    texts, ids = [f"text {k}" for k in range(size)], [f"c{k}" for k in range(size)]
+    return replace(make_task(name), kind=kind, texts=texts, candidates=ids, shown=list(shown))
+
+
+def test_a_dataset_that_asks_other_questions_is_not_used(argilla_server: ArgillaServer, workspace: str) -> None:
+    connect(argilla_server, workspace)
+    with pytest.raises(ConfigError, match=r"it asks preference, strength, .* in another form .*keep annotate.kind"):
+        connect(argilla_server, workspace, form=Form(ask=("reason",)))
+    ratings = Form("rating", 1, ("helpful", "honest"))
+    connect(argilla_server, workspace, dataset="ratings", form=ratings)
+    with pytest.raises(ConfigError, match="in another form"):
+        connect(argilla_server, workspace, dataset="ratings", form=replace(ratings, criteria=("helpful",)))
+
+
+@pytest.mark.parametrize("shown", [(0, 1), (1, 0)])
+def test_a_suggestion_is_shown_where_the_form_suggests_and_stands_on_the_right_side(
+    argilla_server: ArgillaServer, workspace: str, shown: tuple[int, int]
+) -> None:
+    backend = connect(argilla_server, workspace, form=replace(PAIR, suggest=True))
+    backend.submit([replace(make_task("t", shown=shown), suggested="b"), make_task("u", prompt="other", shown=shown)])
+    dataset = backend.url.split("/")[-2]
+    _, key = add_annotator(argilla_server, workspace, workspace)
+    seen = argilla_server.call("POST", f"/me/datasets/{dataset}/records/search", {}, key=key, include="suggestions")
+    found = {item["record"]["external_id"]: item["record"]["suggestions"] for item in seen["items"]}
+    assert found["u"] == []
+    assert [(s["value"], s["score"], s["agent"]) for s in found["t"]] == [(("right", "left")[shown[0]], None, None)]
+    assert backend.collect() == []  # a suggestion is nobody's answer
+
+
+def test_texts_of_annotators_come_back_whatever_is_in_them(argilla_server: ArgillaServer, workspace: str) -> None:
+    backend = connect(argilla_server, workspace)
+    backend.submit([make_task("t")])
+    _, key = add_annotator(argilla_server, workspace, workspace)
+    raw = "NUL \0, ␛, \u202e, </script>\n\ttabs `$&` \\x00 😀"
+    values = {"preference": {"value": "tie"}, "edit": {"value": raw}, "reason": {"value": raw[::-1]}}
+    path = f"/records/{records(argilla_server, backend)['t']['id']}/responses"
+    argilla_server.call("POST", path, {"status": "submitted", "values": values}, key=key)
+    [found] = backend.collect()
+    assert (unescape(found.edit or ""), unescape(found.reason or "")) == (raw, raw[::-1])
+    backend.answer(key, [Answer("t", "tie", reason=found.reason, edit=found.edit)])
+    assert [(j.edit, j.reason) for j in backend.collect()] == [(found.edit, found.reason)]
+
+
+def test_records_are_read_again_only_when_something_changed(
+    argilla_server: ArgillaServer, workspace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = connect(argilla_server, workspace, overlap=2)
+    backend.submit(pair_tasks(3, overlap=2))
+    keys = [backend.ensure_annotator(f"{name}-{workspace}") for name in ("ann", "bob")]
+    first = pair_tasks(3, overlap=2)[0].id
+    pages: list[str] = []
+    call = backend._api.call
+
+    def counting(method: str, path: str, **options: Any) -> Any:
+        pages.append(path) if path.endswith("/records") else None
+        return call(method, path, **options)
+
+    monkeypatch.setattr(backend._api, "call", counting)
+
+    def outcomes() -> list[str]:
+        return sorted(j.outcome for j in backend.collect())
+
+    before = backend.version()
+    assert outcomes() == [] and backend.version() == before
+    pages.clear()
+    assert outcomes() == [] and backend.progress().answers == 0 and pages == []
+    steps: list[tuple[str, Answer, list[str]]] = [
+        (keys[0], Answer(first, "a"), ["a"]),
+        (keys[0], Answer(first, "tie"), ["tie"]),  # a change of mind changes no count
+        (keys[1], Answer(first, "skipped"), ["skipped", "tie"]),
+    ]
+    for key, answer, expected in steps:
+        backend.answer(key, [answer])
+        assert outcomes() == expected and backend.version() != before
+        pages.clear()
+        assert outcomes() == expected and pages == []
+        before = backend.version()
+    backend.ensure_annotator(f"cyd-{workspace}")
+    assert backend.version() != before
 
 
 def test_hostile_and_huge_texts_are_stored(argilla_server: ArgillaServer, workspace: str) -> None:
@@ -201,7 +340,7 @@ def test_many_personas_label_and_a_second_call_does_nothing(
     wanted = Memory()
     total = label(wanted, tasks, personas, taste, seed=3)
     assert total > 100 and label(backend, tasks, personas, taste, seed=3) == total
-    assert without_time(backend.collect()) == wanted.collect()
+    assert outcomes_alone(backend.collect()) == wanted.collect()
     assert label(backend, tasks, personas, taste, seed=3) == 0
     progress = backend.progress()
     assert progress.open == 0 and progress.exhausted > 0 and progress.completed + progress.exhausted == 50
@@ -313,7 +452,7 @@ def test_a_server_killed_while_labelling_loses_and_repeats_nothing(
     assert len(crashes) == 2, "the server was killed less than twice"
     for thread in crashes:
         thread.join()
-    assert without_time(backend.collect()) == wanted.collect()
+    assert outcomes_alone(backend.collect()) == wanted.collect()
 
 
 def _kill_and_restart(on: ArgillaServer) -> None:

@@ -14,7 +14,9 @@ from align.cli.recipes import shipped
 from align.rounds.stage import Ref, current
 from align.store import checkpoint_id, read_json
 from annotation import server
-from annotation.argilla_backend import to_side
+from annotation.backend import Answer
+from annotation.form import Form
+from annotation.questions import to_screen
 from tests.loop import align, rows
 from tests.server_fixtures import ArgillaServer
 from tests.tiny import make_tiny_model
@@ -105,8 +107,9 @@ def answer(on: ArgillaServer, dataset: str, key: str, outcomes: dict[str, str]) 
     records = on.call("GET", f"/datasets/{dataset}/records", limit=100)["items"]
     items = []
     for record in records:
-        side = to_side(outcomes[record["external_id"]], [int(i) for i in record["metadata"]["shown"].split(",")])
-        items.append({"record_id": record["id"], "status": "submitted", "values": {"preference": {"value": side}}})
+        task, shown = record["external_id"], [int(i) for i in record["metadata"]["shown"].split(",")]
+        values = to_screen(Answer(task, outcomes[task]), shown, Form())
+        items.append({"record_id": record["id"], "status": "submitted", "values": values})
     replies = on.call("POST", "/me/responses/bulk", {"items": items}, key=key)["items"]
     assert len(replies) == len(outcomes) and not [r["error"] for r in replies if r["error"]]
 
