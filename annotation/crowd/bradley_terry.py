@@ -6,14 +6,14 @@ docs/label-compiler.md has the whole model.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from annotation.crowd.arrays import Array, runs
+from annotation.crowd.arrays import Array, Runs
 from annotation.crowd.beliefs import Beliefs, People
-from annotation.crowd.evidence import COMPARE, Evidence
-from annotation.crowd.gaussian import PRIOR_VARIANCE, Components, components, joint, sweep
+from annotation.crowd.evidence import COMPARE, Evidence, Votes
+from annotation.crowd.gaussian import PRIOR_VARIANCE, Components, components, joint, labels, sweep
 from annotation.crowd.raters import (
     GRID,
     Codes,
@@ -21,61 +21,133 @@ from annotation.crowd.raters import (
     fit_habits,
     fit_steepness,
     log_likelihood,
+    observed_share,
     start,
 )
 
-NORMAL = np.exp(-0.5 * GRID**2) / np.exp(-0.5 * GRID**2).sum()
-PRIOR_FACTORS = 50.0
-"""The normal shape of the prior is worth this many pairs."""
-ITERATIONS = 60
-TOLERANCE = 1e-3
-"""EM ends when no annotator's α, β or log ν moves further."""
+
+def _shape(density: Array) -> Array:
+    return density / density.sum()
+
+
+NORMAL = _shape(np.exp(-0.5 * GRID**2))
+EVEN = _shape((np.abs(np.abs(GRID) - 1) < 0.2).astype(float))
+"""All pairs are about equally hard."""
+PEAKED = _shape(np.exp(-np.sqrt(2.0) * np.abs(GRID)))
+"""Laplace: many pairs are nearly equal, some far apart."""
+SHAPES = np.stack([NORMAL, EVEN, PEAKED])
+"""Distributions [3, G] of differences, symmetric and of variance 1, so that the scale is in α alone."""
+PRIOR_FACTORS = np.array([20.0, 2.0, 2.0])
+"""How many pairs of each shape the prior is worth."""
+ENOUGH = 150_000
+"""Votes of which EM sees the rest at the end only."""
+ITERATIONS, LAST_ITERATIONS = 60, 4
+TOLERANCE = 0.01
+"""EM ends when no habit of an annotator moves by more than this share of its standard error."""
+SHARE_EVERY = 4
+"""Iterations between looks at how much information is missing, which changes slowly."""
 DAMPING = 0.8
-CHUNK = 1 << 16
-"""Rows of the grid in memory at a time."""
 BOUND = 1.959964
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Evidence as EM wants it."""
+
+    evidence: Evidence
+    codes: Codes
+    code: Array
+    single: Array
+    """[F], 1 where a factor is a single node"""
+    alone: Array
+    groups: list[Components]
+    by_factor: Runs
+    by_code: Runs
+
+    @staticmethod
+    def of(evidence: Evidence, codes: Codes, code: Array) -> "Problem":
+        factor, count = evidence.votes.factor, len(evidence.first)
+        alone, groups = components(evidence.first, evidence.second, len(evidence.kind), evidence.known != 0)
+        by_code = Runs.of(code, factor, len(codes.rater))
+        single = (evidence.second < 0).astype(np.int64)
+        return Problem(evidence, codes, code, single, alone, groups, Runs.of(factor, code, count), by_code)
 
 
 @dataclass
 class State:
-    """What EM goes on with. `prior` [2, G] is of lone pairs and of lone single nodes; `belief` is [F, G]."""
+    """What EM goes on with: `shapes` [2, 3] is how often lone pairs and lone nodes have each of SHAPES, `belief` [F, G]
+    the distribution of every factor's difference, `sites` [F, 2] what joint normals know of it."""
 
     raters: Raters
-    prior: Array
+    shapes: Array
     belief: Array
     sites: Array
 
 
 def fit(evidence: Evidence) -> Beliefs:
-    """The posterior of every factor, node and annotator; at least one vote is needed."""
-    votes = evidence.votes
+    """The posterior of every factor, node and annotator; at least one vote is needed.
+
+    Of more than ENOUGH votes EM first sees a part, whole components of it, and then goes on with all of them for a few
+    iterations.
+    """
     raters, codes, code = start(evidence)
-    alone, groups = components(evidence.first, evidence.second, len(evidence.kind), evidence.known != 0)
-    count = len(evidence.first)
-    state = State(raters, np.stack([NORMAL, NORMAL]), np.empty((count, len(GRID))), np.zeros((count, 2)))
-    by_factor, by_code = runs(votes.factor), np.argsort(code, kind="stable")
-    code_runs = runs(code[by_code])
-    for _ in range(ITERATIONS):
+    shapes = np.tile(PRIOR_FACTORS / PRIOR_FACTORS.sum(), (2, 1))
+    iterations = ITERATIONS
+    if len(code) > ENOUGH:
+        part, seen = _part(evidence, -(-len(code) // ENOUGH))
+        state = _em(Problem.of(part, codes, code[seen]), raters, shapes, ITERATIONS)
+        raters, shapes, iterations = state.raters, state.shapes, LAST_ITERATIONS
+    problem = Problem.of(evidence, codes, code)
+    return _beliefs(problem, _em(problem, raters, shapes, iterations))
+
+
+def _part(evidence: Evidence, stride: int) -> tuple[Evidence, Array]:
+    """Every `stride`-th component, and the gold factors; and which votes these have."""
+    home = labels(evidence.first, evidence.second, len(evidence.kind))[evidence.first]
+    _, component = np.unique(home, return_inverse=True)
+    factors = np.flatnonzero((component % stride == 0) | (evidence.known != 0))
+    number = np.full(len(evidence.first), -1)
+    number[factors] = np.arange(len(factors))
+    seen = number[evidence.votes.factor] >= 0
+    kept = {f.name: getattr(evidence.votes, f.name)[seen] for f in fields(Votes)}
+    votes = Votes(**(kept | {"factor": number[kept["factor"]]}))
+    picked = {name: getattr(evidence, name)[factors] for name in ("first", "second", "known", "task")}
+    return replace(evidence, votes=votes, **picked), seen
+
+
+def _em(problem: Problem, raters: Raters, shapes: Array, iterations: int) -> State:
+    """At most so many iterations; the beliefs are those of the last habits."""
+    count = len(problem.evidence.first)
+    state = State(raters, shapes, np.empty((count, len(GRID))), np.zeros((count, 2)))
+    codes, code, factor = problem.codes, problem.code, problem.evidence.votes.factor
+    for iteration in range(iterations):
         before = state.raters.habits
-        likelihood = _sums(log_likelihood(state.raters, codes), code, by_factor)
-        _expect(state, evidence, likelihood, groups)
-        seen = _sums(state.belief, votes.factor[by_code], code_runs)
-        state.prior = _fit_prior(state.belief, evidence, alone)
+        _expect(state, problem)
+        seen = problem.by_code.sums(state.belief)
+        state.shapes = _fit_shapes(state, problem)
+        if iteration % SHARE_EVERY == 0:
+            share = observed_share(state.raters, codes, code, state.belief, factor, seen)
+            state.raters = replace(state.raters, share=share)
         state.raters = fit_habits(state.raters, codes, seen)
         state.raters = replace(state.raters, steepness=fit_steepness(state.raters, codes, seen))
-        if np.abs(state.raters.habits - before).max() < TOLERANCE:
+        error = np.sqrt(np.diagonal(state.raters.covariance, axis1=1, axis2=2))
+        if (np.abs(state.raters.habits - before) / error).max() < TOLERANCE:
             break
-    return _beliefs(evidence, state, alone, groups)
+    _expect(state, problem)
+    return state
 
 
-def _expect(state: State, evidence: Evidence, likelihood: Array, groups: list[Components]) -> None:
-    single = (evidence.second < 0).astype(int)
-    log = likelihood + np.log(state.prior)[single] + _truth(evidence.known)
+def _expect(state: State, problem: Problem) -> None:
+    evidence = problem.evidence
+    likelihood = problem.by_factor.sums(log_likelihood(state.raters, problem.codes))
+    log = likelihood + np.log(state.shapes @ SHAPES)[problem.single]
+    gold = np.flatnonzero(evidence.known)
+    log[gold] += _truth(evidence.known[gold])
     log -= log.max(1, keepdims=True)
     np.exp(log, out=log)
     log /= log.sum(1, keepdims=True)
     state.belief = log
-    for group in groups:
+    for group in problem.groups:
         mine = group.factors
         for _ in range(2):
             state.belief[mine], state.sites[mine] = sweep(group, state.sites[mine], likelihood[mine], GRID, DAMPING)
@@ -89,48 +161,35 @@ def _truth(known: Array) -> Array:
     return np.stack([np.zeros_like(GRID), positive, none, positive[::-1]])[known]
 
 
-def _fit_prior(belief: Array, evidence: Evidence, alone: Array) -> Array:
-    """The distribution of differences, of lone pairs and of lone nodes, symmetric and drawn towards the normal."""
+def _fit_shapes(state: State, problem: Problem) -> Array:
+    """How often each shape occurs [2, 3], among lone pairs and among lone nodes: an EM step for a mixture."""
     found = []
-    for single in (False, True):
-        mine = alone & ((evidence.second < 0) == single)
-        mass = belief[mine].sum(0)
-        mass = 0.5 * (mass + mass[::-1]) + PRIOR_FACTORS * NORMAL
+    for single in (0, 1):
+        mine = problem.alone & (problem.single == single) & (problem.evidence.known == 0)
+        # The posterior is proportional to the mixture, so a shape's share of it is its share of the mixture.
+        ratio = state.belief[mine].sum(0) / (state.shapes[single] @ SHAPES)
+        mass = state.shapes[single] * (SHAPES @ ratio) + PRIOR_FACTORS
         found.append(mass / mass.sum())
     return np.stack(found)
 
 
-def _sums(table: Array, rows: Array, starts: Array) -> Array:
-    """Sums [runs, G] of `table[rows]` over runs of rows that begin at `starts`, a chunk at a time."""
-    ends = np.r_[starts[1:], len(rows)]
-    found = np.empty((len(starts), table.shape[1]))
-    low = 0
-    while low < len(starts):
-        high = max(low + 1, int(np.searchsorted(ends, starts[low] + CHUNK, side="right")))
-        part = table[rows[starts[low] : ends[high - 1]]]
-        found[low:high] = np.add.reduceat(part, starts[low:high] - starts[low], axis=0)
-        low = high
-    return found
-
-
-def _beliefs(evidence: Evidence, state: State, alone: Array, groups: list[Components]) -> Beliefs:
-    belief, raters = state.belief, state.raters
-    single = evidence.second < 0
+def _beliefs(problem: Problem, state: State) -> Beliefs:
+    evidence, belief, raters = problem.evidence, state.belief, state.raters
+    single = problem.single == 1
     typical = raters.mean[np.where(single, 1, COMPARE)]
     # A single answer is good where a typical annotator would sooner call it so: the bar is where α·d + β is 0.
     bar = np.where(single, -typical[:, 1] / typical[:, 0], 0.0)
     above = np.clip((GRID[None, :] - bar[:, None]) / 0.25 + 0.5, 0, 1)
     mean = belief @ GRID
     variance = np.maximum(belief @ GRID**2 - mean**2, 1e-6)
-    before = np.where(alone, (state.prior @ GRID**2)[single.astype(int)], 1.0)
     level = np.full((len(evidence.kind), 2), np.nan)
     scale = raters.mean[1, 0]
-    lone = np.flatnonzero(alone & single)
+    lone = np.flatnonzero(problem.alone & single)
     level[evidence.first[lone]] = np.stack([scale * mean[lone], scale**2 * variance[lone]], 1) * [
         np.sqrt(PRIOR_VARIANCE),
         PRIOR_VARIANCE,
     ]
-    for group in groups:
+    for group in problem.groups:
         at, covariance = joint(group, state.sites[group.factors])
         level[group.nodes.ravel()] = np.stack(
             [scale * at.ravel(), scale**2 * np.diagonal(covariance, axis1=1, axis2=2).ravel()], 1
@@ -138,7 +197,7 @@ def _beliefs(evidence: Evidence, state: State, alone: Array, groups: list[Compon
     return Beliefs(
         better=(belief * above).sum(1),
         margin=typical[:, 0] * mean + np.where(single, typical[:, 1], 0),
-        worth=np.clip(1 - variance / before, 0, 1),
+        worth=np.clip(1 - variance, 0, 1),
         level=level,
         difference=_normal,
         people=_people(evidence, state),
@@ -158,12 +217,11 @@ def _people(evidence: Evidence, state: State) -> People:
     position = np.full((evidence.annotators, 3), np.nan)
     bounds = np.array([0.0, -BOUND, BOUND])
     deviation = np.sqrt(np.diagonal(raters.covariance, axis1=1, axis2=2))
-    spread = np.sqrt((state.prior @ GRID**2)[np.minimum(raters.family, 1)])
     alpha = raters.habits[:, :1] + bounds * deviation[:, :1]
     # In ascending order of family, so that comparisons, where there are any, have the last word.
     for family in (2, 1, 0):
         mine = raters.family == family
-        reliability[raters.annotator[mine]] = 1 / (1 + np.exp(-alpha[mine] * spread[mine, None]))
+        reliability[raters.annotator[mine]] = 1 / (1 + np.exp(-alpha[mine]))
     mine = raters.family == COMPARE
     position[raters.annotator[mine]] = raters.habits[mine, 1:2] + bounds * deviation[mine, 1:2]
     return People(reliability, position)

@@ -10,11 +10,11 @@ of votes, whose means and variances are fitted too (empirical Bayes). Strength s
 c_js + λ·(s − 2)·|x|, with c_js from how often annotator j uses it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from annotation.crowd.arrays import Array, group_sums
+from annotation.crowd.arrays import CHUNK, Array, group_sums
 from annotation.crowd.evidence import COMPARE, Evidence
 
 GRID = np.arange(-3.875, 4, 0.25)
@@ -31,6 +31,7 @@ PRIOR_RATERS = 4.0
 """The guessed variances are worth this many annotators."""
 STEEPNESS_MEAN, STEEPNESS_SPREAD = 0.5, 0.5
 """Prior of λ."""
+LEAST_SHARE = 0.02
 NODES = ((-np.sqrt(3.0), 1 / 6), (0.0, 2 / 3), (np.sqrt(3.0), 1 / 6))
 """Gauss–Hermite nodes and weights of a standard normal."""
 
@@ -57,6 +58,8 @@ class Raters:
     """[R, 3] of (α, β, log ν)"""
     covariance: Array
     """[R, 3, 3]"""
+    share: Array
+    """[R, 3], how much of the information about each habit is left when the truth is not known"""
     mean: Array
     variance: Array
     """[families, 3], the crowd's"""
@@ -85,6 +88,7 @@ def start(evidence: Evidence) -> tuple[Raters, Codes, Array]:
         family=family,
         habits=GUESS_MEAN[family],
         covariance=GUESS_VARIANCE[family][:, :, None] * np.eye(3),
+        share=np.ones((len(names), 3)),
         mean=GUESS_MEAN,
         variance=GUESS_VARIANCE,
         usage=(counts + 3 * overall) / (counts.sum(1, keepdims=True) + 3),
@@ -129,68 +133,93 @@ def _strengths(raters: Raters, codes: Codes, strong: Array, alpha: Array) -> tup
 
 
 def fit_habits(raters: Raters, codes: Codes, seen: Array) -> Raters:
-    """One Newton step for all raters and one for the crowd; `seen` [U, G] is how often each code met each difference.
+    """One Newton step for the crowd and one for all raters; `seen` [U, G] is how often each code met each difference.
 
-    The step for the crowd moves all raters of a family together, which EM by itself does slowly.
+    The step for the crowd moves all raters of a family together, which EM by itself does slowly. The covariance is that
+    of the votes as they are, the truth being unknown (Louis 1982): with the complete information the crowd's variance
+    would shrink to nothing.
     """
-    gradient, information = _derivatives(raters, codes, seen)
     habits, mean, variance = raters.habits.copy(), raters.mean.copy(), raters.variance.copy()
-    for family in range(3):
-        mine = raters.family == family
-        if not mine.any():
-            continue
-        prior = 1 / MEAN_SPREAD**2
-        pull = gradient[mine].sum(0) + prior * (GUESS_MEAN[family] - mean[family])
-        curve = information[mine].sum(0) + np.diag(prior)
+    families = [(family, raters.family == family) for family in np.unique(raters.family).tolist()]
+    gradient, information = _derivatives(raters, habits, codes, seen)
+    for family, mine in families:
+        pull = gradient[mine].sum(0) + (GUESS_MEAN[family] - mean[family]) / MEAN_SPREAD**2
+        curve = information[mine].sum(0) + np.diag(1 / MEAN_SPREAD**2)
         step = np.clip(np.linalg.solve(curve, pull), -1, 1)
         habits[mine] += step
         mean[family] += step
-    moved = Raters(
-        raters.annotator, raters.family, habits, raters.covariance, mean, variance, raters.usage, raters.steepness
-    )
-    gradient, information = _derivatives(moved, codes, seen)
+    gradient, information = _derivatives(raters, habits, codes, seen)
     precision = 1 / variance[raters.family]
+    prior = precision[:, :, None] * np.eye(3)
     gradient += precision * (mean[raters.family] - habits)
-    information += precision[:, :, None] * np.eye(3)
-    covariance = np.linalg.inv(information)
-    habits += np.clip((covariance @ gradient[:, :, None])[:, :, 0], -1, 1)
-    for family in range(3):
-        mine = raters.family == family
-        if not mine.any():
-            continue
+    habits += np.clip(np.linalg.solve(information + prior, gradient[:, :, None])[:, :, 0], -1, 1)
+    root = np.sqrt(raters.share)
+    covariance = np.linalg.inv(root[:, :, None] * information * root[:, None, :] + prior)
+    for family, mine in families:
         mean[family] = _crowd_mean(habits[mine], variance[family], GUESS_MEAN[family])
         around = (habits[mine] - mean[family]) ** 2 + np.diagonal(covariance[mine], axis1=1, axis2=2)
         variance[family] = (around.sum(0) + PRIOR_RATERS * GUESS_VARIANCE[family]) / (mine.sum() + PRIOR_RATERS)
-    if not (raters.family == COMPARE).all():
-        habits[raters.family != COMPARE, 2] = ABSENT
-        mean[1:, 2] = ABSENT
+    habits[raters.family != COMPARE, 2] = ABSENT
     mean[:, 0] = np.maximum(mean[:, 0], 0.05)  # a crowd that is mostly wrong cannot be told from one that is right
-    return Raters(raters.annotator, raters.family, habits, covariance, mean, variance, raters.usage, raters.steepness)
+    return replace(raters, habits=habits, covariance=covariance, mean=mean, variance=variance)
+
+
+def _scores(raters: Raters, habits: Array, codes: Codes) -> tuple[Array, Array, Array, Array]:
+    """Derivatives of log P at each difference [U, G]: by x, by log ν; and the curvatures of x and of both."""
+    alpha, beta, log_nu = habits[codes.rater].T[:, :, None]
+    x = alpha * GRID + beta * codes.side[:, None]
+    log_z = _log_z(x, log_nu)
+    p_first, p_second, p_tie = np.exp(x / 2 - log_z), np.exp(-x / 2 - log_z), np.exp(log_nu - log_z)
+    lean = 0.5 * (p_first - p_second)
+    by_x, by_tie = codes.lean[:, None] - lean, codes.tie[:, None] - p_tie
+    return by_x, by_tie, 0.25 * (p_first + p_second) - lean**2, p_tie * np.stack([-lean, 1 - p_tie])
+
+
+def _derivatives(raters: Raters, habits: Array, codes: Codes, seen: Array) -> tuple[Array, Array]:
+    """Gradient [R, 3] and information [R, 3, 3] of the votes' expected log likelihood."""
+    by_x, by_tie, curve, (both, tie) = _scores(raters, habits, codes)
+    weight, side = seen * codes.worth[:, None], codes.side
+    off, one, d_one, dd_one = (
+        weight * by_x,
+        (weight * curve).sum(1),
+        (weight * curve) @ GRID,
+        (weight * curve) @ GRID**2,
+    )
+    mixed = weight * both
+    gradient = np.stack([off @ GRID, off.sum(1) * side, (weight * by_tie).sum(1)], 1)
+    at, bt, tt = mixed @ GRID, mixed.sum(1) * side, (weight * tie).sum(1)
+    information = np.stack([dd_one, d_one * side, at, d_one * side, one * side**2, bt, at, bt, tt], 1)
+    n = len(raters.family)
+    return group_sums(gradient, codes.rater, n), group_sums(information.reshape(-1, 3, 3), codes.rater, n)
+
+
+def observed_share(raters: Raters, codes: Codes, code: Array, belief: Array, factor: Array, seen: Array) -> Array:
+    """How much of the information about each habit is left [R, 3], the truth being known by `belief` [F, G] alone.
+
+    What is missing is the variance of each vote's score under the belief (Louis 1982, "Finding the Observed Information
+    Matrix when Using the EM Algorithm").
+    """
+    by_x, by_tie, _, _ = _scores(raters, raters.habits, codes)
+    side = codes.side[:, None]
+    scores = [codes.worth[:, None] * s for s in (by_x * GRID, by_x * side, by_tie)]
+    n = len(raters.family)
+    missing = np.empty((n, 3))
+    for k, score in enumerate(scores):
+        squared = np.bincount(codes.rater, (seen * score**2).sum(1), n)
+        mean = np.concatenate(
+            [
+                np.einsum("vg,vg->v", belief[factor[low : low + CHUNK]], score[code[low : low + CHUNK]])
+                for low in range(0, len(code), CHUNK)
+            ]
+        )
+        missing[:, k] = squared - np.bincount(codes.rater[code], mean**2, n)
+    complete = np.diagonal(_derivatives(raters, raters.habits, codes, seen)[1], axis1=1, axis2=2)
+    return np.clip(1 - missing / np.maximum(complete, 1e-12), LEAST_SHARE, 1)
 
 
 def _crowd_mean(habits: Array, variance: Array, guess: Array) -> Array:
     weight, prior = len(habits) / variance, 1 / MEAN_SPREAD**2
     return (weight * habits.mean(0) + prior * guess) / (weight + prior)
-
-
-def _derivatives(raters: Raters, codes: Codes, seen: Array) -> tuple[Array, Array]:
-    """Gradient [R, 3] and information [R, 3, 3] of the votes' expected log likelihood."""
-    alpha, beta, log_nu = raters.habits[codes.rater].T[:, :, None]
-    side = codes.side[:, None]
-    x = alpha * GRID + beta * side
-    log_z = _log_z(x, log_nu)
-    p_first, p_second, p_tie = np.exp(x / 2 - log_z), np.exp(-x / 2 - log_z), np.exp(log_nu - log_z)
-    lean = 0.5 * (p_first - p_second)
-    weight = seen * codes.worth[:, None]
-    off = weight * (codes.lean[:, None] - lean)
-    variance = weight * (0.25 * (p_first + p_second) - lean**2)
-    both = -weight * lean * p_tie
-    n = len(raters.family)
-    gradient = np.stack([(off * GRID).sum(1), (off * side).sum(1), (weight * (codes.tie[:, None] - p_tie)).sum(1)], 1)
-    aa, ab, bb = (variance * GRID**2).sum(1), (variance * GRID * side).sum(1), (variance * side**2).sum(1)
-    at, bt, tt = (both * GRID).sum(1), (both * side).sum(1), (weight * p_tie * (1 - p_tie)).sum(1)
-    information = np.stack([aa, ab, at, ab, bb, bt, at, bt, tt], 1).reshape(-1, 3, 3)
-    return group_sums(gradient, codes.rater, n), group_sums(information, codes.rater, n)
 
 
 def fit_steepness(raters: Raters, codes: Codes, seen: Array) -> float:
