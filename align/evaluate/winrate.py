@@ -41,8 +41,7 @@ def win_rate(
     Row i of either list and `clusters[i]` belong to one prompt. A pair is a tie, worth half a win, where the scores
     are equal or closer than `tie_width`. A pair with a None is unscored and counted, never a tie.
 
-    The interval draws whole prompts (`clustered_bootstrap`). Where every prompt gave the same result the bootstrap
-    has no spread and would claim certainty; then it is Wilson's interval over the prompts.
+    The interval draws whole prompts (`clustered_interval`).
 
     Raises DataError where lengths differ, where nothing could be scored or where only one prompt is left.
     """
@@ -66,13 +65,22 @@ def win_rate(
             f"none of {unscored} pairs of answers could be scored, so there is no win rate",
             hint="see why the judge gives no score",
         )
-    interval = clustered_bootstrap(values, names, seed=seed)
-    low, high = interval.low, interval.high
-    if low == high:
-        low, high = wilson(interval.mean, interval.clusters)
+    mean, low, high = clustered_interval(values, names, seed=seed)
     wins, losses = values.count(1.0), values.count(0.0)
     ties = len(values) - wins - losses
-    return WinRate(interval.mean, low, high, len(values), interval.clusters, wins, ties, losses, unscored)
+    return WinRate(mean, low, high, len(values), len(set(names)), wins, ties, losses, unscored)
+
+
+def clustered_interval(values: Sequence[float], clusters: Sequence[str], *, seed: int) -> tuple[float, float, float]:
+    """The mean of shares in [0, 1] with its 95% interval over clusters (`clustered_bootstrap`): mean, low, high.
+
+    Where every cluster gave the same result the bootstrap has no spread and would claim certainty; then it is Wilson's
+    interval over the clusters. Raises DataError for no values and for a single cluster.
+    """
+    found = clustered_bootstrap(values, clusters, seed=seed)
+    if found.low == found.high:
+        return found.mean, *wilson(found.mean, found.clusters)
+    return found.mean, found.low, found.high
 
 
 def outcome(new: float, old: float, tie_width: float) -> float:

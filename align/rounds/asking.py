@@ -1,13 +1,16 @@
 """What a round asks of people, all of it: tasks of the recipe's kind, gold tasks, repeats and suggestions."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+import pyarrow as pa
 
 from align.config.recipe import Annotate, Gold, Suggest
 from align.data.contamination import drop_held_out_preferences
 from align.data.preferences import load_preferences
 from align.errors import DataError
 from align.ids import unit_for
+from align.store import read_table, write_table
 from align.types import Candidate, Dropped, Prompt, Task
 from annotation.controls import Suggestion, gold_tasks, repeats, suggest
 from annotation.form import form_of
@@ -30,25 +33,31 @@ def ask(
     *,
     round: int,
     seed: int,
-    held_out: list[Prompt] | None = None,
+    source: Path | None = None,
 ) -> Asked:
-    """The tasks that `annotate` asks about `candidates`. A gold pair whose prompt is among `held_out` is dropped.
+    """The tasks that `annotate` asks about `candidates`, which answer train prompts. A gold pair whose prompt is in the
+    test split of `prompts` is dropped.
 
-    Raises DataError where there is nothing to ask, and where no gold pair is left.
+    `source` is the file that the candidates came from, if any. Raises DataError where there is nothing to ask, and
+    where no gold pair is left.
     """
     form, overlap = form_of(annotate), annotate.overlap
+    train, held_out = ([p for p in prompts if p.split == split] for split in ("train", "test"))
     proper, dropped = make_tasks(
-        prompts, candidates, round=round, count=annotate.tasks, overlap=overlap, seed=seed, form=form
+        train, candidates, round=round, count=annotate.tasks, overlap=overlap, seed=seed, form=form
     )
     if not proper:
         raise DataError(
-            "no prompt has two different answers, so there is nothing to compare",
-            hint="raise rollouts.temperature or rollouts.samples",
+            "no prompt has two different answers, so there is nothing to compare"
+            if form.answers > 1
+            else "there is no answer to ask about",
+            where=str(source) if source else None,
+            hint=None if source else "raise rollouts.temperature or rollouts.samples",
         )
     again = repeats(proper, share=annotate.repeats, seed=seed)
     gold: list[Task] = []
     if annotate.gold is not None:
-        gold, left_out = _gold(annotate.gold, annotate, [*proper, *again], held_out or [], round=round, seed=seed)
+        gold, left_out = _gold(annotate.gold, annotate, [*proper, *again], held_out, round=round, seed=seed)
         dropped = dropped + left_out
     # not in the order of their making: nobody should see from a place on the server what is gold or a repeat
     tasks = sorted([*proper, *again, *gold], key=lambda t: (-t.priority, unit_for(seed, "order", t.id)))
@@ -81,3 +90,16 @@ def _suggested(tasks: list[Task], config: Suggest, seed: int) -> tuple[list[Task
     scorer = FunctionScorer(load_function(config.path, Path()))
     scores = {t.id: scorer.score([t.messages] * len(t.texts), t.texts) for t in tasks}
     return suggest(tasks, scores, share=config.share, seed=seed)
+
+
+SUGGESTIONS = "suggestions.parquet"
+
+
+def write_suggestions(folder: Path, suggestions: list[Suggestion]) -> None:
+    """Shown and unshown ones, without which nobody could say how far people were swayed."""
+    schema = pa.schema([("task_id", pa.string()), ("outcome", pa.string()), ("shown", pa.bool_())])
+    write_table(folder / SUGGESTIONS, pa.Table.from_pylist([asdict(row) for row in suggestions], schema=schema))
+
+
+def read_suggestions(folder: Path) -> list[Suggestion]:
+    return [Suggestion(**row) for row in read_table(folder / SUGGESTIONS).to_pylist()]

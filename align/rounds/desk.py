@@ -1,31 +1,37 @@
-"""Desks: which tasks a folder asks people about. A run's folder has the desk of its latest round with tasks; a folder
-of one's own is made from a file of candidates, with no recipe and no run."""
+"""Desks: which tasks a folder asks people about. A run's folder has one for each time that people are asked; a folder of
+one's own is made from a file of candidates, with no recipe and no run."""
 
 import secrets
 from pathlib import Path
 
 from align.config.recipe import Annotate
 from align.data.candidates import load_candidates
-from align.errors import ConfigError, DataError
+from align.errors import ConfigError
 from align.ids import content_id, file_id
+from align.rounds.asking import ask, write_suggestions
+from align.rounds.journal import read_journal
 from align.rounds.labelling import DESK, Desk, desk_of_folder, desk_of_round, judgements_of
+from align.rounds.plan import labellings
 from align.rounds.run import open_run
-from align.rounds.stage import Ref, current
+from align.rounds.stage import Receipt, Ref, in_force
 from align.store import disk_errors, publish, read_json, remove_folder, write_json, write_rows, write_table
 from align.types import Task, as_dict, to_table
 from annotation.compile import compile_preferences
-from annotation.tasks import make_tasks
 
 
 def open_desk(folder: Path) -> Desk:
-    """Raises ConfigError where the folder has no tasks."""
+    """The desk of a folder; of a run the one that is open, else the last one. Raises ConfigError where the folder has
+    no tasks."""
     if (folder / DESK).is_file() or not (folder / "run.json").is_file():
         return desk_of_folder(folder)
     run = open_run(folder)
-    for number in range(run.recipe.rounds, 0, -1):
-        if (receipt := current(folder, Ref(number, "selection"))) is not None:
-            return desk_of_round(run, receipt)
-    raise ConfigError(f"the run in {folder} has no tasks yet", hint="`align run` makes them")
+    known: dict[Ref, Receipt | None] = {}
+    found = [in_force(folder, step.tasks, known) for step in labellings(run.recipe)]
+    asked = [receipt for receipt in found if receipt is not None]
+    if not asked:
+        raise ConfigError(f"the run in {folder} has no tasks yet", hint="`align run` makes them")
+    closed = read_journal(run.journal).closed
+    return desk_of_round(run, next((receipt for receipt in asked if receipt.output not in closed), asked[-1]))
 
 
 def make_desk(folder: Path, candidates: Path, annotate: Annotate, *, seed: int) -> None:
@@ -35,7 +41,8 @@ def make_desk(folder: Path, candidates: Path, annotate: Annotate, *, seed: int) 
     """
     settings = annotate.model_dump(mode="json")
     prompts, rows = load_candidates(candidates)
-    made_from = content_id([file_id(candidates), settings, seed])
+    outside = [file_id(annotate.gold.path)] if annotate.gold else []
+    made_from = content_id([file_id(candidates), settings, seed, *outside])
     if folder.exists():
         if (folder / DESK).is_file() and read_json(folder / DESK)["made_from"] == made_from:
             return
@@ -43,15 +50,14 @@ def make_desk(folder: Path, candidates: Path, annotate: Annotate, *, seed: int) 
             f"{folder} is there already, and was not made from these candidates with these options",
             hint="leave out --candidates to push what it holds, or name another folder",
         )
-    tasks, dropped = make_tasks(prompts, rows, round=1, count=annotate.tasks, overlap=annotate.overlap, seed=seed)
-    if not tasks:
-        raise DataError("no prompt has two different answers, so there is nothing to compare", where=str(candidates))
+    asked = ask(prompts, rows, annotate, round=1, seed=seed, source=candidates)
     partial = folder.with_name(folder.name + ".partial")
     remove_folder(partial)
     with disk_errors(folder):
         partial.mkdir(parents=True)
-    write_table(partial / "tasks.parquet", to_table(Task, tasks))
-    write_rows(partial / "left_out.jsonl", map(as_dict, dropped))
+    write_table(partial / "tasks.parquet", to_table(Task, asked.tasks))
+    write_suggestions(partial, asked.suggestions)
+    write_rows(partial / "left_out.jsonl", map(as_dict, asked.dropped))
     tasks_id = file_id(partial / "tasks.parquet")
     desk = {
         "annotate": settings,

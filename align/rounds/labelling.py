@@ -6,7 +6,7 @@ A desk is what the step needs to know; it comes from a round of a run, or from a
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,10 +15,12 @@ from align.config.recipe import Annotate, EmbeddedServer, People, Personas, Remo
 from align.errors import ConfigError
 from align.ids import content_id
 from align.rounds.journal import close, read_journal, record
+from align.rounds.plan import BLIND
 from align.rounds.run import Run
 from align.rounds.stage import Receipt, stage_folder
 from align.store import read_json, read_table
 from align.types import Judgement, Task, from_table
+from annotation.form import Form, blind_form, form_of
 
 if TYPE_CHECKING:
     from annotation.argilla_backend import ArgillaBackend
@@ -41,6 +43,17 @@ class Desk:
     annotate: Annotate
     seed: int
 
+    @property
+    def form(self) -> Form:
+        """What is asked of people: one desk has tasks of one kind."""
+        blind = bool(self.tasks) and self.tasks[0].kind == "blind_ab"
+        return blind_form(self.annotate) if blind else form_of(self.annotate)
+
+    @property
+    def overlap(self) -> int:
+        """How many answers each task wants."""
+        return self.tasks[0].wanted if self.tasks else self.annotate.overlap
+
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
@@ -54,17 +67,18 @@ class Waiting:
         return f"{self.done} of {self.total} answers are in; label at {self.url}"
 
 
-def desk_of_round(run: Run, selection: Receipt) -> Desk:
+def desk_of_round(run: Run, asked: Receipt) -> Desk:
+    """The desk for the tasks of a stage: a round's selection, or its blind comparisons."""
     if run.recipe.annotate is None:
         raise ConfigError("this run takes its preferences from a file and asks nobody", where=str(run.folder))
-    tasks = stage_folder(run.folder, selection.ref) / selection.key / "tasks.parquet"
+    tasks = stage_folder(run.folder, asked.ref) / asked.key / "tasks.parquet"
     return Desk(
         journal=run.journal,
-        round=selection.round,
+        round=asked.round,
         tasks=from_table(Task, read_table(tasks)),
-        tasks_id=selection.output,
+        tasks_id=asked.output,
         workspace=f"{run.recipe.name}-{run.id}",
-        dataset=f"round-{selection.round}-{selection.output[:8]}",
+        dataset=f"{'blind' if asked.stage == BLIND else 'round'}-{asked.round}-{asked.output[:8]}",
         annotate=run.recipe.annotate,
         seed=run.recipe.seed,
     )
@@ -104,7 +118,8 @@ def open_backend(desk: Desk) -> "ArgillaBackend":
         workspace=desk.workspace,
         dataset=desk.dataset,
         guidelines=guidelines,
-        overlap=desk.annotate.overlap,
+        overlap=desk.overlap,
+        form=desk.form,
     )
 
 
@@ -126,6 +141,9 @@ def advance(desk: Desk, progress: Callable[[int, int], None] | None = None) -> W
     """
     if closed(desk) is not None:
         return None
+    if not desk.tasks:
+        close(desk.journal, desk.round, desk.tasks_id, "there is nothing to ask")
+        return None
     backend, _ = offer(desk)
     if isinstance(desk.annotate.by, Personas):
         _simulate(desk, desk.annotate.by, backend, progress)
@@ -140,14 +158,20 @@ def advance(desk: Desk, progress: Callable[[int, int], None] | None = None) -> W
     return None
 
 
-def follow(desk: Desk, tell: Callable[[Waiting], None]) -> list[Judgement]:
-    """`advance` until nothing is missing; `tell` hears what is, whenever that changes. Returns the judgements."""
+def waits(desk: Desk, progress: Callable[[int, int], None] | None = None) -> Iterator[Waiting]:
+    """`advance` until nothing is missing, and what is until then, whenever that changes."""
     before = None
-    while (waiting := advance(desk)) is not None:
+    while (waiting := advance(desk, progress)) is not None:
         if waiting != before:
-            tell(waiting)
+            yield waiting
         before = waiting
         time.sleep(POLL_SECONDS)
+
+
+def follow(desk: Desk, tell: Callable[[Waiting], None]) -> list[Judgement]:
+    """Wait until nothing is missing; `tell` hears what is, whenever that changes. Returns the judgements."""
+    for waiting in waits(desk):
+        tell(waiting)
     return judgements_of(desk)
 
 
@@ -176,6 +200,7 @@ def _simulate(
         seed=desk.seed,
         shuffle=personas.shuffle_labels,
         progress=progress,
+        form=desk.form,
     )
 
 

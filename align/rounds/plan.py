@@ -3,13 +3,14 @@
 round 0      prompts → demonstrations → policy (SFT, or the given model) → evaluation
 round 1…     rollouts → selection → (people) → snapshot → preferences → policy (DPO) → evaluation
 or, with preferences from a file:               preferences → policy → evaluation
+and where people judge, behind each evaluation: blind → (people) → blind_snapshot → blind_result
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from align.config.recipe import FunctionJudge, Personas, Recipe
+from align.config.recipe import Annotate, FunctionJudge, PeopleJudge, Personas, Recipe
 from align.errors import ConfigError
 from align.ids import content_id
 from align.rounds.fingerprint import Fingerprints
@@ -26,6 +27,8 @@ class Labelling:
 
 
 Step = Stage | Labelling
+SELECTION, BLIND = "selection", "blind"
+"""The stages whose tasks people are asked about."""
 
 
 def make_plan(recipe: Recipe, fingerprints: Fingerprints) -> list[Step]:
@@ -35,11 +38,32 @@ def make_plan(recipe: Recipe, fingerprints: Fingerprints) -> list[Step]:
     steps: list[Step] = [*_round_zero(recipe, outside, engine)]
     for number in range(1, recipe.rounds + 1):
         if recipe.preferences is None:
-            steps += _asked(recipe, number, engine)
+            steps += _asked(recipe, number, outside, engine)
         else:
             steps.append(_from_file(recipe, outside))
         steps += [_dpo(recipe, number, engine), _evaluation(recipe, number, outside, engine)]
+        if isinstance(recipe.evaluate.judge, PeopleJudge):
+            steps += _judged(recipe, number, recipe.evaluate.judge)
     return steps
+
+
+def labellings(recipe: Recipe) -> list[Labelling]:
+    """The steps in which people have the word, in order."""
+    steps = []
+    for number in range(1, recipe.rounds + 1):
+        if recipe.annotate is not None:
+            steps.append(_labelling(number))
+        if isinstance(recipe.evaluate.judge, PeopleJudge):
+            steps.append(_blind_labelling(number))
+    return steps
+
+
+def _labelling(number: int) -> Labelling:
+    return Labelling(Ref(number, "labelling"), tasks=Ref(number, SELECTION))
+
+
+def _blind_labelling(number: int) -> Labelling:
+    return Labelling(Ref(number, "blind_labelling"), tasks=Ref(number, BLIND))
 
 
 def find_stage(steps: list[Step], text: str) -> int:
@@ -66,6 +90,10 @@ def _outside(recipe: Recipe, fingerprints: Fingerprints) -> dict[str, str]:
         found["demonstrations"] = _file(recipe.sft.demonstrations, "sft.demonstrations", fingerprints)
     if recipe.preferences is not None:
         found["preferences"] = _file(recipe.preferences.path, "preferences.from", fingerprints)
+    if recipe.annotate is not None and recipe.annotate.gold is not None:
+        found["gold"] = _file(recipe.annotate.gold.path, "annotate.gold.path", fingerprints)
+    if recipe.annotate is not None and recipe.annotate.suggest is not None:
+        found["suggest"] = function_id(recipe.annotate.suggest.path, Path())
     if (judge := judge_of(recipe)) is not None:
         found["judge"] = function_id(judge.path, Path())
     fingerprints.save()
@@ -142,11 +170,10 @@ def _round_zero(recipe: Recipe, outside: dict[str, str], engine: dict[str, Any])
     return [prompts, demonstrations, policy, _evaluation(recipe, 0, outside, engine)]
 
 
-def _asked(recipe: Recipe, number: int, engine: dict[str, Any]) -> list[Step]:
+def _asked(recipe: Recipe, number: int, outside: dict[str, str], engine: dict[str, Any]) -> list[Step]:
     """From the parent's answers to compiled preferences, with people in between."""
     assert recipe.annotate is not None
-    rollouts, selection, snapshot = Ref(number, "rollouts"), Ref(number, "selection"), Ref(number, "snapshot")
-    asked = {"count": recipe.annotate.tasks, "overlap": recipe.annotate.overlap}
+    rollouts, selection, snapshot = Ref(number, "rollouts"), Ref(number, SELECTION), Ref(number, "snapshot")
     return [
         Stage(
             rollouts,
@@ -157,22 +184,31 @@ def _asked(recipe: Recipe, number: int, engine: dict[str, Any]) -> list[Step]:
             tuning=engine,
             heavy=True,
         ),
-        Stage(
-            selection,
-            work="selection",
-            version=1,
-            inputs={"prompts": Ref(0, "prompts"), "rollouts": rollouts},
-            settings={"seed": recipe.seed, "round": number, **asked},
-        ),
-        Labelling(Ref(number, "labelling"), tasks=selection),
-        Stage(snapshot, work="snapshot", version=1, inputs={"selection": selection}),
+        _selection(recipe.annotate, selection, recipe.seed, outside, rollouts),
+        _labelling(number),
+        Stage(snapshot, work="snapshot", version=1, inputs={"tasks": selection}),
         Stage(
             Ref(number, "preferences"),
             work="preferences",
-            version=1,
+            version=2,
             inputs={"selection": selection, "snapshot": snapshot},
+            settings={"compiler": recipe.annotate.compiler},
         ),
     ]
+
+
+def _selection(annotate: Annotate, ref: Ref, seed: int, outside: dict[str, str], rollouts: Ref) -> Stage:
+    asked = annotate.model_dump(include={"kind", "tasks", "overlap", "rank_of", "criteria", "repeats"})
+    extra = {name: given for name, given in (("gold", annotate.gold), ("suggest", annotate.suggest)) if given}
+    return Stage(
+        ref,
+        work="selection",
+        version=2,
+        inputs={"prompts": Ref(0, "prompts"), "rollouts": rollouts},
+        settings={"seed": seed, "asked": asked, "shares": {name: given.share for name, given in extra.items()}},
+        files={name: outside[name] for name in extra},
+        tuning={name: str(given.path) for name, given in extra.items()},
+    )
 
 
 def _from_file(recipe: Recipe, outside: dict[str, str]) -> Stage:
@@ -202,6 +238,30 @@ def _dpo(recipe: Recipe, number: int, engine: dict[str, Any]) -> Stage:
         tuning={**engine, "report_to": recipe.report_to},
         heavy=True,
     )
+
+
+def _judged(recipe: Recipe, number: int, judge: PeopleJudge) -> list[Step]:
+    """People compare the new policy with the first one, blind."""
+    blind, snapshot = Ref(number, BLIND), Ref(number, "blind_snapshot")
+    answers = {"new": Ref(number, "evaluation"), "first": Ref(0, "evaluation")}
+    return [
+        Stage(
+            blind,
+            work="blind",
+            version=1,
+            inputs={"prompts": Ref(0, "prompts"), **answers},
+            settings={"seed": recipe.seed, "count": judge.tasks, "overlap": judge.overlap},
+        ),
+        _blind_labelling(number),
+        Stage(snapshot, work="snapshot", version=1, inputs={"tasks": blind}),
+        Stage(
+            Ref(number, "blind_result"),
+            work="blind_result",
+            version=1,
+            inputs={"blind": blind, "snapshot": snapshot, "new": answers["new"]},
+            settings={"seed": recipe.seed},
+        ),
+    ]
 
 
 def _evaluation(recipe: Recipe, number: int, outside: dict[str, str], engine: dict[str, Any]) -> Stage:

@@ -10,7 +10,7 @@ from typing import Literal
 from align.ids import content_id
 from align.rounds.fingerprint import Fingerprints
 from align.rounds.journal import read_journal, said
-from align.rounds.labelling import POLL_SECONDS, Waiting, advance, closed, desk_of_round
+from align.rounds.labelling import Waiting, closed, desk_of_round, waits
 from align.rounds.lock import run_lock
 from align.rounds.plan import Labelling, Step, find_stage, make_plan
 from align.rounds.run import Run
@@ -180,11 +180,10 @@ def _label(run: Run, step: Labelling, tasks: Receipt, tell: Tell, wait: bool) ->
     def progress(done: int, total: int) -> None:
         tell(Event("labelling", step.ref, done, total))
 
-    while (waiting := advance(desk, progress)) is not None:
+    for waiting in waits(desk, progress):
         tell(Event("labelling", step.ref, waiting.done, waiting.total, text=waiting.url))
         if not wait:
             return waiting
-        time.sleep(POLL_SECONDS)
     tell(Event("closed", step.ref, seconds=time.monotonic() - clock, text=closed(desk) or ""))
     return None
 
@@ -193,10 +192,8 @@ def _frozen(run: Run, stage: Stage, inputs: dict[str, Receipt]) -> Stage:
     """A snapshot's key depends on what the journal says now; other stages are as planned."""
     if stage.work != "snapshot":
         return stage
-    selection = inputs["selection"]
-    tasks = (
-        read_table(stage_folder(run.folder, selection.ref) / selection.key / "tasks.parquet").column("id").to_pylist()
-    )
+    asked = inputs["tasks"]
+    tasks = read_table(stage_folder(run.folder, asked.ref) / asked.key / "tasks.parquet").column("id").to_pylist()
     judgements = read_journal(run.journal).judgements(tasks)
     return replace(
         stage, files={"judgements": content_id([said(j) for j in judgements])}, tuning={"journal": str(run.journal)}

@@ -117,6 +117,21 @@ def current(run: Path, ref: Ref) -> Receipt | None:
     return published(run, ref, pointer.read_text().strip()) if pointer.is_file() else None
 
 
+def in_force(run: Path, ref: Ref, known: dict[Ref, Receipt | None] | None = None) -> Receipt | None:
+    """The current receipt of a stage, if all that it was made from is still what those stages hold; else None.
+
+    `known` keeps what was found, for calls about several stages of one run.
+    """
+    known = {} if known is None else known
+    if ref not in known:
+        receipt = known[ref] = current(run, ref)
+        for source in receipt.inputs.values() if receipt else ():
+            made_from = in_force(run, Ref(source["round"], source["stage"]), known)
+            if made_from is None or made_from.output != source["output"]:
+                known[ref] = None
+    return known[ref]
+
+
 def point_to(run: Path, ref: Ref, key: str) -> None:
     pointer = stage_folder(run, ref) / CURRENT
     if not pointer.is_file() or pointer.read_text().strip() != key:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from align.config.recipe import Dpo, Evaluate, Prompts, Rollouts, Sft
+from align.config.recipe import Annotate, Dpo, Evaluate, Prompts, Rollouts, Sft
 from align.errors import DataError
+from align.evaluate.compare import SAMPLES
 from align.ids import unit_for
 from align.rounds.journal import read_journal
 from align.rounds.stage import RECEIPT, Job
@@ -95,26 +96,32 @@ def rollouts(job: Job, progress: Progress) -> Summary:
 
 
 def selection(job: Job, progress: Progress) -> Summary:
-    """Choose which pairs people are asked about."""
-    from annotation.tasks import make_tasks
+    """Choose what people are asked about."""
+    from align.rounds.asking import ask, write_suggestions
 
     candidates = from_table(Candidate, read_table(job.inputs["rollouts"] / "candidates.parquet"))
-    asked = {name: job.settings[name] for name in ("round", "count", "overlap", "seed")}
-    tasks, dropped = make_tasks(_prompts(job, "train"), candidates, **asked)
-    if not tasks:
-        raise DataError(
-            "no prompt has two different answers, so there is nothing to compare",
-            hint="raise rollouts.temperature or rollouts.samples",
-        )
-    _write(job, "tasks", Task, tasks)
-    _write(job, "dropped", Dropped, dropped)
-    return {"tasks": len(tasks), "dropped": len(dropped)}
+    extra = {name: {"path": job.tuning[name], "share": share} for name, share in job.settings["shares"].items()}
+    annotate = Annotate.model_validate(job.settings["asked"] | extra)
+    prompts = [*_prompts(job, "train"), *_prompts(job, "test")]
+    asked = ask(prompts, candidates, annotate, round=job.round, seed=job.settings["seed"])
+    _write(job, "tasks", Task, asked.tasks)
+    _write(job, "dropped", Dropped, asked.dropped)
+    write_suggestions(job.out, asked.suggestions)
+    # other criteria are other questions, so they must make another output
+    write_json(job.out / "form.json", {"kind": annotate.kind, "criteria": annotate.criteria})
+    return {
+        "tasks": len(asked.tasks),
+        "gold": sum(t.purpose == "gold" for t in asked.tasks),
+        "repeats": sum(t.repeat > 0 for t in asked.tasks),
+        "suggested": sum(t.suggested is not None for t in asked.tasks),
+        "dropped": len(asked.dropped),
+    }
 
 
 def snapshot(job: Job, progress: Progress) -> Summary:
-    """Freeze what the journal says now about this round's tasks."""
-    tasks = from_table(Task, read_table(job.inputs["selection"] / "tasks.parquet"))
-    judgements = read_journal(Path(job.tuning["journal"])).judgements(t.id for t in tasks)
+    """Freeze what the journal says now about these tasks."""
+    tasks = read_table(job.inputs["tasks"] / "tasks.parquet").column("id").to_pylist()
+    judgements = read_journal(Path(job.tuning["journal"])).judgements(tasks)
     _write(job, "judgements", Judgement, judgements)
     skipped = sum(j.outcome == "skipped" for j in judgements)
     return {
@@ -125,17 +132,24 @@ def snapshot(job: Job, progress: Progress) -> Summary:
 
 
 def preferences(job: Job, progress: Progress) -> Summary:
-    """Compile judgements into preferences, and say how far people agreed."""
+    """Compile judgements into preferences, thumbs and edits, and say how far people agreed and can be trusted."""
     from annotation.agreement import summary
-    from annotation.compile import compile_preferences
+    from annotation.compile import compile_labels
 
-    tasks = from_table(Task, read_table(job.inputs["selection"] / "tasks.parquet"))
-    judgements = from_table(Judgement, read_table(job.inputs["snapshot"] / "judgements.parquet"))
-    rows, dropped = compile_preferences(tasks, judgements)
-    _write(job, "preferences", Preference, rows)
-    _write(job, "dropped", Dropped, dropped)
-    write_json(job.out / "agreement.json", summary(tasks, judgements))
-    return {"preferences": len(rows), "dropped": len(dropped)}
+    asked = read_table(job.inputs["selection"] / "tasks.parquet")
+    said = read_table(job.inputs["snapshot"] / "judgements.parquet")
+    compiled = compile_labels(asked, said, model=job.settings["compiler"])
+    tables = {name: getattr(compiled, name) for name in ("preferences", "thumbs", "edits", "dropped")}
+    for name, table in tables.items():
+        write_table(job.out / f"{name}.parquet", table)
+    tasks, judgements = from_table(Task, asked), from_table(Judgement, said)
+    agreement = {
+        **summary(tasks, judgements),
+        "compiled": {"model": compiled.model, "annotators": compiled.annotators},
+        "conflicts": compiled.conflicts,
+    }
+    write_json(job.out / "agreement.json", agreement)
+    return {name: table.num_rows for name, table in tables.items()}
 
 
 def given_preferences(job: Job, progress: Progress) -> Summary:
@@ -212,6 +226,30 @@ def evaluation(job: Job, progress: Progress) -> Summary:
     return {"checkpoint": _checkpoint(job.inputs["policy"]), **result}
 
 
+def blind(job: Job, progress: Progress) -> Summary:
+    """Choose the held-out prompts on which people compare the new policy with the first one."""
+    from annotation.tasks import blind_tasks
+
+    new, old = (from_table(Candidate, read_table(job.inputs[name] / SAMPLES)) for name in ("new", "first"))
+    tasks, same = blind_tasks(_prompts(job, "test"), new, old, round=job.round, **job.settings)
+    _write(job, "tasks", Task, tasks)
+    write_json(job.out / "same.json", same)
+    return {"tasks": len(tasks), "same": len(same)}
+
+
+def blind_result(job: Job, progress: Progress) -> Summary:
+    """How often people preferred the new policy's answer."""
+    from align.evaluate.blind import blind_win_rate
+
+    new = read_table(job.inputs["new"] / SAMPLES).column("id").to_pylist()
+    tasks = from_table(Task, read_table(job.inputs["blind"] / "tasks.parquet"))
+    judgements = from_table(Judgement, read_table(job.inputs["snapshot"] / "judgements.parquet"))
+    same = read_json(job.inputs["blind"] / "same.json")
+    result = blind_win_rate(tasks, judgements, set(new), same, seed=job.settings["seed"])
+    write_json(job.out / "result.json", {"win_rate_vs_sft": result})
+    return {"win_rate_vs_sft": result}
+
+
 def _demonstrations(job: Job) -> list[Any]:
     from align.data.demonstrations import read_demonstrations
 
@@ -271,5 +309,5 @@ def _write(job: Job, name: str, kind: type[Record], rows: list[Record]) -> None:
 WORK: dict[str, Callable[[Job, Progress], Summary]] = {
     f.__name__: f
     for f in (prompts, demonstrations, given_policy, sft_policy, rollouts, selection, snapshot, preferences)
-    + (given_preferences, dpo_policy, evaluation)
+    + (given_preferences, dpo_policy, evaluation, blind, blind_result)
 }

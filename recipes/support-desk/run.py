@@ -12,21 +12,21 @@ from align.config.load import load_recipe
 from align.data.demonstrations import load_demonstrations
 from align.data.prompts import held_out_prompts, load_prompts, prompts_of_round
 from align.evaluate.compare import evaluate_policy
+from align.rounds.asking import ask
 from align.rounds.labelling import desk_of_tasks, follow
 from align.train.checkpoint import import_model
 from align.train.dpo import train_dpo
 from align.train.sft import train_sft
 from annotation.compile import compile_preferences
-from annotation.tasks import make_tasks
 from reward.functions import FunctionScorer, load_function
 from rollouts.sample import sample_answers
 
 
 def main(changes: list[str]) -> None:
     recipe = load_recipe(Path(__file__).with_name("recipe.yaml"), changes).recipe
-    seed, ask, judge = recipe.seed, recipe.annotate, recipe.evaluate.judge
-    if not (recipe.sft and ask and judge) or recipe.dpo.replay:
-        sys.exit("run.py needs sft, annotate and evaluate.judge, and knows no dpo.replay; `align run` does all")
+    seed, annotate, judge = recipe.seed, recipe.annotate, recipe.evaluate.judge
+    if not (recipe.sft and annotate and judge and judge.type == "function") or recipe.dpo.replay:
+        sys.exit("run.py needs sft, annotate and a function as judge, and knows no dpo.replay; `align run` does all")
     say = partial(print, flush=True)
     out = Path("runs") / f"{recipe.name}-{secrets.token_hex(4)}"
     common = {"seed": seed, "dtype": recipe.model.dtype, "threads": recipe.threads}
@@ -45,9 +45,9 @@ def main(changes: list[str]) -> None:
     for number in range(1, recipe.rounds + 1):
         asked = prompts_of_round(prompts, round=number, count=recipe.rollouts.prompts, seed=seed)
         candidates, _ = sample(asked, policy, recipe.rollouts, purpose=f"rollouts {number}")
-        tasks, _ = make_tasks(asked, candidates, round=number, count=ask.tasks, overlap=ask.overlap, seed=seed)
-        desk = desk_of_tasks(tasks, out, ask, round=number, seed=seed)
-        preferences, _ = compile_preferences(tasks, follow(desk, say))
+        tasks = ask(prompts, candidates, annotate, round=number, seed=seed).tasks
+        judgements = follow(desk_of_tasks(tasks, out, annotate, round=number, seed=seed), say)
+        preferences, _ = compile_preferences(tasks, judgements, annotate.compiler)
         parent, policy = policy, out / f"policy_{number}"
         train_dpo(parent, preferences, recipe.dpo, out=policy, work=out / f"work_{number}", **training)
         answers, _ = sample(held_out, policy, recipe.evaluate, purpose="evaluation", keep_all=True)

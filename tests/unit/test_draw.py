@@ -41,7 +41,7 @@ def test_the_same_prompts_are_held_out_in_any_order(order: list) -> None:  # typ
 def test_who_follows_hears_each_change_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     states = [Waiting(n, 2, "http://127.0.0.1:1/dataset/x") for n in (0, 0, 1, 1)]
     coming = iter([*states, None])
-    monkeypatch.setattr(labelling, "advance", lambda desk: next(coming))
+    monkeypatch.setattr(labelling, "advance", lambda desk, progress: next(coming))
     monkeypatch.setattr(labelling, "POLL_SECONDS", 0.0)
     heard: list[str] = []
     desk = desk_of_tasks([make_task("t")], tmp_path / "mine", Annotate(), round=2, seed=0)

@@ -1,0 +1,139 @@
+"""Which steps a recipe makes, and what their keys depend on; which labelling of a run is the open one."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from align.config.load import load_recipe
+from align.config.recipe import Recipe
+from align.errors import ConfigError
+from align.rounds.desk import open_desk
+from align.rounds.fingerprint import Fingerprints
+from align.rounds.journal import close, reopen
+from align.rounds.plan import Labelling, labellings, make_plan
+from align.rounds.run import create_run
+from align.rounds.stage import Receipt, Ref, Stage, current, in_force, partial_folder, seal, stage_key
+from align.store import write_table
+from align.types import Task, to_table
+from tests.labelling import make_task
+from tests.loop import make_loop, write_jsonl
+
+PEOPLE = "evaluate.judge={type: people}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small loop's recipe with its files."""
+    made = tmp_path_factory.mktemp("loop")
+    make_loop(made, made / "home")
+    write_jsonl(made / "gold.jsonl", [{"prompt": "a?", "chosen": "b", "rejected": "c"}])
+    return made
+
+
+def recipe_of(folder: Path, *changes: str) -> Recipe:
+    return load_recipe(folder / "recipe.yaml", list(changes)).recipe
+
+
+def stages(recipe: Recipe, folder: Path) -> dict[str, Stage]:
+    steps = make_plan(recipe, Fingerprints(folder / "fingerprints.json"))
+    return {str(step.ref): step for step in steps if isinstance(step, Stage)}
+
+
+def test_people_judge_behind_every_evaluation(folder: Path) -> None:
+    recipe = recipe_of(folder, "rounds=2", PEOPLE)
+    steps = make_plan(recipe, Fingerprints(folder / "fingerprints.json"))
+    names = [str(step.ref) for step in steps if step.ref.round == 2]
+    assert names == [
+        *("2/rollouts", "2/selection", "2/labelling", "2/snapshot", "2/preferences", "2/policy", "2/evaluation"),
+        *("2/blind", "2/blind_labelling", "2/blind_snapshot", "2/blind_result"),
+    ]
+    assert labellings(recipe) == [step for step in steps if isinstance(step, Labelling)]
+    assert "0/blind" not in {str(step.ref) for step in steps}
+    assert stages(recipe, folder)["1/evaluation"].files == {}, "no function judges"
+
+
+def test_a_function_as_judge_asks_nobody(folder: Path) -> None:
+    assert [str(step.ref) for step in labellings(recipe_of(folder))] == ["1/labelling"]
+
+
+CHOICES = [
+    "annotate.tasks=20",
+    "annotate.tasks=21",
+    "annotate.overlap=1",
+    "annotate.repeats=0.1",
+    "annotate.kind=single",
+    "annotate.kind=rank",
+    "annotate.kind=rank annotate.rank_of=3",
+    "annotate.kind=rating annotate.criteria=[helpful]",
+    "annotate.kind=rating annotate.criteria=[correct]",
+    "annotate.gold={path:gold.jsonl}",
+    "annotate.gold={path:gold.jsonl,share:0.2}",
+    "annotate.suggest={path:score.py:score}",
+    "annotate.suggest={path:score.py:score,share:0.4}",
+]
+
+
+def test_every_key_about_what_is_asked_changes_the_selection(folder: Path) -> None:
+    keys = set()
+    for choice in CHOICES:
+        changes = [change.replace("path:", "path: ").replace("share:", "share: ") for change in choice.split()]
+        stage = stages(recipe_of(folder, *changes), folder)["1/selection"]
+        keys.add(json.dumps([stage.settings, stage.files], sort_keys=True))
+    assert len(keys) == len(CHOICES)
+
+
+def test_the_compiler_changes_the_preferences_and_not_what_was_asked(folder: Path) -> None:
+    one, other = (stages(recipe_of(folder, f"annotate.compiler={c}"), folder) for c in ("majority", "dawid_skene"))
+    assert [name for name in one if one[name].settings != other[name].settings] == ["1/preferences"]
+
+
+def test_a_gold_file_that_is_missing_is_found_at_once(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.jsonl"):
+        stages(recipe_of(folder, "annotate.gold={path: none.jsonl}"), folder)
+
+
+def test_people_who_judge_need_personas_enough(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"`evaluate\.judge\.overlap` 4 needs as many personas, found 3"):
+        recipe_of(folder, "evaluate.judge={type: people, overlap: 4}")
+
+
+def publish(run: Path, name: str, inputs: dict[str, Receipt], task: str) -> Receipt:
+    """A stage that holds one task."""
+    number, _, stage = name.partition("/")
+    ref = Ref(int(number), stage)
+    made = Stage(ref, work=stage, version=1, inputs={n: r.ref for n, r in inputs.items()}, settings={"task": task})
+    key = stage_key(made, inputs)
+    kind = "blind_ab" if stage == "blind" else "pair"
+    rows = [Task(**{**{f: getattr(make_task(task), f) for f in make_task(task).__slots__}, "kind": kind})]
+    write_table(partial_folder(run, ref, key) / "tasks.parquet", to_table(Task, rows))
+    return seal(run, made, key, inputs, {}, "", "", 0.0)
+
+
+def test_the_open_labelling_is_found_be_it_of_pairs_or_blind(folder: Path, tmp_path: Path) -> None:
+    run = create_run(load_recipe(folder / "recipe.yaml", ["rounds=2", PEOPLE]), tmp_path / "runs")
+    with pytest.raises(ConfigError, match="has no tasks yet"):
+        open_desk(run.folder)
+
+    def state(receipt: Receipt, is_open: bool) -> None:
+        (reopen if is_open else lambda *a: close(*a, "done"))(run.journal, receipt.round, receipt.output)
+
+    def asked() -> tuple[str, str]:
+        desk = open_desk(run.folder)
+        return desk.form.kind, desk.dataset.rpartition("-")[0]
+
+    first = publish(run.folder, "1/selection", {}, "one")
+    assert asked() == ("pair", "round-1")
+    state(first, False)
+    assert asked() == ("pair", "round-1"), "the last one, where none is open"
+    blind = publish(run.folder, "1/blind", {"first": first}, "two")
+    assert asked() == ("blind_ab", "blind-1")
+    state(blind, False)
+    second = publish(run.folder, "2/selection", {"blind": blind}, "three")
+    assert asked() == ("pair", "round-2")
+    state(first, True)
+    assert asked() == ("pair", "round-1"), "the first open one: nothing after it can go on"
+    state(first, False)
+    publish(run.folder, "1/selection", {}, "another task")
+    assert in_force(run.folder, second.ref) is None and current(run.folder, second.ref) is not None
+    assert asked() == ("pair", "round-1"), "what was made of the old tasks is not in force"
