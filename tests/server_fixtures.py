@@ -127,11 +127,14 @@ def make_dataset(
     fields: tuple[str, ...] = ("text",),
     metadata: dict[str, str] | None = None,
     hidden: dict[str, str] | None = None,
+    tags: tuple[str, ...] = (),
+    vector: int = 0,
     template: str = "<p>x</p>",
 ) -> str:
     """A published dataset in a workspace of the same name, with a label and a rating question; returns its id.
 
-    Annotators see `metadata` and do not see `hidden` (name → type).
+    Annotators see `metadata` and do not see `hidden` (name → type). With `tags` there is a question with several of
+    them as its answer, with `vector` a vector `v` of so many dimensions.
     """
     workspace = on.call("POST", "/workspaces", {"name": name})["id"]
     body = {"name": name, "workspace_id": workspace, "distribution": {"strategy": "overlap", "min_submitted": overlap}}
@@ -166,6 +169,13 @@ def make_dataset(
         f"/datasets/{dataset}/questions",
         {"name": "stars", "title": "stars", "required": False, "settings": rating},
     )
+    if tags:
+        several = {"type": "multi_label_selection", "options": [{"value": v, "text": v} for v in tags]}
+        body = {"name": "tags", "title": "tags", "required": False, "settings": several}
+        on.call("POST", f"/datasets/{dataset}/questions", body)
+    if vector:
+        body = {"name": "v", "title": "v", "dimensions": vector}
+        on.call("POST", f"/datasets/{dataset}/vectors-settings", body)
     for key, kind_name in ((metadata or {}) | (hidden or {})).items():
         on.call(
             "POST",

@@ -1,8 +1,10 @@
 """The search engine against a plain-Python oracle, on the real server, with the filters that the UI and the SDK send."""
 
+import math
 import os
 import random
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +17,7 @@ from annotation.server.installation import python_of
 from tests.server_fixtures import ArgillaServer, add_annotator, add_records, make_dataset
 
 WORDS = ["broken", "late", "lamp", "Kettle", "blue", "refund", "sorry", "naïve", "order", "über"]
+TAGS = ("new", "Old", "zoë", "x y")
 COLOURS = ["red", "green", "blue", 'it\'s "odd"']
 PLAIN = str.maketrans("ïü", "iu")
 
@@ -29,6 +32,10 @@ class Row:
     metadata: dict[str, Any]
     answers: dict[str, dict[str, Any]]
     suggestion: dict[str, Any] | None
+    tagged: dict[str, Any] | None
+    """The suggestion for the question with several tags."""
+    vector: list[float] | None
+    inserted_at: str = ""
 
 
 @dataclass
@@ -48,6 +55,8 @@ def world(either_server: ArgillaServer) -> World:
         overlap=2,
         fields=("text", "reply"),
         metadata={"colour": "terms", "n": "integer", "x": "float"},
+        tags=TAGS,
+        vector=3,
     )
     users = {name: add_annotator(either_server, f"oracle-{name}", "oracle") for name in ("ada", "bob")}
     question = {q["name"]: q["id"] for q in either_server.call("GET", f"/datasets/{dataset}/questions")["items"]}
@@ -56,6 +65,10 @@ def world(either_server: ArgillaServer) -> World:
         rows, add_records(either_server, dataset, [_as_record(row, question, users) for row in rows]), strict=True
     ):
         row.id = record_id
+    found = either_server.call("GET", f"/datasets/{dataset}/records", limit=1000)["items"]
+    times = {record["id"]: record["inserted_at"] for record in found}
+    for row in rows:
+        row.inserted_at = times[row.id]
     return World(either_server, dataset, rows, users)
 
 
@@ -76,27 +89,44 @@ def _row(rng: random.Random, number: int) -> Row:
         if rng.random() < 0.5:
             status = rng.choice(["submitted", "submitted", "submitted", "discarded", "draft"])
             answers[name] = {"status": status, "choice": rng.choice(["a", "b", "tie"]), "stars": rng.randint(1, 5)}
+            answers[name]["tags"] = rng.sample(TAGS, rng.randint(1, 3))
     suggestion = (
-        {"value": rng.choice(["a", "b"]), "score": round(rng.random(), 3), "agent": rng.choice(["m1", "m2"])}
+        {
+            "value": rng.choice(["a", "b"]),
+            "score": round(rng.random(), 3),
+            "agent": rng.choice(["m1", "m2"]),
+            "type": rng.choice(["model", "human"]),
+        }
         if rng.random() < 0.6
         else None
     )
-    return Row("", number, fields, metadata, answers, suggestion)
+    some = rng.sample(TAGS, 2)
+    tagged = {"value": some, "score": [round(rng.random(), 3) for _ in some]} if rng.random() < 0.5 else None
+    vector = [round(rng.uniform(-1, 1), 3) for _ in range(3)] if rng.random() < 0.8 else None
+    return Row("", number, fields, metadata, answers, suggestion, tagged, vector)
 
 
 def _as_record(row: Row, question: dict[str, str], users: dict[str, tuple[str, str]]) -> dict[str, Any]:
     responses = [
-        {"user_id": users[name][0], "status": a["status"], "values": {q: {"value": a[q]} for q in ("choice", "stars")}}
+        {
+            "user_id": users[name][0],
+            "status": a["status"],
+            "values": {q: {"value": a[q]} for q in ("choice", "stars", "tags")},
+        }
         for name, a in row.answers.items()
     ]
-    suggestions = [{"question_id": question["choice"], **row.suggestion}] if row.suggestion else []
+    suggestions = [
+        {"question_id": question[name], **given}
+        for name, given in (("choice", row.suggestion), ("tags", row.tagged))
+        if given
+    ]
     return {
         "fields": row.fields,
         "metadata": row.metadata,
         "external_id": f"e{row.number}",
         "responses": responses,
         "suggestions": suggestions,
-    }
+    } | ({"vectors": {"v": row.vector}} if row.vector else {})
 
 
 def _search(
@@ -135,10 +165,17 @@ def _values(row: Row, scope: dict[str, Any], user: str | None) -> list[Any]:
     match scope:
         case {"entity": "metadata", "metadata_property": name}:
             return _as_list(row.metadata.get(name))
-        case {"entity": "suggestion", "property": name}:
-            return [row.suggestion[name]] if row.suggestion else []
+        case {"entity": "suggestion", "question": question, "property": name}:
+            given = row.suggestion if question == "choice" else row.tagged
+            return _as_list(given.get(name)) if given else []
         case {"entity": "response", "question": name}:
-            return [a[name] for a in _answers(row, user)]
+            return [value for a in _answers(row, user) for value in _as_list(a[name])]
+        case {"entity": "response", "property": "status"}:
+            return [a["status"] for a in _answers(row, user)]
+        case {"entity": "record", "property": "id"}:
+            return [row.id]
+        case {"entity": "record", "property": "inserted_at"}:
+            return [row.inserted_at]
         case {"entity": "record", "property": "external_id"}:
             return [f"e{row.number}"]
         case {"entity": "record", "property": "status"}:
@@ -154,8 +191,10 @@ def _keeps(row: Row, given: dict[str, Any], user: str | None) -> bool:
     values = _values(row, scope, user)
     if given["type"] == "terms":
         return any(str(v) in map(str, given["values"]) for v in values)
+    if scope["entity"] == "record":
+        return all((given.get("ge") or "") <= v <= (given.get("le") or "9") for v in values)
     low, high = given.get("ge", float("-inf")), given.get("le", float("inf"))
-    return any(low <= v <= high for v in values)
+    return any(low <= v <= high for v in values if not isinstance(v, str))
 
 
 def _tokens(text: str) -> list[str]:
@@ -173,9 +212,10 @@ def _says(row: Row, wanted: str, field: str | None) -> bool:
     return False
 
 
-def _filters(rng: random.Random) -> list[dict[str, Any]]:
+def _filters(rng: random.Random, rows: list[Row]) -> list[dict[str, Any]]:
     def one() -> dict[str, Any]:
         low = rng.randint(-3, 2)
+        times = sorted(rng.choice(rows).inserted_at for _ in range(2))
         return rng.choice(
             [
                 {
@@ -208,7 +248,37 @@ def _filters(rng: random.Random) -> list[dict[str, Any]]:
                     "scope": {"entity": "suggestion", "question": "choice", "property": "agent"},
                     "values": ["m1"],
                 },
+                {"type": "terms", "scope": {"entity": "response", "question": "tags"}, "values": rng.sample(TAGS, 2)},
+                {"type": "terms", "scope": {"entity": "response", "question": "stars"}, "values": ["1", "5"]},
+                {"type": "range", "scope": {"entity": "response", "question": "choice"}, "ge": 0},
+                {
+                    "type": "terms",
+                    "scope": {"entity": "suggestion", "question": "choice", "property": "type"},
+                    "values": ["human"],
+                },
+                {
+                    "type": "terms",
+                    "scope": {"entity": "suggestion", "question": "tags", "property": "value"},
+                    "values": rng.sample(TAGS, 1),
+                },
+                {
+                    "type": "range",
+                    "scope": {"entity": "suggestion", "question": "tags", "property": "score"},
+                    "ge": 0.2,
+                    "le": 0.4,
+                },
                 {"type": "terms", "scope": {"entity": "record", "property": "status"}, "values": ["completed"]},
+                {
+                    "type": "terms",
+                    "scope": {"entity": "record", "property": "id"},
+                    "values": [*(row.id for row in rng.sample(rows, 60)), "no id"],
+                },
+                {
+                    "type": "range",
+                    "scope": {"entity": "record", "property": "inserted_at"},
+                    "ge": times[0],
+                    "le": times[1],
+                },
                 {
                     "type": "terms",
                     "scope": {"entity": "record", "property": "external_id"},
@@ -224,7 +294,7 @@ def _filters(rng: random.Random) -> list[dict[str, Any]]:
 def test_filters_agree_with_the_oracle(world: World, user: str | None) -> None:
     rng, sizes = random.Random(11), []
     for _ in range(50):
-        filters = _filters(rng)
+        filters = _filters(rng, world.rows)
         found, total = _search(world, user=user, filters=filters)
         expected = {row.id for row in world.rows if all(_keeps(row, f, user) for f in filters)}
         assert set(found) == expected and total == len(found) == len(expected), filters
@@ -270,23 +340,115 @@ def test_the_search_language_is_not_that_of_the_database(world: World, q: str, s
     assert set(found) == {row.id for row in world.rows if says(row)}
 
 
+SORTS: list[dict[str, Any]] = [
+    {"entity": "metadata", "metadata_property": "colour"},
+    {"entity": "metadata", "metadata_property": "n"},
+    {"entity": "metadata", "metadata_property": "x"},
+    *({"entity": "suggestion", "question": "choice", "property": name} for name in ("value", "score", "agent", "type")),
+    *({"entity": "suggestion", "question": "tags", "property": name} for name in ("value", "score")),
+    *({"entity": "response", "question": name} for name in ("choice", "stars", "tags")),
+    {"entity": "response", "property": "status"},
+    *({"entity": "record", "property": name} for name in ("id", "external_id", "status", "inserted_at")),
+]
+
+
+def _sorted(rows: list[Row], orders: list[dict[str, Any]], user: str | None) -> list[str]:
+    """Missing last; of several values the least or the greatest; of several answers the mean, or the first word."""
+    found = list(rows)
+    for order in reversed(orders):
+        scope, down = order["scope"], order["order"] == "desc"
+        values = {row.id: _values(row, scope, user) for row in found}
+        if scope["entity"] == "response" and scope.get("question") == "stars":
+            keys = {i: sum(v) / len(v) for i, v in values.items() if v}
+        else:
+            most = max if down and scope["entity"] != "response" else min
+            keys = {i: most(v) for i, v in values.items() if v}
+        have = sorted((row for row in found if row.id in keys), key=lambda row: keys[row.id], reverse=down)
+        found = have + [row for row in found if row.id not in keys]
+    return [row.id for row in found]
+
+
+@pytest.mark.parametrize("user", [None, "bob"])
 @pytest.mark.parametrize("direction", ["asc", "desc"])
-@pytest.mark.parametrize(
-    "scope",
-    [
-        {"entity": "metadata", "metadata_property": "n"},
-        {"entity": "metadata", "metadata_property": "x"},
-        {"entity": "suggestion", "question": "choice", "property": "score"},
-        {"entity": "response", "question": "stars"},
-        {"entity": "record", "property": "external_id"},
-    ],
-)
-def test_sorting_puts_missing_last_and_averages_answers(world: World, scope: dict[str, Any], direction: str) -> None:
-    found, _ = _search(world, sort=[{"scope": scope, "order": direction}])
-    values = {row.id: _values(row, scope, None) for row in world.rows}
-    keys = {i: v[0] if isinstance(v[0], str) else sum(v) / len(v) for i, v in values.items() if v}
-    assert [keys[i] for i in found if i in keys] == sorted(keys.values(), reverse=direction == "desc")
-    assert found[: len(keys)] == [i for i in found if i in keys] and len(found) == 160
+@pytest.mark.parametrize("scope", SORTS, ids=lambda scope: "-".join(scope.values()))
+def test_sorts_agree_with_the_oracle(world: World, scope: dict[str, Any], direction: str, user: str | None) -> None:
+    orders = [{"scope": scope, "order": direction}]
+    assert _search(world, user=user, sort=orders)[0] == _sorted(world.rows, orders, user)
+
+
+def _query(rng: random.Random) -> tuple[str, str | None, Callable[[Row], bool]]:
+    """What is typed, in which field, and which records it means."""
+    word, other, field = rng.choice(WORDS), rng.choice(WORDS), rng.choice([None, None, "text", "reply"])
+    return rng.choice(
+        [
+            (word, field, lambda r: _says(r, word, field)),
+            (f"{word[:2]}*", field, lambda r: _says(r, word[:2] + "*", field)),
+            (f"{word} -{other}", field, lambda r: _says(r, word, field) and not _says(r, other, field)),
+            (f"{word} | {other}", field, lambda r: _says(r, word, field) or _says(r, other, field)),
+        ]
+    )
+
+
+@pytest.mark.parametrize("user", [None, "ada"])
+def test_whole_requests_agree_with_the_oracle(world: World, user: str | None) -> None:
+    """Words, filters, several sorts and a page, all at once."""
+    rng, sizes = random.Random(17), []
+    for _ in range(60):
+        filters = _filters(rng, world.rows)[: rng.randint(0, 2)]
+        typed, field, says = _query(rng)
+        if rng.random() < 0.4:
+            typed, field, says = None, None, lambda row: True
+        orders = [{"scope": scope, "order": rng.choice(["asc", "desc"])} for scope in rng.sample(SORTS, 2)]
+        kept = [row for row in world.rows if says(row) and all(_keeps(row, f, user) for f in filters)]
+        at, limit = rng.randint(0, 30), rng.randint(1, 40)
+        found, total = _search(
+            world, user=user, filters=filters, q=typed, field=field, sort=orders, offset=at, limit=limit
+        )
+        assert found == _sorted(kept, orders, user)[at : at + limit] and total == len(kept)
+        sizes.append(total)
+    assert sum(n > 5 for n in sizes) > 20, "the requests were worth asking"
+
+
+@pytest.mark.parametrize("user", [None, "ada"])
+def test_similarity_agrees_with_the_oracle(world: World, user: str | None) -> None:
+    rng = random.Random(19)
+    path, key = ("/me", world.users[user][1]) if user else ("", None)
+    for _ in range(25):
+        like = rng.choice([row for row in world.rows if row.vector])
+        by_record, least, at, limit = rng.random() < 0.5, rng.random() < 0.5, rng.randint(0, 5), rng.randint(1, 50)
+        value = [round(rng.uniform(-1, 1), 3) for _ in range(3)]
+        vector: dict[str, Any] = {"name": "v", "order": "least_similar" if least else "most_similar"}
+        vector |= {"record_id": like.id} if by_record else {"value": value}
+        filters = _filters(rng, world.rows)[: rng.randint(0, 1)]
+        typed, field, says = _query(rng)
+        words = rng.random() < 0.3
+        body: dict[str, Any] = {"query": {"vector": vector}}
+        if words:
+            body["query"]["text"] = {"q": typed} | ({"field": field} if field else {})
+        if filters:
+            body["filters"] = {"and": filters}
+        found = world.server.call(
+            "POST", f"{path}/datasets/{world.dataset}/records/search", body, key=key, limit=limit, offset=at
+        )
+        origin = like.vector if by_record else value
+        expected = [
+            (row.id, (1 + _cosine(origin, row.vector) * (-1 if least else 1)) / 2)
+            for row in world.rows
+            if row.vector
+            and not (by_record and row is like)
+            and (says(row) or not words)
+            and all(_keeps(row, f, user) for f in filters)
+        ]
+        expected = sorted(expected, key=lambda pair: -pair[1])[: at + limit]
+        assert [item["record"]["id"] for item in found["items"]] == [i for i, _ in expected[at:]]
+        scores = [item["query_score"] for item in found["items"]]
+        assert scores == pytest.approx([s for _, s in expected[at:]], abs=1e-6)
+        assert found["total"] == (len(expected) if at < at + limit else 0)
+
+
+def _cosine(one: list[float], other: list[float]) -> float:
+    dot = sum(a * b for a, b in zip(one, other, strict=True))
+    return dot / math.sqrt(sum(a * a for a in one) * sum(b * b for b in other))
 
 
 def test_pages_are_slices_of_the_whole(world: World) -> None:
@@ -334,7 +496,27 @@ def test_metrics_and_progress_count_right(world: World) -> None:
     expected = {c: sum(c in _as_list(r.metadata.get("colour")) for r in world.rows) for c in COLOURS}
     assert {v["term"]: v["count"] for v in colours["values"]} == expected and colours["total"] == sum(expected.values())
     n = world.server.call("GET", f"/metadata-properties/{properties['n']}/metrics")
-    assert (n["min"], n["max"]) == (-3, 3)
+    assert (n["type"], n["min"], n["max"]) == ("integer", -3, 3)
+    given = [r.metadata["x"] for r in world.rows if "x" in r.metadata]
+    x = world.server.call("GET", f"/metadata-properties/{properties['x']}/metrics")
+    assert (x["type"], x["min"], x["max"]) == ("float", min(given), max(given))
+    options = world.server.call("GET", f"/datasets/{world.dataset}/records/search/suggestions/options")["items"]
+    assert {o["question"]["name"]: sorted(o["agents"]) for o in options} == {
+        "choice": ["m1", "m2"],
+        "stars": [],
+        "tags": [],
+    }
+    people = world.server.call("GET", f"/datasets/{world.dataset}/users/progress")["users"]
+    for person in people:
+        name = person["username"].removeprefix("oracle-")
+        counts = Counter(
+            (_values(r, {"entity": "record", "property": "status"}, None)[0], r.answers[name]["status"])
+            for r in world.rows
+            if name in r.answers
+        )
+        said = {(a, b): k for a in ("completed", "pending") for b, k in (person.get(a) or {}).items() if k}
+        assert said == counts
+    assert len(people) == 2
     completed = sum(_values(r, {"entity": "record", "property": "status"}, None) == ["completed"] for r in world.rows)
     progress = world.server.call("GET", f"/datasets/{world.dataset}/progress")
     assert (progress["total"], progress["completed"], progress["pending"]) == (

@@ -46,6 +46,7 @@ TERMS_METRICS = (
 )
 RANGE_METRICS = f"SELECT min({dialect.AS_NUMBER}), max({dialect.AS_NUMBER}) FROM {_METADATA}"
 
+NO_NUMBER = "CAST(NULL AS numeric)"
 DATES = {"inserted_at", "updated_at"}
 
 
@@ -194,10 +195,10 @@ class Search:
             if name in ("value", "score"):
                 return Values(source.format(f", {self._elements(f's.{name}')}") + self.bind(scope.question))
             text = f"CAST(s.{name} AS text) {dialect.BY_CODE}"
-            return Values(source.format("") + self.bind(scope.question), text, "NULL", text)
+            return Values(source.format("") + self.bind(scope.question), text, NO_NUMBER, text)
         if isinstance(scope, ResponseFilterScope):
             if not scope.question:
-                return Values(self._answers(scope), dialect.ANSWER_STATUS, "NULL", dialect.ANSWER_STATUS)
+                return Values(self._answers(scope), dialect.ANSWER_STATUS, NO_NUMBER, dialect.ANSWER_STATUS)
             elements = self._elements('a."values"', scope.question, "value")
             return Values(self._answers(scope, f", {elements}"))
         raise UnprocessableEntityError(f"unknown scope {scope}")
