@@ -17,8 +17,10 @@ import yaml
 from align.evaluate.statistics import clustered_bootstrap
 from align.evaluate.winrate import win_rate
 from align.ids import content_id, unit_for
+from align.rounds import work
+from align.rounds.asking import write_suggestions
 from align.rounds.journal import append
-from align.rounds.stage import Receipt, Ref, Stage, partial_folder, seal, stage_folder, stage_key
+from align.rounds.stage import Job, Receipt, Ref, Stage, partial_folder, seal, stage_folder, stage_key
 from align.store import read_table, write_json, write_rows, write_table
 from align.types import (
     SCHEMAS,
@@ -31,13 +33,13 @@ from align.types import (
     Task,
     as_dict,
     candidate_id,
+    from_table,
     judgement_id,
     prompt_id,
     task_id,
     to_table,
 )
-from annotation.agreement import summary
-from annotation.compile import compile_preferences
+from annotation.controls import Suggestion, gold_tasks, repeats, suggest
 
 ITEMS = [
     "kettle",
@@ -62,7 +64,18 @@ TROUBLE = {
 }
 FILLERS = ["Our shop has been open for many years.", "Many people write to us every day."]
 HELD_OUT, TRAIN, ASKED = 120, 200, 96
-SECONDS = {"rollouts": 21.4, "selection": 0.3, "snapshot": 0.2, "preferences": 0.4, "policy": 31.7, "evaluation": 11.9}
+PEOPLE = {"type": "people", "tasks": 60, "overlap": 1}
+SECONDS = {
+    "blind": 0.1,
+    "blind_snapshot": 0.1,
+    "blind_result": 0.1,
+    "rollouts": 21.4,
+    "selection": 0.3,
+    "snapshot": 0.2,
+    "preferences": 0.4,
+    "policy": 31.7,
+    "evaluation": 11.9,
+}
 
 Answer = Callable[[int, str, int], str]
 """(round, prompt's text, sample) → answer."""
@@ -70,11 +83,14 @@ Answer = Callable[[int, str, int], str]
 
 @dataclass
 class FakeRun:
-    """Options of `make_run`; `stop_before` names the first stage that is not there ("2/snapshot")."""
+    """Options of `make_run`; `stop_before` names the first stage that is not there ("2/snapshot"), `controls` has gold tasks,
+    repeats and suggestions, `people_judge` blind comparisons in place of a function."""
 
     rounds: int = 3
     seed: int = 0
     judge: bool = True
+    people_judge: bool = False
+    controls: bool = False
     sft: bool = True
     by: str = "personas"
     shuffled: bool = False
@@ -123,7 +139,11 @@ def _recipe(fake: FakeRun) -> dict[str, Any]:
     recipe["annotate"] = {"tasks": ASKED, "overlap": 2, "by": personas if fake.by == "personas" else {"type": "people"}}
     recipe["dpo"] = {"beta": 0.1, "learning_rate": 3e-4, "epochs": 3}
     judge = {"type": "function", "path": "recipes/support-desk/world.py:utility", "tie_width": 0.05}
-    recipe["evaluate"] = {"judge": judge if fake.judge else None, "prompts": HELD_OUT, "samples": 1}
+    recipe["evaluate"] = {
+        "judge": judge if fake.judge else PEOPLE if fake.people_judge else None,
+        "prompts": HELD_OUT,
+        "samples": 1,
+    }
     return recipe
 
 
@@ -147,30 +167,68 @@ def _round(run: Path, fake: FakeRun, number: int, prompts: list[Prompt]) -> None
         long = [Dropped("prompt", asked[0].id, "the prompt has 530 tokens, more than max_prompt_tokens (512)")]
         write_table(out / "dropped.parquet", to_table(Dropped, long))
         done |= {"candidates": len(rows), "dropped": 1}
-    tasks = _tasks(asked, rows, number)
+    tasks, suggestions = _tasks(asked, rows, number), []
+    if fake.controls:
+        tasks, suggestions = _controls(tasks, prompts, number)
     with _stage(run, fake, number, "selection", [Ref(number, "rollouts")]) as (out, done):
         write_table(out / "tasks.parquet", to_table(Task, tasks))
+        write_suggestions(out, suggestions)
         done |= {"tasks": len(tasks), "dropped": 0}
-    judgements = [j for t in tasks for j in _judgements(t, fake)]
-    if fake.stop_before == f"{number}/snapshot":
-        judgements = judgements[: len(judgements) // 2]
-    append(run / "journal.jsonl", [{"type": "judgement", **as_dict(j)} for j in judgements])
-    with _stage(run, fake, number, "snapshot", [Ref(number, "selection")], files={"judgements": f"{number}"}) as (
-        out,
-        done,
-    ):
-        write_table(out / "judgements.parquet", to_table(Judgement, judgements))
-        skipped = sum(j.outcome == "skipped" for j in judgements)
-        done |= {"labels": len(judgements) - skipped, "skipped": skipped, "annotators": 3}
-    with _stage(run, fake, number, "preferences", [Ref(number, "snapshot")]) as (out, done):
-        found, dropped = compile_preferences(tasks, judgements)
-        write_table(out / "preferences.parquet", to_table(Preference, found))
-        write_table(out / "dropped.parquet", to_table(Dropped, dropped))
-        write_json(out / "agreement.json", summary(tasks, judgements))
-        done |= {"preferences": len(found), "dropped": len(dropped)}
+    _labelled(run, fake, number, "selection", "snapshot", [j for t in tasks for j in _judgements(t, fake)])
+    made_from = [Ref(number, "selection"), Ref(number, "snapshot")]
+    with _stage(run, fake, number, "preferences", made_from) as (out, done):
+        folders = {ref.stage: stage_folder(run, ref) / fake.receipts[ref].key for ref in made_from}
+        job = Job(number, "preferences", folders, {"compiler": "bradley_terry"}, {}, out)
+        done |= work.preferences(job, lambda done, total: None)
     with _stage(run, fake, number, "policy", [Ref(number - 1, "policy"), Ref(number, "preferences")]) as (out, done):
         _policy(out, done, number, fake, 48)
     _evaluation(run, fake, number, prompts)
+    if fake.people_judge:
+        _judged(run, fake, number, prompts)
+
+
+def _labelled(run: Path, fake: FakeRun, number: int, tasks: str, name: str, judgements: list[Judgement]) -> None:
+    """The journal's lines and the snapshot of them; where the run ends here, half of the labels."""
+    if fake.stop_before == f"{number}/{name}":
+        judgements = judgements[: len(judgements) // 2]
+    append(run / "journal.jsonl", [{"type": "judgement", **as_dict(j)} for j in judgements])
+    with _stage(run, fake, number, name, [Ref(number, tasks)], files={"judgements": f"{number}"}) as (out, done):
+        write_table(out / "judgements.parquet", to_table(Judgement, judgements))
+        skipped = sum(j.outcome == "skipped" for j in judgements)
+        done |= {"labels": len(judgements) - skipped, "skipped": skipped, "annotators": 3}
+
+
+def _controls(tasks: list[Task], prompts: list[Prompt], number: int) -> tuple[list[Task], list[Suggestion]]:
+    """Gold, repeats and suggestions beside the pairs."""
+    right = "We are sorry about the {}. {}"
+    asked = [p for p in prompts if p.split == "train"][-30:]
+    known = []
+    for prompt in asked:
+        text = prompt.messages[-1]["content"]
+        item = next(i for i in ITEMS if i in text)
+        texts = [right.format(item, r) for r in sorted(TROUBLE.values(), key=lambda r: utility(text, r))]
+        ids = [candidate_id(prompt.id, t, "given") for t in (texts[-1], texts[0])]
+        known.append(Preference("", prompt.id, prompt.messages, *ids, texts[-1], texts[0], 1.0, 1.0, 0.0, 0, []))
+    gold, _ = gold_tasks(known, tasks, kind="pair", share=0.15, round=number, overlap=2, seed=0)
+    whole = [*tasks, *repeats(tasks, share=0.2, seed=0), *gold]
+    scores = {t.id: [unit_for("suggest", c) for c in t.candidates] for t in whole}
+    return suggest(whole, scores, share=0.5, seed=0)
+
+
+def _judged(run: Path, fake: FakeRun, number: int, prompts: list[Prompt]) -> None:
+    """People compare the round with the first policy, through the stages' own functions."""
+    held_out = {"prompts": Ref(0, "prompts"), "new": Ref(number, "evaluation"), "first": Ref(0, "evaluation")}
+    folders = {name: stage_folder(run, ref) / fake.receipts[ref].key for name, ref in held_out.items()}
+    with _stage(run, fake, number, "blind", list(held_out.values())) as (out, done):
+        settings = {"seed": fake.seed, "count": 60, "overlap": 1}
+        done |= work.blind(Job(number, "blind", folders, settings, {}, out), lambda done, total: None)
+        tasks = from_table(Task, read_table(out / "tasks.parquet"))
+    _labelled(run, fake, number, "blind", "blind_snapshot", [j for t in tasks for j in _judgements(t, fake)])
+    made_from = {"blind": Ref(number, "blind"), "snapshot": Ref(number, "blind_snapshot"), "new": held_out["new"]}
+    folders = {name: stage_folder(run, ref) / fake.receipts[ref].key for name, ref in made_from.items()}
+    with _stage(run, fake, number, "blind_result", list(made_from.values())) as (out, done):
+        job = Job(number, "blind_result", folders, {"seed": fake.seed}, {}, out)
+        done |= work.blind_result(job, lambda done, total: None)
 
 
 @contextmanager
@@ -329,8 +387,10 @@ def _judgements(task: Task, fake: FakeRun) -> Iterator[Judgement]:
             continue
         outcome = "tie" if abs(a - b) < 0.05 else "a" if (a > b) != (luck > 0.88 + 0.04 * number) else "b"
         outcome = "skipped" if luck > 0.98 else "both_bad" if luck > 0.965 else outcome
+        if task.suggested and unit_for("swayed", task.id, name) < 0.3:
+            outcome = task.suggested
         yield Judgement(
-            judgement_id(task.id, name, 0), task.id, "pair", name, 0, outcome, time="2026-11-02T10:00:00+00:00"
+            judgement_id(task.id, name, 0), task.id, task.kind, name, 0, outcome, time="2026-11-02T10:00:00+00:00"
         )
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from align.report.people import annotators, conflicts
 from align.report.provenance import changed_versions, outside_files, recipe_text, versions
 from align.report.reading import RunFolder, read_run
 from align.report.samples import choose_samples
@@ -43,13 +44,14 @@ def report_data(run: Path) -> dict[str, Any]:
         "labels_from": by.get("type", "file" if found.recipe.get("preferences") else None),
         "shuffled_labels": bool(by.get("shuffle_labels")),
         "judge": _judge(found),
+        "kind": (found.recipe.get("annotate") or {}).get("kind"),
         "sft": _first(found),
         "rounds": rounds,
         "stages": [
             {"round": r.round, "stage": r.stage, "seconds": r.seconds, "key": r.key, "output": r.output}
             for r in found.receipts.values()
         ],
-        "annotators": _annotators(found),
+        "annotators": annotators(found),
         "learning_curves": _curves(found),
         "samples": choose_samples(found),
         "versions": versions(found),
@@ -80,11 +82,19 @@ def _round(run: RunFolder, number: int) -> dict[str, Any]:
         if measured["value"] is None:
             missing[name] = measured["reason"]
     values["contradictory_pairs"] = agreement.get("contradictory_pairs")
+    values["conflicts"], values["sway"] = conflicts(agreement), agreement.get("sway")
     result = run.json(number, "evaluation", "result.json")
     values |= {name: (result or {}).get(name) for name in (*COMPARED, *MEASURED)}
     for name in (*COMPARED, *MEASURED):
         if values[name] is None:
-            missing[name] = _not_yet(number, "evaluation") if result is None else "the recipe names no judge"
+            missing[name] = _not_yet(number, "evaluation") if result is None else _unjudged(run)
+    if _people_judge(run):
+        found = (run.json(number, "blind_result", "result.json") or {}).get("win_rate_vs_sft")
+        values["win_rate_vs_sft"] = found if found and found["mean"] is not None else None
+        if values["win_rate_vs_sft"] is None:
+            missing["win_rate_vs_sft"] = found["reason"] if found else _not_yet(number, "blind_result")
+        else:
+            del missing["win_rate_vs_sft"]
     values["checkpoint"] = run.summary(number, "policy").get("checkpoint")
     return {**values, "dropped": _dropped(run, number), "seconds": _seconds(run, number), "missing": missing}
 
@@ -96,8 +106,19 @@ def _first(run: RunFolder) -> dict[str, Any]:
     values |= {"checkpoint": run.summary(0, "policy").get("checkpoint"), "dropped": _dropped(run, 0)}
     missing = {} if result is not None else dict.fromkeys(MEASURED, _not_yet(0, "evaluation"))
     if result is not None and values["mean_score"] is None:
-        missing["mean_score"] = "the recipe names no judge"
+        missing["mean_score"] = _unjudged(run)
     return {"round": 0, **values, "seconds": _seconds(run, 0), "missing": missing}
+
+
+def _people_judge(run: RunFolder) -> bool:
+    return ((run.recipe.get("evaluate") or {}).get("judge") or {}).get("type") == "people"
+
+
+def _unjudged(run: RunFolder) -> str:
+    """Why there is no score, nor what follows from scores."""
+    if _people_judge(run):
+        return "people compare answers with the first policy's; they give no score"
+    return "the recipe names no judge"
 
 
 def _not_yet(round: int, stage: str) -> str:
@@ -121,20 +142,25 @@ def _seconds(run: RunFolder, round: int) -> float:
 
 def _state(run: RunFolder, planned: int) -> tuple[str, str]:
     """`finished`, `waiting` (for people) or `unfinished`, and a sentence about it."""
+    last_stage = "blind_result" if _people_judge(run) else "evaluation"
     for number in range(planned + 1):
-        if run.has(number, "evaluation"):
+        if run.has(number, last_stage if number else "evaluation"):
             continue
-        if run.has(number, "selection") and not run.has(number, "snapshot"):
-            given, wanted = _progress(run, number)
-            return "waiting", f"Round {number} waits for people: {given} of {wanted} labels are given."
+        for asked, taken, why in (
+            ("selection", "snapshot", ""),
+            ("blind", "blind_snapshot", " to compare it with the first policy"),
+        ):
+            if run.has(number, asked) and not run.has(number, taken):
+                given, wanted = _progress(run, number, asked)
+                return "waiting", f"Round {number} waits for people{why}: {given} of {wanted} labels are given."
         last = next(reversed(run.receipts), None)
         return "unfinished", f"The last finished stage is {last}." if last else "No stage is finished yet."
     return "finished", f"All {planned} rounds are done." if planned > 1 else "Its one round is done."
 
 
-def _progress(run: RunFolder, round: int) -> tuple[int, int]:
-    """Labels given and wanted in a round whose labelling is open; more than wanted on one task count as wanted."""
-    tasks = run.rows(round, "selection", "tasks.parquet") or []
+def _progress(run: RunFolder, round: int, stage: str) -> tuple[int, int]:
+    """Labels given and wanted for the tasks of a stage; more than wanted on one task count as wanted."""
+    tasks = run.rows(round, stage, "tasks.parquet") or []
     given: Counter[str] = Counter()
     for judgement in read_journal(run.path / "journal.jsonl").judgements(t["id"] for t in tasks):
         given[judgement.task_id] += judgement.outcome != "skipped"
@@ -142,44 +168,20 @@ def _progress(run: RunFolder, round: int) -> tuple[int, int]:
 
 
 def _judge(run: RunFolder) -> dict[str, Any] | None:
-    """Who compares answers; `hidden_preference` where simulated annotators follow the same function."""
+    """Who compares answers: {"type": "people"}, or a function {"type", "name", "tie_width", "hidden_preference"}; the
+    last where simulated annotators follow the same function."""
     judge = (run.recipe.get("evaluate") or {}).get("judge")
-    if judge is None:
-        return None
+    if judge is None or _people_judge(run):
+        return judge and {"type": "people"}
     utility = ((run.recipe.get("annotate") or {}).get("by") or {}).get("utility")
     # only the file's own name: a report travels, and the folders of this machine are nobody's business
     name = Path(judge["path"]).name
-    return {"name": name, "tie_width": judge.get("tie_width", 0.0), "hidden_preference": judge["path"] == utility}
-
-
-def _annotators(run: RunFolder) -> list[dict[str, Any]]:
-    """Each annotator's judgements over all rounds; `left` is the share of choices that fell on the left answer."""
-    people: dict[str, Counter[str]] = {}
-    left: dict[str, list[float]] = {}
-    for ref in run.receipts:
-        if ref.stage != "preferences":
-            continue
-        agreement = run.json(ref.round, ref.stage, "agreement.json") or {}
-        for name, habits in agreement.get("annotators", {}).items():
-            people.setdefault(name, Counter()).update(habits["outcomes"])
-            side, sums = habits["left"], left.setdefault(name, [0.0, 0.0])
-            if side["value"] is not None:
-                sums[0] += side["value"] * side["n"]
-                sums[1] += side["n"]
-    rows = []
-    for name, counts in sorted(people.items()):
-        chosen, choices = left[name]
-        rows.append(
-            {
-                "annotator": name,
-                "labels": counts.total() - counts["skipped"],
-                "skipped": counts["skipped"],
-                "ties": counts["tie"],
-                "both_bad": counts["both_bad"],
-                "left": chosen / choices if choices else None,
-            }
-        )
-    return rows
+    return {
+        "type": "function",
+        "name": name,
+        "tie_width": judge.get("tie_width", 0.0),
+        "hidden_preference": judge["path"] == utility,
+    }
 
 
 def _curves(run: RunFolder) -> list[dict[str, Any]]:

@@ -58,6 +58,8 @@ def render(data: dict[str, Any]) -> str:
         times=_times(data),
         totals=_totals(data),
         verdicts=_verdicts(data),
+        people=_people(data),
+        agreement=_agreement(data),
         open_samples=OPEN_SAMPLES,
     )
 
@@ -182,3 +184,71 @@ def _totals(data: dict[str, Any]) -> dict[str, Any]:
 def _verdicts(data: dict[str, Any]) -> dict[str, int]:
     found = [row["better"] for row in data["samples"]["rows"]]
     return {name: found.count(name) for name in ("latest", "tie", "first")}
+
+
+PEOPLE = {
+    "labels": "Labels",
+    "compared": "Blind comparisons",
+    "ties": "Ties",
+    "both_bad": "Both bad",
+    "skipped": "Skipped",
+    "left": "Chose the left answer",
+    "reliability": "Reliability",
+    "gold": "Control items right",
+    "consistency": "Repeats alike",
+}
+"""Columns of the annotators' table. A column in which nobody has anything is left out."""
+
+
+def _people(data: dict[str, Any]) -> dict[str, Any]:
+    rows = {p["annotator"]: {name: p[key] for key, name in PEOPLE.items()} for p in data["annotators"]}
+    return _table("Annotator", rows)
+
+
+def _agreement(data: dict[str, Any]) -> dict[str, Any]:
+    """Agreement, contradictions and what suggestions did, round by round."""
+    rows = {}
+    for r in data["rounds"]:
+        found = r["conflicts"] or {}
+        rows[f"Round {r['round']}"] = {
+            "Agreement": _estimate(r, "agreement"),
+            "Alpha": _estimate(r, "alpha"),
+            "Pairs judged both ways": found.get("both_ways"),
+            "Circles": found.get("cycles"),
+            "Against oneself": found.get("self_contradictions"),
+            SWAY: r["sway"] if r["sway"] and r["sway"]["value"] is not None else None,
+        }
+    return _table("Round", rows)
+
+
+def _estimate(values: dict[str, Any], name: str) -> dict[str, Any] | None:
+    if values[name] is None:
+        return None
+    low, high = values[f"{name}_interval"]
+    return {"value": values[name], "low": low, "high": high}
+
+
+SHARES = {"Agreement", "Chose the left answer"}
+"""Columns that are printed as percentages."""
+SWAY = "Swayed by suggestions"
+
+
+def _table(first: str, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Headings, and rows of (heading, text, smaller text) without the columns that are empty or 0 in all rows."""
+    names = list(next(iter(rows.values()), {}))
+    kept = [name for name in names if any(row[name] not in (None, 0) for row in rows.values())]
+    return {
+        "headings": [first, *kept],
+        "rows": [(name, [(column, *_cell(column, row[column])) for column in kept]) for name, row in rows.items()],
+    }
+
+
+def _cell(column: str, value: Any) -> tuple[str, str]:
+    if value is None:
+        return "–", ""
+    if not isinstance(value, dict):
+        return str(value), ""
+    if "hits" in value and column not in SHARES:
+        return f"{value['hits']} of {value['n']}", ""
+    form = words.points if column == SWAY else words.share if column in SHARES else words.number
+    return form(value["value"]), f"[{form(value['low'])}, {form(value['high'])}]"

@@ -15,6 +15,9 @@ def headline(data: dict[str, Any]) -> str:
             "finished": "No round is evaluated",
         }[data["state"]]
     found, name = last["win_rate_vs_sft"], f"Round {last['round']}"
+    if found is None and data["judge"] and data["judge"]["type"] == "people":
+        pending = "too few were judged to say" if data["state"] == "finished" else "people have not said yet"
+        return f"{name} is trained; {pending} whether it is better"
     if found is None:
         return f"{name} is done; without a judge nobody says whether it is better"
     if found["low"] > 0.5:
@@ -76,6 +79,9 @@ def _sources(data: dict[str, Any]) -> list[str]:
     judge = data["judge"]
     if judge is None:
         judged = None
+    elif judge["type"] == "people":
+        who = "Simulated annotators" if data["labels_from"] == "personas" else "People"
+        judged = f"{who} also judged, in blind comparisons that show neither which policy wrote what nor any score."
     elif judge["hidden_preference"]:
         judged = f"The judge, {judge['name']}, is the hidden preference that the annotators follow."
     else:
@@ -93,6 +99,15 @@ def share(value: float) -> str:
             else ("more than 99.9%" if value > 0.5 else "less than 0.1%")
         )
     return f"{percent}%"
+
+
+def points(value: float) -> str:
+    """A difference of shares, in percentage points.
+
+    >>> points(0.123), points(-0.04)
+    ('+12 points', '−4 points')
+    """
+    return f"{100 * value:+.0f} points".replace("-", "−")
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -126,6 +141,11 @@ GLOSSARY = {
     "SFT": "Supervised fine-tuning on demonstrations: the policy of round 0 that all rounds are compared with.",
     "Parent": "The policy that a round's answers were sampled from and that its training started from.",
     "Agreement": "Of the comparisons that two or more people answered, the average share of pairs of people who gave the same answer. Alpha (Krippendorff) corrects it for chance: 1 is perfect, 0 is chance.",
+    "Reliability": "The label compiler's estimate of how often an annotator agrees with the truth on a typical clear pair, from whom they agree with and from control items: 1 is always, one half is a coin, and less is somebody who says the opposite.",
+    "Control items": "Tasks whose right answer was known beforehand, asked unmarked among the others.",
+    "Repeats": "Tasks asked twice of the same person, far apart and with the answers in the opposite order.",
+    "Circles": "Prompts where people prefer A to B, B to C and C to A. A pair judged both ways is one of which each answer is preferred by somebody; against oneself, by the same person.",
+    "Swayed by suggestions": "How much more often people gave the suggested answer where they saw the suggestion than where it was withheld, drawn at random.",
     "Pairs ranked right": "During training: the share of training pairs to which the policy, compared with its parent, gives the chosen answer the larger gain in probability.",
     "Reward margin": "During training: by how much, in log-probability times beta, the chosen answer gains more than the rejected one.",
     "Dropped": "A row that went no further. It is counted with its reason; the rows themselves lie in each stage's dropped.parquet.",

@@ -52,6 +52,7 @@ def _rows(run: Path, round: int, stage: str, name: str) -> list[dict[str, Any]]:
 
 
 def _labels(run: Path, round: int) -> list[dict[str, Any]]:
+    """What people said about the round's answers (gold tasks are about others)."""
     receipt = current(run, Ref(round, "selection"))
     if receipt is None:
         return []
@@ -71,14 +72,24 @@ def _labels(run: Path, round: int) -> list[dict[str, Any]]:
 
 
 def _said(judgement: Judgement, task: Task) -> str:
+    names = [f"[{candidate[:8]}]" for candidate in task.candidates]
     match judgement.outcome:
         case "a" | "b":
             better = "ab".index(judgement.outcome)
-            return f"[{task.candidates[better][:8]}] is better than [{task.candidates[1 - better][:8]}]"
+            return f"{names[better]} is better than {names[1 - better]}"
         case "tie":
-            return f"[{task.candidates[0][:8]}] and [{task.candidates[1][:8]}] are equally good"
+            return f"{names[0]} and {names[1]} are equally good"
         case "both_bad":
-            return f"[{task.candidates[0][:8]}] and [{task.candidates[1][:8]}] are both bad"
+            return f"{names[0]} and {names[1]} are both bad"
+        case "good" | "bad":
+            return f"{names[0]} is {judgement.outcome}"
+        case "ranked":
+            places: dict[int, list[str]] = {}
+            for name, rank in zip(names, judgement.ranking or [], strict=True):
+                places.setdefault(rank, []).append(name)
+            return "best first: " + ", ".join(" = ".join(places[rank]) for rank in sorted(places))
+        case "rated":
+            return f"{names[0]}: " + ", ".join(f"{r['criterion']} {r['score']} of 5" for r in judgement.ratings or [])
         case _:
             return "skipped"
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections import Counter
 from html.parser import HTMLParser
@@ -77,7 +78,13 @@ def test_annotators_add_up_over_rounds(run: Path, data: dict[str, Any]) -> None:
     assert [a["annotator"] for a in data["annotators"]] == ["ada", "bo", "chi"]
     assert sum(a["labels"] for a in data["annotators"]) == sum(r["labels"] for r in data["rounds"])
     assert sum(a["skipped"] for a in data["annotators"]) == sum(r["skipped"] for r in data["rounds"])
-    assert all(0.3 < a["left"] < 0.7 for a in data["annotators"])
+    assert all(0.3 < a["left"]["low"] < a["left"]["value"] < 0.7 for a in data["annotators"])
+    compiled = [json.loads(stage_file(run, n, "preferences", "agreement.json").read_text()) for n in (1, 2, 3)]
+    for person in data["annotators"]:
+        name, latest = person["annotator"], compiled[-1]["compiled"]["annotators"][person["annotator"]]["reliability"]
+        assert person["reliability"] == {**latest, "round": 3} and 0.5 < latest["value"] < 1
+        assert person["left"]["n"] == sum(c["annotators"][name]["left"]["n"] for c in compiled)
+        assert person["gold"] is person["consistency"] is None, "there were no such tasks"
 
 
 def test_learning_curves_come_from_the_metrics_log(data: dict[str, Any]) -> None:
@@ -175,6 +182,64 @@ def test_a_run_without_annotators_or_judge(tmp_path: Path) -> None:
     assert words.headline(found) == "Round 1 is done; without a judge nobody says whether it is better"
     assert summary_table(found)[0][2] == "win rate over the given model"
     assert "not judged" in render(found)
+
+
+@pytest.fixture(scope="module")
+def controlled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with gold, repeats and suggestions, in which people judge blind."""
+    runs = tmp_path_factory.mktemp("runs")
+    return make_run(runs, rounds=2, judge=False, people_judge=True, controls=True)
+
+
+def test_control_items_and_repeats_are_counted_for_each_annotator(controlled: Path) -> None:
+    found = report_data(controlled)
+    for person in found["annotators"]:
+        assert 10 < person["gold"]["n"] < 30 and person["gold"]["hits"] > 0.7 * person["gold"]["n"]
+        assert person["consistency"]["n"] > 3 and person["compared"] > 10
+    said = [read_table(stage_file(controlled, n, "snapshot", "judgements.parquet")).num_rows for n in (1, 2)]
+    assert sum(p["labels"] + p["skipped"] for p in found["annotators"]) > sum(said), "blind skips come on top"
+    page = render(found)
+    first = found["annotators"][0]["gold"]
+    assert f"<span>{first['hits']} of {first['n']}</span>" in page
+    for heading in (
+        "Reliability",
+        "Control items right",
+        "Repeats alike",
+        "Blind comparisons",
+        "Pairs judged both ways",
+    ):
+        assert f'<th class="num">{heading}</th>' in page, heading
+
+
+def test_a_plain_run_has_no_empty_columns(data: dict[str, Any]) -> None:
+    page = render(data)
+    assert "Reliability</th>" in page and "Control items right" not in page and "Repeats alike" not in page
+
+
+def test_a_blind_win_rate_stands_in_the_table_like_any_other(controlled: Path) -> None:
+    found = report_data(controlled)
+    assert (found["state"], found["judge"]) == ("finished", {"type": "people"})
+    result = json.loads(stage_file(controlled, 2, "blind_result", "result.json").read_text())["win_rate_vs_sft"]
+    last = found["rounds"][-1]
+    assert last["win_rate_vs_sft"] == result and result["clusters"] <= 60 and result["low"] > 0.5
+    assert words.headline(found) == "Round 2 beats SFT on held-out prompts"
+    assert "judged, in blind comparisons" in " ".join(words.lede(found))
+    assert summary_table(found)[-1][2] == words.interval(result)
+    assert last["missing"]["mean_score"].startswith("people compare answers")
+    assert f"{result['unscored']} comparisons with SFT could not be scored" in render(found) or not result["unscored"]
+
+
+def test_a_run_waits_for_people_who_judge(tmp_path: Path) -> None:
+    run = make_run(tmp_path, rounds=2, judge=False, people_judge=True, stop_before="1/blind_snapshot")
+    found = report_data(run)
+    assert found["state"] == "waiting"
+    assert re.fullmatch(
+        r"Round 1 waits for people to compare it with the first policy: \d+ of \d+ labels are given\.",
+        found["state_text"],
+    )
+    assert words.headline(found) == "Round 1 is trained; people have not said yet whether it is better"
+    assert found["rounds"][0]["missing"]["win_rate_vs_sft"] == "the stage 1/blind_result has not run yet"
+    assert "has not run yet" in render(found)
 
 
 def changed(data: dict[str, Any], mean: float, low: float, high: float) -> dict[str, Any]:
