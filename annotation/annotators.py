@@ -16,10 +16,13 @@ PAUSE = 300.0
 """Seconds; whoever lets more time than this pass between two answers was away."""
 
 
-def statistics(tasks: Sequence[Task], judgements: Iterable[Judgement]) -> dict[str, dict[str, Any]]:
-    """For each annotator who said anything about `tasks`, by name; `judgements` has each one's latest word.
+def statistics(
+    tasks: Sequence[Task], judgements: Iterable[Judgement], annotators: Iterable[str] = ()
+) -> dict[str, dict[str, Any]]:
+    """For each of `annotators`, and whoever else said anything about `tasks`, by name; `judgements` has each one's
+    latest word.
 
-    - `answered` and `skipped`: how many tasks;
+    - `submitted` and `skipped`: how many tasks;
     - `pace`: {tasks_per_hour, seconds, n} over the `n` gaps between consecutive answers, skips among them; `seconds`
       is their median, and gaps over PAUSE do not count;
     - `agreement`: on tasks that others answered too, how far they said the same (`alike`), {value, low, high, n};
@@ -30,16 +33,16 @@ def statistics(tasks: Sequence[Task], judgements: Iterable[Judgement]) -> dict[s
     are worth. What is not known is {value: None, reason}.
     """
     by_id = {task.id: task for task in tasks}
-    mine: dict[str, list[Judgement]] = defaultdict(list)
+    mine: dict[str, list[Judgement]] = {name: [] for name in annotators}
     answers: dict[str, list[Judgement]] = defaultdict(list)
     for judgement in judgements:
         if judgement.task_id in by_id:
-            mine[judgement.annotator].append(judgement)
+            mine.setdefault(judgement.annotator, []).append(judgement)
             if judgement.outcome != "skipped":
                 answers[judgement.task_id].append(judgement)
     return {
         name: {
-            "answered": sum(j.outcome != "skipped" for j in said),
+            "submitted": sum(j.outcome != "skipped" for j in said),
             "skipped": sum(j.outcome == "skipped" for j in said),
             "pace": pace(said),
             "agreement": _agreement(said, answers, by_id),

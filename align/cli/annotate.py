@@ -1,20 +1,21 @@
 """`align annotate`: the labelling of a run's round, or of candidates of one's own."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
+
+from align.cli.watching import FOLDER, JSON, status, watch
 
 if TYPE_CHECKING:
     from align.config.recipe import Annotate
     from align.rounds.labelling import Desk
 
 annotate_app = typer.Typer(
-    rich_markup_mode=None, no_args_is_help=True, help="Ask people: push tasks, pull judgements, see progress, close."
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="Ask people: push tasks, pull judgements, see how they get on, share what they said, close.",
 )
-
-FOLDER = typer.Argument(..., help="A run's folder, or one that `align annotate push --candidates` made.")
-JSON = typer.Option(False, "--json", help="Print the result as JSON.")
 
 
 @annotate_app.command()
@@ -70,9 +71,10 @@ def _settings(tasks: int, overlap: int, server: str, home: Path | None, guidelin
 
 @annotate_app.command()
 def pull(folder: Path = FOLDER, as_json: bool = JSON) -> None:
-    """Take new judgements into the folder's journal, and write judgements.jsonl and preferences.jsonl."""
+    """Take new judgements into the folder's journal, and write judgements.jsonl and what they are compiled to:
+    preferences.jsonl, thumbs.jsonl and demonstrations.jsonl (corrected answers), and dropped.jsonl with the reasons."""
     from align.cli.display import print_json
-    from align.rounds.desk import export
+    from align.rounds.export import pull_files
     from align.rounds.journal import record
     from align.rounds.labelling import open_backend
     from align.rounds.lock import run_lock
@@ -80,51 +82,38 @@ def pull(folder: Path = FOLDER, as_json: bool = JSON) -> None:
     desk = _desk(folder)
     with run_lock(folder):
         fresh = record(desk.journal, open_backend(desk).collect())
-        counts = export(desk, folder)
+        counts = pull_files(desk, folder)
     if as_json:
         print_json({"new": len(fresh), **counts})
     else:
-        typer.echo(
-            f"{len(fresh)} new judgements, {counts['judgements']} in all; {counts['preferences']} preferences in {folder / 'preferences.jsonl'}"
-        )
+        made = ", ".join(f"{counts[what]} {what}" for what in ("preferences", "thumbs", "demonstrations"))
+        typer.echo(f"{len(fresh)} new judgements, {counts['judgements']} in all; {made} in {folder}")
 
 
 @annotate_app.command()
-def status(folder: Path = FOLDER, as_json: bool = JSON) -> None:
-    """How far the labelling is, and what each annotator has done."""
-    from align.cli.display import print_json, print_table
-    from align.rounds.labelling import closed, open_backend
+def export(
+    folder: Path = FOLDER,
+    out: Path = typer.Option(..., "--out", help="The new folder: data/ and README.md, its card."),
+    format: Literal["parquet", "jsonl"] = typer.Option("parquet", "--format", help="How the rows are written."),
+    names: bool = typer.Option(
+        False, "--names", help="Keep annotators' names and times; without it they are annotator-1, annotator-2 …"
+    ),
+    as_json: bool = JSON,
+) -> None:
+    """Write all that people said, and what it is compiled to, as a data set in the Hub's layout: `datasets`, TRL and
+    our own verbs read it. Of a run, all rounds; what `align annotate pull` has not taken in yet is not there."""
+    from align.cli.display import print_json
+    from align.rounds.export import export as write
 
-    desk = _desk(folder)
-    backend = open_backend(desk)
-    state = backend.progress()
-    why = closed(desk)
+    counts = write(folder, out, names=names, format=format)
     if as_json:
-        people = {name: {"submitted": c.submitted, "skipped": c.skipped} for name, c in state.annotators.items()}
-        print_json(
-            {
-                "wanted": state.wanted,
-                "answers": state.answers,
-                "tasks": state.tasks,
-                "completed": state.completed,
-                "closed": why,
-                "url": backend.url,
-                "annotators": people,
-            }
-        )
-        return
-    typer.echo(
-        f"{state.completed} of {state.tasks} tasks are complete; {state.answers} of {state.wanted} answers are in"
-    )
-    typer.echo(f"closed: {why}" if why else f"open; label at {backend.url}")
-    if state.annotators:
-        print_table(
-            [
-                ["annotator", "answered", "skipped"],
-                *([n, str(c.submitted), str(c.skipped)] for n, c in state.annotators.items()),
-            ],
-            right=(1, 2),
-        )
+        print_json({**counts, "out": str(out)})
+    else:
+        typer.echo(f"{', '.join(f'{count} {part}' for part, count in counts.items())} written to {out}")
+
+
+annotate_app.command()(status)
+annotate_app.command()(watch)
 
 
 @annotate_app.command()

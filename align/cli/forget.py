@@ -39,7 +39,8 @@ def forget(
 
 def _compile_anew(folder: Path) -> list[str]:
     """Snapshots and preferences of a run; the files that `align annotate pull` wrote into a folder of one's own."""
-    from align.rounds.desk import export, open_desk
+    from align.rounds.desk import open_desk
+    from align.rounds.export import pull_files
     from align.rounds.labelling import DESK
     from align.rounds.run import open_run
     from align.rounds.runner import recompile
@@ -48,8 +49,7 @@ def _compile_anew(folder: Path) -> list[str]:
         return [str(ref) for ref in recompile(open_run(folder), lambda event: None)]
     if not (folder / "preferences.jsonl").is_file():
         return []
-    export(open_desk(folder), folder)
-    return ["preferences.jsonl"]
+    return [f"{name}.jsonl" for name in pull_files(open_desk(folder), folder)]
 
 
 def _say(name: str, found: dict[str, Any], recompiled: list[str], yes: bool) -> None:

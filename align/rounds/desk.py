@@ -10,13 +10,12 @@ from align.errors import ConfigError
 from align.ids import content_id, file_id
 from align.rounds.asking import ask, write_suggestions
 from align.rounds.journal import read_journal
-from align.rounds.labelling import DESK, Desk, desk_of_folder, desk_of_round, judgements_of
+from align.rounds.labelling import DESK, Desk, desk_of_folder, desk_of_round
 from align.rounds.plan import labellings
 from align.rounds.run import open_run
 from align.rounds.stage import Receipt, Ref, in_force
 from align.store import disk_errors, publish, read_json, remove_folder, write_json, write_rows, write_table
 from align.types import Task, as_dict, to_table
-from annotation.compile import compile_preferences
 
 
 def open_desk(folder: Path) -> Desk:
@@ -69,12 +68,3 @@ def make_desk(folder: Path, candidates: Path, annotate: Annotate, *, seed: int) 
     }
     write_json(partial / DESK, desk)
     publish(partial, folder)
-
-
-def export(desk: Desk, folder: Path) -> dict[str, int]:
-    """Write the judgements in force, what they compile to and what was dropped as JSONL; returns the counts."""
-    judgements = judgements_of(desk)
-    preferences, dropped = compile_preferences(desk.tasks, judgements)
-    for name, rows in (("judgements", judgements), ("preferences", preferences), ("dropped", dropped)):
-        write_rows(folder / f"{name}.jsonl", map(as_dict, rows))
-    return {"judgements": len(judgements), "preferences": len(preferences), "dropped": len(dropped)}

@@ -44,14 +44,15 @@ def test_statistics_by_hand() -> None:
     ]
     found = statistics(tasks, said)
     assert list(found) == ["ann", "bob", "cyd"]
-    assert (found["ann"]["answered"], found["ann"]["skipped"]) == (3, 0)
-    assert (found["cyd"]["answered"], found["cyd"]["skipped"]) == (1, 1)
+    assert (found["ann"]["submitted"], found["ann"]["skipped"]) == (3, 0)
+    assert (found["cyd"]["submitted"], found["cyd"]["skipped"]) == (1, 1)
     assert found["ann"]["agreement"]["value"] == pytest.approx((0.5 + 1) / 2)
     assert found["ann"]["agreement"]["n"] == 2, "on t3 there is nobody to agree with"
     assert found["cyd"]["agreement"]["value"] == 0
     low, high = wilson(2, 2)
     assert found["ann"]["left"] == {"value": 1.0, "low": pytest.approx(low), "high": high, "n": 2}
     assert found["cyd"]["left"]["value"] == 0
+    assert statistics(tasks, [], ["dan"])["dan"]["submitted"] == 0
     alone = statistics(tasks, [judge("t3", "ann", "tie")])["ann"]
     assert alone["agreement"] == {"value": None, "reason": "nobody else answered the same tasks"}
     assert alone["left"] == {"value": None, "reason": "no choice between one answer and another beside it"}

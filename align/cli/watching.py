@@ -1,0 +1,142 @@
+"""`align annotate status` and `align annotate watch`: how far people are."""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from align.rounds.survey import Survey
+
+FOLDER = typer.Argument(..., help="A run's folder, or one that `align annotate push --candidates` made.")
+JSON = typer.Option(False, "--json", help="Print the result as JSON.")
+HEAD = ["annotator", "done", "skipped", "an hour", "agrees", "control items", "left", "consistent"]
+
+
+def status(folder: Path = FOLDER, as_json: bool = JSON) -> None:
+    """How far the labelling is, how each annotator gets on, and how long the rest will take.
+
+    Beside what is done: tasks an hour (pauses over five minutes aside); how often the others said the same; how many
+    control items with a known answer were answered so; how often the answer on the left was said to be better; and how
+    many repeated tasks were answered alike. Shares come with their 95% intervals.
+    """
+    from align.cli.display import print_json, print_table
+    from align.rounds.desk import open_desk
+    from align.rounds.labelling import open_backend
+    from align.rounds.survey import survey
+
+    desk = open_desk(folder)
+    found = survey(desk, open_backend(desk))
+    if as_json:
+        print_json(found.as_dict())
+        return
+    for line in _lines(found):
+        typer.echo(line)
+    if found.people:
+        print_table([HEAD, *_rows(found)], right=(1, 2, 3))
+
+
+def watch(
+    folder: Path = FOLDER,
+    every: float = typer.Option(3.0, "--every", min=0.2, help="Seconds between two looks at the server."),
+) -> None:
+    """Follow the labelling until nothing more is asked, or until Ctrl-C. Only looks: `align run --wait` goes on too.
+
+    Without a terminal it prints a line whenever something changed.
+    """
+    from rich.console import Console
+    from rich.live import Live
+
+    seen = None
+    if not sys.stdout.isatty():
+        for seen in _looks(folder, every):
+            typer.echo(_lines(seen)[0])
+    else:
+        with Live(console=Console(highlight=False), auto_refresh=False) as live:
+            for seen in _looks(folder, every):
+                live.update(_page(seen), refresh=True)
+    if seen is not None:
+        typer.echo(f"closed: {seen.closed}" if seen.closed else "nothing is open any more; `align run` goes on")
+
+
+def _looks(folder: Path, every: float) -> Iterator["Survey"]:
+    """A survey whenever something has changed; the last one finds nothing open."""
+    from align.rounds.desk import open_desk
+    from align.rounds.journal import read_journal
+    from align.rounds.labelling import open_backend
+    from align.rounds.survey import survey
+
+    desk = open_desk(folder)
+    backend = open_backend(desk)
+    before: tuple[Any, ...] = ()
+    while True:
+        journal = read_journal(desk.journal)
+        now = (backend.version(), journal.closed.get(desk.tasks_id), journal.forgotten)
+        if now != before:
+            before, found = now, survey(desk, backend)
+            yield found
+            if found.closed is not None or found.progress.open == 0:
+                return
+        time.sleep(every)
+
+
+def _lines(found: "Survey") -> list[str]:
+    state = found.progress
+    done = f"{state.completed} of {state.tasks} tasks are complete; {state.answers} of {state.wanted} answers are in"
+    if state.exhausted:
+        done += f"; nobody is left to ask about {state.exhausted}"
+    if found.closed is not None:
+        return [done, f"closed: {found.closed}"]
+    return [f"{done}; {_time_left(found.left)}", f"open; label at {found.url}"]
+
+
+def _time_left(left: dict[str, Any]) -> str:
+    from align.cli.display import seconds_text
+
+    if left["answers"] == 0:
+        return "none is missing"
+    if left["hours"] is None:
+        return f"time left: unknown ({left['reason']})"
+    people = "person" if left["people"] == 1 else "people"
+    return f"time left: {seconds_text(3600 * left['hours'])} for {left['people']} {people} together"
+
+
+def _rows(found: "Survey") -> list[list[str]]:
+    return [
+        [name, str(person["submitted"]), str(person["skipped"]), _pace(person)]
+        + [_share(person[what]) for what in ("agreement", "gold", "left", "consistency")]
+        for name, person in found.people.items()
+    ]
+
+
+def _pace(person: dict[str, Any]) -> str:
+    pace = person["pace"]["tasks_per_hour"]
+    return "–" if pace is None else f"{pace:.0f}"
+
+
+def _share(found: dict[str, Any]) -> str:
+    """`0.71 [0.60, 0.80]`, or a dash where nothing is known."""
+    if found["value"] is None:
+        return "–"
+    return f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+
+
+def _page(found: "Survey") -> "RenderableType":
+    """What `status` prints, for a terminal that is written over."""
+    from rich.console import Group
+    from rich.markup import escape
+    from rich.table import Table
+
+    from align.cli.display import plain
+
+    table = Table(box=None, pad_edge=False)
+    for number, name in enumerate(HEAD):
+        table.add_column(name, justify="right" if number in (1, 2, 3) else "left")
+    for row in _rows(found):
+        table.add_row(*(escape(plain(cell)) for cell in row))
+    return Group(*(escape(plain(line)) for line in _lines(found)), table)

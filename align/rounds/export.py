@@ -1,0 +1,212 @@
+"""What people said, as files that others read: JSONL beside the desk, or a data set in the Hub's layout with a card."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from align.config.recipe import Annotate, Personas
+from align.errors import ConfigError
+from align.ids import content_id
+from align.rounds.card import card
+from align.rounds.journal import read_journal
+from align.rounds.labelling import DESK, Desk, desk_of_folder, judgements_of
+from align.rounds.run import open_run
+from align.rounds.stage import CURRENT
+from align.store import disk_errors, publish, read_table, remove_folder, replace_file, write_rows, write_table
+from align.types import (
+    MESSAGES,
+    SCHEMAS,
+    Dropped,
+    Edit,
+    Judgement,
+    Message,
+    Preference,
+    Task,
+    Thumb,
+    as_dict,
+    from_table,
+    judgement_id,
+    to_table,
+)
+from annotation.agreement import summary
+from annotation.compile import Compiled, compile_labels
+
+Row = dict[str, Any]
+_STRINGS = pa.list_(pa.string())
+CONFIGS: dict[str, pa.Schema] = {
+    "judgements": pa.schema(
+        [*SCHEMAS[Judgement], ("round", pa.int32()), ("purpose", pa.string()), ("repeat", pa.int32())]
+        + [("prompt_id", pa.string()), ("prompt", MESSAGES), ("candidates", _STRINGS), ("answers", _STRINGS)]
+        + [("shown", pa.list_(pa.int32()))]
+    ),
+    "preferences": pa.schema(
+        [("prompt", MESSAGES), ("chosen", MESSAGES), ("rejected", MESSAGES), ("target", pa.float64())]
+        + [("weight", pa.float64()), ("margin", pa.float64()), ("round", pa.int32()), ("id", pa.string())]
+        + [("prompt_id", pa.string()), ("chosen_id", pa.string()), ("rejected_id", pa.string())]
+        + [("judgements", _STRINGS)]
+    ),
+    "thumbs": pa.schema(
+        [("prompt", MESSAGES), ("completion", MESSAGES), ("label", pa.bool_()), ("target", pa.float64())]
+        + [("weight", pa.float64()), ("round", pa.int32()), ("id", pa.string()), ("prompt_id", pa.string())]
+        + [("candidate_id", pa.string()), ("judgements", _STRINGS)]
+    ),
+    "demonstrations": pa.schema(
+        [("prompt", MESSAGES), ("completion", MESSAGES), ("annotator", pa.string()), ("round", pa.int32())]
+        + [("id", pa.string()), ("prompt_id", pa.string()), ("judgement", pa.string())]
+    ),
+}
+"""The parts of a data set and their columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """All that was asked and said in a folder. `salt` is the folder's own, so that nobody can guess who is who."""
+
+    name: str
+    salt: str
+    tasks: list[Task]
+    judgements: list[Judgement]
+    annotate: Annotate
+
+
+def pull_files(desk: Desk, folder: Path) -> dict[str, int]:
+    """Write the judgements in force, what they compile to and what was dropped as JSONL; returns the counts."""
+    parts, compiled = _parts(desk.tasks, judgements_of(desk), desk.annotate.compiler)
+    parts["dropped"] = list(map(as_dict, from_table(Dropped, compiled.dropped)))
+    for name, rows in parts.items():
+        write_rows(folder / f"{name}.jsonl", rows)
+    return {name: len(rows) for name, rows in parts.items()}
+
+
+def export(folder: Path, out: Path, *, names: bool, format: Literal["parquet", "jsonl"]) -> dict[str, int]:
+    """Make `out`: `data/<part>.parquet` (or `.jsonl`) for each part that has rows, and README.md, its card; returns
+    how many rows each part has.
+
+    Of a run all rounds are exported, compiled together. Without `names` annotators get pseudonyms, ids that could be
+    traced back to a name are made anew, and times are left out. Raises ConfigError where `out` is there already and
+    where nobody has said anything yet.
+    """
+    if out.exists():
+        raise ConfigError(f"{out} is there already", where="--out", hint="name another folder, or remove this one")
+    labels = _labels(folder)
+    if not labels.judgements:
+        raise ConfigError(f"there are no judgements in {folder}", hint="`align annotate pull` takes them in")
+    judgements = labels.judgements if names else pseudonymous(labels.judgements, labels.salt)
+    parts, compiled = _parts(labels.tasks, judgements, labels.annotate.compiler)
+    parts = {name: rows for name, rows in parts.items() if rows}
+    counts = {name: len(rows) for name, rows in parts.items()}
+    partial = out.with_name(out.name + ".partial")
+    remove_folder(partial)
+    with disk_errors(partial):
+        (partial / "data").mkdir(parents=True)
+    for name, rows in parts.items():
+        path = partial / "data" / f"{name}.{format}"
+        if format == "parquet":
+            write_table(path, pa.Table.from_pylist(rows, schema=CONFIGS[name]))
+        else:
+            write_rows(path, rows)
+    facts = {
+        "name": labels.name,
+        "files": {name: f"data/{name}.{format}" for name in parts},
+        "counts": counts,
+        "kinds": dict(sorted(Counter(task.kind for task in labels.tasks).items())),
+        "purposes": dict(sorted(Counter(task.purpose for task in labels.tasks).items())),
+        "annotators": len({j.annotator for j in judgements}),
+        "named": names,
+        "simulated": isinstance(labels.annotate.by, Personas),
+        "compiled": compiled,
+        "agreement": summary(labels.tasks, judgements),
+    }
+    replace_file(partial / "README.md", card(facts))
+    publish(partial, out)
+    return counts
+
+
+def pseudonymous(judgements: list[Judgement], salt: str) -> list[Judgement]:
+    """`annotator-1`, `annotator-2` and so on, in an order that depends on `salt` and tells nothing.
+
+    A judgement's id is made of its annotator's name, and whoever knows the names could try them, so ids are made anew;
+    times, which tell who works when, are left out.
+    """
+    people = sorted({j.annotator for j in judgements}, key=lambda name: content_id(["annotator", salt, name]))
+    called = {name: f"annotator-{number}" for number, name in enumerate(people, 1)}
+    return [
+        replace(j, id=judgement_id(j.task_id, name, j.revision), annotator=name, time=None)
+        for j in judgements
+        for name in [called[j.annotator]]
+    ]
+
+
+def _labels(folder: Path) -> Labels:
+    if (folder / DESK).is_file() or not (folder / "run.json").is_file():
+        desk = desk_of_folder(folder)
+        return Labels(folder.resolve().name, desk.workspace, desk.tasks, judgements_of(desk), desk.annotate)
+    run = open_run(folder)
+    if run.recipe.annotate is None:
+        raise ConfigError("this run takes its preferences from a file and asks nobody", where=str(folder))
+    pointers = sorted(folder.glob(f"round_*/*/{CURRENT}"))
+    found = [pointer.parent / pointer.read_text().strip() / "tasks.parquet" for pointer in pointers]
+    tasks = [task for path in found if path.is_file() for task in from_table(Task, read_table(path))]
+    judgements = read_journal(run.journal).judgements(task.id for task in tasks)
+    return Labels(run.recipe.name, run.id, tasks, judgements, run.recipe.annotate)
+
+
+def _parts(tasks: list[Task], judgements: list[Judgement], model: str) -> tuple[dict[str, list[Row]], Compiled]:
+    compiled = compile_labels(to_table(Task, tasks), to_table(Judgement, judgements), model=model)
+    by_id = {task.id: task for task in tasks}
+    parts = {
+        "judgements": [_judgement(j, by_id[j.task_id]) for j in judgements],
+        "preferences": _rows(Preference, compiled.preferences, _preference),
+        "thumbs": _rows(Thumb, compiled.thumbs, _thumb),
+        "demonstrations": _rows(Edit, compiled.edits, _demonstration),
+    }
+    return parts, compiled
+
+
+def _rows(kind: type[Any], table: pa.Table, row: Callable[[Any], Row]) -> list[Row]:
+    return [row(record) for record in from_table(kind, table)]
+
+
+def _judgement(judgement: Judgement, task: Task) -> Row:
+    return as_dict(judgement) | {
+        "round": task.round,
+        "purpose": task.purpose,
+        "repeat": task.repeat,
+        "prompt_id": task.prompt_id,
+        "prompt": task.messages,
+        "candidates": task.candidates,
+        "answers": task.texts,
+        "shown": task.shown,
+    }
+
+
+def _preference(row: Preference) -> Row:
+    """TRL's form, which `preferences.from` takes too."""
+    return _fields(row, "preferences") | {
+        "prompt": row.messages,
+        "chosen": _reply(row.chosen),
+        "rejected": _reply(row.rejected),
+    }
+
+
+def _thumb(row: Thumb) -> Row:
+    """KTO's form, with the weight beside it."""
+    label = {"label": row.target >= 0.5}
+    return _fields(row, "thumbs") | {"prompt": row.messages, "completion": _reply(row.text), **label}
+
+
+def _demonstration(row: Edit) -> Row:
+    return _fields(row, "demonstrations") | {"prompt": row.messages, "completion": _reply(row.text)}
+
+
+def _fields(row: Any, part: str) -> Row:
+    """A row's columns in their order; those that it does not have itself are still to be filled."""
+    return {name: getattr(row, name, None) for name in CONFIGS[part].names}
+
+
+def _reply(text: str) -> list[Message]:
+    return [{"role": "assistant", "content": text}]

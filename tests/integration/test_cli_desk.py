@@ -1,0 +1,116 @@
+"""The lead's side of labelling, through the command line and the real server: status, watch, pull, export, forget."""
+
+import json
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from align.rounds.desk import open_desk
+from align.rounds.journal import read_journal
+from align.rounds.labelling import open_backend
+from align.store import read_rows
+from annotation.backend import Answer
+from tests.integration.test_cli_stages import json_of
+from tests.loop import align, write_jsonl
+from tests.server_fixtures import ArgillaServer, add_annotator
+
+TASKS = 6
+
+
+@pytest.fixture
+def asked(tmp_path: Path, argilla_server: ArgillaServer) -> tuple[Path, dict[str, str]]:
+    """A desk of six pairs for two people each, and its annotators' keys by name."""
+    rows = [{"prompt": f"question {n}", "text": f"{word} {n}"} for n in range(TASKS) for word in ("good", "bad")]
+    write_jsonl(tmp_path / "candidates.jsonl", rows)
+    folder = tmp_path / f"desk-{secrets.token_hex(3)}"
+    options = ("--candidates", "candidates.jsonl", "--overlap", "2", "--home", argilla_server.home)
+    json_of("annotate", "push", folder.name, *options, cwd=tmp_path)
+    workspace = open_desk(folder).workspace
+    names = [f"{name}-{secrets.token_hex(3)}" for name in ("ann", "bob")]
+    return folder, {name: add_annotator(argilla_server, name, workspace)[1] for name in names}
+
+
+def label(folder: Path, key: str, outcomes: list[str]) -> None:
+    desk = open_desk(folder)
+    open_backend(desk).answer(key, [Answer(t.id, o) for t, o in zip(desk.tasks, outcomes, strict=False)])
+
+
+def test_status_says_how_each_annotator_gets_on(asked: tuple[Path, dict[str, str]]) -> None:
+    folder, keys = asked
+    ann, bob = keys
+    empty = json_of("annotate", "status", folder, cwd=folder.parent)
+    assert all(empty["annotators"][name]["submitted"] == 0 for name in keys)
+    assert empty["left"] == {"answers": 12, "hours": None, "people": 0, "reason": "nobody's pace is known yet"}
+    assert "–" in align("annotate", "status", folder, cwd=folder.parent).stdout
+    label(folder, keys[ann], ["a", "b", "tie", "a", "b"])
+    label(folder, keys[bob], ["a", "b", "a", "skipped"])
+    found = json_of("annotate", "status", folder, cwd=folder.parent)
+    assert (found["answers"], found["wanted"], found["completed"], found["tasks"]) == (8, 12, 3, 6)
+    people = found["annotators"]
+    assert {n: (people[n]["submitted"], people[n]["skipped"]) for n in keys} == {ann: (5, 0), bob: (3, 1)}
+    assert people[bob]["agreement"]["value"] == pytest.approx(2 / 3)
+    assert people[bob]["agreement"]["n"] == 3
+    said = [t.shown[0] == "ab".index(o) for t, o in zip(open_desk(folder).tasks, "abxab", strict=False) if o != "x"]
+    assert people[ann]["left"]["value"] == sum(said) / 4
+    assert people[ann]["gold"]["value"] is None
+    assert people[ann]["consistency"]["value"] is None
+    assert found["left"]["answers"] == 4
+    text = align("annotate", "status", folder, cwd=folder.parent).stdout
+    assert text.startswith("3 of 6 tasks are complete; 8 of 12 answers are in; ")
+    assert "time left: " in text.splitlines()[0]
+    assert "0.67 [" in text
+
+
+def test_watch_follows_until_it_is_closed(asked: tuple[Path, dict[str, str]]) -> None:
+    folder, keys = asked
+    command = [sys.executable, "-m", "align", "annotate", "watch", str(folder), "--every", "0.2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("0 of 6 tasks are complete; 0 of 12 answers are in; time left: unk")
+        for number, key in enumerate(keys.values(), 1):
+            label(folder, key, ["a"] * TASKS)
+            line = process.stdout.readline()
+            while f"{TASKS * number} of 12" not in line:  # a look in the middle of the six
+                assert line.startswith("0 of 6") or " answers are in" in line, line
+                line = process.stdout.readline()
+        assert process.stdout.read() == "nothing is open any more; `align run` goes on\n"
+        assert process.wait(timeout=30) == 0
+    align("annotate", "close", folder, cwd=folder.parent)
+    done = align("annotate", "watch", folder, cwd=folder.parent)
+    assert done.stdout.splitlines()[-1] == "closed: closed by `align annotate close`"
+
+
+def test_pull_export_and_forget(asked: tuple[Path, dict[str, str]]) -> None:
+    folder, keys = asked
+    (ann, first), (bob, second) = keys.items()
+    label(folder, first, ["a"] * TASKS)
+    label(folder, second, ["a"] * 5)
+    pulled = json_of("annotate", "pull", folder, cwd=folder.parent)
+    assert (pulled["new"], pulled["judgements"], pulled["preferences"]) == (11, 11, 6)
+    files = {p.name for p in folder.glob("*.jsonl")} - {"left_out.jsonl", "journal.jsonl"}
+    assert files == {f"{n}.jsonl" for n in ("judgements", "preferences", "thumbs", "demonstrations", "dropped")}
+    made = json_of("annotate", "export", folder, "--out", "shared", cwd=folder.parent)
+    assert made == {"judgements": 11, "preferences": 6, "out": "shared"} | {
+        k: v for k, v in made.items() if k == "thumbs"
+    }
+    assert ann not in "".join(p.read_text(errors="replace") for p in (folder.parent / "shared").rglob("*.md"))
+
+    would = json_of("forget", folder, "--annotator", bob, cwd=folder.parent)
+    assert (would["annotator"], would["forgotten"], len(would["judgements"])) == (bob, False, 5)
+    assert not read_journal(folder / "journal.jsonl").forgotten
+    assert "say --yes to forget" in align("forget", folder, "--annotator", bob, cwd=folder.parent).stdout
+    done = json_of("forget", folder, "--annotator", bob, "--yes", cwd=folder.parent)
+    assert (done["forgotten"], done["judgements"]) == (True, would["judgements"])
+    assert {row["annotator"] for _, row in read_rows(folder / "judgements.jsonl")} == {ann}
+    label(folder, second, ["b"] * TASKS)  # a changed mind, and one more answer
+    assert json_of("annotate", "pull", folder, cwd=folder.parent)["new"] == 0
+    assert {row["annotator"] for _, row in read_rows(folder / "judgements.jsonl")} == {ann}
+    people = json_of("annotate", "status", folder, cwd=folder.parent)["annotators"]
+    assert people[ann]["submitted"] == TASKS
+    assert bob not in people
+    mistake = align("forget", folder, "--annotator", "nobody-here", "--yes", cwd=folder.parent, expect=2)
+    assert "'nobody-here' has said nothing here" in mistake.stderr
+    assert json.loads((folder / "desk.json").read_text())["workspace"].startswith("desk-")
