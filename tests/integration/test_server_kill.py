@@ -7,7 +7,6 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -56,39 +55,39 @@ class Labeller(threading.Thread):
 
 
 @pytest.mark.slow
-def test_answers_survive_kills_while_they_are_given(killable_server: ArgillaServer) -> None:
-    dataset = make_dataset(killable_server, "kills", overlap=2)
-    records = add_records(killable_server, dataset, [{"fields": {"text": f"t{i}"}} for i in range(60)])
-    people = [add_annotator(killable_server, f"killed{n}", "kills") for n in range(3)]
-    labellers = [Labeller(killable_server, key, records) for _, key in people]
+def test_answers_survive_kills_while_they_are_given(killable_either: ArgillaServer) -> None:
+    dataset = make_dataset(killable_either, "kills", overlap=2)
+    records = add_records(killable_either, dataset, [{"fields": {"text": f"t{i}"}} for i in range(60)])
+    people = [add_annotator(killable_either, f"killed{n}", "kills") for n in range(3)]
+    labellers = [Labeller(killable_either, key, records) for _, key in people]
     for labeller in labellers:
         labeller.start()
     for wanted in (25, 90):
         while sum(len(labeller.confirmed) for labeller in labellers) < wanted:
             time.sleep(0.005)
-        kill(killable_server)
-        assert server.status(killable_server.home).running is False
+        kill(killable_either)
+        assert server.status(killable_either.home).running is False
         before = {
             (labeller.key, record): choice
             for labeller in labellers
             for record, choice in labeller.confirmed.copy().items()
         }
-        assert server.start(killable_server.home).started
-        stored = _answers(killable_server, dataset)
+        assert server.start(killable_either.home).started
+        stored = _answers(killable_either, dataset)
         user = {key: user_id for user_id, key in people}
         assert all(stored[user[key], record] == choice for (key, record), choice in before.items()), (
             "what was confirmed is there"
         )
     for labeller in labellers:
         labeller.join(timeout=60)
-    stored = _answers(killable_server, dataset)
+    stored = _answers(killable_either, dataset)
     expected = {
         (user_id, record): labeller.confirmed[record]
         for (user_id, _), labeller in zip(people, labellers, strict=True)
         for record in records
     }
     assert stored == expected and len(stored) == 180
-    _check_statuses(killable_server, dataset, completed=60)
+    _check_statuses(killable_either, dataset, completed=60)
 
 
 def _answers(on: ArgillaServer, dataset: str) -> dict[tuple[str, str], str]:
@@ -109,25 +108,23 @@ def _check_statuses(on: ArgillaServer, dataset: str, *, completed: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_status_that_a_kill_left_behind_is_mended(killable_server: ArgillaServer) -> None:
-    dataset = make_dataset(killable_server, "stale", overlap=1)
-    records = add_records(killable_server, dataset, [{"fields": {"text": f"t{i}"}} for i in range(3)])
-    _, key = add_annotator(killable_server, "stale", "stale")
-    killable_server.call(
+def test_a_status_that_a_kill_left_behind_is_mended(killable_either: ArgillaServer) -> None:
+    dataset = make_dataset(killable_either, "stale", overlap=1)
+    records = add_records(killable_either, dataset, [{"fields": {"text": f"t{i}"}} for i in range(3)])
+    _, key = add_annotator(killable_either, "stale", "stale")
+    killable_either.call(
         "POST",
         f"/records/{records[0]}/responses",
         {"values": {"choice": {"value": "a"}}, "status": "submitted"},
         key=key,
     )
-    kill(killable_server)
-    with sqlite3.connect(killable_server.home / "argilla.db") as database:  # as if killed between Argilla's two commits
-        database.execute("UPDATE records SET status = 'pending' WHERE id = ?", [records[0].replace("-", "")])
-        database.execute("UPDATE records SET status = 'completed' WHERE id = ?", [records[1].replace("-", "")])
-    database.close()
-    server.start(killable_server.home)
-    statuses = {r["id"]: r["status"] for r in killable_server.call("GET", f"/datasets/{dataset}/records")["items"]}
+    kill(killable_either)
+    for record, status in zip(records[:2], ("pending", "completed"), strict=True):  # as if killed between two commits
+        killable_either.sql(f"UPDATE records SET status = '{status}' WHERE id = '{killable_either.key(record)}'")
+    server.start(killable_either.home)
+    statuses = {r["id"]: r["status"] for r in killable_either.call("GET", f"/datasets/{dataset}/records")["items"]}
     assert [statuses[r] for r in records] == ["completed", "pending", "pending"]
-    assert "2 record(s) had a status that did not follow" in "\n".join(server.logs(killable_server.home))
+    assert "2 record(s) had a status that did not follow" in "\n".join(server.logs(killable_either.home))
 
 
 # webhooks -----------------------------------------------------------------------------------------------------------
@@ -180,33 +177,29 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.mark.slow
-def test_webhooks_outlive_a_kill(killable_server: ArgillaServer, receiver: Receiver) -> None:
-    dataset = make_dataset(killable_server, "hooks", overlap=1)
-    records = add_records(killable_server, dataset, [{"fields": {"text": f"t{i}"}} for i in range(4)])
-    person, key = add_annotator(killable_server, "hooked", "hooks")
+def test_webhooks_outlive_a_kill(killable_either: ArgillaServer, receiver: Receiver) -> None:
+    dataset = make_dataset(killable_either, "hooks", overlap=1)
+    records = add_records(killable_either, dataset, [{"fields": {"text": f"t{i}"}} for i in range(4)])
+    person, key = add_annotator(killable_either, "hooked", "hooks")
     url = f"http://127.0.0.1:{receiver.server_port}/hook"
-    hook = killable_server.call(
+    hook = killable_either.call(
         "POST", "/webhooks", {"url": url, "events": ["response.created", "response.updated"], "description": "test"}
     )
     receiver.refusing = True
-    made = [_answer(killable_server, record, key) for record in records[:3]]
+    made = [_answer(killable_either, record, key) for record in records[:3]]
     logged = {"user_id": person, "status": "submitted", "values": {"choice": {"value": "a"}}}
-    add_records(killable_server, dataset, [{"fields": {"text": "t"}, "responses": [logged]}])  # which nobody announces
+    add_records(killable_either, dataset, [{"fields": {"text": "t"}, "responses": [logged]}])  # which nobody announces
     while not receiver.attempts:
         time.sleep(0.02)
-    kill(killable_server)
-    with sqlite3.connect(
-        killable_server.home / "argilla.db"
-    ) as database:  # the last as if killed before it was enqueued
-        database.execute("DELETE FROM align_outbox WHERE id = (SELECT max(id) FROM align_outbox)")
-        database.execute(
-            "INSERT INTO align_unsent (event, response_id) VALUES ('response.created', ?)", [made[2].replace("-", "")]
-        )
-    database.close()
+    kill(killable_either)
+    # the last as if killed before it was enqueued
+    killable_either.sql("DELETE FROM align_outbox WHERE id = (SELECT max(id) FROM align_outbox)")
+    note = f"('response.created', '{killable_either.key(made[2])}')"
+    killable_either.sql(f"INSERT INTO align_unsent (event, response_id) VALUES {note}")
     receiver.refusing = False
-    server.start(killable_server.home)
+    server.start(killable_either.home)
     receiver.wait_for(3)
-    made.append(_answer(killable_server, records[3], key))
+    made.append(_answer(killable_either, records[3], key))
     receiver.wait_for(4)
     assert [(d["type"], d["data"]["id"]) for _, d, _, _ in receiver.deliveries] == [
         ("response.created", i) for i in made
@@ -220,33 +213,33 @@ def test_webhooks_outlive_a_kill(killable_server: ArgillaServer, receiver: Recei
     signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + content
     wanted = base64.b64encode(hmac.new(base64.b64decode(hook["secret"]), signed, hashlib.sha256).digest()).decode()
     assert headers["webhook-signature"] == f"v1,{wanted}"
-    assert _left_over(killable_server) == (0, 0)
-    killable_server.call("DELETE", f"/webhooks/{hook['id']}")
+    assert _left_over(killable_either) == (0, 0)
+    killable_either.call("DELETE", f"/webhooks/{hook['id']}")
 
 
 @pytest.mark.slow
 def test_a_refused_delivery_keeps_its_id_and_goes_with_its_webhook(
-    killable_server: ArgillaServer, receiver: Receiver
+    killable_either: ArgillaServer, receiver: Receiver
 ) -> None:
-    dataset = make_dataset(killable_server, "refused", overlap=1)
-    records = add_records(killable_server, dataset, [{"fields": {"text": "t"}}])
-    _, key = add_annotator(killable_server, "refused", "refused")
+    dataset = make_dataset(killable_either, "refused", overlap=1)
+    records = add_records(killable_either, dataset, [{"fields": {"text": "t"}}])
+    _, key = add_annotator(killable_either, "refused", "refused")
     url = f"http://127.0.0.1:{receiver.server_port}/hook"
-    hook = killable_server.call(
+    hook = killable_either.call(
         "POST", "/webhooks", {"url": url, "events": ["response.created"], "description": "test"}
     )
     receiver.refusing = True
-    _answer(killable_server, records[0], key)
+    _answer(killable_either, records[0], key)
     while not receiver.attempts:
         time.sleep(0.02)
     receiver.refusing = False
     receiver.wait_for(1)
     assert receiver.attempts >= 2 and len(receiver.deliveries) == 1
     receiver.refusing = True
-    killable_server.call("DELETE", f"/responses/{receiver.deliveries[0][1]['data']['id']}", key=key)
-    _answer(killable_server, records[0], key)
-    killable_server.call("DELETE", f"/webhooks/{hook['id']}")
-    assert _left_over(killable_server) == (0, 0)
+    killable_either.call("DELETE", f"/responses/{receiver.deliveries[0][1]['data']['id']}", key=key)
+    _answer(killable_either, records[0], key)
+    killable_either.call("DELETE", f"/webhooks/{hook['id']}")
+    assert _left_over(killable_either) == (0, 0)
 
 
 def _answer(on: ArgillaServer, record: str, key: str) -> str:
@@ -259,12 +252,7 @@ def _answer(on: ArgillaServer, record: str, key: str) -> str:
 def _left_over(on: ArgillaServer) -> tuple[int, int]:
     """Rows in the outbox and notes of unannounced answers, once deliveries that were under way are struck out."""
     for _ in range(100):
-        database = sqlite3.connect(f"file:{on.home / 'argilla.db'}?mode=ro", uri=True)
-        counts = tuple(
-            database.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
-            for table in ("align_outbox", "align_unsent")
-        )
-        database.close()
+        counts = tuple(int(on.sql(f"SELECT count(*) FROM {table}")) for table in ("align_outbox", "align_unsent"))
         if counts == (0, 0):
             break
         time.sleep(0.05)

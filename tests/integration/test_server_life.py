@@ -2,21 +2,28 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from align.errors import ConfigError, ServiceError
 from annotation import server
 from annotation.server import process
+from annotation.server.installation import python_of
+from tests.postgres import Postgres
 from tests.server_fixtures import ArgillaServer, add_annotator, add_records, make_dataset
+
+COMPOSE = Path(server.__file__).with_name("compose.yaml")
 
 
 def test_a_running_server_is_found_and_not_started_again(argilla_server: ArgillaServer) -> None:
@@ -199,3 +206,85 @@ def _gone(dead: process.Process) -> None:
             return
         threading.Event().wait(0.05)
     raise AssertionError("the killed process lives")
+
+
+# PostgreSQL -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_home_on_postgresql_keeps_its_database_and_nobody_sees_the_password(
+    argilla_on_postgres: ArgillaServer, tmp_path: Path
+) -> None:
+    assert argilla_on_postgres.database is not None
+    password = argilla_on_postgres.database.split(":")[2].partition("@")[0]
+    home, pid = argilla_on_postgres.home, server.status(argilla_on_postgres.home).pid
+    assert server.start(home).started is False, "no need to name it again"
+    assert stat.S_IMODE((home / "secrets.json").stat().st_mode) == 0o600 and not (home / "argilla.db").exists()
+    for place in (
+        Path(f"/proc/{pid}/cmdline"),
+        Path(f"/proc/{pid}/environ"),
+        home / "server.log",
+        home / "server.json",
+    ):
+        assert password not in place.read_text(), place
+    with pytest.raises(ServiceError, match=r"runs on another database.*align server stop"):
+        server.start(home, database="postgresql://x@127.0.0.1/other")
+    owner = "SELECT rolsuper OR rolcreatedb FROM pg_roles WHERE rolname = current_user"
+    assert argilla_on_postgres.sql(owner) == "f", "no privilege is needed"
+
+
+def test_a_database_has_one_server(argilla_on_postgres: ArgillaServer, tmp_path: Path) -> None:
+    with pytest.raises(ServiceError, match=r"another server is running on this PostgreSQL database; stop it first"):
+        server.start(tmp_path / "second", database=argilla_on_postgres.database)
+
+
+def test_data_in_a_file_do_not_come_along_in_silence(killable_server: ArgillaServer) -> None:
+    server.stop(killable_server.home)
+    with pytest.raises(ServiceError, match=r"keeps its data in argilla.db, and they would not come along.*--home"):
+        server.start(killable_server.home, database="postgresql://x@127.0.0.1/other")
+    assert server.start(killable_server.home).started
+
+
+def test_a_database_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ServiceError, match=r"died at its start: .*OperationalError.*Connection refused") as caught:
+        server.start(tmp_path / "home", database="postgresql://x:hush-hush@127.0.0.1:9/other")
+    assert "hush-hush" not in str(caught.value) and "hush-hush" not in (tmp_path / "home" / "server.log").read_text()
+
+
+@pytest.mark.slow
+def test_the_container_in_everything_but_the_container(postgres: Postgres, tmp_path: Path) -> None:
+    """What compose.yaml starts, with the environment that it gives, here."""
+    service = yaml.safe_load(COMPOSE.read_text())["services"]["argilla"]
+    (command,) = re.findall(r"^CMD (\[.*\])$", service["build"]["dockerfile_inline"], re.MULTILINE)
+    program, *arguments = json.loads(command)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    here = {"/home/align": str(tmp_path), "6900": str(port), "0.0.0.0": "127.0.0.1", "/plugin": str(process.PLUGIN)}
+    given = {"OWNER_PASSWORD": "owner-password", "OWNER_API_KEY": "owner-key", "AUTH_SECRET_KEY": "f" * 64}
+    environment = {
+        name: here.get(value, re.sub(r"\$\{(\w+)(?::-(\w+)|:\?)\}", lambda m: given.get(m[1], m[2] or ""), value))
+        for name, value in service["environment"].items()
+    } | {"ARGILLA_DATABASE_URL": postgres.make_database("container") + "?sslmode=prefer"}
+    python = python_of(server.environment())
+    assert program == "python"
+    with (tmp_path / "log").open("wb") as log:
+        child = subprocess.Popen(
+            [python, *(here.get(a, a) for a in arguments)], env=environment, cwd=tmp_path, stdout=log, stderr=log
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while not _is_owner(f"http://127.0.0.1:{port}", "owner-key"):
+            assert child.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
+            time.sleep(0.2)
+    finally:
+        child.terminate()
+        assert child.wait(timeout=30) is not None
+    assert "another" not in (tmp_path / "log").read_text()
+
+
+def _is_owner(url: str, key: str) -> bool:
+    try:
+        answer = httpx.get(f"{url}/api/v1/me", headers={"X-Argilla-Api-Key": key}, trust_env=False)
+    except httpx.TransportError:
+        return False
+    return bool(answer.json().get("role") == "owner")

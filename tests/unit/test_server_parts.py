@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -25,6 +26,7 @@ from annotation.server.api import call
 from annotation.server.server import _choose_port
 
 sys.path.insert(0, str(process.PLUGIN))  # as Argilla's interpreter finds it
+from argilla_embedded import home as plugin_home
 from argilla_embedded import sqlite, text, vectors
 
 
@@ -315,6 +317,59 @@ def test_the_server_gets_none_of_our_python_and_no_telemetry(tmp_path: Path, mon
     seen = process._environment(tmp_path)
     assert seen["PYTHONPATH"] == str(process.PLUGIN) and "ARGILLA_DATABASE_URL" not in seen
     assert seen["HF_HUB_OFFLINE"] == seen["HF_HUB_DISABLE_TELEMETRY"] == "1"
+
+
+def test_the_compose_file_is_valid_and_gives_the_server_the_settings_that_we_give_it(tmp_path: Path) -> None:
+    compose = yaml.safe_load(process.PLUGIN.with_name("compose.yaml").read_text())
+    assert set(compose["services"]) == {"database", "argilla"} and set(compose["volumes"]) == {"database"}
+    argilla = compose["services"]["argilla"]
+    assert argilla["ports"] == ["${LISTEN:-127.0.0.1}:${PORT:-6900}:6900"], "loopback unless it is said otherwise"
+    assert "ports" not in compose["services"]["database"]
+    ours = process._environment(tmp_path)
+    for name, value in argilla["environment"].items():
+        if name.startswith(("HF_", "OMP_", "PYTHONUN")) or name in ("ARGILLA_SEARCH_ENGINE", "ARGILLA_CORS_ORIGINS"):
+            assert ours[name] == value
+    assert {n for n in ours if n.startswith("ARGILLA_")} - argilla["environment"].keys() == {
+        "ARGILLA_DATABASE_SQLITE_TIMEOUT"
+    }
+    secret = [v for n, v in argilla["environment"].items() if re.search(r"PASSWORD|KEY|DATABASE_URL", n)]
+    assert len(secret) == 4 and all(":?}" in value for value in secret), "no secret has a default"
+
+
+@pytest.mark.parametrize(
+    "url", ["mysql://u:hush@h/db", "argilla.db", "postgresql://u:hush@h", "postgresql://u:hush@h/", ""]
+)
+def test_a_database_that_cannot_be_is_refused_without_its_password(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ConfigError, match=r"--database.*postgresql://user:password@host:5432/name") as caught:
+        server.start(tmp_path / "home", database=url)
+    assert "hush" not in str(caught.value) and not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "bare", "options"),
+    [
+        ("postgresql://u:p%40ss@h:5/db", "postgresql+asyncpg://u:p%40ss@h:5/db", {}),
+        ("postgres://h/db?sslmode=require", "postgresql+asyncpg://h/db", {"PGSSLMODE": "require"}),
+        (
+            "postgresql+psycopg2://h/db?sslmode=verify-full&sslrootcert=/ca.pem&command_timeout=5",
+            "postgresql+asyncpg://h/db?command_timeout=5",
+            {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": "/ca.pem"},
+        ),
+    ],
+)
+def test_options_for_tls_go_where_both_drivers_find_them(url: str, bare: str, options: dict[str, str]) -> None:
+    assert plugin_home.split_options(url) == (bare, options)
+
+
+def test_secrets_come_from_the_home_or_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"username": "o", "password": "p", "api_key": "k", "auth_secret_key": "s"}
+    with pytest.raises(RuntimeError, match=r"not set: ALIGN_OWNER, ALIGN_OWNER_API_KEY, ALIGN_OWNER_PASSWORD, ARGILLA"):
+        plugin_home.secrets_of(tmp_path)
+    for name, value in given.items():
+        monkeypatch.setenv(plugin_home.NAMES[name], value)
+    assert plugin_home.secrets_of(tmp_path) == given
+    files.write_private(tmp_path / "secrets.json", given | {"password": "from the home"})
+    assert plugin_home.secrets_of(tmp_path)["password"] == "from the home"
 
 
 # the command line --------------------------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from argilla_server.settings import settings
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-PATIENCE = 20.0
-"""Seconds for a server that was just killed to let go, and for a database that is just being started."""
+PATIENCE = 5.0
+"""Seconds for a server that was just killed to let go."""
 
 LOCK = 0x616C69676E  # "align" in ASCII
 
