@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from align.config.recipe import Annotate, EmbeddedServer, People, Personas, RemoteServer
-from align.errors import ConfigError
+from align.errors import ConfigError, ServiceError
 from align.ids import content_id
 from align.rounds.journal import close, read_journal, record
 from align.rounds.plan import BLIND
@@ -127,24 +127,48 @@ def offer(desk: Desk) -> "tuple[ArgillaBackend, Submitted]":
     """Put the tasks that are missing on the server; on the embedded one, everybody with an account may label them."""
     backend = open_backend(desk)
     submitted = backend.submit(desk.tasks)
-    if isinstance(desk.annotate.by, People) and isinstance(desk.annotate.server, EmbeddedServer):
-        backend.admit_people()
+    _admit(desk, backend)
     return backend, submitted
 
 
-def advance(desk: Desk, progress: Callable[[int, int], None] | None = None) -> Waiting | None:
-    """Push what is missing, let simulated annotators work, pull; None when the labelling is closed: every task has
-    what it wants, or somebody closed it.
+def _admit(desk: Desk, backend: "ArgillaBackend") -> None:
+    if isinstance(desk.annotate.by, People) and isinstance(desk.annotate.server, EmbeddedServer):
+        backend.admit_people()
 
-    Doing it again repeats nothing: tasks, responses and judgements are found by their ids. `progress` is told
-    (given, planned) answers of simulated annotators.
+
+def waits(desk: Desk, progress: Callable[[int, int], None] | None = None) -> Iterator[Waiting]:
+    """Push what is missing, let simulated annotators work, and pull, until the labelling is closed: every task has what
+    it wants, or somebody closed it. Gives what is missing until then, whenever that changes; whoever does not want to
+    wait asks no further.
+
+    Doing it again repeats nothing: tasks, responses and judgements are found by their ids. Answers are read only when
+    the server says that something changed. `progress` is told (given, planned) answers of simulated annotators.
     """
-    if closed(desk) is not None:
-        return None
-    if not desk.tasks:
+    if not desk.tasks and closed(desk) is None:
         close(desk.journal, desk.round, desk.tasks_id, "there is nothing to ask")
-        return None
-    backend, _ = offer(desk)
+    backend, version, before = None, None, None
+    while closed(desk) is None:
+        try:
+            if backend is None:
+                backend, _ = offer(desk)
+            else:
+                _admit(desk, backend)
+            latest = backend.version()
+            missing = before if latest == version else _take(desk, backend, progress)
+        except ServiceError:
+            if version is None:
+                raise
+            backend = version = None  # the server went away; it is sought, or started, once more
+            continue
+        if missing is not None and missing != before:
+            yield missing
+        version, before = latest, missing
+        if missing is not None:
+            time.sleep(POLL_SECONDS)
+
+
+def _take(desk: Desk, backend: "ArgillaBackend", progress: Callable[[int, int], None] | None) -> Waiting | None:
+    """Take what was said into the journal, and close the labelling where nobody is left to ask; else what is missing."""
     if isinstance(desk.annotate.by, Personas):
         _simulate(desk, desk.annotate.by, backend, progress)
     record(desk.journal, backend.collect())
@@ -156,16 +180,6 @@ def advance(desk: Desk, progress: Callable[[int, int], None] | None = None) -> W
         desk.journal, desk.round, desk.tasks_id, f"{state.completed} of {state.tasks} tasks have their answers{skipped}"
     )
     return None
-
-
-def waits(desk: Desk, progress: Callable[[int, int], None] | None = None) -> Iterator[Waiting]:
-    """`advance` until nothing is missing, and what is until then, whenever that changes."""
-    before = None
-    while (waiting := advance(desk, progress)) is not None:
-        if waiting != before:
-            yield waiting
-        before = waiting
-        time.sleep(POLL_SECONDS)
 
 
 def follow(desk: Desk, tell: Callable[[Waiting], None]) -> list[Judgement]:

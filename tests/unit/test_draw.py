@@ -1,5 +1,6 @@
 """Which prompts a round asks and an evaluation uses; and who hears what while people label."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,12 @@ from hypothesis import strategies as st
 
 from align.config.recipe import Annotate
 from align.data.prompts import held_out_prompts, prompts_of_round
+from align.errors import ServiceError
 from align.rounds import labelling
-from align.rounds.labelling import Waiting, desk_of_tasks, follow
-from tests.labelling import make_prompt, make_task
+from align.rounds.labelling import desk_of_tasks, follow
+from align.types import Judgement
+from annotation.backend import Progress, Submitted, progress_of
+from tests.labelling import judge, make_prompt, make_task
 
 TRAIN = [make_prompt(f"train {n}") for n in range(7)]
 TEST = [make_prompt(f"test {n}", split="test") for n in range(5)]
@@ -38,13 +42,69 @@ def test_the_same_prompts_are_held_out_in_any_order(order: list) -> None:  # typ
     assert sorted(p.id for p in held_out_prompts(order, 9)) == sorted(p.id for p in TEST)
 
 
-def test_who_follows_hears_each_change_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    states = [Waiting(n, 2, "http://127.0.0.1:1/dataset/x") for n in (0, 0, 1, 1)]
-    coming = iter([*states, None])
-    monkeypatch.setattr(labelling, "advance", lambda desk, progress: next(coming))
+class Server:
+    """A backend that is at the next of `states` (version, answers of two) each time it is asked; None: it is away."""
+
+    url = "http://127.0.0.1:1/dataset/x"
+
+    def __init__(self, states: list[tuple[str, int] | None]) -> None:
+        self.states, self.at, self.read, self.opened = states, ("", 0), 0, 0
+
+    def open(self, desk: labelling.Desk) -> "tuple[Server, Submitted]":
+        self.opened += 1
+        return self, Submitted(0, len(desk.tasks))
+
+    def admit_people(self) -> list[str]:
+        return []
+
+    def version(self) -> str:
+        state = self.states.pop(0)
+        if state is None:
+            raise ServiceError("the server is away")
+        self.at = state
+        return state[0]
+
+    def collect(self) -> list[Judgement]:
+        self.read += 1
+        return [judge("t", name, "a") for name in ("ann", "bob")[: self.at[1]]]
+
+    def progress(self) -> Progress:
+        return progress_of({"t": dict.fromkeys(("ann", "bob")[: self.at[1]], "submitted")}, 2, {"ann", "bob"})
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> labelling.Desk:
     monkeypatch.setattr(labelling, "POLL_SECONDS", 0.0)
+    (tmp_path / "mine").mkdir()
+    return desk_of_tasks([make_task("t")], tmp_path / "mine", Annotate(), round=2, seed=0)
+
+
+def test_who_follows_hears_each_change_once_and_unchanged_answers_are_not_read_again(
+    desk: labelling.Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server([("1", 0), ("1", 0), ("2", 0), ("3", 1), ("3", 1), ("4", 2)])
+    monkeypatch.setattr(labelling, "offer", server.open)
     heard: list[str] = []
-    desk = desk_of_tasks([make_task("t")], tmp_path / "mine", Annotate(), round=2, seed=0)
-    assert follow(desk, lambda waiting: heard.append(str(waiting))) == []
+    assert {j.annotator for j in follow(desk, lambda waiting: heard.append(str(waiting)))} == {"ann", "bob"}
     assert heard == [f"{n} of 2 answers are in; label at http://127.0.0.1:1/dataset/x" for n in (0, 1)]
+    assert (server.read, server.opened, server.states) == (4, 1, [])
+    assert labelling.closed(desk) == "1 of 1 tasks have their answers"
     assert (desk.workspace, desk.journal, desk.round) == ("mine", tmp_path / "mine" / "journal.jsonl", 2)
+    assert follow(desk, lambda waiting: heard.append("again")) and len(heard) == 2
+
+
+def test_a_server_that_comes_back_is_followed_on_and_one_that_does_not_is_an_error(
+    desk: labelling.Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server([("1", 1), None, ("1", 1), None, None])
+    monkeypatch.setattr(labelling, "offer", server.open)
+    heard: list[str] = []
+    with pytest.raises(ServiceError, match="the server is away"):
+        follow(desk, lambda waiting: heard.append(str(waiting)))
+    assert len(heard) == 1 and server.opened == 3 and labelling.closed(desk) is None
+
+
+def test_a_labelling_without_tasks_is_closed_at_once(desk: labelling.Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labelling, "offer", lambda desk: pytest.fail("nobody needs a server"))
+    nothing = replace(desk, tasks=[], tasks_id="none")
+    assert follow(nothing, lambda waiting: None) == [] and labelling.closed(nothing) == "there is nothing to ask"
