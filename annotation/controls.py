@@ -67,7 +67,7 @@ def suggest(
 
     `scores` are of each task's canonical candidates. For a pair the answer with the higher score is suggested; for a
     single answer, good where its score is above the median of all, bad where it is below. Equal scores, and answers
-    that could not be scored, give none; nor are repeats suggested, which compare a person with himself.
+    that could not be scored, give none; nor are repeats suggested, which compare people with themselves.
     """
     known = [s for t in tasks if t.kind == "single" for s in scores[t.id] if s is not None]
     middle = median(known) if known else 0.0
