@@ -19,6 +19,14 @@ Home = Annotated[
         "--home", help="Folder with the server's database, secrets and log. Default: one per user.", show_default=False
     ),
 ]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        help="An Argilla's address instead of a home, with the owner's key in ARGILLA_API_KEY.",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -139,12 +147,13 @@ def add_user(
         str | None, typer.Option("--workspace", help="Make them a member of this workspace.", show_default=False)
     ] = None,
     home: Home = None,
+    server: Address = None,
     as_json: AsJson = False,
 ) -> None:
     """Add a person; prints the password and API key, this once."""
     from annotation.server import add_user as add
 
-    made = add(home, username, role, workspace=workspace)
+    made = add(_place(home, server), username, role, workspace=workspace)
     if as_json:
         return _print_json(made)
     typer.echo(
@@ -153,11 +162,11 @@ def add_user(
 
 
 @users_app.command("list")
-def list_users(home: Home = None, as_json: AsJson = False) -> None:
+def list_users(home: Home = None, server: Address = None, as_json: AsJson = False) -> None:
     """List the people who may log in."""
     from annotation.server import list_users as find
 
-    users = find(home)
+    users = find(_place(home, server))
     if as_json:
         return _print_json(users)
     for user in users:
@@ -171,16 +180,25 @@ def remove_user(
         bool, typer.Option("--with-answers", help="Even if their answers are deleted too.")
     ] = False,
     home: Home = None,
+    server: Address = None,
     as_json: AsJson = False,
 ) -> None:
     """Remove a person. Argilla deletes their answers too, so that needs a word of its own."""
     from annotation.server import remove_user as remove
 
-    answers = remove(home, username, with_answers=with_answers)
+    answers = remove(_place(home, server), username, with_answers=with_answers)
     if as_json:
         _print_json({"removed": username, "answers_deleted": answers})
     else:
         typer.echo(f"{username} is removed" + (f", with {answers} answers" if answers else ""))
+
+
+def _place(home: Path | None, server: str | None) -> Path | str | None:
+    from align.errors import ConfigError
+
+    if home is not None and server is not None:
+        raise ConfigError(f"the Argilla at {server} has no home here", where="--home", hint="leave one of the two out")
+    return server or home
 
 
 def _say_how_to_log_in(home: Path) -> None:

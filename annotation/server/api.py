@@ -25,9 +25,9 @@ def call(
         raise ServiceError(f"Argilla refused {method} {path} ({error.code}: {_detail(error)})", where=url) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        raise ServiceError(
-            f"Argilla does not answer ({reason})", where=url, hint="see `align server status` and `align server logs`"
-        ) from error
+        ours = url.startswith("http://127.0.0.1:")
+        hint = "see `align server status` and `align server logs`" if ours else "check the address"
+        raise ServiceError(f"Argilla does not answer ({reason})", where=url, hint=hint) from error
     return json.loads(content) if content else None
 
 

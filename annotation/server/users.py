@@ -1,5 +1,6 @@
-"""The people (and simulated annotators) who may log in to the embedded server."""
+"""The people (and simulated annotators) who may log in: to the embedded server, or to an Argilla at some address."""
 
+import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +32,12 @@ class NewUser:
     api_key: str
 
 
+Place = Path | str | None
+"""A server: the home of an embedded one (None: the user's own), or an address, with the owner's key in ARGILLA_API_KEY."""
+
+
 def add_user(
-    home: Path | None,
+    place: Place,
     username: str,
     role: str = "annotator",
     *,
@@ -50,8 +55,8 @@ def add_user(
         raise ConfigError("the user's name is empty")
     if password is not None and len(password) not in PASSWORD_LENGTH:
         raise ConfigError(f"the password has {len(password)} characters", hint="it takes 8 to 100")
-    url, key = running_url(home), credentials(home).api_key
-    if any(user.username == username for user in list_users(home)):
+    url, key = _connect(place)
+    if any(user.username == username for user in list_users(place)):
         raise ServiceError(
             f"there is a user {username!r} already", where=url, hint="choose another name, or remove that user first"
         )
@@ -64,31 +69,41 @@ def add_user(
     return NewUser(username, role, password, made["api_key"])
 
 
-def list_users(home: Path | None) -> tuple[User, ...]:
-    url, key = running_url(home), credentials(home).api_key
+def list_users(place: Place) -> tuple[User, ...]:
+    url, key = _connect(place)
     return tuple(User(u["id"], u["username"], u["role"]) for u in call(url, "/api/v1/users", key=key)["items"])
 
 
-def remove_user(home: Path | None, username: str, *, with_answers: bool = False) -> int:
+def remove_user(place: Place, username: str, *, with_answers: bool = False) -> int:
     """Remove a user; returns how many answers went with them.
 
     Argilla deletes a user's answers along with the user, so one who gave any is only removed `with_answers`.
     """
-    url, owner = running_url(home), credentials(home)
-    if username == owner.username:
+    url, key = _connect(place)
+    if username == call(url, "/api/v1/me", key=key)["username"]:
         raise ConfigError(f"{username!r} is the owner by whom this server is run", hint="the owner stays")
-    found = [user for user in list_users(home) if user.username == username]
+    found = [user for user in list_users(place) if user.username == username]
     if not found:
         raise ConfigError(f"there is no user {username!r}", where=url, hint="see `align server users list`")
-    answers = _count_answers(url, owner.api_key, username)
+    answers = _count_answers(url, key, username)
     if answers and not with_answers:
         raise ServiceError(
             f"{username!r} gave {answers} answers, which would be deleted too",
             where=url,
             hint="collect them first, then say --with-answers",
         )
-    call(url, f"/api/v1/users/{found[0].id}", key=owner.api_key, method="DELETE")
+    call(url, f"/api/v1/users/{found[0].id}", key=key, method="DELETE")
     return answers
+
+
+def _connect(place: Place) -> tuple[str, str]:
+    """The server's address and the owner's key."""
+    if not isinstance(place, str):
+        return running_url(place), credentials(place).api_key
+    key = os.environ.get("ARGILLA_API_KEY")
+    if not key:
+        raise ConfigError("there is no API key", where=place, hint="set ARGILLA_API_KEY to the owner's key")
+    return place.rstrip("/"), key
 
 
 def _workspace_id(url: str, key: str, name: str) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import secrets
 import signal
 import socket
 import stat
@@ -15,7 +16,9 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from align.cli.server import server_app
 from align.errors import ConfigError, ServiceError
 from annotation import server
 from annotation.server import process
@@ -116,6 +119,24 @@ def test_users_come_and_go(argilla_server: ArgillaServer) -> None:
         server.remove_user(home, "owner")
     with pytest.raises(ConfigError, match=r"no workspace 'nowhere'.*comings"):
         server.add_user(home, "lee", workspace="nowhere")
+
+
+def test_users_of_a_server_at_an_address(
+    either_server: ArgillaServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = CliRunner()
+    where = ["--server", either_server.url + "/"]
+    monkeypatch.delenv("ARGILLA_API_KEY", raising=False)
+    assert "set ARGILLA_API_KEY" in str(run.invoke(server_app, ["users", "list", *where]).exception)
+    monkeypatch.setenv("ARGILLA_API_KEY", either_server.api_key)
+    both = run.invoke(server_app, ["users", "list", *where, "--home", str(tmp_path)])
+    assert isinstance(both.exception, ConfigError)
+    name = f"at-{secrets.token_hex(3)}"
+    made = json.loads(run.invoke(server_app, ["users", "add", name, *where, "--json"]).stdout)
+    assert either_server.call("GET", "/me", key=made["api_key"])["username"] == name
+    assert f"annotator  {name}" in run.invoke(server_app, ["users", "list", *where]).stdout
+    assert "owner stays" in str(run.invoke(server_app, ["users", "remove", "owner", *where]).exception)
+    assert run.invoke(server_app, ["users", "remove", name, *where]).stdout == f"{name} is removed\n"
 
 
 @pytest.mark.slow
