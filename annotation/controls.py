@@ -32,7 +32,7 @@ def repeats(tasks: Sequence[Task], *, share: float, seed: int) -> list[Task]:
         )
         for task in drawn
     ]
-    return [_hidden(task, tasks, seed) for task in again]
+    return _hidden(again, tasks, seed)
 
 
 def gold_tasks(
@@ -51,13 +51,14 @@ def gold_tasks(
     A pair expects the chosen answer. A single answer is the chosen one of a preference, expected good, or the rejected
     one, expected bad.
     """
-    usable = [p for p in preferences if p.chosen.strip() != p.rejected.strip()]
-    dropped = [Dropped("gold", p.id, "its two answers look the same") for p in preferences if p not in usable]
+    alike = {p.id for p in preferences if p.chosen.strip() == p.rejected.strip()}
+    usable = [p for p in preferences if p.id not in alike]
+    dropped = [Dropped("gold", name, "its two answers look the same") for name in sorted(alike)]
     drawn = sorted(usable, key=lambda p: (unit_for(seed, "gold", round, p.id), p.id))[
         : max(1, _part(share, len(tasks)))
     ]
     made = [_gold(p, kind, round, overlap, seed) for p in drawn]
-    return [_hidden(task, tasks, seed) for task in made], sorted(dropped, key=lambda d: d.where)
+    return _hidden(made, tasks, seed), dropped
 
 
 def suggest(
@@ -86,10 +87,11 @@ def _part(share: float, of: int) -> int:
     return int(share * of + 0.5)
 
 
-def _hidden(task: Task, others: Sequence[Task], seed: int) -> Task:
-    """`task` with the priority of a random one of `others`, so that its place in the queue says nothing about it."""
-    levels = sorted(t.priority for t in others)
-    return replace(task, priority=levels[int(unit_for(seed, "priority", task.id) * len(levels))] if levels else 0.0)
+def _hidden(added: Sequence[Task], others: Sequence[Task], seed: int) -> list[Task]:
+    """`added`, each with the priority of a random one of `others`, so that its place in the queue says nothing."""
+    levels = sorted(t.priority for t in others) or [0.0]
+    draws = (unit_for(seed, "priority", task.id) for task in added)
+    return [replace(t, priority=levels[int(draw * len(levels))]) for t, draw in zip(added, draws, strict=True)]
 
 
 def _gold(preference: Preference, kind: TaskKind, round: int, overlap: int, seed: int) -> Task:

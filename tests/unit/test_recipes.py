@@ -1,13 +1,14 @@
 """The shipped recipes without running them: they load, their files are whole, and run.py stays a page."""
 
 import ast
+import shlex
 from pathlib import Path
 
 import pytest
 
 from align.cli.recipes import shipped
 from align.config.load import load_recipe
-from align.config.recipe import FunctionJudge, People
+from align.config.recipe import FunctionJudge, People, PeopleJudge
 from align.data.prompts import load_prompts
 from align.rounds.plan import judge_of
 from reward.functions import load_function
@@ -59,3 +60,18 @@ def test_what_the_example_of_a_scoring_function_says(answer: str) -> None:
     score = load_function("score.py:score", OWN)
     messages = [{"role": "user", "content": "Why does bread rise? Bread rises."}]
     assert score(messages, answer) == pytest.approx(SCORES[answer])
+
+
+def commands(folder: Path) -> list[list[str]]:
+    """The changes in each `align run` of a recipe's README that starts from the shipped files."""
+    lines = (folder / "README.md").read_text().splitlines()
+    found = [shlex.split(line, comments=True) for line in lines if line.startswith("align run recipe.yaml ")]
+    return [words[3:] for words in found]
+
+
+def test_every_change_that_a_readme_shows_is_one_that_the_recipe_takes() -> None:
+    shown = [changes for folder in RECIPES.values() for changes in commands(folder)]
+    asked = [load_recipe(RECIPES["support-desk"], changes, files=False).recipe for changes in shown]
+    kinds = {recipe.annotate.kind for recipe in asked if recipe.annotate}
+    assert kinds == {"pair", "rank", "single", "rating"}
+    assert {type(recipe.evaluate.judge) for recipe in asked} == {FunctionJudge, PeopleJudge}
