@@ -9,8 +9,9 @@ NUMERIC = {"labels", "agreement", "time"}
 
 def summary_table(data: dict[str, Any]) -> list[list[str]]:
     """Rows of text, the heading first: round, labels, win rate over the first policy, agreement, time."""
-    first = data["first_policy"]
-    rows = [["round", "labels", f"win rate over {first}", "agreement", "time"]]
+    first, people = data["first_policy"], (data["judge"] or {}).get("type") == "people"
+    won = f"win rate over {first}{', judged blind' if people else ''}"
+    rows = [["round", "labels", won, "agreement", "time"]]
     rows.append([f"0 ({'SFT' if first == 'SFT' else 'given'})", "–", "–", "–", duration(data["sft"]["seconds"])])
     for found in data["rounds"]:
         labels = "–" if found["labels"] is None else str(found["labels"])

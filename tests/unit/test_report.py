@@ -225,6 +225,11 @@ def test_a_blind_win_rate_stands_in_the_table_like_any_other(controlled: Path) -
     assert words.headline(found) == "Round 2 beats SFT on held-out prompts"
     assert "judged, in blind comparisons" in " ".join(words.lede(found))
     assert summary_table(found)[-1][2] == words.interval(result)
+    assert summary_table(found)[0][2] == "win rate over SFT, judged blind"
+    assert (
+        f"Round 2 was judged by {result['annotators']} simulated annotators, blind, on {result['clusters']} prompts: {result['wins']} wins"
+        in render(found)
+    )
     assert last["missing"]["mean_score"].startswith("people compare answers")
     assert f"{result['unscored']} comparisons with SFT could not be scored" in render(found) or not result["unscored"]
 
