@@ -5,7 +5,7 @@ and a record's hidden metadata say which candidate stood where.
 """
 
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -131,13 +131,14 @@ class ArgillaBackend:
         self._admit(user["id"])
         return str(user["api_key"])
 
-    def admit_people(self) -> list[str]:
-        """Let every person with an annotator's account on this server label here; returns the names of the new ones."""
+    def admit_people(self, without: Collection[str] = ()) -> list[str]:
+        """Let every person with an annotator's account on this server label here, `without` some of them by name;
+        returns the names of the new ones."""
         members = {m["id"] for m in self._members()}
         people = [
             u
             for u in self._api.call("GET", "/users")["items"]
-            if u["role"] == "annotator" and u["first_name"] != SIMULATED
+            if u["role"] == "annotator" and u["first_name"] != SIMULATED and u["username"] not in without
         ]
         new = [u for u in people if u["id"] not in members]
         for user in new:
@@ -146,6 +147,26 @@ class ArgillaBackend:
 
     def _admit(self, user_id: str) -> None:
         self._api.call("POST", f"/workspaces/{self._workspace}/users", json={"user_id": user_id}, conflict=True)
+
+    def withdraw(self, annotators: Collection[str], tasks: Collection[str]) -> int:
+        """Delete what `annotators` answered and let them label here no more, and delete `tasks` with all answers to
+        them; returns how many answers went. A task that wants answers again is asked of others."""
+        names, records = self._usernames(), self._records()
+        answers = [(r, a) for r in records for a in r.get("responses") or []]
+        alone = [a for r, a in answers if r["external_id"] not in tasks and names[a["user_id"]] in annotators]
+        with_task = [a for r, a in answers if r["external_id"] in tasks]
+        for answer in alone:
+            self._api.call("DELETE", f"/responses/{answer['id']}")
+        dead = [r["id"] for r in records if r["external_id"] in tasks]
+        for start in range(0, len(dead), RECORDS_A_CALL):
+            ids = ",".join(dead[start : start + RECORDS_A_CALL])
+            self._api.call("DELETE", f"/datasets/{self._dataset}/records", ids=ids)
+        for member in self._members():
+            if member["username"] in annotators:
+                self._api.call("DELETE", f"/workspaces/{self._workspace}/users/{member['id']}")
+        self._read = None
+        self._places.clear()
+        return sum(a["status"] in STATUS for a in [*alone, *with_task])
 
     def answer(self, api_key: str, answers: Sequence[Answer]) -> None:
         if any(a.task_id not in self._places for a in answers):

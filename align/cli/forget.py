@@ -18,23 +18,31 @@ def forget(
     yes: bool = typer.Option(False, "--yes", help="Forget; without it the command only says what was made of it."),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
-    """Take judgements back for good, compile anew without them, and list all that was made with them.
+    """Take judgements back for good, compile anew without them, and list all that was made with them. Where the
+    labelling is open, the answers go off the server too, and others are asked instead.
 
     Checkpoints are not trained anew here; `align status` marks them until `align run` has done it.
     """
     from align.cli.display import print_json
-    from align.rounds.forget import used_by, wish, write_tombstones
+    from align.rounds.desk import open_desk
+    from align.rounds.forget import used_by, wish, withdraw, write_tombstones
 
     wanted = wish(folder, annotator=annotator, prompt=prompt)
     found = used_by(wanted)
     recompiled: list[str] = []
+    withdrawn = 0
     if yes:
         write_tombstones(wanted)
         recompiled = _compile_anew(folder)
+        withdrawn = withdraw(open_desk(folder), wanted)
     if as_json:
-        print_json({wanted.kind: wanted.name, "forgotten": yes, **found, "recompiled": recompiled})
-    else:
-        _say(wanted.name, found, recompiled, yes)
+        done = {"recompiled": recompiled, "withdrawn": withdrawn}
+        print_json({wanted.kind: wanted.name, "forgotten": yes, **found, **done})
+        return
+    _say(wanted.name, found, yes)
+    if yes:
+        typer.echo(f"compiled anew: {', '.join(recompiled) or 'nothing had to be'}")
+        typer.echo(f"{withdrawn} answers are taken off the server" if withdrawn else "nothing open is on the server")
 
 
 def _compile_anew(folder: Path) -> list[str]:
@@ -52,7 +60,7 @@ def _compile_anew(folder: Path) -> list[str]:
     return [f"{name}.jsonl" for name in pull_files(open_desk(folder), folder)]
 
 
-def _say(name: str, found: dict[str, Any], recompiled: list[str], yes: bool) -> None:
+def _say(name: str, found: dict[str, Any], yes: bool) -> None:
     from align.cli.display import plain
 
     counts = ", ".join(f"{len(found[what])} {what}" for what in ROWS)
@@ -64,6 +72,5 @@ def _say(name: str, found: dict[str, Any], recompiled: list[str], yes: bool) -> 
     if not yes:
         typer.echo("nothing is changed yet; say --yes to forget")
         return
-    typer.echo(f"compiled anew: {', '.join(recompiled) or 'nothing had to be'}")
     if any(model["in_force"] for what in MODELS for model in found[what]):
         typer.echo("`align run` trains anew what descends from it; `align clean --yes` then removes the old folders")

@@ -1,7 +1,7 @@
 """Forgetting: what an annotator said, or what was said about a prompt, and all that was made of it.
 
-Tombstones go into the journal, and from then on nothing there comes out again. What is already published stays on disk
-as it is until it is done anew and `align clean` removes the old folders, so every published folder is looked through:
+Tombstones go into the journal, and from then on nothing there comes out again; an open labelling asks others instead.
+What is already published stays on disk as it is until it is done anew and `align clean` removes the old folders, so every published folder is looked through:
 the snapshots that hold a forgotten judgement, the rows compiled from it, and the checkpoints trained on those, or on a
 parent that was.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 from align.errors import ConfigError
 from align.rounds.journal import Tombstones, forget, read_journal
-from align.rounds.labelling import DESK
+from align.rounds.labelling import DESK, Desk, closed, open_backend
 from align.rounds.lock import run_lock
 from align.rounds.run import require_run
 from align.rounds.stage import CURRENT, RECEIPT, Receipt, Ref, stage_folder
@@ -84,6 +84,15 @@ def write_tombstones(wish: Wish) -> None:
     with run_lock(wish.folder):
         forget(journal, "annotator", sorted(wish.tombstones.annotators))
         forget(journal, "task", sorted(wish.tombstones.tasks))
+
+
+def withdraw(desk: Desk, wish: Wish) -> int:
+    """Take the forgotten answers off the server too, where the desk's labelling is still open, so that others are asked
+    instead; returns how many. A prompt's tasks go as a whole. Raises ServiceError."""
+    if closed(desk) is not None:
+        return 0
+    asked = {task.id for task in desk.tasks}
+    return open_backend(desk).withdraw(wish.tombstones.annotators, wish.tombstones.tasks & asked)
 
 
 def tainted(run: Path) -> list[dict[str, Any]]:

@@ -124,16 +124,20 @@ def open_backend(desk: Desk) -> "ArgillaBackend":
 
 
 def offer(desk: Desk) -> "tuple[ArgillaBackend, Submitted]":
-    """Put the tasks that are missing on the server; on the embedded one, everybody with an account may label them."""
+    """Put the tasks that are missing on the server; on the embedded one, everybody with an account may label them.
+
+    Tasks that are forgotten are not asked, and annotators who are do not come back.
+    """
     backend = open_backend(desk)
-    submitted = backend.submit(desk.tasks)
+    forgotten = read_journal(desk.journal).forgotten.tasks
+    submitted = backend.submit([task for task in desk.tasks if task.id not in forgotten])
     _admit(desk, backend)
     return backend, submitted
 
 
 def _admit(desk: Desk, backend: "ArgillaBackend") -> None:
     if isinstance(desk.annotate.by, People) and isinstance(desk.annotate.server, EmbeddedServer):
-        backend.admit_people()
+        backend.admit_people(without=read_journal(desk.journal).forgotten.annotators)
 
 
 def waits(desk: Desk, progress: Callable[[int, int], None] | None = None) -> Iterator[Waiting]:

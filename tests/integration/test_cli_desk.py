@@ -1,6 +1,5 @@
 """The lead's side of labelling, through the command line and the real server: status, watch, pull, export, forget."""
 
-import json
 import secrets
 import subprocess
 import sys
@@ -8,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from align.errors import ServiceError
 from align.rounds.desk import open_desk
+from align.rounds.forget import wish, write_tombstones
 from align.rounds.journal import read_journal
 from align.rounds.labelling import open_backend
 from align.store import read_rows
@@ -17,6 +18,7 @@ from tests.integration.test_cli_stages import json_of
 from tests.loop import align, write_jsonl
 from tests.server_fixtures import ArgillaServer, add_annotator
 
+pytestmark = pytest.mark.slow
 TASKS = 6
 
 
@@ -105,12 +107,31 @@ def test_pull_export_and_forget(asked: tuple[Path, dict[str, str]]) -> None:
     done = json_of("forget", folder, "--annotator", bob, "--yes", cwd=folder.parent)
     assert (done["forgotten"], done["judgements"]) == (True, would["judgements"])
     assert {row["annotator"] for _, row in read_rows(folder / "judgements.jsonl")} == {ann}
-    label(folder, second, ["b"] * TASKS)  # a changed mind, and one more answer
-    assert json_of("annotate", "pull", folder, cwd=folder.parent)["new"] == 0
-    assert {row["annotator"] for _, row in read_rows(folder / "judgements.jsonl")} == {ann}
-    people = json_of("annotate", "status", folder, cwd=folder.parent)["annotators"]
-    assert people[ann]["submitted"] == TASKS
-    assert bob not in people
+    assert done["withdrawn"] == 5
+    with pytest.raises(ServiceError, match="refused an answer"):
+        label(folder, second, ["b"])
+    assert json_of("annotate", "push", folder, cwd=folder.parent)["present"] == TASKS
+    state = json_of("annotate", "status", folder, cwd=folder.parent)
+    assert state["answers"] == TASKS, "others are asked again"
+    assert state["annotators"][ann]["submitted"] == TASKS
+    assert bob not in state["annotators"]
     mistake = align("forget", folder, "--annotator", "nobody-here", "--yes", cwd=folder.parent, expect=2)
     assert "'nobody-here' has said nothing here" in mistake.stderr
-    assert json.loads((folder / "desk.json").read_text())["workspace"].startswith("desk-")
+
+    prompt = open_desk(folder).tasks[0].prompt_id
+    gone = json_of("forget", folder, "--prompt", prompt[:10], "--yes", cwd=folder.parent)
+    assert (gone["prompt"], len(gone["judgements"]), gone["withdrawn"]) == (prompt, 2, 1)
+    assert json_of("annotate", "push", folder, cwd=folder.parent)["present"] == TASKS - 1, "it is not asked again"
+    assert json_of("annotate", "pull", folder, cwd=folder.parent)["judgements"] == TASKS - 1
+
+
+def test_answers_that_stay_on_the_server_do_not_come_back(asked: tuple[Path, dict[str, str]]) -> None:
+    """Forgotten where the server was not asked: what it still has, changed or not, is not taken in again."""
+    folder, keys = asked
+    bob, key = list(keys.items())[1]
+    label(folder, key, ["a"] * 5)
+    assert json_of("annotate", "pull", folder, cwd=folder.parent)["judgements"] == 5
+    write_tombstones(wish(folder, annotator=bob))
+    label(folder, key, ["b"] * TASKS)
+    found = json_of("annotate", "pull", folder, cwd=folder.parent)
+    assert (found["new"], found["judgements"]) == (0, 0)

@@ -1,0 +1,50 @@
+"""`align forget` in a finished run: compiled anew, marked, trained anew by the next `align run`."""
+
+import secrets
+from pathlib import Path
+
+import pytest
+
+from align.report.data import report_data
+from align.rounds.clean import remove, unreachable
+from align.rounds.forget import used_by, wish
+from align.rounds.stage import Ref, current
+from tests.integration.test_cli_stages import json_of
+from tests.loop import align, make_loop, rows
+from tests.server_fixtures import ArgillaServer
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_finished_run_forgets_an_annotator(tmp_path: Path, argilla_server: ArgillaServer) -> None:
+    recipe = make_loop(tmp_path, argilla_server.home, name=f"forget-{secrets.token_hex(3)}", sft=None)
+    align("run", recipe, "annotate.tasks=10", cwd=tmp_path)
+    (run,) = (tmp_path / "runs").iterdir()
+    before = {name: current(run, Ref(1, name)) for name in ("snapshot", "preferences", "policy")}
+    policy = before["policy"]
+    assert policy is not None
+    trained = policy.summary["checkpoint"]
+    from_bob = [j["id"] for j in rows(run, 1, "snapshot", "judgements.parquet") if j["annotator"] == "bob"]
+    cited = [p for p in rows(run, 1, "preferences", "preferences.parquet") if set(p["judgements"]) & set(from_bob)]
+    assert cited
+
+    found = json_of("forget", run, "--annotator", "bob", "--yes", cwd=tmp_path)
+    assert found["judgements"] == sorted(from_bob)
+    assert found["preferences"] == sorted(p["id"] for p in cited)
+    assert found["recompiled"] == ["1/snapshot", "1/preferences"]
+    assert found["checkpoints"] == [{"id": trained, "stage": "1/policy", "key": policy.key, "in_force": True}]
+    assert not [j for j in rows(run, 1, "snapshot", "judgements.parquet") if j["annotator"] == "bob"]
+    assert not [p for p in rows(run, 1, "preferences", "preferences.parquet") if set(p["judgements"]) & set(from_bob)]
+    assert current(run, Ref(1, "policy")) == policy, "nothing is trained yet"
+    marked = f"Made with judgements that are forgotten since: 1/policy ({trained[:12]})."
+    assert marked in align("status", run, cwd=tmp_path).stdout
+
+    again = align("run", recipe, "annotate.tasks=10", cwd=tmp_path)
+    started = [line for line in again.stderr.splitlines() if line.endswith(": start")]
+    assert started == ["1/policy: start", "1/evaluation: start"]
+    assert not [note for note in report_data(run)["notes"] if "forgotten" in note]
+    bob = wish(run, annotator="bob")
+    assert [model["in_force"] for model in used_by(bob)["checkpoints"]] == [False]
+    remove(run, [path for path, _ in unreachable(run)])
+    kept = used_by(bob)
+    assert (kept["preferences"], kept["checkpoints"]) == ([], [])
