@@ -1,9 +1,7 @@
 """The search engine against a plain-Python oracle, on the real server, with the filters that the UI and the SDK send."""
 
 import math
-import os
 import random
-import subprocess
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +9,6 @@ from typing import Any
 
 import pytest
 
-from annotation import server
-from annotation.server import process
-from annotation.server.installation import python_of
 from tests.server_fixtures import ArgillaServer, add_annotator, add_records, make_dataset
 
 WORDS = ["broken", "late", "lamp", "Kettle", "blue", "refund", "sorry", "naïve", "order", "über"]
@@ -626,17 +621,3 @@ def test_similar_records_are_ranked_by_cosine(either_server: ArgillaServer) -> N
     assert ranked(value=[1.0, 0.0])[-1] == (3, 0.0) and ranked(value=[1.0, 0.0])[0] == (1, 0.998), (
         "a changed vector counts at once"
     )
-
-
-def test_statuses_are_recomputed_without_looking_at_every_answer_for_every_record(
-    either_server: ArgillaServer,
-) -> None:
-    """SQLite once chose the index on answers' status inside the loop over records: minutes at 50,000 of each."""
-    if either_server.database is not None:
-        pytest.skip("PostgreSQL chooses by what is in the tables")
-    code = "from argilla_embedded import sql; print(sql.STALE_STATUS)"
-    python = python_of(server.environment())
-    env = os.environ | {"PYTHONPATH": str(process.PLUGIN)}
-    statement = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
-    plan = either_server.sql(f"EXPLAIN QUERY PLAN {statement}")
-    assert "SCAN" in plan and "CORRELATED" not in plan

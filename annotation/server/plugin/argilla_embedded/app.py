@@ -43,7 +43,6 @@ def _extend_lifespan(app: FastAPI) -> None:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await owner.ensure()
-        await status.reconcile()
         await outbox.recover()
         async with argilla_lifespan(app), outbox.delivering(), jobs.running():
             yield

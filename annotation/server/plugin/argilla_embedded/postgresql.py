@@ -4,6 +4,7 @@ Functions of ours are in plain SQL and PL/pgSQL and need no extension and no sup
 Argilla's columns are of type JSON, which keeps a NUL or half a surrogate pair that JSONB refuses.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -82,12 +83,6 @@ def column(name: str) -> str:
 def shuffle(record: str, seed: str) -> str:
     return f"md5(CAST({record}.id AS text) || CAST(CAST({seed} AS uuid) AS text))"
 
-
-def differ(one: str, other: str) -> str:
-    return f"({one}) IS DISTINCT FROM ({other})"
-
-
-MIN_SUBMITTED = "CAST(d.distribution ->> 'min_submitted' AS integer)"
 
 # words ------------------------------------------------------------------------------------------------------------------
 
@@ -174,17 +169,43 @@ def _note_answer(event: str) -> str:
     )
 
 
+_STATE = """CAST(CASE WHEN
+    (SELECT count(*) FROM responses a WHERE a.record_id = r.id AND a.status = 'submitted')
+    >= (SELECT CAST(d.distribution ->> 'min_submitted' AS integer) FROM datasets d WHERE d.id = r.dataset_id)
+    THEN 'completed' ELSE 'pending' END AS record_status_enum)"""
+
+
+def _follow(which: str) -> str:
+    return (
+        f"UPDATE records r SET status = {_STATE}, updated_at = timezone('utc', clock_timestamp())"
+        f" WHERE {which} AND r.status IS DISTINCT FROM {_STATE};"
+    )
+
+
+def _follow_answer(row: str) -> str:
+    """Two answers to one record at once would each miss the other, so they wait for each other: first at the dataset,
+    which Argilla's own transaction changes next anyway, and always in this order, so that nobody waits in a circle."""
+    return f"""
+        PERFORM 1 FROM datasets d JOIN records r ON r.dataset_id = d.id WHERE r.id = {row}.record_id FOR NO KEY UPDATE OF d;
+        PERFORM 1 FROM records r WHERE r.id = {row}.record_id FOR NO KEY UPDATE;
+        {_follow(f"r.id = {row}.record_id")}"""
+
+
 _TRIGGERS = {
+    "align_status_added": "AFTER INSERT ON responses FOR EACH ROW EXECUTE FUNCTION align_status_given()",
+    "align_status_changed": "AFTER UPDATE OF status ON responses FOR EACH ROW EXECUTE FUNCTION align_status_given()",
+    "align_status_removed": "AFTER DELETE ON responses FOR EACH ROW EXECUTE FUNCTION align_status_removed()",
+    "align_status_wanted": "AFTER UPDATE OF distribution ON datasets FOR EACH ROW WHEN (CAST(new.distribution AS text)"
+    " IS DISTINCT FROM CAST(old.distribution AS text)) EXECUTE FUNCTION align_status_wanted()",
     "align_record_added": "AFTER INSERT ON records REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION align_record_added()",
     "align_record_changed": "AFTER UPDATE OF fields ON records FOR EACH ROW"
     " WHEN (CAST(new.fields AS text) IS DISTINCT FROM CAST(old.fields AS text)) EXECUTE FUNCTION align_record_changed()",
     "align_answer_added": "AFTER INSERT ON responses FOR EACH ROW EXECUTE FUNCTION align_note_created()",
     "align_answer_changed": "AFTER UPDATE ON responses FOR EACH ROW EXECUTE FUNCTION align_note_updated()",
 }
-_TABLE_OF = {"record": "records", "answer": "responses"}
 
 REMOVE = [
-    *(f"DROP TRIGGER IF EXISTS {name} ON {_TABLE_OF[name.split('_')[1]]}" for name in _TRIGGERS),
+    *(f"DROP TRIGGER IF EXISTS {name} ON {re.search(r' ON ([a-z]+)', body)[1]}" for name, body in _TRIGGERS.items()),
     "DROP INDEX IF EXISTS align_record_item",
 ]
 
@@ -210,6 +231,10 @@ _MAKE = [
         "align_record_changed",
         f"DELETE FROM align_text WHERE record_id = new.id; INSERT INTO align_text {_ROWS.format(records='(SELECT new.id, new.dataset_id, new.fields)')};",
     ),
+    _function("align_status_given", _follow_answer("new")),
+    _function("align_status_removed", _follow_answer("old")),
+    _function("align_status_wanted", _follow("r.dataset_id = new.id")),
+    _follow("TRUE"),
     _note_answer("response.created"),
     _note_answer("response.updated"),
     *(f"CREATE TRIGGER {name} {body}" for name, body in _TRIGGERS.items()),

@@ -2,7 +2,7 @@
 
 `align_text` (with SQLite also `align_fts`) holds the words of every record, kept by triggers in the same transaction as
 the record, so it cannot drift. `align_unsent` notes every answer in the transaction that stores it, for webhooks (see
-`outbox`). The statements are in `sqlite` and `postgresql`.
+`outbox`). A record's status follows its answers in that same transaction (see `status`). The statements are in `sqlite` and `postgresql`.
 """
 
 import argilla_server
@@ -12,7 +12,7 @@ from argilla_server.database import sync_engine
 from sqlalchemy import inspect, text
 from sqlalchemy.engine import Connection
 
-VERSION = f"{argilla_version}/2"
+VERSION = f"{argilla_version}/3"
 """What the database was migrated for: Argilla's version and that of the statements below."""
 
 

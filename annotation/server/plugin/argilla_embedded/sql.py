@@ -33,11 +33,6 @@ USER_PROGRESS = (
 )
 VECTORS_SIGNATURE = "SELECT count(*), max(updated_at) FROM vectors WHERE vector_settings_id = :settings"
 VECTORS = "SELECT record_id, CAST(value AS text) FROM vectors WHERE vector_settings_id = :settings"
-STALE_STATUS = f"""
-    SELECT r.id FROM records r JOIN datasets d ON d.id = r.dataset_id LEFT JOIN (
-        SELECT record_id, count(*) AS n FROM responses WHERE status = 'submitted' GROUP BY record_id) answers
-    ON answers.record_id = r.id
-    WHERE {dialect.differ("r.status = 'completed'", f"coalesce(answers.n, 0) >= {dialect.MIN_SUBMITTED}")}"""
 
 _METADATA = f"records r, {dialect.elements('r.metadata', ':path')} WHERE r.dataset_id = :dataset"
 TERMS_METRICS = (

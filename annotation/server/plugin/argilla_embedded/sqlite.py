@@ -80,13 +80,6 @@ def shuffle(record: str, seed: str) -> str:
     return f"align_shuffle({record}.id, {seed})"
 
 
-def differ(one: str, other: str) -> str:
-    """Whether two values differ, where NULL is a value like any other."""
-    return f"({one}) IS NOT ({other})"
-
-
-MIN_SUBMITTED = "json_extract(d.distribution, '$.min_submitted')"
-
 # words ------------------------------------------------------------------------------------------------------------------
 
 
@@ -143,7 +136,26 @@ def _note_answer(event: str) -> str:
         SELECT 1 FROM webhooks w, json_each(w.events) e WHERE w.enabled AND e.value = '{event}');"""
 
 
+_STATE = """CASE WHEN
+    (SELECT count(*) FROM responses a WHERE a.record_id = records.id AND +a.status = 'submitted')
+    >= (SELECT json_extract(d.distribution, '$.min_submitted') FROM datasets d WHERE d.id = records.dataset_id)
+    THEN 'completed' ELSE 'pending' END"""
+"""What a record's status should be. The plus keeps SQLite from looking through all submitted answers for every record."""
+
+
+def _follow(which: str) -> str:
+    return (
+        f"UPDATE records SET status = {_STATE}, updated_at = strftime('%Y-%m-%d %H:%M:%f000', 'now')"
+        f" WHERE {which} AND status IS NOT {_STATE};"
+    )
+
+
 _TRIGGERS = {
+    "align_status_added": f"AFTER INSERT ON responses BEGIN {_follow('id = new.record_id')} END",
+    "align_status_changed": f"AFTER UPDATE OF status ON responses BEGIN {_follow('id = new.record_id')} END",
+    "align_status_removed": f"AFTER DELETE ON responses BEGIN {_follow('id = old.record_id')} END",
+    "align_status_wanted": "AFTER UPDATE OF distribution ON datasets WHEN new.distribution IS NOT old.distribution"
+    f" BEGIN {_follow('dataset_id = new.id')} END",
     "align_record_added": f"AFTER INSERT ON records BEGIN {_ADD} END",
     "align_record_changed": f"AFTER UPDATE OF fields ON records WHEN new.fields IS NOT old.fields BEGIN {_REMOVE} {_ADD} END",
     "align_record_removed": f"AFTER DELETE ON records BEGIN {_REMOVE} END",
@@ -172,6 +184,7 @@ _MAKE = [
     f"INSERT INTO align_fts (rowid, body) SELECT t.id, {_WORDS} FROM align_text t JOIN records new ON new.id = t.record_id"
     f" JOIN {_FIELDS} ON f.key = t.field",
     f"CREATE INDEX align_record_item ON records (dataset_id, {text_of('records', 'item').replace('records.', '')})",
+    _follow("1"),
     *(f"CREATE TRIGGER {name} {body}" for name, body in _TRIGGERS.items()),
 ]
 
