@@ -101,17 +101,17 @@ def log_likelihood(raters: Raters, codes: Codes) -> Array:
     """log P(vote | d) [U, G], times what the vote is worth; α is integrated over its posterior."""
     alpha, beta, log_nu = raters.habits[codes.rater].T[:, :, None]
     spread = np.sqrt(raters.covariance[codes.rater, 0, 0])[:, None]
-    strong = np.flatnonzero(codes.strength)
+    shift, lean = beta * codes.side[:, None], codes.lean[:, None]
     total: Array | None = None
     for z, weight in NODES:
-        a = alpha + z * spread
-        x = a * GRID + beta * codes.side[:, None]
-        log = codes.lean[:, None] * x + np.where(codes.tie[:, None], log_nu, 0) - _log_z(x, log_nu)
-        if len(strong):
-            log[strong] += np.log(_strengths(raters, codes, strong, a[strong])[1])
-        log += np.log(weight)
+        x = (alpha + z * spread) * GRID + shift
+        log = lean * x - _log_z(x, log_nu) + np.log(weight)
         total = log if total is None else np.logaddexp(total, log)
     assert total is not None
+    total[codes.tie] += log_nu[codes.tie]
+    strong = np.flatnonzero(codes.strength)
+    if len(strong):
+        total[strong] += np.log(_strengths(raters, codes, strong)[1])
     return codes.worth[:, None] * total
 
 
@@ -121,15 +121,15 @@ def _log_z(x: Array, log_nu: Array) -> Array:
     return half + np.log1p(np.exp(-2 * half) + np.exp(log_nu - half))
 
 
-def _strengths(raters: Raters, codes: Codes, strong: Array, alpha: Array) -> tuple[Array, Array]:
-    """The seen difference x in favour of the chosen [n, G], and the probability of the strength that was given."""
-    x = alpha * GRID * np.sign(codes.lean[strong])[:, None]
-    odds = [
-        raters.usage[codes.rater[strong], s, None] * np.exp(np.clip(raters.steepness * (s - 1) * x, -50, 50))
-        for s in (0, 1, 2)
-    ]
-    given = np.choose((codes.strength[strong] - 1)[:, None], odds)
-    return x, np.maximum(given / sum(odds), 1e-12)
+def _strengths(raters: Raters, codes: Codes, strong: Array) -> tuple[Array, Array]:
+    """The difference in favour of the chosen that was seen, x [n, G], and the probability of the strength given."""
+    x = raters.habits[codes.rater[strong], 0, None] * GRID * np.sign(codes.lean[strong])[:, None]
+    slope = np.exp(np.clip(raters.steepness * x, -50, 50))
+    weak, middle, far = raters.usage[codes.rater[strong]].T[:, :, None]
+    total = weak / slope + middle + far * slope
+    level = codes.strength[strong, None]
+    given = np.where(level == 1, weak / slope, np.where(level == 2, middle, far * slope))
+    return x, np.maximum(given / total, 1e-12)
 
 
 def fit_habits(raters: Raters, codes: Codes, seen: Array) -> Raters:
@@ -141,14 +141,14 @@ def fit_habits(raters: Raters, codes: Codes, seen: Array) -> Raters:
     """
     habits, mean, variance = raters.habits.copy(), raters.mean.copy(), raters.variance.copy()
     families = [(family, raters.family == family) for family in np.unique(raters.family).tolist()]
-    gradient, information = _derivatives(raters, habits, codes, seen)
+    gradient, information = _derivatives(raters, codes, seen)
     for family, mine in families:
         pull = gradient[mine].sum(0) + (GUESS_MEAN[family] - mean[family]) / MEAN_SPREAD**2
         curve = information[mine].sum(0) + np.diag(1 / MEAN_SPREAD**2)
         step = np.clip(np.linalg.solve(curve, pull), -1, 1)
         habits[mine] += step
         mean[family] += step
-    gradient, information = _derivatives(raters, habits, codes, seen)
+        gradient[mine] -= information[mine] @ step
     precision = 1 / variance[raters.family]
     prior = precision[:, :, None] * np.eye(3)
     gradient += precision * (mean[raters.family] - habits)
@@ -164,9 +164,9 @@ def fit_habits(raters: Raters, codes: Codes, seen: Array) -> Raters:
     return replace(raters, habits=habits, covariance=covariance, mean=mean, variance=variance)
 
 
-def _scores(raters: Raters, habits: Array, codes: Codes) -> tuple[Array, Array, Array, Array]:
+def _scores(raters: Raters, codes: Codes) -> tuple[Array, Array, Array, Array]:
     """Derivatives of log P at each difference [U, G]: by x, by log ν; and the curvatures of x and of both."""
-    alpha, beta, log_nu = habits[codes.rater].T[:, :, None]
+    alpha, beta, log_nu = raters.habits[codes.rater].T[:, :, None]
     x = alpha * GRID + beta * codes.side[:, None]
     log_z = _log_z(x, log_nu)
     p_first, p_second, p_tie = np.exp(x / 2 - log_z), np.exp(-x / 2 - log_z), np.exp(log_nu - log_z)
@@ -175,9 +175,9 @@ def _scores(raters: Raters, habits: Array, codes: Codes) -> tuple[Array, Array, 
     return by_x, by_tie, 0.25 * (p_first + p_second) - lean**2, p_tie * np.stack([-lean, 1 - p_tie])
 
 
-def _derivatives(raters: Raters, habits: Array, codes: Codes, seen: Array) -> tuple[Array, Array]:
+def _derivatives(raters: Raters, codes: Codes, seen: Array) -> tuple[Array, Array]:
     """Gradient [R, 3] and information [R, 3, 3] of the votes' expected log likelihood."""
-    by_x, by_tie, curve, (both, tie) = _scores(raters, habits, codes)
+    by_x, by_tie, curve, (both, tie) = _scores(raters, codes)
     weight, side = seen * codes.worth[:, None], codes.side
     off, one, d_one, dd_one = (
         weight * by_x,
@@ -199,7 +199,7 @@ def observed_share(raters: Raters, codes: Codes, code: Array, belief: Array, fac
     What is missing is the variance of each vote's score under the belief (Louis 1982, "Finding the Observed Information
     Matrix when Using the EM Algorithm").
     """
-    by_x, by_tie, _, _ = _scores(raters, raters.habits, codes)
+    by_x, by_tie, _, _ = _scores(raters, codes)
     side = codes.side[:, None]
     scores = [codes.worth[:, None] * s for s in (by_x * GRID, by_x * side, by_tie)]
     n = len(raters.family)
@@ -213,7 +213,7 @@ def observed_share(raters: Raters, codes: Codes, code: Array, belief: Array, fac
             ]
         )
         missing[:, k] = squared - np.bincount(codes.rater[code], mean**2, n)
-    complete = np.diagonal(_derivatives(raters, raters.habits, codes, seen)[1], axis1=1, axis2=2)
+    complete = np.diagonal(_derivatives(raters, codes, seen)[1], axis1=1, axis2=2)
     return np.clip(1 - missing / np.maximum(complete, 1e-12), LEAST_SHARE, 1)
 
 
@@ -227,7 +227,7 @@ def fit_steepness(raters: Raters, codes: Codes, seen: Array) -> float:
     strong = np.flatnonzero(codes.strength)
     if not len(strong):
         return raters.steepness
-    x, _ = _strengths(raters, codes, strong, raters.habits[codes.rater[strong], 0, None])
+    x, _ = _strengths(raters, codes, strong)
     steps = np.array([-1.0, 0.0, 1.0])
     odds = raters.usage[codes.rater[strong]][:, None, :] * np.exp(
         np.clip(raters.steepness * steps * x[:, :, None], -50, 50)

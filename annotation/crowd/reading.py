@@ -16,6 +16,10 @@ KINDS = ("pair", "rank", "single", "rating")
 """Kinds of task that are compiled; blind_ab compares two models and trains none."""
 
 
+NEEDED = ["id", "strength", "flags", "edit", "ranking", "ratings"]
+"""What of a judgement is read again later."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """T tasks, one for each id. `of` and `name` are the prompts and candidates as numbers in the order of their ids."""
@@ -143,7 +147,7 @@ def read_judgements(judgements: pa.Table, asked: Asked) -> tuple[Said, list[Left
     skipped = outcome == np.array([len(OUTCOMES[kind]) - 1 for kind in KINDS])[asked.kind[task[last]]]
     left.append(_rows(judgements, last[skipped], "the annotator skipped the task"))
     kept = last[~skipped]
-    table = judgements.take(pa.array(kept))
+    table = judgements.select(NEEDED).take(pa.array(kept))
     strength = numbers(table["strength"].combine_chunks()).astype(np.int8)
     _check_strength(table, strength)
     said = Said(table, task[kept], annotator[kept], names, outcome[~skipped], strength, _flagged(table))

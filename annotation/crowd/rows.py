@@ -1,12 +1,14 @@
 """Beliefs as rows: preferences, thumbs and edits."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from align.ids import content_id
+from align.ids import ID_BYTES, content_id
 from align.types import SCHEMAS, Edit, Preference, Thumb, preference_id, thumb_id
 from annotation.crowd.arrays import Array, ranked, whole
 from annotation.crowd.beliefs import Beliefs
@@ -153,8 +155,7 @@ def preferences(source: Source, pairs: Pairs, weight: Array) -> pa.Table:
     chosen = np.where(swap, pairs.second, pairs.first)
     rejected = np.where(swap, pairs.first, pairs.second)
     prompt, chosen_id, rejected_id = source.prompt(chosen), source.id(chosen), source.id(rejected)
-    names = zip(prompt.to_pylist(), chosen_id.to_pylist(), rejected_id.to_pylist(), strict=True)
-    ids = pa.array([preference_id(*three) for three in names], pa.string())
+    ids = _ids("preference", preference_id, prompt, chosen_id, rejected_id)
     task = source.task_of(pairs)
     columns = {
         "id": ids,
@@ -181,9 +182,8 @@ def thumbs(source: Source, beliefs: Beliefs) -> pa.Table:
     factor = np.flatnonzero((evidence.second < 0) & np.isin(evidence.kind[evidence.first], (TRAIN, ASIDE)))
     nodes = evidence.first[factor]
     prompt, candidate = source.prompt(nodes), source.id(nodes)
-    names = zip(prompt.to_pylist(), candidate.to_pylist(), strict=True)
     columns = {
-        "id": pa.array([thumb_id(*two) for two in names], pa.string()),
+        "id": _ids("thumb", thumb_id, prompt, candidate),
         "prompt_id": prompt,
         "candidate_id": candidate,
         "target": pa.array(beliefs.better[factor]),
@@ -211,6 +211,16 @@ def edits(source: Source) -> pa.Table:
             }
         )
     return pa.Table.from_pylist(sorted(rows, key=lambda r: r["id"]), schema=SCHEMAS[Edit])
+
+
+def _ids(kind: str, make: Callable[..., str], *parts: pa.Array) -> pa.Array:
+    """`make` of each row. Where no part needs escaping, as in content ids, the canonical JSON is joined by Arrow."""
+    plain = all(pc.all(pc.match_substring_regex(part, r"^[A-Za-z0-9_:.-]*$"), min_count=0).as_py() for part in parts)
+    if not plain:
+        return pa.array([make(*row) for row in zip(*(p.to_pylist() for p in parts), strict=True)], pa.string())
+    text = pc.binary_join_element_wise(f'["{kind}","', pc.binary_join_element_wise(*parts, '","'), '"]', "")
+    found = [blake2b(t.encode(), digest_size=ID_BYTES).hexdigest() for t in text.to_pylist()]
+    return pa.array(found, pa.string())
 
 
 def _table(
