@@ -69,7 +69,7 @@ def blind_tasks(
     Of several answers of a policy its first sample counts. Raises DataError for a prompt of another split than `split`.
     """
     by_id = _known(prompts, [*new, *old], split)
-    ours, theirs = _first_samples(new), _first_samples(old)
+    ours, theirs = first_samples(new), first_samples(old)
     drawn = sorted(ours.keys() & theirs.keys(), key=lambda p: (unit_for(seed, "blind", p), p))[:count]
     same = [p for p in drawn if _seen(ours[p]) == _seen(theirs[p])]
     asked = [p for p in drawn if p not in set(same)]
@@ -114,7 +114,8 @@ def _distinct(candidates: Iterable[Candidate]) -> list[Candidate]:
     return list(by_text.values())
 
 
-def _first_samples(candidates: Iterable[Candidate]) -> dict[str, Candidate]:
+def first_samples(candidates: Iterable[Candidate]) -> dict[str, Candidate]:
+    """Each prompt's first sample, by the prompt's id."""
     by_prompt: dict[str, Candidate] = {}
     for candidate in sorted(candidates, key=lambda c: (c.sample, c.id)):
         by_prompt.setdefault(candidate.prompt_id, candidate)

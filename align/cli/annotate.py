@@ -1,14 +1,14 @@
 """`align annotate`: the labelling of a run's round, or of candidates of one's own."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
+from align.cli.push import push
 from align.cli.watching import FOLDER, JSON, status, watch
 
 if TYPE_CHECKING:
-    from align.config.recipe import Annotate
     from align.rounds.labelling import Desk
 
 annotate_app = typer.Typer(
@@ -18,76 +18,34 @@ annotate_app = typer.Typer(
 )
 
 
-@annotate_app.command()
-def push(
-    folder: Path = FOLDER,
-    candidates: Path = typer.Option(
-        None, "--candidates", help="Make the folder from candidates.jsonl (`align rollout` writes one)."
-    ),
-    tasks: int = typer.Option(256, "--tasks", min=1, help="With --candidates: how many tasks."),
-    overlap: int = typer.Option(1, "--overlap", min=1, help="With --candidates: answers wanted for each."),
-    server: str = typer.Option(
-        "embedded", "--server", help="With --candidates: embedded, or an Argilla's address (key in ARGILLA_API_KEY)."
-    ),
-    home: Path = typer.Option(
-        None,
-        "--home",
-        help="With --candidates: the embedded server's folder. Default: one per user.",
-        show_default=False,
-    ),
-    guidelines: Path = typer.Option(None, "--guidelines", help="With --candidates: a markdown file for annotators."),
-    seed: int = typer.Option(0, "--seed", min=0, help="With --candidates: it decides who stands left."),
-    as_json: bool = JSON,
-) -> None:
-    """Put the tasks on the annotation server; what is there already is left alone."""
-    from align.cli.display import print_json
-    from align.rounds.desk import make_desk
-    from align.rounds.labelling import offer
-
-    if candidates is not None:
-        make_desk(folder, candidates, _settings(tasks, overlap, server, home, guidelines), seed=seed)
-    backend, done = offer(_desk(folder))
-    if as_json:
-        print_json({"added": done.added, "present": done.present, "url": backend.url})
-    else:
-        typer.echo(f"{done.added} tasks added, {done.present} were there already; label at {backend.url}")
-
-
-def _settings(tasks: int, overlap: int, server: str, home: Path | None, guidelines: Path | None) -> "Annotate":
-    from align.config.recipe import Annotate
-    from align.config.section import load_section
-    from align.errors import ConfigError
-
-    if home is not None and server != "embedded":
-        raise ConfigError(f"the Argilla at {server} has no home here", where="--home", hint="leave one of the two out")
-    where: dict[str, str] = {"url": server} if server != "embedded" else {"type": "embedded"}
-    if home is not None:
-        where["home"] = str(home)
-    given: dict[str, Any] = {"tasks": tasks, "overlap": overlap, "server": where}
-    if guidelines is not None:
-        given["guidelines"] = str(guidelines)
-    return load_section(Annotate, [], **given)
+annotate_app.command()(push)
 
 
 @annotate_app.command()
 def pull(folder: Path = FOLDER, as_json: bool = JSON) -> None:
     """Take new judgements into the folder's journal, and write judgements.jsonl and what they are compiled to:
-    preferences.jsonl, thumbs.jsonl and demonstrations.jsonl (corrected answers), and dropped.jsonl with the reasons."""
+    preferences.jsonl, thumbs.jsonl and demonstrations.jsonl (corrected answers), and dropped.jsonl with the reasons.
+    Of a blind comparison, also how often which side won."""
     from align.cli.display import print_json
+    from align.cli.watching import winner
+    from align.rounds.compared import win_rate
     from align.rounds.export import pull_files
     from align.rounds.journal import record
-    from align.rounds.labelling import open_backend
+    from align.rounds.labelling import judgements_of, open_backend
     from align.rounds.lock import run_lock
 
     desk = _desk(folder)
     with run_lock(folder):
         fresh = record(desk.journal, open_backend(desk).collect())
         counts = pull_files(desk, folder)
+    won = win_rate(folder, desk.tasks, judgements_of(desk))
     if as_json:
-        print_json({"new": len(fresh), **counts})
+        print_json({"new": len(fresh), **counts, **({"win_rate": won} if won else {})})
     else:
         made = ", ".join(f"{counts[what]} {what}" for what in ("preferences", "thumbs", "demonstrations"))
         typer.echo(f"{len(fresh)} new judgements, {counts['judgements']} in all; {made} in {folder}")
+        if won:
+            typer.echo(winner(won))
 
 
 @annotate_app.command()

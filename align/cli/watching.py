@@ -26,16 +26,18 @@ def status(folder: Path = FOLDER, as_json: bool = JSON) -> None:
     many repeated tasks were answered alike. Shares come with their 95% intervals.
     """
     from align.cli.display import print_json, print_table
+    from align.rounds.compared import win_rate
     from align.rounds.desk import open_desk
     from align.rounds.labelling import open_backend
     from align.rounds.survey import survey
 
     desk = open_desk(folder)
     found = survey(desk, open_backend(desk))
+    won = win_rate(folder, desk.tasks, found.judgements)
     if as_json:
-        print_json(found.as_dict())
+        print_json(found.as_dict() | ({"win_rate": won} if won else {}))
         return
-    for line in _lines(found):
+    for line in [*_lines(found), *([winner(won)] if won else [])]:
         typer.echo(line)
     if found.people:
         print_table([HEAD, *_rows(found)], right=(1, 2, 3))
@@ -62,6 +64,18 @@ def watch(
                 live.update(_page(seen), refresh=True)
     if seen is not None:
         typer.echo(f"closed: {seen.closed}" if seen.closed else "nothing is open any more; `align run` goes on")
+
+
+def winner(won: dict[str, Any]) -> str:
+    """How a blind comparison stands, in a sentence."""
+    if won["mean"] is None:
+        return f"win rate of --candidates over --against: not known, for {won['reason']}"
+    interval = f"{won['mean']:.2f} [{won['low']:.2f}, {won['high']:.2f}]"
+    ties = f"{won['ties']} ties ({won['same']} without asking, {won['both_bad']} both bad)"
+    return (
+        f"win rate of --candidates over --against: {interval}, 95% interval over {won['clusters']} prompts; "
+        f"{won['wins']} wins, {ties}, {won['losses']} losses"
+    )
 
 
 def _looks(folder: Path, every: float) -> Iterator["Survey"]:

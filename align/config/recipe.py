@@ -238,6 +238,7 @@ class Suggest(Section):
 
 
 Question = Literal["strength", "flags", "edit", "reason"]
+QUESTIONS: list[Question] = ["strength", "flags", "edit", "reason"]
 
 
 class Annotate(Section):
@@ -259,7 +260,7 @@ class Annotate(Section):
     fewer different answers."""
     criteria: list[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9 _-]{0,39}$")]] = []
     """With `kind: rating`: what is rated from 1 to 5, as [helpful, correct]; their mean is the answer's rating."""
-    ask: list[Question] = ["strength", "flags", "edit", "reason"]
+    ask: list[Question] = QUESTIONS
     """Optional questions beside the main one: how much better (pairs only), flags (unsafe, wrong, off topic, format), a
     corrected answer, and why."""
     repeats: Annotated[float, Field(ge=0, le=0.5)] = 0.0
@@ -273,6 +274,14 @@ class Annotate(Section):
     Dawid and Skene's confusion matrices (1979); or smoothed majority, which trusts everybody alike."""
     guidelines: File | None = None
     """A markdown file shown to annotators."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _strength_of_pairs_alone(cls, data: Any) -> Any:
+        """Said here and not at the end, so that a recipe with every default spelled out loads again."""
+        if isinstance(data, dict) and data.get("kind", "pair") != "pair" and "ask" not in data:
+            return {**data, "ask": [question for question in QUESTIONS if question != "strength"]}
+        return data
 
     @model_validator(mode="after")
     def _enough_people(self) -> Self:
@@ -293,7 +302,7 @@ class Annotate(Section):
                 raise ValueError(f"`{name}` works with `kind: pair` and `kind: single`, found kind: {self.kind}")
         if len(set(self.ask)) < len(self.ask):
             raise ValueError(f"`ask` names a question twice, found {self.ask}")
-        if "ask" in self.model_fields_set and "strength" in self.ask and self.kind != "pair":
+        if "strength" in self.ask and self.kind != "pair":
             raise ValueError(f"`strength` is asked about pairs only, found kind: {self.kind}; leave it out of `ask`")
         return self
 

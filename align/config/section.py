@@ -27,7 +27,7 @@ class Answers(Sampling):
 
 
 def load_section(
-    kind: type[Kind], settings: Sequence[str], *, no_use: Mapping[str, str] | None = None, **given: Any
+    kind: type[Kind], settings: Sequence[str], /, *, no_use: Mapping[str, str] | None = None, **given: Any
 ) -> Kind:
     """A section from `key=value` settings (YAML values); `given` are fields that options of their own set.
 

@@ -9,6 +9,7 @@ from align.data.candidates import load_candidates
 from align.errors import ConfigError
 from align.ids import content_id, file_id
 from align.rounds.asking import ask, write_suggestions
+from align.rounds.compared import ask_blind
 from align.rounds.journal import read_journal
 from align.rounds.labelling import DESK, Desk, desk_of_folder, desk_of_round
 from align.rounds.plan import labellings
@@ -33,15 +34,17 @@ def open_desk(folder: Path) -> Desk:
     return desk_of_round(run, next((receipt for receipt in asked if receipt.output not in closed), asked[-1]))
 
 
-def make_desk(folder: Path, candidates: Path, annotate: Annotate, *, seed: int) -> None:
-    """Make `folder` with the comparisons that `candidates` gives rise to; nothing is sent yet.
+def make_desk(folder: Path, candidates: Path, annotate: Annotate, *, seed: int, against: Path | None = None) -> None:
+    """Make `folder` with the tasks that `candidates` gives rise to; nothing is sent yet. With another file of candidates
+    to compare them `against`, these are blind comparisons, one for each of at most `annotate.tasks` shared prompts.
 
-    The same call again finds it made. Raises ConfigError where the folder is there for another reason.
+    The same call again finds it made. Raises ConfigError where the folder is there for another reason, and DataError
+    where there is nothing to ask.
     """
     settings = annotate.model_dump(mode="json")
-    prompts, rows = load_candidates(candidates)
-    outside = [file_id(annotate.gold.path)] if annotate.gold else []
-    made_from = content_id([file_id(candidates), settings, seed, *outside])
+    outside = [path for path in (annotate.gold and annotate.gold.path, against) if path]
+    read = load_candidates(candidates)  # first, since a file that is not there is an error with its own words
+    made_from = content_id([file_id(candidates), settings, seed, *map(file_id, outside)])
     if folder.exists():
         if (folder / DESK).is_file() and read_json(folder / DESK)["made_from"] == made_from:
             return
@@ -49,7 +52,10 @@ def make_desk(folder: Path, candidates: Path, annotate: Annotate, *, seed: int) 
             f"{folder} is there already, and was not made from these candidates with these options",
             hint="leave out --candidates to push what it holds, or name another folder",
         )
-    asked = ask(prompts, rows, annotate, round=1, seed=seed, source=candidates)
+    if against is None:
+        asked, blind = ask(*read, annotate, round=1, seed=seed, source=candidates), None
+    else:
+        asked, blind = ask_blind(read, load_candidates(against), annotate, seed=seed)
     partial = folder.with_name(folder.name + ".partial")
     remove_folder(partial)
     with disk_errors(folder):
@@ -65,6 +71,7 @@ def make_desk(folder: Path, candidates: Path, annotate: Annotate, *, seed: int) 
         "dataset": f"comparisons-{tasks_id[:8]}",
         "seed": seed,
         "made_from": made_from,
+        "blind": blind,
     }
     write_json(partial / DESK, desk)
     publish(partial, folder)

@@ -23,6 +23,7 @@ class Survey:
     closed: str | None
     progress: Progress
     people: dict[str, dict[str, Any]]
+    judgements: list[Judgement]
     left: dict[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
@@ -62,5 +63,6 @@ def survey(desk: Desk, backend: AnnotationBackend) -> Survey:
         closed=journal.closed.get(desk.tasks_id),
         progress=progress,
         people=people,
+        judgements=judgements,
         left=time_left(progress, people),
     )

@@ -4,6 +4,7 @@ import secrets
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -135,3 +136,50 @@ def test_answers_that_stay_on_the_server_do_not_come_back(asked: tuple[Path, dic
     label(folder, key, ["b"] * TASKS)
     found = json_of("annotate", "pull", folder, cwd=folder.parent)
     assert (found["new"], found["judgements"]) == (0, 0)
+
+
+def test_two_files_are_compared_blind(tmp_path: Path, argilla_server: ArgillaServer) -> None:
+    for name, word in (("new", "good"), ("old", "bad")):
+        rows = [{"prompt": f"question {n}", "text": f"{word} {n}" if n else "the same"} for n in range(TASKS)]
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
+    folder = tmp_path / f"blind-{secrets.token_hex(3)}"
+    files = ("--candidates", "new.jsonl", "--against", "old.jsonl", "--home", argilla_server.home)
+    assert json_of("annotate", "push", folder.name, *files, cwd=tmp_path)["added"] == TASKS - 1
+    desk = open_desk(folder)
+    _, key = add_annotator(argilla_server, f"ann-{secrets.token_hex(3)}", desk.workspace)
+    better = ["ab"[t.texts.index(next(x for x in t.texts if x.startswith("good")))] for t in desk.tasks]
+    worse = "ab"["ba".index(better[3])]
+    label(folder, key, [*better[:3], worse, "both_bad"])
+    won = json_of("annotate", "status", folder, cwd=tmp_path)["win_rate"]
+    assert (won["mean"], won["wins"], won["ties"], won["losses"]) == (pytest.approx((3 + 0.5 + 0.5) / 6), 3, 2, 1)
+    assert (won["same"], won["both_bad"], won["clusters"]) == (1, 1, 6)
+    said = align("annotate", "pull", folder, cwd=tmp_path).stdout
+    assert "0 preferences" in said, "what tests a model is not trained on"
+    assert f"win rate of --candidates over --against: 0.67 [{won['low']:.2f}, {won['high']:.2f}]" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "kept"),
+    [
+        (("--kind", "rank", "--rank-of", "3"), {"outcome": "ranked", "ranking": [2, 1, 3]}, "preferences"),
+        (("--kind", "rating", "--criteria", "helpful,correct"), {"outcome": "rated"}, "thumbs"),
+        (("--kind", "single", "--ask", "nothing", "--repeats", "0.5"), {"outcome": "good"}, "thumbs"),
+    ],
+)
+def test_other_kinds_from_a_file(
+    tmp_path: Path, argilla_server: ArgillaServer, options: tuple[str, ...], answer: dict[str, Any], kept: str
+) -> None:
+    rows = [{"prompt": f"question {n}", "text": f"{word} {n}"} for n in range(4) for word in ("good", "fair", "bad")]
+    write_jsonl(tmp_path / "candidates.jsonl", rows)
+    folder = tmp_path / f"kind-{secrets.token_hex(3)}"
+    files = ("--candidates", "candidates.jsonl", "--home", argilla_server.home)
+    added = json_of("annotate", "push", folder.name, *files, *options, cwd=tmp_path)["added"]
+    desk = open_desk(folder)
+    assert added == len(desk.tasks) == {"rank": 4, "rating": 12, "single": 18}[options[1]]
+    _, key = add_annotator(argilla_server, f"ann-{secrets.token_hex(3)}", desk.workspace)
+    if answer["outcome"] == "rated":
+        answer["ratings"] = [{"criterion": name, "score": 5} for name in ("helpful", "correct")]
+    open_backend(desk).answer(key, [Answer(t.id, **answer) for t in desk.tasks])
+    pulled = json_of("annotate", "pull", folder, cwd=tmp_path)
+    assert pulled["judgements"] == added
+    assert pulled[kept] > 0

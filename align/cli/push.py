@@ -1,0 +1,117 @@
+"""`align annotate push`: tasks onto the server, and desks made from files of candidates."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import typer
+
+from align.cli.watching import FOLDER, JSON
+
+if TYPE_CHECKING:
+    from align.config.recipe import Annotate
+
+Kind = Literal["pair", "rank", "single", "rating"]
+Model = Literal["bradley_terry", "dawid_skene", "majority"]
+LISTS = ("criteria", "ask")
+"""Settings that are lists; their options take words with commas between."""
+BLIND = ("tasks", "overlap", "guidelines")
+"""Settings that blind comparisons have; of `ask` they have `reason` alone."""
+
+
+def push(
+    folder: Path = FOLDER,
+    candidates: Path = typer.Option(
+        None, "--candidates", help="Make the folder from candidates.jsonl (`align rollout` writes one)."
+    ),
+    against: Path = typer.Option(
+        None, "--against", help="Compare them blind with another file's answers to the same prompts."
+    ),
+    tasks: int = typer.Option(None, "--tasks", min=1, help="How many tasks. Default: 256."),
+    overlap: int = typer.Option(None, "--overlap", min=1, help="Answers wanted for each. Default: 1."),
+    kind: Kind = typer.Option(None, "--kind", help="What a task asks. Default: pair."),
+    rank_of: int = typer.Option(None, "--rank-of", help="With --kind rank: 3 or 4 answers. Default: 4."),
+    criteria: str = typer.Option(None, "--criteria", help="With --kind rating: what is rated, as helpful,correct."),
+    ask: str = typer.Option(
+        None, "--ask", help="Questions beside the main one: strength,flags,edit,reason (the default), or nothing."
+    ),
+    repeats: float = typer.Option(None, "--repeats", help="The share of tasks asked a second time. Default: 0."),
+    gold: Path = typer.Option(None, "--gold", help="Control items: a file of prompt, chosen and rejected."),
+    gold_share: float = typer.Option(
+        None, "--gold-share", help="Control items as a share of the tasks. Default: 0.05."
+    ),
+    suggest: str = typer.Option(None, "--suggest", help="file.py:function whose better answer is pre-selected."),
+    suggest_share: float = typer.Option(None, "--suggest-share", help="The share of tasks that show it. Default: 0.5."),
+    compiler: Model = typer.Option(None, "--compiler", help="The label compiler's model. Default: bradley_terry."),
+    guidelines: Path = typer.Option(None, "--guidelines", help="A markdown file for annotators."),
+    server: str = typer.Option(
+        None, "--server", help="Default: embedded; or an Argilla's address (key in ARGILLA_API_KEY)."
+    ),
+    home: Path = typer.Option(None, "--home", help="The embedded server's folder. Default: one per user."),
+    seed: int = typer.Option(None, "--seed", min=0, help="It decides who stands left. Default: 0."),
+    as_json: bool = JSON,
+) -> None:
+    """Put the tasks on the annotation server; what is there already is left alone. All options but --json go with
+    --candidates; docs/recipe.md says more of each, under `annotate`."""
+    from align.cli.display import print_json
+    from align.rounds.desk import make_desk, open_desk
+    from align.rounds.labelling import offer
+
+    given: dict[str, Any] = {"tasks": tasks, "overlap": overlap, "kind": kind, "rank_of": rank_of, "repeats": repeats}
+    given |= {"criteria": criteria, "ask": ask, "gold": gold, "gold_share": gold_share, "suggest": suggest}
+    given |= {"suggest_share": suggest_share, "compiler": compiler, "guidelines": guidelines}
+    given = {name: value for name, value in given.items() if value is not None}
+    places = {"against": against, "server": server, "home": home, "seed": seed}
+    _check(candidates, {**given, **{name: value for name, value in places.items() if value is not None}})
+    if candidates is not None:
+        make_desk(folder, candidates, _settings(given, server, home), seed=seed or 0, against=against)
+    backend, done = offer(open_desk(folder))
+    if as_json:
+        print_json({"added": done.added, "present": done.present, "url": backend.url})
+    else:
+        typer.echo(f"{done.added} tasks added, {done.present} were there already; label at {backend.url}")
+
+
+def _check(candidates: Path | None, given: dict[str, Any]) -> None:
+    """An option that could do nothing is an error."""
+    from align.errors import ConfigError
+
+    if candidates is None and given:
+        raise ConfigError(
+            "this says how to make a folder", where=_option(next(iter(given))), hint="give --candidates too"
+        )
+    for share, owner in (("gold_share", "gold"), ("suggest_share", "suggest")):
+        if share in given and owner not in given:
+            raise ConfigError(f"there is no {_option(owner)}", where=_option(share), hint="give both, or leave it out")
+    if "home" in given and given.get("server", "embedded") != "embedded":
+        what = f"the Argilla at {given['server']} has no home here"
+        raise ConfigError(what, where="--home", hint="leave one of the two out")
+    if "against" not in given:
+        return
+    for name in given.keys() - {*BLIND, "ask", "against", "server", "home", "seed"}:
+        raise ConfigError(
+            "blind comparisons ask which answer is better, and nothing else", where=_option(name), hint="leave it out"
+        )
+    if given.get("ask", "reason") not in ("reason", "nothing"):
+        raise ConfigError("blind comparisons ask for a reason at most", where="--ask", hint="say reason or nothing")
+
+
+def _settings(given: dict[str, Any], server: str | None, home: Path | None) -> "Annotate":
+    from align.config.recipe import Annotate
+    from align.config.section import load_section
+
+    values: dict[str, Any] = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+    for name in LISTS:
+        if name in values:
+            words = [word.strip() for word in values[name].split(",")]
+            values[name] = [] if words == ["nothing"] else words
+    for name in ("gold", "suggest"):
+        share = {"share": values.pop(f"{name}_share")} if f"{name}_share" in values else {}
+        if name in values:
+            values[name] = {"path": values[name], **share}
+    remote = server is not None and server != "embedded"
+    values["server"] = {"url": server} if remote else {"type": "embedded", **({"home": str(home)} if home else {})}
+    return load_section(Annotate, [], **values)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
