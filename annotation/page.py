@@ -1,4 +1,4 @@
-"""The labelling page: a conversation as bubbles, two answers side by side, safe whatever is in them.
+"""The labelling page: a conversation as bubbles, up to four answers beside each other, safe whatever is in them.
 
 Argilla shows a custom field in an iframe of its own origin, with the record as JSON inside a `<script>` that it does
 not escape, put together by `String.replace`. So that no text can break out on any server, all of it travels as base64
@@ -16,7 +16,7 @@ from align.types import Task
 from annotation.form import Form
 
 FIELD = "comparison"
-"""Name of the custom field; page.html knows it too."""
+"""Name of the custom field; page.js knows it too."""
 
 WORDS_LIMIT = 4_000
 """Characters of searchable text in a record."""
@@ -24,11 +24,14 @@ WORDS_LIMIT = 4_000
 
 @cache
 def page() -> str:
-    """HTML, CSS and JavaScript of the page, for Argilla's custom field in advanced mode."""
-    text = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    """HTML, CSS and JavaScript of the page as one text, for Argilla's custom field in advanced mode."""
+    folder = Path(__file__).parent
+    text = (folder / "page.html").read_text(encoding="utf-8")
+    for name in re.findall(r"^@(.+)@$", text, re.MULTILINE):
+        text = text.replace(f"@{name}@", (folder / name).read_text(encoding="utf-8"))
     # Argilla puts this text in with String.replace: there "$" is an instruction, and "#...#" is what it replaces.
     if found := re.search(r"\$[$&`'0-9<]|#[A-Z_]+#", text):
-        raise ValueError(f"page.html has {found[0]!r}, which Argilla would replace")
+        raise ValueError(f"the page has {found[0]!r}, which Argilla would replace")
     return text
 
 

@@ -15,7 +15,7 @@ from annotation.form import Form
 
 PLACES = "ABCD"
 """Names of the places on the screen, from left to right."""
-BETTER = {"left": "A is better", "right": "B is better", "tie": "Tie", "both_bad": "Both are bad"}
+BETTER = {"left": "A is better", "right": "B is better", "tie": "Tie", "both_bad": "Both bad"}
 SIDES = ("left", "right")
 VERDICTS = {"good": "Good", "bad": "Bad"}
 STRENGTH_WORDS = ("slightly", "clearly", "far")
@@ -42,7 +42,7 @@ def questions(form: Form) -> list[dict[str, Any]]:
     words = {word: word.capitalize() for word in STRENGTH_WORDS}
     optional = {
         "strength": lambda: _labels("strength", "How much better?", words),
-        "flags": lambda: _labels("flags", "Something wrong with it?", _flag_options(form.answers), several=True),
+        "flags": lambda: _labels("flags", "Anything wrong?", _flag_options(form.answers), several=True),
         "edit": lambda: _text("edit", "A better answer, in your words"),
         "reason": lambda: _text("reason", "Why?"),
     }
@@ -177,7 +177,7 @@ def _labels(
 
 def _ranking(answers: int) -> dict[str, Any]:
     options = [{"value": place, "text": f"Answer {place}"} for place in PLACES[:answers]]
-    title = "Which is best (1), second, …? Equal ones may share a place"
+    title = "Rank them: 1 is best, equals may share a place"
     return {"name": "ranking", "title": title, "required": True, "settings": {"type": "ranking", "options": options}}
 
 

@@ -1,272 +1,234 @@
-"""A person labels in the browser; and whatever the texts are, nothing happens but text."""
+"""Two annotators and an owner at the real server: every kind of task by keyboard alone and by mouse, and it arrives."""
 
-import json
-import os
+import re
 import secrets
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from playwright.sync_api import FrameLocator, Page, expect
+from playwright.sync_api import Page, expect
 
-from align.types import Task
-from annotation import server
-from annotation.argilla_backend import ArgillaBackend, open_argilla
-from annotation.form import Form
-from annotation.page import FIELD, page, payload
-from tests.browser.conftest import OpenPage, Watched, sign_in
-from tests.labelling import make_task
+from align.types import Rating, Task
+from annotation.backend import Answer
+from tests.browser.conftest import OpenPage, sign_in
+from tests.browser.desk_page import FORMS, annotator, current, desk, kind_task, sent
 from tests.server_fixtures import ArgillaServer
 
-ORIGIN = "http://stock.argilla.test"
-
-# name → (text, what is seen of it)
-HOSTILE = {
-    "script": ("</script><script>alert(1)</script>",) * 2,
-    "image": ("<img src=x onerror=alert(1)>",) * 2,
-    "svg": ("<svg/onload=alert(1)>",) * 2,
-    "attribute": ('"><a href=//evil.test onmouseover=alert(1)>x</a>',) * 2,
-    "replacement": ("$& $' $` $$ $1 $<x>",) * 2,
-    "template": ("{{constructor.constructor('alert(1)')()}} ${alert(1)}",) * 2,
-    "placeholder": ("#TEMPLATE# #RECORD_OBJECT#",) * 2,
-    "javascript link": ("[here](javascript:alert)", "here (javascript:alert)"),
-    "remote image": ("![pixel](https://evil.test/p.png)", "pixel (https://evil.test/p.png)"),
-    "data address": ("data:text/html,<script>alert(1)</script>",) * 2,
-    "frame": ("<iframe src=https://evil.test></iframe><object data=https://evil.test>",) * 2,
-    "head": ("<base href=//evil.test><meta http-equiv=refresh content=0;url=//evil.test>",) * 2,
-    "style": ("<style>@import 'https://evil.test/x.css'; * { display: none }</style><!--",) * 2,
-    "separators": ("one\u2028two\u2029three", "three"),
-    "controls": ("NUL \0 escape \x1b", "NUL ␀ escape ␛"),
-    "surrogate": ("half \ud83d of one", "half"),
-    "right to left": ("مرحبا \u202e <b>hello</b>", "مرحبا"),
-    "markup inside markup": (
-        "**<b onclick=alert(1)>** `</code><script>alert(1)</script>`",
-        "</code><script>alert(1)</script>",
-    ),
-    "long": ("x" * 1_000_000, "x" * 1000),
-    "brackets": ("[" * 200_000 + "**" * 100_000, "[" * 1000),
-}
+SIZES = {"pair": 2, "rank": 4, "single": 1, "rating": 1, "blind_ab": 2}
 
 
-def stock_argilla(task: Task) -> str:
-    """A page that puts the field together exactly as Argilla 2.8's own UI does, without our server's mending."""
-    record = json.dumps({"fields": {FIELD: payload(task, Form())}})
-    template = json.dumps(page()).replace("</", "<\\/")
-    return STOCK.replace("@record@", record).replace("@template@", template)
+@dataclass(frozen=True)
+class Hand:
+    """One way to use the page."""
+
+    page: Page
+
+    def keys(self, *pressed: str) -> None:
+        for key in pressed:
+            self.page.keyboard.press(key)
+            self.page.wait_for_timeout(350)  # Argilla waits so long for a second digit, and as long between places
+
+    def write(self, text: str) -> None:
+        """Into the text question that has the focus."""
+        self.keys("Shift+Enter")
+        self.page.keyboard.type(text)
+        self.keys("Escape")
+
+    def label(self, text: str) -> None:
+        self.page.locator("form").get_by_text(text, exact=True).click()
+
+    def fill(self, question: int, text: str) -> None:
+        self.page.locator("form [contenteditable=true]").nth(question).click()
+        self.page.keyboard.type(text)
+
+    def drag(self, answer: str, place: int) -> None:
+        card = self.page.locator(f".draggable [title='Answer {answer}']")
+        slot = self.page.locator(".draggable__slot .draggable__slot-box:not(.draggable__slot-box--ranking)").nth(
+            place - 1
+        )
+        box = slot.bounding_box()
+        assert box
+        card.drag_to(slot, target_position={"x": box["width"] / 2, "y": box["height"] - 4})  # below what is there
+        expect(slot.locator(f"[title='Answer {answer}']")).to_be_visible()
+
+    def rate(self, question: int, score: int) -> None:
+        self.page.locator(f"form label[for$='_{score}']").nth(question).click()
 
 
-STOCK = r"""<!doctype html><html data-theme="light"><body><input type="checkbox" data-keyboard="1"><script>
-  const record = @record@, template = @template@;
-  const frame = document.createElement("iframe");
-  frame.width = innerWidth - 20;
-  frame.srcdoc = "\n<script>\n  const record = #RECORD_OBJECT#;\n<\/script>\n#TEMPLATE#\n"
-    .replace("#RECORD_OBJECT#", JSON.stringify(record)).replace("#TEMPLATE#", template);
-  document.body.append(frame);
-</script></body></html>"""
+Step = tuple[Callable[[Hand], None], Answer]
+"""What a person does, and what that means where answers stand in canonical order. The last thing is always Enter or a
+click on Submit or Discard, done by the test."""
+
+RATED = [Rating(criterion="helpful", score=4), Rating(criterion="to the point", score=2)]
+BY_KEYS: dict[str, list[Step]] = {
+    "pair": [
+        (lambda h: h.keys("1"), Answer("", "a")),
+        (lambda h: h.keys("4"), Answer("", "both_bad")),
+        (
+            lambda h: (
+                h.keys("2", "3", "1", "6", "ArrowDown"), h.write("Say: yes."),
+                h.keys("ArrowDown"), h.write("clearer"),
+            ),
+            Answer("", "b", "clearer", 3, ["a:unsafe", "b:wrong"], "Say: yes."),
+        ),
+    ],
+    "rank": [(lambda h: h.keys("2", "1", "4", "2", "ArrowDown", "9"), Answer("", "ranked", ranking=[2, 1, 3, 2], flags=["c:unsafe"]))],
+    "single": [(lambda h: h.keys("2", "2", "4"), Answer("", "bad", flags=["a:format", "a:wrong"])), (lambda h: h.keys("1"), Answer("", "good"))],
+    "rating": [(lambda h: h.keys("4", "2"), Answer("", "rated", ratings=RATED))],
+    "blind_ab": [(lambda h: (h.keys("3", "ArrowDown"), h.write("same")), Answer("", "tie", "same"))],
+}  # fmt: skip
+BY_MOUSE: dict[str, list[Step]] = {
+    "pair": [
+        (lambda h: h.label("Tie"), Answer("", "tie")),
+        (
+            lambda h: (
+                h.label("B is better"), h.label("Slightly"), h.label("A: off topic"), h.label("B: bad format"),
+                h.fill(0, "Say: no."), h.fill(1, "kinder"),
+            ),
+            Answer("", "b", "kinder", 1, ["a:off_topic", "b:format"], "Say: no."),
+        ),
+    ],
+    "rank": [
+        (
+            lambda h: (h.drag("D", 1), h.drag("A", 2), h.drag("B", 2), h.drag("C", 3), h.label("D: wrong"), h.fill(1, "ok")),
+            Answer("", "ranked", "ok", ranking=[2, 2, 3, 1], flags=["d:wrong"]),
+        )
+    ],
+    "single": [(lambda h: (h.label("Good"), h.label("Unsafe")), Answer("", "good", flags=["a:unsafe"]))],
+    "rating": [(lambda h: (h.rate(0, 4), h.rate(1, 2)), Answer("", "rated", ratings=RATED))],
+    "blind_ab": [(lambda h: h.label("A is better"), Answer("", "a"))],
+}  # fmt: skip
 
 
-def show(watched: OpenPage, task: Task, **options: Any) -> tuple[Watched, FrameLocator]:
-    opened = watched(ORIGIN, **options)
-    return opened, load(opened.page, task)
+def canonical(answer: Answer, task: Task) -> Answer:
+    """`answer` as it is meant where the places show the candidates in the order of `task.shown`."""
+    place = {"abcd"[n]: "abcd"[candidate] for n, candidate in enumerate(task.shown)}
+    ranks = answer.ranking and [answer.ranking[task.shown.index(candidate)] for candidate in range(len(task.shown))]
+    flags = answer.flags and sorted(f"{place[flag[0]]}{flag[1:]}" for flag in answer.flags)
+    return replace(
+        answer, task_id=task.id, outcome=place.get(answer.outcome, answer.outcome), ranking=ranks, flags=flags
+    )
 
 
-def load(page: Page, task: Task) -> FrameLocator:
-    page.unroute_all()
-    page.route("**/*", lambda route: route.fulfill(body=stock_argilla(task), content_type="text/html; charset=utf-8"))
-    page.goto(f"{ORIGIN}/")
-    frame = page.frame_locator("iframe")
-    frame.locator(".answer.b").wait_for()
-    return frame
+def work(page: Page, tasks: Sequence[Task], steps: Sequence[Step], end: Callable[[], object]) -> dict[str, Answer]:
+    """Do each of `steps` on whatever task is shown; returns what was said, by task."""
+    known, said = {task.id: task for task in tasks}, dict[str, Answer]()
+    for act, means in steps:
+        task = known[current(page, known, said)]
+        act(Hand(page))
+        sent(page, end)
+        said[task.id] = canonical(means, task)
+    return said
 
 
-def test_hostile_text_is_text_on_any_argilla(watched: OpenPage) -> None:
-    opened = watched(ORIGIN)
-    for name, (text, seen) in HOSTILE.items():
-        task = make_task("t", texts=("plain", text), shown=(1, 0))
-        task.messages[0]["content"] = text
-        frame = load(opened.page, task)
-        for place in (".answer.a .text", ".chat .bubble"):
-            assert seen in frame.locator(place).evaluate("node => node.textContent"), (name, place)
-        assert frame.locator(".answer.b .text").evaluate("node => node.textContent") == "plain", name
-        inside = "node => [...node.querySelectorAll('*')].flatMap(n => [n.tagName, ...n.getAttributeNames()])"
-        assert set(frame.locator("#task").evaluate(inside)) <= MADE_BY_THE_PAGE, name
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SIZES)
+def test_two_annotators_label_by_keyboard_alone_and_by_mouse(
+    argilla_server: ArgillaServer, watched: OpenPage, kind: str
+) -> None:
+    run, size = f"run-{secrets.token_hex(4)}", SIZES[kind]
+    count = max(len(BY_KEYS[kind]), len(BY_MOUSE[kind])) + 1
+    orders = [list(range(size)), list(reversed(range(size)))]
+    tasks = [
+        replace(kind_task(f"task {n}", kind, [f"{n} text {k}" for k in range(size)], orders[n % 2], f"task {n}: hello"), wanted=2)
+        for n in range(count)
+    ]  # fmt: skip
+    backend = desk(argilla_server, run, kind, tasks, overlap=2)
+    said: dict[str, dict[str, Answer]] = {}
+    for name, steps in (("keys", BY_KEYS[kind]), ("mouse", BY_MOUSE[kind])):
+        opened = annotator(argilla_server, f"{name}-{run}", run, watched)
+        page = opened.page
+        page.goto(backend.url)
+        submit, discard = (page.get_by_role("button", name=what) for what in ("Submit", "Discard"))
+        by_keys = name == "keys"
+        said[name] = work(page, tasks, steps, lambda: page.keyboard.press("Enter") if by_keys else submit.click())  # noqa: B023
+        skipped = current(page, [t.id for t in tasks], said[name])
+        sent(page, lambda: page.keyboard.press("Backspace") if by_keys else discard.click())  # noqa: B023
+        said[name][skipped] = Answer(skipped, "skipped")
         opened.check()
+    fields = Answer.__slots__
+    found: dict[str, dict[str, Answer]] = {"keys": {}, "mouse": {}}
+    for j in backend.collect():
+        found[j.annotator.split("-")[0]][j.task_id] = Answer(**{f: getattr(j, f) for f in fields})
+        assert j.kind == kind and j.time is not None
+    assert found == said
 
 
-MADE_BY_THE_PAGE = {"DIV", "SPAN", "P", "SECTION", "HEADER", "STRONG", "EM", "CODE", "PRE", "H4"} | {
-    "class",
-    "dir",
-    "aria-label",
-    "style",
-}
-
-
-def test_the_page_may_request_nothing_even_if_a_script_got_in(watched: OpenPage) -> None:
-    opened, frame = show(watched, make_task("t"))
-    left: list[str] = []
-    opened.page.on("response", lambda response: left.append(response.url))
-    sent = "() => fetch('https://evil.test/').then(() => 'sent', () => 'blocked')"
-    assert frame.locator("body").evaluate(sent) == "blocked"
-    shown = "body => new Promise(done => { const i = new Image(); i.onload = () => done('loaded'); i.onerror = () => done('blocked'); i.src = 'https://evil.test/p.svg'; body.append(i); })"
-    assert frame.locator("body").evaluate(shown) == "blocked"
-    assert left == []
-
-
-def test_markdown_is_shown_as_people_expect(watched: OpenPage) -> None:
-    text = "# Title\n\nUse **bold**, *italic*, 2*3*4, a_b_c and `code`:\n\n1. one\n2. two\n   - inner\n\n```python\nx = 1 < 2\n```\n[docs](https://a.test/b)"
-    _, frame = show(watched, make_task("t", texts=(text, "")))
-    answer = frame.locator(".answer.a .text")
-    assert answer.locator("h4").inner_text() == "Title"
-    assert answer.locator("em").all_inner_texts() == ["italic"]
-    assert answer.locator("strong").inner_text() == "bold" and answer.locator("code").inner_text() == "code"
-    assert [item.inner_text().split() for item in answer.locator(".item").all()] == [
-        ["1.", "one"],
-        ["2.", "two"],
-        ["•", "inner"],
-    ]
-    assert answer.locator("pre").inner_text() == "x = 1 < 2"
-    assert answer.locator("a").count() == 0 and "docs (https://a.test/b)" in answer.inner_text()
-    assert frame.locator(".answer.b .text").inner_text() == "(empty answer)"
-
-
-@pytest.mark.parametrize(("width", "beside"), [(1280, True), (820, True), (600, False), (390, False)])
-def test_answers_stand_side_by_side_where_there_is_room(watched: OpenPage, width: int, beside: bool) -> None:
-    opened, frame = show(watched, make_task("t", texts=("short", "much longer " * 60)), width=width)
-    a, b = (frame.locator(f".answer.{name}").bounding_box() for name in "ab")
-    assert a and b
-    assert (a["y"] == b["y"] and a["height"] == b["height"]) if beside else a["y"] + a["height"] < b["y"]
-    frame_box = opened.page.locator("iframe").bounding_box()
-    assert frame_box and b["y"] + b["height"] <= frame_box["y"] + frame_box["height"], "the frame cuts the page off"
-
-
-def test_right_to_left_text_starts_at_the_right(watched: OpenPage) -> None:
-    _, frame = show(watched, make_task("t", texts=("مرحبا بكم", "hello")))
-    edges = "node => { const r = document.createRange(); r.selectNodeContents(node); const a = r.getBoundingClientRect(), b = node.getBoundingClientRect(); return [a.left - b.left, b.right - a.right]; }"
-    right, left = (frame.locator(f".answer.{name} p").evaluate(edges) for name in "ab")
-    assert right[1] < 2 < right[0] and left[0] < 2 < left[1]
-
-
-def desk(
-    on: ArgillaServer, name: str, tasks: list[Task], watched: OpenPage, **options: Any
-) -> tuple[ArgillaBackend, Watched]:
-    """An annotator who has logged in and stands before the first of `tasks`."""
-    guidelines = "Choose the answer that helps the customer more."
-    backend = open_argilla(on.url, on.api_key, workspace=name, dataset="round-1", guidelines=guidelines, overlap=1)
-    backend.submit(tasks)
-    person = server.add_user(on.home, f"ann-{name}", workspace=name)
-    opened = watched(on.url, **options)
-    sign_in(opened.page, on.url, person.username, person.password)
-    opened.page.goto(backend.url)
-    return backend, opened
-
-
-def current(page: Page, tasks: dict[str, Task], done: dict[str, str]) -> str:
-    """The task on the screen, once it is one that is not `done`; its conversation begins with its id."""
-    bubble = page.frame_locator("iframe").locator(".chat .bubble").first
-    for _ in range(100):
-        if (name := bubble.inner_text().split(":")[0]) in tasks.keys() - done.keys():
-            page.wait_for_timeout(300)  # Argilla takes keys for the new record a moment after it shows it
-            return name
-        page.wait_for_timeout(100)
-    raise AssertionError(f"no new task came after {len(done)}")
-
-
-def test_a_person_labels_by_clicks_and_keys_and_the_labels_arrive(
+def test_keys_that_are_typed_into_the_conversation_go_to_the_questions(
     argilla_server: ArgillaServer, watched: OpenPage
 ) -> None:
+    """Also to the question that was in use last, of whatever kind it is."""
     run = f"run-{secrets.token_hex(4)}"
-    tasks = {f"task {n}": make_task(f"task {n}", prompt=f"p{n}", shown=(n % 2, 1 - n % 2)) for n in range(6)}
-    for name, task in tasks.items():
-        task.messages[0]["content"] = f"{name}: my lamp is late"
-    backend, opened = desk(argilla_server, run, list(tasks.values()), watched)
-    page, frame, said = opened.page, opened.page.frame_locator("iframe"), {}
-
-    def click(label: str) -> None:
-        page.get_by_text(label, exact=True).click()
-        page.get_by_role("button", name="Submit").click()
-
-    def keys(*pressed: str) -> None:
-        for key in pressed:
-            page.keyboard.press(key)
-            page.wait_for_timeout(300)
+    pairs = [kind_task(f"task {n}", "pair", ["one", "two"], question=f"task {n}: hello") for n in range(2)]
+    ranks = [kind_task("task r", "rank", ["1", "2", "3"], question="task r: hello")]
+    backend = desk(argilla_server, run, "pair", pairs)
+    opened = annotator(argilla_server, f"ann-{run}", run, watched)
+    page, frame = opened.page, opened.page.frame_locator("iframe")
 
     def keys_in_frame(*pressed: str) -> None:
         for key in pressed:
             frame.locator(".answer.a .text").click()
-            keys(key)
+            Hand(page).keys(key)
 
-    # Three tasks of each order: among four that are answered by their side both orders occur.
-    steps: list[tuple[str, Callable[[], None]]] = [
-        ("left", lambda: click("A is better")),
-        ("right", lambda: click("B is better")),
-        ("left", lambda: keys("1", "Enter")),
-        ("right", lambda: keys_in_frame("2", "Enter")),
-        ("tie", lambda: keys_in_frame("3", "Enter")),
-        ("skipped", lambda: keys_in_frame("Backspace")),
-    ]
-    for side, act in steps:
-        name = current(page, tasks, said)
-        canonical = {"left": "ab"[tasks[name].shown[0]], "right": "ab"[tasks[name].shown[1]]}
-        act()
-        said[name] = canonical.get(side, side)
-    expect(page.get_by_text("no pending records")).to_be_visible()
-    assert {j.task_id: j.outcome for j in backend.collect()} == said
-    assert {j.annotator for j in backend.collect()} == {f"ann-{run}"}
+    page.goto(backend.url)
+    first = current(page, ["task 0", "task 1"], [])
+    keys_in_frame("2", "3", "5")
+    sent(page, lambda: keys_in_frame("Enter"))
+    second = current(page, ["task 0", "task 1"], [first])
+    sent(page, lambda: keys_in_frame("Backspace"))
+    found = {j.task_id: (j.outcome, j.strength, j.flags) for j in backend.collect()}
+    assert found == {first: ("b", 3, ["b:unsafe"]), second: ("skipped", None, None)}
+
+    backend = desk(argilla_server, run, "rank", ranks)
+    page.goto(backend.url)
+    current(page, ["task r"], [])
+    assert "There is no answer D here: rank it last." in frame.locator(".note").inner_text()
+    keys_in_frame("3", "1", "2")
+    keys_in_frame("4")
+    sent(page, lambda: keys_in_frame("Enter"))
+    assert [j.ranking for j in backend.collect()] == [[3, 1, 2]]
     opened.check()
 
 
-def test_hostile_text_is_text_on_our_server(argilla_server: ArgillaServer, watched: OpenPage) -> None:
-    tasks = {}
-    for name in ("script", "replacement", "controls", "surrogate", "placeholder"):
-        tasks[name] = make_task(name, prompt=name, texts=(HOSTILE[name][0], "plain"))
-        tasks[name].messages[0]["content"] = f"{name}: {HOSTILE[name][0]}"
-    _, opened = desk(argilla_server, f"run-{secrets.token_hex(4)}", list(tasks.values()), watched)
-    seen: dict[str, str] = {}
-    for _ in tasks:
-        name = current(opened.page, tasks, seen)
-        answer = opened.page.frame_locator("iframe").locator(".answer.a .text")
-        assert HOSTILE[name][1] in answer.inner_text()
-        seen[name] = "a"
-        opened.page.keyboard.press("1")
-        opened.page.wait_for_timeout(300)
-        opened.page.keyboard.press("Enter")
+def test_a_suggestion_is_seen_only_where_it_was_asked_for(argilla_server: ArgillaServer, watched: OpenPage) -> None:
+    run = f"run-{secrets.token_hex(4)}"
+    tasks = [kind_task("task 0", "pair", ["one", "two"], [1, 0], question="task 0: hello")]
+    tasks = [replace(task, suggested="a") for task in tasks]
+    backend = desk(argilla_server, run, "pair", tasks)
+    opened = annotator(argilla_server, f"ann-{run}", run, watched)
+    selected = opened.page.locator("form label.label-active")
+    opened.page.goto(backend.url)
+    current(opened.page, ["task 0"], [])
+    assert selected.all_inner_texts() == []
+    backend = desk(
+        argilla_server, run, "pair", tasks, dataset="with-suggestions", form=replace(FORMS["pair"], suggest=True)
+    )
+    opened.page.goto(backend.url)
+    current(opened.page, ["task 0"], [])
+    assert [re.sub(r"\W+", " ", text).strip() for text in selected.all_inner_texts()] == ["2 B is better"]
+    sent(opened.page, lambda: opened.page.keyboard.press("Enter"))
+    assert [j.outcome for j in backend.collect()] == ["a"]
     opened.check()
 
 
-ANSWER_A = """Hello Maria, I am sorry that your **desk lamp** arrived with a cracked shade.
-
-Here is what happens now:
-
-1. a new shade leaves our store today, at no cost to you;
-2. it is with you by Thursday;
-3. please keep the broken one, nobody needs it back.
-
-Your reference is `LAMP-4471`."""
-ANSWER_B = """Thank you for reaching out! We take great pride in all our products, and many people write to us every day.
-
-Your order was charged correctly. A refund for the *kettle* takes 14 days; see [our terms](https://shop.example/terms)."""
-
-
-def test_the_page_looks_as_in_the_picture(argilla_server: ArgillaServer, watched: OpenPage, tmp_path: Path) -> None:
-    """With ALIGN_SCREENSHOTS set to a folder, the picture for the README is made there."""
-    task = make_task("t", texts=(ANSWER_A, ANSWER_B))
-    task.messages[:] = [
-        {"role": "system", "content": "You answer the customers of a small shop for household goods."},
-        {
-            "role": "user",
-            "content": "Hello! My desk lamp (order 4471) came today, and its shade is cracked. What now? — Maria",
-        },
-    ]
-    # One server serves many tests: the run's name has to be its own, and fit for the picture.
-    _, opened = desk(argilla_server, f"support-desk-{secrets.token_hex(2)}", [task], watched, height=890)
-    frame = opened.page.frame_locator("iframe")
-    frame.locator(".answer.b").wait_for()
-    opened.page.keyboard.press("1")
-    opened.page.wait_for_timeout(1000)
-    a, b = (frame.locator(f".answer.{name}").bounding_box() for name in "ab")
-    assert a and b and a["height"] == b["height"] > 150 and a["width"] == pytest.approx(b["width"], abs=1)
-    folder = Path(os.environ.get("ALIGN_SCREENSHOTS", tmp_path))
-    opened.page.screenshot(path=folder / "labelling.png")
-    assert (folder / "labelling.png").stat().st_size < 300_000
-    opened.check()
+def test_an_annotator_sees_nobody_elses_answer_and_the_owner_sees_the_page(
+    argilla_server: ArgillaServer, watched: OpenPage
+) -> None:
+    run = f"run-{secrets.token_hex(4)}"
+    tasks = [replace(kind_task("task 0", "pair", ["one", "two"], question="task 0: hello"), wanted=2)]
+    backend = desk(argilla_server, run, "pair", tasks, overlap=2)
+    key = backend.ensure_annotator(f"first-{run}")
+    backend.answer(key, [Answer("task 0", "a", reason="a secret of mine")])
+    second = annotator(argilla_server, f"second-{run}", run, watched)
+    owner = watched(argilla_server.url)
+    sign_in(owner.page, argilla_server.url, argilla_server.username, argilla_server.password)
+    for reader in (second, owner):
+        told: list[Any] = []
+        reader.page.on("response", lambda r, told=told: told.append(r) if "/search" in r.url else None)
+        reader.page.goto(backend.url)
+        current(reader.page, ["task 0"], [])
+        assert told and all("a secret of mine" not in reply.text() for reply in told)
+        assert reader.page.locator("form label.label-active").count() == 0
+        reader.check()
+    expect(second.page.get_by_text("a secret of mine")).to_have_count(0)

@@ -1,0 +1,113 @@
+// Markdown as DOM nodes. Every text becomes a text node: nothing here sets HTML, an address, or an attribute from data.
+// Each pattern stops at the first character that cannot belong to it and nesting is bounded, so that the time is linear.
+// Children may be arrays of any size: a call with hundreds of thousands of arguments would overflow the stack.
+const fill = (node, ...children) => {
+  node.replaceChildren();
+  for (const child of children.flat()) node.append(child);
+  return node;
+};
+const make = (tag, kind, ...children) => {
+  const node = document.createElement(tag);
+  if (kind) node.className = kind;
+  return fill(node, ...children);
+};
+
+// Control characters as their visible pictures, so that people see what differs.
+const visible = (text) => text.replace(/[\x00-\x08\x0b-\x1f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0)));
+
+const DEEPEST = 8, COLUMNS = 40;
+const INLINE = /\\([*_#`])|(`{1,3})([^`\n]+)\2|\*\*([^*\n]+|[^*\n]*\*[^*\n]+\*[^*\n]*)\*\*|~~([^~\n]+)~~|(?<![\w*])\*([^*\s]|[^*\s][^*\n]*[^*\s])\*(?![\w*])|!?\[([^\[\]\n]*)\]\(([^()\s]+)\)/g;
+const inline = (text, depth = 0) => {
+  if (depth === 3) return [text];
+  const nodes = [];
+  let end = 0;
+  for (const match of text.matchAll(INLINE)) {
+    const [all, escaped, , code, bold, struck, italic, label, address] = match;
+    const within = (tag, inner) => make(tag, "", inline(inner, depth + 1));
+    nodes.push(text.slice(end, match.index));
+    if (escaped !== undefined) nodes.push(escaped);
+    else if (code !== undefined) nodes.push(make("code", "", code));
+    else if (address !== undefined) nodes.push(label, " ", make("span", "address", "(" + address + ")"));
+    else if (bold !== undefined) nodes.push(within("strong", bold));
+    else nodes.push(struck !== undefined ? within("s", struck) : within("em", italic));
+    end = match.index + all.length;
+  }
+  return [...nodes, text.slice(end)];
+};
+
+const HEADING = /^ {0,3}#{1,6} +/, ITEM = /^(\s*)([-*+•]|\d{1,9}[.)]) +/, FENCE = /^(\s*)(```|~~~)`*~* *([\w+#.-]{0,30})/;
+const QUOTE = /^ {0,3}> ?/, DASHES = /^\s*:?-+:?\s*$/;
+const isRule = (line) => line.length < 200 && /^(---+|\*\*\*+|___+)$/.test(line.replaceAll(" ", ""));
+const block = (tag, kind, ...children) => {
+  const node = make(tag, kind, ...children);
+  node.dir = "auto";
+  return node;
+};
+const item = (first, more) => {
+  const [all, indent, mark] = first.match(ITEM);
+  const body = make("span", "", inline([first.slice(all.length), ...more].join("\n")));
+  const node = block("div", "item", make("span", "mark", /\d/.test(mark) ? mark : "•"), body);
+  node.style.marginInlineStart = Math.min(indent.replace(/\t/g, "    ").length, 12) * 0.6 + "em";
+  return node;
+};
+const cells = (line) => line.trim().replace(/^\|/, "").replace(/\|$/, "").split("|");
+const isTable = (line, next) => {
+  if (next === undefined || !line.includes("|") || !next.includes("-") || next.length > 2000) return false;
+  const [head, dashes] = [cells(line), cells(next)];
+  return head.length === dashes.length && head.length <= COLUMNS && dashes.every((cell) => DASHES.test(cell));
+};
+const table = (head, rows) => {
+  const width = cells(head).length;
+  const row = (line, tag) => {
+    const padded = [...cells(line).slice(0, width), ...Array(width).fill("")].slice(0, width);
+    return make("tr", "", padded.map((cell) => block(tag, "", inline(cell.trim()))));
+  };
+  const body = make("tbody", "", rows.map((line) => row(line, "td")));
+  return make("div", "wide", make("table", "", make("thead", "", row(head, "th")), body));
+};
+const fenced = (lines, language) => {
+  const code = make("pre", "", make("code", "", lines.join("\n")));
+  return language ? make("div", "code", make("span", "language", language), code) : code;
+};
+
+const blocks = (lines, depth) => {
+  const out = [];
+  let paragraph = [];
+  const add = (...nodes) => {
+    if (paragraph.length) out.push(block("p", "", inline(paragraph.join("\n"))));
+    paragraph = [];
+    out.push(...nodes);
+  };
+  for (let i = 0; i < lines.length; i++) {
+    const line = lines[i];
+    const fence = line.match(FENCE);
+    // the lines from the next one on, as long as they go on with what began here
+    const taken = (goesOn) => {
+      const found = [];
+      while (i + 1 < lines.length && goesOn(lines[i + 1])) found.push(lines[++i]);
+      return found;
+    };
+    if (fence) {
+      const code = taken((next) => !next.trimStart().startsWith(fence[2]));
+      i++;
+      add(fenced(code.map((text) => (text.startsWith(fence[1]) ? text.slice(fence[1].length) : text)), fence[3]));
+    } else if (isRule(line)) add(make("hr"));
+    else if (ITEM.test(line)) add(item(line, taken((next) => /^\s+\S/.test(next) && !ITEM.test(next) && !FENCE.test(next))));
+    else if (HEADING.test(line)) add(block("h4", "", inline(line.replace(HEADING, ""))));
+    else if (QUOTE.test(line) && depth < DEEPEST) {
+      const inner = [line, ...taken((next) => QUOTE.test(next))].map((text) => text.replace(QUOTE, ""));
+      add(make("blockquote", "", blocks(inner, depth + 1)));
+    } else if (isTable(line, lines[i + 1])) {
+      i++;
+      add(table(line, taken((next) => next.includes("|"))));
+    } else if (line.trim() === "") add();
+    else paragraph.push(line);
+  }
+  add();
+  return out;
+};
+
+const markdown = (raw) => {
+  const nodes = blocks(visible(raw.replace(/\r\n?/g, "\n")).split("\n"), 0);
+  return nodes.length ? nodes : [make("p", "empty", "(empty)")];
+};
