@@ -17,11 +17,13 @@ from align.rounds.journal import Tombstones, forget, read_journal
 from align.rounds.labelling import DESK, Desk, closed, open_backend
 from align.rounds.lock import run_lock
 from align.rounds.run import require_run
-from align.rounds.stage import CURRENT, RECEIPT, Receipt, Ref, stage_folder
+from align.rounds.stage import CURRENT, RECEIPT, Receipt, Ref, current, stage_folder
 from align.store import read_json, read_table
 
 ROWS = {"preferences": "judgements", "thumbs": "judgements", "edits": "judgement"}
 """Files of compiled rows, and their column that names judgements."""
+LABELS = ("snapshot", "preferences")
+"""Stages that hold what people said."""
 MODELS = {"policy": "checkpoints", "reward": "reward_models"}
 """Stages that publish a model, and what the model is called."""
 
@@ -137,19 +139,36 @@ Place = tuple[int, str, str]
 
 
 def _touched(run: Path, tombstones: Tombstones) -> tuple[set[Place], list[tuple[Path, Receipt]]]:
-    """Of all published folders of a run, those that hold a forgotten judgement or were made from one that does."""
+    """Of all published folders of a run, those that hold a forgotten judgement or were made from one that does.
+
+    Where labels that something was made from have been cleaned away, nobody can tell any more, and it counts too.
+    """
     published = sorted(_published(run), key=lambda row: (row[1].round, row[1].started, row[1].ended))
+    places = {_place(receipt) for _, receipt in published}
     makes: dict[Place, list[Place]] = {}
+    waiting = [_place(receipt) for folder, receipt in published if _hidden(folder, tombstones)]
     for _, receipt in published:
         for source in receipt.inputs.values():
-            makes.setdefault((source["round"], source["stage"], source["key"]), []).append(_place(receipt))
+            if (origin := _origin(run, source)) in places:
+                makes.setdefault(origin, []).append(_place(receipt))
+            elif source["stage"] in LABELS:
+                waiting.append(_place(receipt))
     touched: set[Place] = set()
-    waiting = [_place(receipt) for folder, receipt in published if _hidden(folder, tombstones)]
     while waiting:
         if (place := waiting.pop()) not in touched:
             touched.add(place)
             waiting += makes.get(place, [])
     return touched, published
+
+
+def _origin(run: Path, source: dict[str, Any]) -> Place:
+    """Where an input lies: under its key, or, where that is gone, what is in force if it came out the same."""
+    ref = Ref(source["round"], source["stage"])
+    if not (stage_folder(run, ref) / source["key"]).is_dir():
+        receipt = current(run, ref)
+        if receipt is not None and receipt.output == source["output"]:
+            return _place(receipt)
+    return source["round"], source["stage"], source["key"]
 
 
 def _published(run: Path) -> Iterator[tuple[Path, Receipt]]:

@@ -21,7 +21,7 @@ CREATE TABLE edges (source TEXT, source_kind TEXT, target TEXT, target_kind TEXT
 CREATE INDEX by_source ON edges (source);
 CREATE INDEX by_target ON edges (target);
 """
-ORDER = ("annotators", "judgements", "tasks", "prompts", "candidates", "preferences", "checkpoints")
+ORDER = ["annotators", "judgements", "tasks", "prompts", "candidates", "preferences", "thumbs", "edits", "checkpoints"]
 
 
 def trace(run: Path, identity: str) -> dict[str, Any]:
@@ -79,27 +79,34 @@ def _index_stage(index: sqlite3.Connection, run: Path, receipt: Receipt) -> None
     row = (receipt.output, receipt.round, receipt.stage, receipt.key, receipt.seconds)
     index.execute("INSERT INTO stages VALUES (?, ?, ?, ?, ?)", row)
     folder = stage_folder(run, receipt.ref) / receipt.key
-    match receipt.stage:
-        case "rollouts":
-            for c in _rows(folder, "candidates.parquet", ("id", "prompt_id", "checkpoint")):
-                _edge(index, c["checkpoint"], "checkpoints", c["id"], "candidates")
-                _edge(index, c["prompt_id"], "prompts", c["id"], "candidates")
-        case "selection":
-            for t in _rows(folder, "tasks.parquet", ("id", "candidates")):
-                for candidate in t["candidates"]:
-                    _edge(index, candidate, "candidates", t["id"], "tasks")
-        case "snapshot":
-            for j in _rows(folder, "judgements.parquet", ("id", "task_id", "annotator")):
-                _edge(index, j["annotator"], "annotators", j["id"], "judgements")
-                _edge(index, j["task_id"], "tasks", j["id"], "judgements")
-        case "preferences":
-            for p in _rows(folder, "preferences.parquet", ("id", "chosen_id", "rejected_id", "judgements")):
-                for candidate in (p["chosen_id"], p["rejected_id"]):
-                    _edge(index, candidate, "candidates", p["id"], "preferences")
-                for judgement in p["judgements"]:
-                    _edge(index, judgement, "judgements", p["id"], "preferences")
-        case "policy":
-            _index_policy(index, run, receipt)
+    for name in ("candidates", "samples"):  # of rollouts, and of evaluations
+        for c in _rows(folder, f"{name}.parquet", ("id", "prompt_id", "checkpoint")):
+            _edge(index, c["checkpoint"], "checkpoints", c["id"], "candidates")
+            _edge(index, c["prompt_id"], "prompts", c["id"], "candidates")
+    for t in _rows(folder, "tasks.parquet", ("id", "candidates")):
+        for candidate in t["candidates"]:
+            _edge(index, candidate, "candidates", t["id"], "tasks")
+    for j in _rows(folder, "judgements.parquet", ("id", "task_id", "annotator")):
+        _edge(index, j["annotator"], "annotators", j["id"], "judgements")
+        _edge(index, j["task_id"], "tasks", j["id"], "judgements")
+    _index_compiled(index, folder)
+    if receipt.stage == "policy":
+        _index_policy(index, run, receipt)
+
+
+def _index_compiled(index: sqlite3.Connection, folder: Path) -> None:
+    for p in _rows(folder, "preferences.parquet", ("id", "chosen_id", "rejected_id", "judgements")):
+        for candidate in (p["chosen_id"], p["rejected_id"]):
+            _edge(index, candidate, "candidates", p["id"], "preferences")
+        for judgement in p["judgements"]:
+            _edge(index, judgement, "judgements", p["id"], "preferences")
+    for row in _rows(folder, "thumbs.parquet", ("id", "candidate_id", "judgements")):
+        _edge(index, row["candidate_id"], "candidates", row["id"], "thumbs")
+        for judgement in row["judgements"]:
+            _edge(index, judgement, "judgements", row["id"], "thumbs")
+    for row in _rows(folder, "edits.parquet", ("id", "prompt_id", "judgement")):
+        _edge(index, row["prompt_id"], "prompts", row["id"], "edits")
+        _edge(index, row["judgement"], "judgements", row["id"], "edits")
 
 
 def _index_policy(index: sqlite3.Connection, run: Path, receipt: Receipt) -> None:
@@ -114,7 +121,9 @@ def _index_policy(index: sqlite3.Connection, run: Path, receipt: Receipt) -> Non
 
 
 def _rows(folder: Path, name: str, columns: tuple[str, ...]) -> list[dict[str, Any]]:
-    return list(read_table(folder / name).select(list(columns)).to_pylist())
+    """Rows of a file that not every stage has; a superseded folder may have been cleaned away, too."""
+    path = folder / name
+    return list(read_table(path, columns=list(columns)).to_pylist()) if path.is_file() else []
 
 
 def _edge(index: sqlite3.Connection, source: str, source_kind: str, target: str, target_kind: str) -> None:

@@ -8,8 +8,9 @@ from align.errors import ConfigError
 from align.report.data import report_data
 from align.rounds.forget import tainted, used_by, wish, write_tombstones
 from align.rounds.journal import Tombstones, read_journal, record
+from align.rounds.lineage import trace
 from align.rounds.stage import Ref, current
-from align.store import write_json
+from align.store import remove_folder, write_json
 from tests.fake_run import make_run
 from tests.loop import rows
 
@@ -72,6 +73,17 @@ def test_what_descends_is_marked_and_nothing_else(run: Path) -> None:
         f"Made with judgements that are forgotten since: 1/policy ({checkpoint(run, 1)[:12]}), 2/policy "
         f"({checkpoint(run, 2)[:12]}). The next `align run` trains without them."
     )
+
+
+def test_a_checkpoint_whose_labels_were_cleaned_away_stays_marked(run: Path) -> None:
+    """Nobody can tell any more what it was made with; and lineage still answers."""
+    receipt = current(run, Ref(1, "preferences"))
+    assert receipt is not None
+    write_tombstones(wish(run, annotator="bo"))
+    remove_folder(run / "round_001" / "preferences" / receipt.key)
+    remove_folder(run / "round_001" / "snapshot")
+    assert [m["stage"] for m in tainted(run)] == ["1/policy", "2/policy"]
+    assert trace(run, checkpoint(run, 1))["kind"] == "checkpoint"
 
 
 def test_forgotten_once_is_forgotten_for_good(run: Path) -> None:
