@@ -87,12 +87,12 @@ def align(
     return done
 
 
-def kill_at(recipe: Path, line: str, sign: str | float) -> bool:
+def kill_at(recipe: Path, line: str, sign: str | float, *changes: str | Path) -> bool:
     """Start `align run` and kill it behind the moment it prints `line`; whether it lived that long.
 
     `sign` is what is waited for then: so many seconds, or a file of the run, as a pattern.
     """
-    command = [sys.executable, "-m", "align", "run", str(recipe)]
+    command = [sys.executable, "-m", "align", "run", str(recipe), *map(str, changes)]
     process = subprocess.Popen(command, cwd=recipe.parent, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     assert process.stderr is not None
     for text in process.stderr:

@@ -72,7 +72,7 @@ def _round(run: RunFolder, number: int) -> dict[str, Any]:
     if values["preferences"] is None:
         missing["preferences"] = _not_yet(number, "preferences")
     agreement = run.json(number, "preferences", "agreement.json") or {}
-    for name, key in (("agreement", "percent_agreement"), ("alpha", "alpha"), ("left", "left")):
+    for name, key in (("agreement", "percent_agreement"), ("alpha", "alpha"), ("fleiss", "fleiss"), ("left", "left")):
         measured = agreement.get(key) or {
             "value": None,
             "reason": missing.get("labels", _not_yet(number, "preferences")),

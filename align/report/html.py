@@ -213,10 +213,11 @@ def _agreement(data: dict[str, Any]) -> dict[str, Any]:
         rows[f"Round {r['round']}"] = {
             "Agreement": _estimate(r, "agreement"),
             "Alpha": _estimate(r, "alpha"),
+            "Kappa": _estimate(r, "fleiss"),
             "Pairs judged both ways": found.get("both_ways"),
             "Circles": found.get("cycles"),
             "Against oneself": found.get("self_contradictions"),
-            SWAY: r["sway"] if r["sway"] and r["sway"]["value"] is not None else None,
+            SWAY: _known((r["sway"] or {}).get("sway")),
         }
     return _table("Round", rows)
 
@@ -226,6 +227,11 @@ def _estimate(values: dict[str, Any], name: str) -> dict[str, Any] | None:
         return None
     low, high = values[f"{name}_interval"]
     return {"value": values[name], "low": low, "high": high}
+
+
+def _known(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A measured value, or None where there is only a reason why there is none."""
+    return found if found and found["value"] is not None else None
 
 
 SHARES = {"Agreement", "Chose the left answer"}

@@ -140,7 +140,7 @@ GLOSSARY = {
     "Held-out prompts": "Prompts that no round trained on, chosen by a hash of their text before anything else.",
     "SFT": "Supervised fine-tuning on demonstrations: the policy of round 0 that all rounds are compared with.",
     "Parent": "The policy that a round's answers were sampled from and that its training started from.",
-    "Agreement": "Of the comparisons that two or more people answered, the average share of pairs of people who gave the same answer. Alpha (Krippendorff) corrects it for chance: 1 is perfect, 0 is chance.",
+    "Agreement": "Of the comparisons that two or more people answered, the average share of pairs of people who gave the same answer. Alpha (Krippendorff) and kappa (Fleiss) correct it for chance: 1 is perfect, 0 is chance.",
     "Reliability": "The label compiler's estimate of how often an annotator agrees with the truth on a typical clear pair, from whom they agree with and from control items: 1 is always, one half is a coin, and less is somebody who says the opposite.",
     "Control items": "Tasks whose right answer was known beforehand, asked unmarked among the others.",
     "Repeats": "Tasks asked twice of the same person, far apart and with the answers in the opposite order.",

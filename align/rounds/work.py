@@ -133,7 +133,8 @@ def snapshot(job: Job, progress: Progress) -> Summary:
 
 def preferences(job: Job, progress: Progress) -> Summary:
     """Compile judgements into preferences, thumbs and edits, and say how far people agreed and can be trusted."""
-    from annotation.agreement import summary
+    from align.rounds.asking import read_suggestions
+    from annotation.agreement import summary, sway
     from annotation.compile import compile_labels
 
     asked = read_table(job.inputs["selection"] / "tasks.parquet")
@@ -143,10 +144,12 @@ def preferences(job: Job, progress: Progress) -> Summary:
     for name, table in tables.items():
         write_table(job.out / f"{name}.parquet", table)
     tasks, judgements = from_table(Task, asked), from_table(Judgement, said)
+    proposed = {s.task_id: s.outcome for s in read_suggestions(job.inputs["selection"])}
     agreement = {
         **summary(tasks, judgements),
         "compiled": {"model": compiled.model, "annotators": compiled.annotators},
         "conflicts": compiled.conflicts,
+        "sway": sway(tasks, judgements, proposed) if proposed else None,
     }
     write_json(job.out / "agreement.json", agreement)
     return {name: table.num_rows for name, table in tables.items()}

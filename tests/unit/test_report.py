@@ -211,9 +211,23 @@ def test_control_items_and_repeats_are_counted_for_each_annotator(controlled: Pa
         assert f'<th class="num">{heading}</th>' in page, heading
 
 
+def test_what_suggestions_did_is_said_and_stands_in_the_table(controlled: Path) -> None:
+    found = report_data(controlled)["rounds"][0]["sway"]
+    assert found["sway"]["value"] == pytest.approx(found["shown"]["value"] - found["not_shown"]["value"])
+    assert 0.05 < found["sway"]["value"] < 0.4, "these annotators follow three in ten suggestions"
+    page = render(report_data(controlled))
+    assert "Swayed by suggestions</th>" in page and f"<span>+{100 * found['sway']['value']:.0f} points" in page
+    assert f"Round 1: the suggested answer was given in {words.share(found['shown']['value'])}" in page
+
+
 def test_a_plain_run_has_no_empty_columns(data: dict[str, Any]) -> None:
     page = render(data)
-    assert "Reliability</th>" in page and "Control items right" not in page and "Repeats alike" not in page
+    assert (
+        "Reliability</th>" in page
+        and "Swayed by suggestions</th>" not in page
+        and "Control items right" not in page
+        and "Repeats alike" not in page
+    )
 
 
 def test_a_blind_win_rate_stands_in_the_table_like_any_other(controlled: Path) -> None:
