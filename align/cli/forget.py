@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-ROWS = ("judgements", "preferences", "thumbs", "edits")
+ROWS = ("preferences", "thumbs", "edits")
 MODELS = ("checkpoints", "reward_models")
 
 
@@ -64,7 +64,8 @@ def _say(name: str, found: dict[str, Any], yes: bool) -> None:
     from align.cli.display import plain
 
     counts = ", ".join(f"{len(found[what])} {what}" for what in ROWS)
-    typer.echo(f"{plain(name)}: {'forgotten' if yes else 'would forget'}; used in {counts}")
+    verb = "forgotten" if yes else "would forget"
+    typer.echo(f"{plain(name)}: {verb} {len(found['judgements'])} judgements; {counts} used them")
     for what in MODELS:
         for model in found[what]:
             state = "in force" if model["in_force"] else "superseded"

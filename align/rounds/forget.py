@@ -18,10 +18,12 @@ from align.rounds.labelling import DESK, Desk, closed, open_backend
 from align.rounds.lock import run_lock
 from align.rounds.run import require_run
 from align.rounds.stage import CURRENT, RECEIPT, Receipt, Ref, current, stage_folder
-from align.store import read_json, read_table
+from align.store import read_json, read_rows, read_table
 
 ROWS = {"preferences": "judgements", "thumbs": "judgements", "edits": "judgement"}
 """Files of compiled rows, and their column that names judgements."""
+PULLED = {"preferences": "preferences", "thumbs": "thumbs", "edits": "demonstrations"}
+"""What `align annotate pull` calls them."""
 LABELS = ("snapshot", "preferences")
 """Stages that hold what people said."""
 MODELS = {"policy": "checkpoints", "reward": "reward_models"}
@@ -69,9 +71,11 @@ def used_by(wish: Wish) -> dict[str, Any]:
     touched, published = _touched(wish.folder, wish.tombstones)
     for folder, _ in published:
         found["judgements"] |= _hidden(folder, wish.tombstones)
-    for folder, receipt in published:
-        for name, column in ROWS.items():
+    for name, column in ROWS.items():
+        found[name] |= _citing(wish.folder / f"{PULLED[name]}.jsonl", column, found["judgements"])
+        for folder, _ in published:
             found[name] |= _citing(folder / f"{name}.parquet", column, found["judgements"])
+    for folder, receipt in published:
         if _place(receipt) in touched and receipt.stage in MODELS:
             models[MODELS[receipt.stage]].append(_model(wish.folder, folder, receipt))
     return {**{name: sorted(ids) for name, ids in found.items()}, **models}
@@ -193,12 +197,15 @@ def _hidden(folder: Path, tombstones: Tombstones) -> set[str]:
 
 
 def _citing(path: Path, column: str, judgements: set[str]) -> set[str]:
-    """Ids of the rows whose `column` names one of `judgements`."""
+    """Ids of the rows whose `column` names one of `judgements`; none where there is no such file."""
     if not path.is_file():
         return set()
-    table = read_table(path, columns=["id", column])
-    cited = [[value] if isinstance(value, str) else value for value in table[column].to_pylist()]
-    return {row for row, names in zip(table["id"].to_pylist(), cited, strict=True) if not judgements.isdisjoint(names)}
+    if path.suffix == ".parquet":
+        rows = read_table(path, columns=["id", column]).to_pylist()
+    else:
+        rows = [row for _, row in read_rows(path)]
+    cited = ((row["id"], row[column]) for row in rows)
+    return {row for row, names in cited if not judgements.isdisjoint([names] if isinstance(names, str) else names)}
 
 
 def _model(run: Path, folder: Path, receipt: Receipt) -> dict[str, Any]:

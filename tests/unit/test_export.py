@@ -14,7 +14,7 @@ from align.data.preferences import load_preferences
 from align.errors import ConfigError
 from align.rounds.desk import make_desk, open_desk
 from align.rounds.export import export, pseudonymous, pull_files
-from align.rounds.forget import wish, write_tombstones
+from align.rounds.forget import used_by, wish, write_tombstones
 from align.rounds.journal import record
 from align.rounds.labelling import desk_of_tasks
 from align.store import read_rows, read_table
@@ -152,6 +152,16 @@ def test_thumbs_are_in_ktos_form(tmp_path: Path) -> None:
     rows = {row["completion"][0]["content"]: row for _, row in read_rows(tmp_path / "thumbs.jsonl")}
     assert [rows[f"answer {n}"]["label"] for n in range(6)] == [True, False] * 3
     assert all(row["weight"] > 0 and (row["target"] > 0.5) == row["label"] for row in rows.values())
+
+
+def test_what_a_desk_wrote_is_found_by_its_annotator(desk: Path) -> None:
+    assert used_by(wish(desk, annotator="zoltan"))["preferences"] == [], "nothing is written yet"
+    pull_files(open_desk(desk), desk)
+    found = used_by(wish(desk, annotator="zoltan"))
+    assert len(found["judgements"]) == 12
+    assert found["preferences"] == sorted(row["id"] for _, row in read_rows(desk / "preferences.jsonl"))
+    assert found["edits"] == [row["id"] for _, row in read_rows(desk / "demonstrations.jsonl")]
+    assert used_by(wish(desk, annotator="xaver"))["edits"] == []
 
 
 def test_what_is_forgotten_is_not_exported(desk: Path, tmp_path: Path) -> None:
