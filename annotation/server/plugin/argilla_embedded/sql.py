@@ -32,7 +32,7 @@ USER_PROGRESS = (
     " WHERE r.dataset_id = :dataset AND a.user_id = :user GROUP BY a.status"
 )
 VECTORS_SIGNATURE = "SELECT count(*), max(updated_at) FROM vectors WHERE vector_settings_id = :settings"
-VECTORS = "SELECT record_id, CAST(value AS text) FROM vectors WHERE vector_settings_id = :settings"
+VECTORS = "SELECT record_id, CAST(value AS text) FROM vectors WHERE vector_settings_id = :settings ORDER BY record_id"
 
 _METADATA = f"records r, {dialect.elements('r.metadata', ':path')} WHERE r.dataset_id = :dataset"
 TERMS_METRICS = (
