@@ -236,7 +236,7 @@ def _known(found: dict[str, Any] | None) -> dict[str, Any] | None:
 
 SHARES = {"Agreement", "Chose the left answer"}
 """Columns that are printed as percentages."""
-SWAY = "Swayed by suggestions"
+SWAY = "Swayed, in points"
 
 
 def _table(first: str, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -105,9 +105,9 @@ def points(value: float) -> str:
     """A difference of shares, in percentage points.
 
     >>> points(0.123), points(-0.04)
-    ('+12 points', '−4 points')
+    ('+12', '−4')
     """
-    return f"{100 * value:+.0f} points".replace("-", "−")
+    return f"{100 * value:+.0f}".replace("-", "−")
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -145,7 +145,7 @@ GLOSSARY = {
     "Control items": "Tasks whose right answer was known beforehand, asked unmarked among the others.",
     "Repeats": "Tasks asked twice of the same person, far apart and with the answers in the opposite order.",
     "Circles": "Prompts where people prefer A to B, B to C and C to A. A pair judged both ways is one of which each answer is preferred by somebody; against oneself, by the same person.",
-    "Swayed by suggestions": "How much more often people gave the suggested answer where they saw the suggestion than where it was withheld, drawn at random.",
+    "Swayed, in points": "By how many percentage points more often people gave the suggested answer where they saw the suggestion than where it was withheld, drawn at random.",
     "Pairs ranked right": "During training: the share of training pairs to which the policy, compared with its parent, gives the chosen answer the larger gain in probability.",
     "Reward margin": "During training: by how much, in log-probability times beta, the chosen answer gains more than the rejected one.",
     "Dropped": "A row that went no further. It is counted with its reason; the rows themselves lie in each stage's dropped.parquet.",

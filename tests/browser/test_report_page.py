@@ -45,7 +45,10 @@ def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run in which every answer is an attack."""
     runs = tmp_path_factory.mktemp("runs")
     run = make_run(
-        runs, rounds=1, answer=lambda number, asked, sample: ATTACKS[(number + sample + len(asked)) % len(ATTACKS)]
+        runs,
+        rounds=1,
+        controls=True,
+        answer=lambda number, asked, sample: ATTACKS[(number + sample + len(asked)) % len(ATTACKS)],
     )
     (run / "recipe.yaml").write_text("# " + "\n# ".join(ATTACKS[:7]) + "\n")
     write_report(run)

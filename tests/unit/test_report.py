@@ -216,7 +216,7 @@ def test_what_suggestions_did_is_said_and_stands_in_the_table(controlled: Path) 
     assert found["sway"]["value"] == pytest.approx(found["shown"]["value"] - found["not_shown"]["value"])
     assert 0.05 < found["sway"]["value"] < 0.4, "these annotators follow three in ten suggestions"
     page = render(report_data(controlled))
-    assert "Swayed by suggestions</th>" in page and f"<span>+{100 * found['sway']['value']:.0f} points" in page
+    assert "Swayed, in points</th>" in page and f"<span>+{100 * found['sway']['value']:.0f} <small>" in page
     assert f"Round 1: the suggested answer was given in {words.share(found['shown']['value'])}" in page
 
 
@@ -224,7 +224,7 @@ def test_a_plain_run_has_no_empty_columns(data: dict[str, Any]) -> None:
     page = render(data)
     assert (
         "Reliability</th>" in page
-        and "Swayed by suggestions</th>" not in page
+        and "Swayed, in points</th>" not in page
         and "Control items right" not in page
         and "Repeats alike" not in page
     )
