@@ -129,10 +129,15 @@ def offer(desk: Desk) -> "tuple[ArgillaBackend, Submitted]":
     Tasks that are forgotten are not asked, and annotators who are do not come back.
     """
     backend = open_backend(desk)
-    forgotten = read_journal(desk.journal).forgotten.tasks
-    submitted = backend.submit([task for task in desk.tasks if task.id not in forgotten])
+    submitted = backend.submit(_asked(desk))
     _admit(desk, backend)
     return backend, submitted
+
+
+def _asked(desk: Desk) -> list[Task]:
+    """The desk's tasks that are not forgotten."""
+    forgotten = read_journal(desk.journal).forgotten.tasks
+    return [task for task in desk.tasks if task.id not in forgotten]
 
 
 def _admit(desk: Desk, backend: "ArgillaBackend") -> None:
@@ -210,10 +215,11 @@ def _simulate(
     from reward.functions import FunctionScorer, load_function
 
     utility = FunctionScorer(load_function(personas.utility, Path()))
+    forgotten = read_journal(desk.journal).forgotten.annotators
     label(
         backend,
-        desk.tasks,
-        personas.personas,
+        _asked(desk),
+        [persona for persona in personas.personas if persona.name not in forgotten],
         utility.score,
         seed=desk.seed,
         shuffle=personas.shuffle_labels,

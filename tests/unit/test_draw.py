@@ -1,5 +1,6 @@
 """Which prompts a round asks and an evaluation uses; and who hears what while people label."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from align.config.recipe import Annotate
 from align.data.prompts import held_out_prompts, prompts_of_round
 from align.errors import ServiceError
 from align.rounds import labelling
+from align.rounds.journal import forget
 from align.rounds.labelling import desk_of_tasks, follow
 from align.types import Judgement
-from annotation.backend import Progress, Submitted, progress_of
+from annotation.backend import Answer, Progress, Submitted, progress_of
 from tests.labelling import judge, make_prompt, make_task
 
 TRAIN = [make_prompt(f"train {n}") for n in range(7)]
@@ -108,3 +110,39 @@ def test_a_labelling_without_tasks_is_closed_at_once(desk: labelling.Desk, monke
     monkeypatch.setattr(labelling, "offer", lambda desk: pytest.fail("nobody needs a server"))
     nothing = replace(desk, tasks=[], tasks_id="none")
     assert follow(nothing, lambda waiting: None) == [] and labelling.closed(nothing) == "there is nothing to ask"
+
+
+class Simulated(Server):
+    """A backend with simulated annotators, who answer in memory."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.said: list[tuple[str, str]] = []
+
+    def version(self) -> str:
+        return str(len(self.said))
+
+    def ensure_annotator(self, name: str) -> str:
+        return name
+
+    def answer(self, api_key: str, answers: Sequence[Answer]) -> None:
+        self.said += [(api_key, a.task_id) for a in answers]
+
+    def collect(self) -> list[Judgement]:
+        return [judge(task, name, "a") for name, task in self.said]
+
+    def progress(self) -> Progress:
+        return progress_of({task: {name: "submitted"} for name, task in self.said}, 1, set())
+
+
+def test_forgotten_personas_and_tasks_take_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "score.py").write_text("def score(messages, answer):\n    return float(len(answer))\n")
+    by = {"type": "personas", "utility": f"{tmp_path}/score.py:score", "personas": [{"name": "ann"}, {"name": "bob"}]}
+    tasks = [make_task(name, prompt=name) for name in ("t", "u", "v", "w", "x", "y")]
+    desk = desk_of_tasks(tasks, tmp_path, Annotate.model_validate({"by": by}), round=1, seed=0)
+    forget(desk.journal, "annotator", ["bob"])
+    forget(desk.journal, "task", ["u"])
+    server = Simulated()
+    monkeypatch.setattr(labelling, "offer", server.open)
+    assert len(follow(desk, lambda waiting: pytest.fail("nothing is waited for"))) == 5
+    assert sorted(server.said) == [("ann", name) for name in ("t", "v", "w", "x", "y")]
