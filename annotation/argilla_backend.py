@@ -183,6 +183,10 @@ class ArgillaBackend:
             raise DataError("the task is not on the server", where=f"task {answer.task_id}", hint="submit it first")
         record, shown = self._places[answer.task_id]
         values = to_screen(answer, shown, self._form)
+        try:
+            "".join(v["value"] for v in values.values() if isinstance(v["value"], str)).encode("utf-8")
+        except UnicodeEncodeError:
+            raise DataError("Argilla takes no text with a lone surrogate", where=f"task {answer.task_id}") from None
         status = "discarded" if answer.outcome == "skipped" else "submitted"
         return {"record_id": record, "status": status} | ({"values": values} if values else {})
 

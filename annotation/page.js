@@ -15,9 +15,9 @@ const turn = (message) => {
   const who = make("span", "who", known ? WHO[message.role] : String(message.role));
   return make("div", "turn " + (known ? message.role : "system"), who, bubble);
 };
-const card = (text, place) => {
+const card = (text, place, all) => {
   const name = "ABCD"[place];
-  const head = make("header", "", make("span", "badge", name), "Answer " + name);
+  const head = all.length > 1 ? make("header", "", make("span", "badge", name), "Answer " + name) : make("header", "", "Answer");
   const node = make("section", "answer " + name.toLowerCase(), head, make("div", "text", markdown(text)));
   node.setAttribute("aria-label", "Answer " + name);
   return node;

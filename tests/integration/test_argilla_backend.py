@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from align.errors import AlignError, ConfigError, DataError, ServiceError
-from align.escape import unescape
+from align.escape import escape, unescape
 from align.types import Judgement, Rating, Task
 from annotation import argilla_backend, server
 from annotation.argilla_backend import ArgillaBackend, open_argilla
@@ -259,6 +259,8 @@ def test_texts_of_annotators_come_back_whatever_is_in_them(argilla_server: Argil
     assert (unescape(found.edit or ""), unescape(found.reason or "")) == (raw, raw[::-1])
     backend.answer(key, [Answer("t", "tie", reason=found.reason, edit=found.edit)])
     assert [(j.edit, j.reason) for j in backend.collect()] == [(found.edit, found.reason)]
+    with pytest.raises(DataError, match="no text with a lone surrogate"):
+        backend.answer(key, [Answer("t", "tie", reason=escape("half \ud83d"))])
 
 
 def test_records_are_read_again_only_when_something_changed(
