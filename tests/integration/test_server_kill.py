@@ -55,6 +55,9 @@ class Labeller(threading.Thread):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "killable_either", ["sqlite", pytest.param("postgresql", marks=pytest.mark.full)], indirect=True
+)
 def test_answers_survive_kills_while_they_are_given(killable_either: ArgillaServer) -> None:
     dataset = make_dataset(killable_either, "kills", overlap=2)
     records = add_records(killable_either, dataset, [{"fields": {"text": f"t{i}"}} for i in range(60)])

@@ -31,18 +31,18 @@ def _same_item(other: str) -> str:
     )
 
 
-_LATEST = """(SELECT a.inserted_at FROM responses a JOIN records o ON o.id = a.record_id
-    WHERE a.user_id = {{user}} AND o.dataset_id = {{dataset}} AND a.status IN ('submitted', 'discarded')
-    ORDER BY a.inserted_at DESC LIMIT 1 OFFSET {offset})"""
+_LATEST = f"""(SELECT a.inserted_at FROM responses a JOIN records o ON o.id = a.record_id
+    WHERE a.user_id = {{{{user}}}} AND o.dataset_id = {{{{dataset}}}} AND {dialect.ANSWER_STATUS} IN ('submitted', 'discarded')
+    ORDER BY a.inserted_at DESC LIMIT 1 OFFSET {{offset}})"""
 
 _FIRST_SHOWN = f"""(SELECT max(a.inserted_at) FROM {_same_item("o").replace("WHERE", "JOIN responses a ON a.record_id = o.id WHERE", 1)}
-    AND a.user_id = {{user}} AND a.status = 'submitted')"""
+    AND a.user_id = {{user}} AND {dialect.ANSWER_STATUS} = 'submitted')"""
 
 _RANK = f"""CASE WHEN NOT {_is_repeat("r")} THEN 1
     WHEN {_FIRST_SHOWN} < {_LATEST.format(offset=APART - 1)} THEN 0
     WHEN {_FIRST_SHOWN} IS NOT NULL THEN 2 ELSE 3 END"""
 
-_ANSWERS = "(SELECT count(*) FROM responses a WHERE a.record_id = r.id AND a.status = 'submitted')"
+_ANSWERS = f"(SELECT count(*) FROM responses a WHERE a.record_id = r.id AND {dialect.ANSWER_STATUS} = 'submitted')"
 
 ORDER = ", ".join(
     [
