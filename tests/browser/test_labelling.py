@@ -122,37 +122,48 @@ def work(page: Page, tasks: Sequence[Task], steps: Sequence[Step], end: Callable
     return said
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", SIZES)
-def test_two_annotators_label_by_keyboard_alone_and_by_mouse(
-    argilla_server: ArgillaServer, watched: OpenPage, kind: str
-) -> None:
-    run, size = f"run-{secrets.token_hex(4)}", SIZES[kind]
-    count = max(len(BY_KEYS[kind]), len(BY_MOUSE[kind])) + 1
+def two_orders(kind: str) -> list[Task]:
+    """Enough tasks for everything that is done, by turns in canonical order and in the reverse."""
+    size, count = SIZES[kind], max(len(BY_KEYS[kind]), len(BY_MOUSE[kind])) + 1
     orders = [list(range(size)), list(reversed(range(size)))]
+    names = [f"{kind} {n}" for n in range(count)]
     tasks = [
-        replace(kind_task(f"task {n}", kind, [f"{n} text {k}" for k in range(size)], orders[n % 2], f"task {n}: hello"), wanted=2)
-        for n in range(count)
-    ]  # fmt: skip
-    backend = desk(argilla_server, run, kind, tasks, overlap=2)
-    said: dict[str, dict[str, Answer]] = {}
-    for name, steps in (("keys", BY_KEYS[kind]), ("mouse", BY_MOUSE[kind])):
+        kind_task(name, kind, [f"{name} text {k}" for k in range(size)], orders[n % 2], f"{name}: hello")
+        for n, name in enumerate(names)
+    ]
+    return [replace(task, wanted=2) for task in tasks]
+
+
+@pytest.mark.slow
+def test_two_annotators_label_every_kind_by_keyboard_alone_and_by_mouse(
+    argilla_server: ArgillaServer, watched: OpenPage
+) -> None:
+    run = f"run-{secrets.token_hex(4)}"
+    tasks = {kind: two_orders(kind) for kind in SIZES}
+    backends = {kind: desk(argilla_server, run, kind, tasks[kind], overlap=2) for kind in SIZES}
+    said: dict[tuple[str, str], Answer] = {}
+    for name, steps in (("keys", BY_KEYS), ("mouse", BY_MOUSE)):
         opened = annotator(argilla_server, f"{name}-{run}", run, watched)
         page = opened.page
-        page.goto(backend.url)
         submit, discard = (page.get_by_role("button", name=what) for what in ("Submit", "Discard"))
-        by_keys = name == "keys"
-        said[name] = work(page, tasks, steps, lambda: page.keyboard.press("Enter") if by_keys else submit.click())  # noqa: B023
-        skipped = current(page, [t.id for t in tasks], said[name])
-        sent(page, lambda: page.keyboard.press("Backspace") if by_keys else discard.click())  # noqa: B023
-        said[name][skipped] = Answer(skipped, "skipped")
+        ends = {
+            "keys": (lambda: page.keyboard.press("Enter"), lambda: page.keyboard.press("Backspace")),  # noqa: B023
+            "mouse": (submit.click, discard.click),
+        }[name]
+        for kind, backend in backends.items():
+            page.goto(backend.url)
+            done = work(page, tasks[kind], steps[kind], ends[0])
+            skipped = current(page, [t.id for t in tasks[kind]], done)
+            sent(page, ends[1])
+            done[skipped] = Answer(skipped, "skipped")
+            said |= {(name, task): answer for task, answer in done.items()}
         opened.check()
-    fields = Answer.__slots__
-    found: dict[str, dict[str, Answer]] = {"keys": {}, "mouse": {}}
-    for j in backend.collect():
-        found[j.annotator.split("-")[0]][j.task_id] = Answer(**{f: getattr(j, f) for f in fields})
-        assert j.kind == kind and j.time is not None
-    assert found == said
+    found: dict[tuple[str, str], Answer] = {}
+    for kind, backend in backends.items():
+        for j in backend.collect():
+            found[j.annotator.split("-")[0], j.task_id] = Answer(**{f: getattr(j, f) for f in Answer.__slots__})
+            assert j.kind == kind and j.time is not None
+    assert found == said and len(found) == 2 * 5 + 8 + 6
 
 
 def test_keys_that_are_typed_into_the_conversation_go_to_the_questions(
@@ -173,9 +184,12 @@ def test_keys_that_are_typed_into_the_conversation_go_to_the_questions(
 
     page.goto(backend.url)
     first = current(page, ["task 0", "task 1"], [])
-    keys_in_frame("2", "3", "5")
+    keys_in_frame("2", "3", "5", "d")
     sent(page, lambda: keys_in_frame("Enter"))
     second = current(page, ["task 0", "task 1"], [first])
+    assert frame.locator("mark").all_inner_texts() == ["one", "two"], "differences stay on for the next task"
+    page.keyboard.press("d")
+    expect(frame.locator("mark")).to_have_count(0)
     sent(page, lambda: keys_in_frame("Backspace"))
     found = {j.task_id: (j.outcome, j.strength, j.flags) for j in backend.collect()}
     assert found == {first: ("b", 3, ["b:unsafe"]), second: ("skipped", None, None)}

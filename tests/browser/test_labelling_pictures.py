@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import FrameLocator, Page
 
 from align.types import Task
 from tests.browser.conftest import OpenPage, Watched
@@ -60,17 +60,24 @@ def picture_task(kind: str, texts: list[str]) -> Task:
     return replace(task, messages=[{"role": "system", "content": system}, *task.messages])
 
 
-def stand(on: ArgillaServer, watched: OpenPage, name: str, **options: object) -> Watched:
-    """A person before the task of the picture `name`."""
-    kind, texts = PICTURES[name]
+def stand(on: ArgillaServer, watched: OpenPage, *names: str, **options: object) -> tuple[Watched, dict[str, str]]:
+    """A person who has logged in, and where the task of each of the pictures `names` is."""
     # One server serves many tests: the run's name has to be its own, and fit for the picture.
     run = f"support-desk-{secrets.token_hex(2)}"
-    backend = desk(on, run, kind, [picture_task(kind, texts)], dataset="round-1")
-    opened = annotator(on, f"ann-{run}", run, watched, **options)
-    opened.page.goto(backend.url)
-    opened.page.frame_locator("iframe").locator(".answer").nth(len(texts) - 1).wait_for()
+    found = {}
+    for n, name in enumerate(names):
+        kind, texts = PICTURES[name]
+        found[name] = desk(on, run, kind, [picture_task(kind, texts)], dataset=f"round-{n + 1}").url
+    return annotator(on, f"ann-{run}", run, watched, **options), found
+
+
+def go(opened: Watched, url: str) -> FrameLocator:
+    """The page of the task at `url`, ready for keys."""
+    opened.page.goto(url)
+    frame = opened.page.frame_locator("iframe")
+    frame.locator(".hint").wait_for(state="attached")
     opened.page.wait_for_timeout(700)
-    return opened
+    return frame
 
 
 def keep(page: Page, name: str, folder: Path) -> None:
@@ -89,37 +96,44 @@ DONE = {
 }
 
 
-@pytest.mark.parametrize("name", PICTURES)
-def test_the_page_looks_as_in_the_picture(
-    argilla_server: ArgillaServer, watched: OpenPage, tmp_path: Path, name: str
-) -> None:
-    opened = stand(argilla_server, watched, name, height=1100 if name == "labelling-rank" else 900)
-    frame = opened.page.frame_locator("iframe")
-    for key in DONE[name]:
-        opened.page.keyboard.press(key)
-        opened.page.wait_for_timeout(600)
-    marks = frame.locator("mark").count()
-    assert (marks > 3) if name == "labelling-differences" else marks == 0
-    keep(opened.page, name, tmp_path)
-    opened.check()
-
-
 INSIDE = """form => { const box = form.querySelector(".questions-form__content");
   return [box.scrollHeight - box.clientHeight, form.getBoundingClientRect().bottom - innerHeight]; }"""
 
 
-def test_all_questions_about_a_pair_fit_on_the_screen(argilla_server: ArgillaServer, watched: OpenPage) -> None:
-    opened = stand(argilla_server, watched, "labelling", width=1280, height=860)
-    hidden, below = opened.page.locator("form").evaluate(INSIDE)
-    assert hidden <= 1 and below <= 0
+@pytest.mark.slow
+def test_the_page_looks_as_in_the_pictures(argilla_server: ArgillaServer, watched: OpenPage, tmp_path: Path) -> None:
+    opened, places = stand(argilla_server, watched, *PICTURES)
+    page = opened.page
+    for name, url in places.items():
+        page.set_viewport_size({"width": 1280, "height": 1100 if name == "labelling-rank" else 900})
+        frame = go(opened, url)
+        for key in DONE[name]:
+            page.keyboard.press(key)
+            page.wait_for_timeout(600)
+        marks = frame.locator("mark").count()
+        assert (marks > 3) if name == "labelling-differences" else marks == 0
+        keep(page, name, tmp_path)
+
+    page.set_viewport_size({"width": 1280, "height": 860})
+    go(opened, places["labelling"])
+    hidden, below = page.locator("form").evaluate(INSIDE)
+    assert hidden <= 1 and below <= 0, "one has to scroll to see all questions about a pair"
+
+    page.emulate_media(color_scheme="dark")
+    frame = go(opened, places["labelling-differences"])
+    page.keyboard.press("d")
+    color = frame.locator(".answer.a p").first.evaluate("node => getComputedStyle(node).color")
+    assert min(int(part) for part in re.findall(r"\d+", color)[:3]) > 180, "the text is as dark as the ground"
+    keep(page, "labelling-dark", tmp_path)
+    opened.check()
 
 
-@pytest.mark.parametrize(("width", "height"), [(820, 1180), (768, 1024)])
+@pytest.mark.parametrize(("width", "height"), [(768, 1024), pytest.param(820, 1180, marks=pytest.mark.full)])
 def test_a_tablet_shows_answers_and_questions_and_takes_touches(
-    argilla_server: ArgillaServer, watched: OpenPage, tmp_path: Path, width: int, height: int
+    argilla_server: ArgillaServer, watched: OpenPage, width: int, height: int
 ) -> None:
-    opened = stand(argilla_server, watched, "labelling", width=width, height=height, has_touch=True)
-    page, frame = opened.page, opened.page.frame_locator("iframe")
+    opened, places = stand(argilla_server, watched, "labelling", width=width, height=height, has_touch=True)
+    page, frame = opened.page, go(opened, places["labelling"])
     a, b = (frame.locator(f".answer.{name}").bounding_box() for name in "ab")
     assert a and b and a["y"] == b["y"] and a["height"] == b["height"] and b["x"] + b["width"] <= width
     frame.locator(".differences").tap()
@@ -127,16 +141,5 @@ def test_a_tablet_shows_answers_and_questions_and_takes_touches(
     frame.locator(".differences").tap()
     page.get_by_text("B is better", exact=True).tap()
     assert page.locator("form label.label-active").all_inner_texts() == ["2\nB is better"]
-    page.screenshot(path=Path(os.environ.get("ALIGN_TABLET", tmp_path)) / f"tablet-{width}.png")
     sent(page, lambda: page.get_by_role("button", name="Submit").tap())
-    opened.check()
-
-
-def test_the_page_is_dark_where_argilla_is(argilla_server: ArgillaServer, watched: OpenPage, tmp_path: Path) -> None:
-    opened = stand(argilla_server, watched, "labelling-differences", height=900, color_scheme="dark")
-    opened.page.keyboard.press("d")
-    text = opened.page.frame_locator("iframe").locator(".answer.a p").first
-    red, green, blue = (int(n) for n in re.findall(r"\d+", text.evaluate("node => getComputedStyle(node).color"))[:3])
-    assert min(red, green, blue) > 180, "the text is as dark as the ground"
-    keep(opened.page, "labelling-dark", tmp_path)
     opened.check()
