@@ -37,6 +37,7 @@ def test_a_thousand_answers_with_the_server_killed_in_the_middle(
 
 
 @pytest.mark.full
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("kill", [False, True], ids=["undisturbed", "killed"])
 def test_five_thousand_answers(
     killable_either: ArgillaServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kill: bool

@@ -1,7 +1,7 @@
 """Argilla's background jobs in the server's own event loop, where Argilla would want Redis and a second process.
 
-Of the three, the one that recomputes statuses is made good at the next start after a kill (see `status`); the two
-that talk to the Hugging Face hub need the network, which this server does not use.
+Of the three, the one that recomputes statuses only announces what triggers have done already (see `status`), so a kill
+costs nothing; the two that talk to the Hugging Face hub need the network, which this server does not use.
 """
 
 import asyncio
