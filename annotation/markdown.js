@@ -13,7 +13,8 @@ const make = (tag, kind, ...children) => {
 };
 
 // Control characters as their visible pictures, so that people see what differs.
-const visible = (text) => text.replace(/[\x00-\x08\x0b-\x1f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0)));
+const picture = (control) => (control === "\x7f" ? "\u2421" : String.fromCharCode(0x2400 + control.charCodeAt(0)));
+const visible = (text) => text.replace(/[\x00-\x08\x0b-\x1f\x7f]/g, picture);
 
 const DEEPEST = 8, COLUMNS = 40;
 const INLINE = /\\([*_#`])|(`{1,3})([^`\n]+)\2|\*\*([^*\n]+|[^*\n]*\*[^*\n]+\*[^*\n]*)\*\*|~~([^~\n]+)~~|(?<![\w*])\*([^*\s]|[^*\s][^*\n]*[^*\s])\*(?![\w*])|!?\[([^\[\]\n]*)\]\(([^()\s]+)\)/g;
@@ -35,7 +36,7 @@ const inline = (text, depth = 0) => {
   return [...nodes, text.slice(end)];
 };
 
-const HEADING = /^ {0,3}#{1,6} +/, ITEM = /^(\s*)([-*+•]|\d{1,9}[.)]) +/, FENCE = /^(\s*)(```|~~~)`*~* *([\w+#.-]{0,30})/;
+const HEADING = /^ {0,3}#{1,6} +/, ITEM = /^(\s*)([-*+•]|\d{1,9}[.)]) +/, FENCE = /^(\s*)(```+(?=[^`]*$)|~~~+) *(.*)/;
 const QUOTE = /^ {0,3}> ?/, DASHES = /^\s*:?-+:?\s*$/;
 const isRule = (line) => line.length < 200 && /^(---+|\*\*\*+|___+)$/.test(line.replaceAll(" ", ""));
 const block = (tag, kind, ...children) => {
@@ -50,6 +51,7 @@ const item = (first, more) => {
   node.style.marginInlineStart = Math.min(indent.replace(/\t/g, "    ").length, 12) * 0.6 + "em";
   return node;
 };
+const ends = (line, fence) => line.trimStart().startsWith(fence) && line.replaceAll(fence[0], "").trim() === "";
 const cells = (line) => line.trim().replace(/^\|/, "").replace(/\|$/, "").split("|");
 const isTable = (line, next) => {
   if (next === undefined || !line.includes("|") || !next.includes("-") || next.length > 2000) return false;
@@ -59,7 +61,9 @@ const isTable = (line, next) => {
 const table = (head, rows) => {
   const width = cells(head).length;
   const row = (line, tag) => {
-    const padded = [...cells(line).slice(0, width), ...Array(width).fill("")].slice(0, width);
+    const found = cells(line), fitting = found.slice(0, width - 1);
+    // what is too much for the columns stays in the last one: nothing that a model said is hidden
+    const padded = [...fitting, ...Array(width - 1 - fitting.length).fill(""), found.slice(width - 1).join("|")];
     return make("tr", "", padded.map((cell) => block(tag, "", inline(cell.trim()))));
   };
   const body = make("tbody", "", rows.map((line) => row(line, "td")));
@@ -88,7 +92,7 @@ const blocks = (lines, depth) => {
       return found;
     };
     if (fence) {
-      const code = taken((next) => !next.trimStart().startsWith(fence[2]));
+      const code = taken((next) => !ends(next, fence[2]));
       i++;
       add(fenced(code.map((text) => (text.startsWith(fence[1]) ? text.slice(fence[1].length) : text)), fence[3]));
     } else if (isRule(line)) add(make("hr"));
