@@ -78,7 +78,8 @@ def test_own_model_and_its_run_py_give_the_same_policy(tmp_path: Path, argilla_s
             r"0 of 8 answers are in; label at http://127.0.0.1:\d+/dataset/(\S+)/annotation-mode\n", waiting
         )
         assert found, waiting + errors.read_text()
-        answer(argilla_server, found[1], person.api_key, {label["task_id"]: label["outcome"] for label in labels})
+        same = [Answer(label["task_id"], label["outcome"], strength=label["strength"]) for label in labels]
+        answer(argilla_server, found[1], person.api_key, same)
         said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, errors.read_text()
     check_both(tmp_path, "own-model", said)
@@ -102,16 +103,17 @@ def in_code(folder: Path, changes: list[str]) -> Iterator[tuple[subprocess.Popen
             process.wait()
 
 
-def answer(on: ArgillaServer, dataset: str, key: str, outcomes: dict[str, str]) -> None:
-    """Say `outcomes` (by task) as the person with the API key `key`, in the sides of the screen."""
+def answer(on: ArgillaServer, dataset: str, key: str, answers: list[Answer]) -> None:
+    """Give `answers` as the person with the API key `key`, in the sides of the screen."""
+    by_task = {given.task_id: given for given in answers}
     records = on.call("GET", f"/datasets/{dataset}/records", limit=100)["items"]
     items = []
     for record in records:
         task, shown = record["external_id"], [int(i) for i in record["metadata"]["shown"].split(",")]
-        values = to_screen(Answer(task, outcomes[task]), shown, Form())
+        values = to_screen(by_task[task], shown, Form(ask=("strength",)))
         items.append({"record_id": record["id"], "status": "submitted", "values": values})
     replies = on.call("POST", "/me/responses/bulk", {"items": items}, key=key)["items"]
-    assert len(replies) == len(outcomes) and not [r["error"] for r in replies if r["error"]]
+    assert len(replies) == len(answers) and not [r["error"] for r in replies if r["error"]]
 
 
 def check_both(folder: Path, name: str, said: str) -> None:
