@@ -26,7 +26,9 @@ STATUS = {"submitted": "submitted", "discarded": "skipped"}
 SUPPORTED = (2, 8)
 """Argilla's oldest major and minor version that has all we use."""
 
-RECORDS_A_CALL, BYTES_A_CALL, ANSWERS_A_CALL, RECORDS_A_PAGE = 100, 4_000_000, 100, 100
+RECORDS_A_CALL, BYTES_A_CALL, ANSWERS_A_CALL = 100, 4_000_000, 100
+RECORDS_A_PAGE = range(50, 501)
+"""How many records are read at once: more and more while they are small, since Argilla counts to each page anew."""
 KEPT = ("id", "external_id", "metadata", "responses")
 """What of a record is kept after reading: 50,000 of them must not fill the memory with texts that are at hand."""
 SIMULATED = "Simulated annotator"
@@ -255,16 +257,18 @@ class ArgillaBackend:
         is seen by counting, and read again."""
         for _ in range(3):
             found: dict[str, dict[str, Any]] = {}
-            total, offset = 1, 0
+            total, offset, limit = 1, 0, RECORDS_A_PAGE.start
             while offset < total:
                 reply = self._api.call(
                     "GET",
                     f"/datasets/{self._dataset}/records",
                     include="responses",
                     offset=offset,
-                    limit=RECORDS_A_PAGE,
+                    limit=limit,
                 )
-                total, offset = reply["total"], offset + RECORDS_A_PAGE
+                total, offset = reply["total"], offset + limit
+                size = sum(_size(record) for record in reply["items"])
+                limit = min(2 * limit, RECORDS_A_PAGE.stop - 1) if size < BYTES_A_CALL / 2 else RECORDS_A_PAGE.start
                 found.update((record["id"], {key: record.get(key) for key in KEPT}) for record in reply["items"])
             if len(found) == total:
                 return list(found.values())
@@ -326,7 +330,7 @@ def _batches(records: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]
     batch: list[dict[str, Any]] = []
     size = 0
     for record in records:
-        length = sum(len(part) for part in record["fields"][FIELD].values())
+        length = _size(record)
         if batch and (len(batch) == RECORDS_A_CALL or size + length > BYTES_A_CALL):
             yield batch
             batch, size = [], 0
@@ -334,6 +338,11 @@ def _batches(records: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]
         size += length
     if batch:
         yield batch
+
+
+def _size(record: dict[str, Any]) -> int:
+    """About how many bytes a record has on its way."""
+    return sum(len(part) for part in record["fields"][FIELD].values())
 
 
 def _shown(record: dict[str, Any]) -> list[int]:
