@@ -45,7 +45,9 @@ def status(folder: Path = FOLDER, as_json: bool = JSON) -> None:
 
 def watch(
     folder: Path = FOLDER,
-    every: float = typer.Option(3.0, "--every", min=0.2, help="Seconds between two looks at the server."),
+    every: float = typer.Option(
+        3.0, "--every", min=0.2, help="Seconds between two looks; more where a look takes long."
+    ),
 ) -> None:
     """Follow the labelling until nothing more is asked, or until Ctrl-C. Only looks: `align run --wait` goes on too.
 
@@ -79,7 +81,8 @@ def winner(won: dict[str, Any]) -> str:
 
 
 def _looks(folder: Path, every: float) -> Iterator["Survey"]:
-    """A survey whenever something has changed; the last one finds nothing open."""
+    """A survey whenever something has changed; the last one finds nothing open. At most a quarter of the time is spent
+    on looking, for at fifty thousand tasks a look is work for the server too."""
     from align.rounds.desk import open_desk
     from align.rounds.journal import read_journal
     from align.rounds.labelling import open_backend
@@ -90,13 +93,14 @@ def _looks(folder: Path, every: float) -> Iterator["Survey"]:
     before: tuple[Any, ...] = ()
     while True:
         journal = read_journal(desk.journal)
+        began = time.monotonic()
         now = (backend.version(), journal.closed.get(desk.tasks_id), journal.forgotten)
         if now != before:
             before, found = now, survey(desk, backend)
             yield found
             if found.closed is not None or found.progress.open == 0:
                 return
-        time.sleep(every)
+        time.sleep(max(every, 3 * (time.monotonic() - began)))
 
 
 def _lines(found: "Survey") -> list[str]:
