@@ -33,18 +33,20 @@ def _shape(density: Array) -> Array:
 NORMAL = _shape(np.exp(-0.5 * GRID**2))
 EVEN = _shape((np.abs(np.abs(GRID) - 1) < 0.2).astype(float))
 """All pairs are about equally hard."""
-SHAPES = np.stack([NORMAL, 0.5 * (NORMAL + EVEN), EVEN])
-"""Distributions [3, G] of the difference in a lone pair: symmetric and of variance 1, so that the scale is in α alone.
-Which of them holds is decided by predicting votes that were held out. EM on their shares goes astray, because α and β,
-fitted to the same votes, make every pair look as clear as the next."""
-ENOUGH_TO_CHOOSE, CHOOSING, HELD_OUT = 2_000, 25_000, 5
-"""The normal holds where there are fewer votes; at most so many are looked at; every fifth is held out."""
+PEAKED = _shape(np.exp(-np.sqrt(2.0) * np.abs(GRID)))
+"""Laplace: many pairs are nearly equal, some far apart."""
+SHAPES = np.stack([NORMAL, EVEN, PEAKED])
+"""Distributions [3, G] of differences: symmetric and of variance 1, so that the scale is in α alone. Their shares are
+fitted with the rest."""
+PRIOR_FACTORS = np.array([20.0, 2.0, 2.0])
+"""How many factors of each shape the prior is worth."""
 ENOUGH = 150_000
 """Votes of which EM sees the rest at the end only."""
 ITERATIONS, LAST_ITERATIONS = 60, 4
 TOLERANCE = 0.01
-"""EM ends when no habit of an annotator moves by more than this share of its standard error."""
-CHOOSING_ITERATIONS, CHOOSING_TOLERANCE = 15, 0.1
+"""EM ends when no habit of an annotator moves by more than this share of its standard error. It is not run to its very
+end: habits fitted to the same votes make pairs look clearer than they are, and the shares of the shapes would slowly
+follow (docs/label-compiler.md)."""
 SHARE_EVERY = 4
 """Iterations between looks at what changes slowly: how much information is missing, and λ."""
 DAMPING = 0.8
@@ -78,11 +80,11 @@ class Problem:
 
 @dataclass
 class State:
-    """What EM goes on with: `prior` [2, G] is the distribution of differences of lone pairs and of lone nodes, `belief`
-    [F, G] that of every factor's after the votes, `sites` [F, 2] what joint normals know of it."""
+    """What EM goes on with: `shapes` [2, 3] is how often lone pairs and lone nodes have each of SHAPES, `belief` [F, G]
+    the distribution of every factor's difference, `sites` [F, 2] what joint normals know of it."""
 
     raters: Raters
-    prior: Array
+    shapes: Array
     belief: Array
     sites: Array
 
@@ -94,35 +96,14 @@ def fit(evidence: Evidence) -> Beliefs:
     iterations.
     """
     raters, codes, code = start(evidence)
-    prior, iterations = _choose(evidence), ITERATIONS
+    shapes = np.tile(PRIOR_FACTORS / PRIOR_FACTORS.sum(), (2, 1))
+    iterations = ITERATIONS
     if len(code) > ENOUGH:
         part, seen = _part(evidence, -(-len(code) // ENOUGH))
-        state = _em(Problem.of(part, codes, code[seen]), raters, prior, ITERATIONS)
-        raters, iterations = state.raters, LAST_ITERATIONS
+        state = _em(Problem.of(part, codes, code[seen]), raters, shapes, ITERATIONS)
+        raters, shapes, iterations = state.raters, state.shapes, LAST_ITERATIONS
     problem = Problem.of(evidence, codes, code)
-    return _beliefs(problem, _em(problem, raters, prior, iterations))
-
-
-def _choose(evidence: Evidence) -> Array:
-    """The prior [2, G]: of lone pairs that one of SHAPES which predicts held-out votes best; normal of lone nodes."""
-    if len(evidence.votes.factor) < ENOUGH_TO_CHOOSE:
-        return np.stack([NORMAL, NORMAL])
-    part, _ = _part(evidence, -(-len(evidence.votes.factor) // CHOOSING))
-    votes = part.votes
-    held = (np.arange(len(votes.factor)) % HELD_OUT == 0) & votes.main & (votes.family == COMPARE)
-    alone, _ = components(part.first, part.second, len(part.kind), part.known != 0)
-    rest = replace(part, votes=_kept(votes, ~held))
-    known = rest.votes.annotator[rest.votes.family == COMPARE]
-    tested = np.flatnonzero(held & alone[votes.factor] & np.isin(votes.annotator, known))
-    said = np.where(votes.tie, 2, np.where(votes.lean > 0, 0, 1))[tested]
-    raters, codes, code = start(rest)
-    problem = Problem.of(rest, codes, code)
-    score = []
-    for shape in SHAPES if len(tested) else SHAPES[:1]:
-        state = _em(problem, raters, np.stack([shape, NORMAL]), CHOOSING_ITERATIONS, CHOOSING_TOLERANCE)
-        p = _predict(state, votes.factor[tested], votes.annotator[tested], votes.side[tested])
-        score.append(np.log(p[np.arange(len(p)), said]).sum())
-    return np.stack([SHAPES[int(np.argmax(score))], NORMAL])
+    return _beliefs(problem, _em(problem, raters, shapes, iterations))
 
 
 def _kept(votes: Votes, mask: Array) -> Votes:
@@ -143,22 +124,23 @@ def _part(evidence: Evidence, stride: int) -> tuple[Evidence, Array]:
     return replace(evidence, votes=votes, **picked), seen
 
 
-def _em(problem: Problem, raters: Raters, prior: Array, iterations: int, tolerance: float = TOLERANCE) -> State:
+def _em(problem: Problem, raters: Raters, shapes: Array, iterations: int) -> State:
     """At most so many iterations; the beliefs are those of the last habits."""
     count = len(problem.evidence.first)
-    state = State(raters, prior, np.empty((count, len(GRID))), np.zeros((count, 2)))
+    state = State(raters, shapes, np.empty((count, len(GRID))), np.zeros((count, 2)))
     codes, code, factor = problem.codes, problem.code, problem.evidence.votes.factor
     for iteration in range(iterations):
         before = state.raters.habits
         _expect(state, problem, SWEEPS)
         seen = problem.by_code.sums(state.belief)
+        state.shapes = _fit_shapes(state, problem)
         if iteration % SHARE_EVERY == 0:
             share = observed_share(state.raters, codes, code, state.belief, factor, seen)
             steepness = fit_steepness(state.raters, codes, seen)
             state.raters = replace(state.raters, share=share, steepness=steepness)
         state.raters = fit_habits(state.raters, codes, seen)
         error = np.sqrt(np.diagonal(state.raters.covariance, axis1=1, axis2=2))
-        if (np.abs(state.raters.habits - before) / error).max() < tolerance:
+        if (np.abs(state.raters.habits - before) / error).max() < TOLERANCE:
             break
     _expect(state, problem, LAST_SWEEPS)
     return state
@@ -167,7 +149,7 @@ def _em(problem: Problem, raters: Raters, prior: Array, iterations: int, toleran
 def _expect(state: State, problem: Problem, sweeps: int) -> None:
     evidence = problem.evidence
     likelihood = problem.by_factor.sums(log_likelihood(state.raters, problem.codes))
-    log = likelihood + np.log(state.prior + 1e-300)[problem.single]
+    log = likelihood + np.log(state.shapes @ SHAPES)[problem.single]
     gold = np.flatnonzero(evidence.known)
     log[gold] += _truth(evidence.known[gold])
     log -= log.max(1, keepdims=True)
@@ -186,6 +168,18 @@ def _truth(known: Array) -> Array:
     positive = np.where(GRID > 0, 0.0, away)
     none = -0.5 * (GRID / 0.25) ** 2
     return np.stack([np.zeros_like(GRID), positive, none, positive[::-1]])[known]
+
+
+def _fit_shapes(state: State, problem: Problem) -> Array:
+    """Shares of the shapes [2, 3], among lone pairs and among lone nodes: an EM step for a mixture."""
+    found = []
+    for single in (0, 1):
+        mine = problem.alone & (problem.single == single) & (problem.evidence.known == 0)
+        # The posterior is proportional to the mixture, so a shape's share of it is its share of the mixture.
+        ratio = state.belief[mine].sum(0) / (state.shapes[single] @ SHAPES)
+        mass = state.shapes[single] * (SHAPES @ ratio) + PRIOR_FACTORS
+        found.append(mass / mass.sum())
+    return np.stack(found)
 
 
 def _beliefs(problem: Problem, state: State) -> Beliefs:

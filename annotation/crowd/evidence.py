@@ -331,7 +331,9 @@ def _assemble(asked: Asked, said: Said, keys: _Keys, blocks: list[_Block], edits
     low = np.searchsorted(nodes, first)
     high = np.where(second >= 0, np.searchsorted(nodes, second), -1)
     pairs, factor = np.unique(low * np.int64(len(nodes) + 1) + high + 1, return_inverse=True)
-    order = np.lexsort((joined("lean"), main, family, annotator, factor))
+    # All that a vote says is in the order, so that sums do not depend on that of the rows.
+    says = [joined(name) for name in ("worth", "strength", "side", "tie", "lean")]
+    order = np.lexsort((*says, main, family, annotator, factor))
     worth = joined("worth") / _times(factor, annotator, family, main)
     columns = {"factor": factor, "annotator": annotator, "family": family, "worth": worth, "main": main}
     columns |= {name: joined(name) for name in ("lean", "tie", "side", "strength", "judgement")}
