@@ -1,6 +1,6 @@
 """The label compiler against simulated crowds whose truth is known: held-out log loss, calibration, recovered reliability.
 
-    python benchmarks/label_compiler.py [--short]
+    python benchmarks/label_compiler.py [--short] [--first-seed N]
 
 Each world has 20,000 pairs, six labels on each; five are compiled, 50 of each annotator, the sixth is predicted.
 Everybody's reliability is between 0.55 and 0.98. All three models predict the sixth for the annotator who gave it, by
@@ -218,12 +218,13 @@ def mean_rank(x: Array) -> Array:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="2 seeds of 4,000 pairs instead of 10 of 20,000")
-    short = parser.parse_args().short
-    seeds, pairs = (2, 4_000) if short else (10, 20_000)
+    parser.add_argument("--first-seed", type=int, default=0, help="seeds count from here")
+    given = parser.parse_args()
+    seeds, pairs = (2, 4_000) if given.short else (10, 20_000)
     print(f"{'world':15}{'model':15}{'log loss':>10}{'ece':>8}{'ece max':>9}{'recovery':>10}{'least':>7}{'wins':>7}")
     good, lowest = [], 9.9
     for number, (name, make) in enumerate(WORLDS.items()):
-        draws = [np.random.default_rng([seed, number]) for seed in range(seeds)]
+        draws = [np.random.default_rng([given.first_seed + seed, number]) for seed in range(seeds)]
         runs = [measure(make(draw, pairs, OVERLAP)) for draw in draws]
         recovered = [recovery(make(draw, pairs // 2, MUCH_OVERLAP)) for draw in draws]
         losses = {model: np.array([run[model]["loss"] for run in runs]) for model in MODELS}

@@ -151,12 +151,14 @@ def waits(desk: Desk, progress: Callable[[int, int], None] | None = None) -> Ite
     wait asks no further.
 
     Doing it again repeats nothing: tasks, responses and judgements are found by their ids. Answers are read only when
-    the server says that something changed. `progress` is told (given, planned) answers of simulated annotators.
+    the server says that something changed, and at most a quarter of the time. `progress` is told (given, planned)
+    answers of simulated annotators.
     """
     if not desk.tasks and closed(desk) is None:
         close(desk.journal, desk.round, desk.tasks_id, "there is nothing to ask")
     backend, version, before = None, None, None
     while closed(desk) is None:
+        began = time.monotonic()
         try:
             if backend is None:
                 backend, _ = offer(desk)
@@ -169,11 +171,12 @@ def waits(desk: Desk, progress: Callable[[int, int], None] | None = None) -> Ite
                 raise
             backend = version = None  # the server went away; it is sought, or started, once more
             continue
+        pause = max(POLL_SECONDS, 3 * (time.monotonic() - began))
         if missing is not None and missing != before:
             yield missing
         version, before = latest, missing
         if missing is not None:
-            time.sleep(POLL_SECONDS)
+            time.sleep(pause)
 
 
 def _take(desk: Desk, backend: "ArgillaBackend", progress: Callable[[int, int], None] | None) -> Waiting | None:

@@ -209,7 +209,12 @@ def test_an_argilla_that_cannot_be_used(refuse: Refuse, here: Path, monkeypatch:
         rf"{address}: Argilla does not answer \(ConnectError\); start it .*, or check the address.*", sentence
     )
     assert "a secret" not in sentence
-    assert sorted(p.name for p in (here / "desk").iterdir()) == ["desk.json", "left_out.jsonl", "tasks.parquet"]
+    assert sorted(p.name for p in (here / "desk").iterdir()) == [
+        "desk.json",
+        "left_out.jsonl",
+        "suggestions.parquet",
+        "tasks.parquet",
+    ]
 
 
 @pytest.mark.slow
