@@ -1,6 +1,6 @@
 """The label compiler against simulated crowds whose truth is known: held-out log loss, calibration, recovered reliability.
 
-    python benchmarks/label_compiler.py [--short] [--first-seed N]
+    python benchmarks/label_compiler.py [--short] [--first-seed N] [--recovery-overlap N]
 
 Each world has 20,000 pairs, six labels on each; five are compiled, 50 of each annotator, the sixth is predicted.
 Everybody's reliability is between 0.55 and 0.98. All three models predict the sixth for the annotator who gave it, by
@@ -24,8 +24,8 @@ from annotation.compile import MODELS
 from annotation.crowd.evidence import Evidence, gather
 from annotation.crowd.reading import read_judgements, read_tasks
 
-OVERLAP, MUCH_OVERLAP = 5, 10
-"""Compiled labels of each pair; with the second, reliability is recovered. One more is held out."""
+OVERLAP = 5
+"""Compiled labels of each pair; one more is held out."""
 EACH = 50
 """Compiled labels of each annotator."""
 BINS = 10
@@ -218,6 +218,9 @@ def mean_rank(x: Array) -> Array:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="2 seeds of 4,000 pairs instead of 10 of 20,000")
+    parser.add_argument(
+        "--recovery-overlap", type=int, default=10, help="labels on each pair where recovery is measured"
+    )
     parser.add_argument("--first-seed", type=int, default=0, help="seeds count from here")
     given = parser.parse_args()
     seeds, pairs = (2, 4_000) if given.short else (10, 20_000)
@@ -226,7 +229,7 @@ def main() -> None:
     for number, (name, make) in enumerate(WORLDS.items()):
         draws = [np.random.default_rng([given.first_seed + seed, number]) for seed in range(seeds)]
         runs = [measure(make(draw, pairs, OVERLAP)) for draw in draws]
-        recovered = [recovery(make(draw, pairs // 2, MUCH_OVERLAP)) for draw in draws]
+        recovered = [recovery(make(draw, pairs // 2, given.recovery_overlap)) for draw in draws]
         losses = {model: np.array([run[model]["loss"] for run in runs]) for model in MODELS}
         wins = int(sum(losses["bradley_terry"] < np.minimum(losses["dawid_skene"], losses["majority"])))
         for model in MODELS:
