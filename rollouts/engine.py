@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from align.config.recipe import Sampling
+from align.config.base import Sampling
 from align.errors import ConfigError
 from align.store import read_json
 from align.types import FinishReason

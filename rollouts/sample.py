@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from align.config.recipe import Evaluate, Rollouts, Sampling
+from align.config.base import Sampling
+from align.config.recipe import Evaluate, Rollouts
 from align.errors import ConfigError
 from align.ids import content_id, seed_for
 from align.store import checkpoint_id, disk_errors, publish, read_table, write_table

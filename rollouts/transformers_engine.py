@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from align.config.recipe import Sampling
+from align.config.base import Sampling
 from align.ids import seed_for
 from rollouts.engine import Completion, Request
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from align.config.recipe import Sampling
+from align.config.base import Sampling
 from align.errors import ConfigError, StageError
 from align.ids import seed_for
 from rollouts.engine import Completion, Request, model_config

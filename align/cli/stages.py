@@ -36,8 +36,8 @@ def sft(
     """Supervised fine-tuning of a model on demonstrations."""
     from align.cli.display import counting
     from align.cli.workplace import workplace
-    from align.config.recipe import Sft
     from align.config.section import load_section
+    from align.config.training import Sft
     from align.data.demonstrations import load_demonstrations
     from align.train.sft import train_sft
 
@@ -76,8 +76,8 @@ def dpo(
     """Direct preference optimisation of a model on pairs; the model itself is the reference."""
     from align.cli.display import counting
     from align.cli.workplace import workplace
-    from align.config.recipe import Dpo
     from align.config.section import load_section
+    from align.config.training import Dpo
     from align.data.preferences import load_preferences
     from align.train.dpo import train_dpo
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from align.config import recipe
-from align.config.recipe import Recipe, Section
+from align.config import base, recipe, training
+from align.config.base import Section
+from align.config.recipe import Recipe
 from align.config.schema import keys_of, sections_in, tag_of, takes
 from align.config.trainer import OWNED, trl_tables
 
@@ -88,9 +89,9 @@ def _default(field: FieldInfo) -> str:
 def _doc(section: type[Section], field: FieldInfo) -> str:
     """What stands beneath the field in the source, on one line; KeyError where nothing does."""
     name = next(name for name, found in section.model_fields.items() if found is field)
-    for base in section.__mro__:
-        if (base.__name__, name) in _docs():
-            return _docs()[base.__name__, name]
+    for kind in section.__mro__:
+        if (kind.__name__, name) in _docs():
+            return _docs()[kind.__name__, name]
     if name == "type":
         return "Chooses this form of the section."
     raise KeyError(f"{section.__name__}.{name} has no docstring beneath it")
@@ -98,10 +99,12 @@ def _doc(section: type[Section], field: FieldInfo) -> str:
 
 @functools.cache
 def _docs() -> dict[tuple[str, str], str]:
-    """(class, field) → the docstring beneath the field in `recipe.py`."""
+    """(class, field) → the docstring beneath the field in the schema's modules."""
     found = {}
-    tree = ast.parse(Path(inspect.getfile(recipe)).read_text(encoding="utf-8"))
-    for node in [node for node in tree.body if isinstance(node, ast.ClassDef)]:
+    trees = [
+        ast.parse(Path(inspect.getfile(module)).read_text(encoding="utf-8")) for module in (base, training, recipe)
+    ]
+    for node in [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]:
         for field, below in zip(node.body, node.body[1:], strict=False):
             if (
                 isinstance(field, ast.AnnAssign)

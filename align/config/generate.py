@@ -28,11 +28,17 @@ def tables() -> dict[str, Any]:
     import trl
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
     from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.grpo_config import GRPOConfig
+    from trl.trainer.kto_config import KTOConfig
+    from trl.trainer.reward_config import RewardConfig
+    from trl.trainer.rloo_config import RLOOConfig
     from trl.trainer.sft_config import SFTConfig
 
-    kinds: dict[str, dict[str, str]] = {"sft": {}, "dpo": {}}
-    choices: dict[str, dict[str, str]] = {"sft": {}, "dpo": {}}
-    for trainer, config in (("sft", SFTConfig), ("dpo", DPOConfig)):
+    configs = {"sft": SFTConfig, "dpo": DPOConfig, "kto": KTOConfig, "reward": RewardConfig}
+    configs |= {"rloo": RLOOConfig, "grpo": GRPOConfig}
+    kinds: dict[str, dict[str, str]] = {trainer: {} for trainer in configs}
+    choices: dict[str, dict[str, str]] = {trainer: {} for trainer in configs}
+    for trainer, config in configs.items():
         hints = typing.get_type_hints(config)
         for field in sorted(dataclasses.fields(config), key=lambda f: f.name):
             found = _kinds(hints[field.name]) | ALSO.get((trainer, field.name), set())

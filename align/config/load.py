@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from align.config.base import Section
 from align.config.problems import dotted, problems, shown
-from align.config.recipe import Recipe, Section
+from align.config.recipe import Recipe
 from align.config.yaml_text import Keys, dump, parse
 from align.errors import ConfigError
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from align.config.recipe import Section
+from align.config.base import Section
 from align.config.schema import Keys, Place, every_key, keys_of, place, sections_in, tag_of, takes
 from align.config.trainer import TrainerError, nearest
 

@@ -5,14 +5,12 @@ Unknown keys are refused with the nearest right one; relative paths start at the
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from align.config.base import Sampling, Section
 from align.config.paths import File, Folder, Function, ModelPath, Template
-from align.config.trainer import check_trainer, nearest, trl_tables
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
+from align.config.trainer import nearest, trl_tables
+from align.config.training import Dpo, Sft
 
 
 class Model(Section):
@@ -39,95 +37,6 @@ class Prompts(Section):
     """Use only the first so many distinct prompts; all of them where not given."""
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """The share of prompts held out for evaluation, chosen by a hash of the prompt and never trained on."""
-
-
-class Lora(Section):
-    r: Annotated[int, Field(ge=1)] = 16
-    """Rank."""
-    alpha: Annotated[float, Field(gt=0)] = 32
-    """Scale is alpha / r."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout on the adapter's input."""
-    target_modules: str | Annotated[list[str], Field(min_length=1)] = "all-linear"
-    """Names of the layers that get an adapter, as in PEFT."""
-
-
-def _check_batches(batch_size: int, micro_batch_size: int | None) -> None:
-    if micro_batch_size is not None and batch_size % micro_batch_size:
-        raise ValueError(f"`micro_batch_size` ({micro_batch_size}) must divide `batch_size` ({batch_size})")
-
-
-class Sft(Section):
-    demonstrations: File
-    """JSONL or Parquet of demonstrations: `messages` that end with the assistant, or `prompt` and `completion`."""
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
-    """Peak learning rate. Full training of a pretrained model: about 2e-5; LoRA: about 2e-4; from
-    scratch: about 1e-3."""
-    epochs: Annotated[float, Field(gt=0)] = 1.0
-    """Passes over the demonstrations; `trainer.max_steps` overrides it."""
-    batch_size: Annotated[int, Field(ge=1)] = 16
-    """Demonstrations per optimiser step, over all processes and accumulation steps."""
-    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
-    """Demonstrations per forward pass; `batch_size` where not given."""
-    max_tokens: Annotated[int, Field(ge=8)] = 1024
-    """Longest prompt plus answer; longer demonstrations are dropped, counted and kept with the reason."""
-    lora: Lora | None = None
-    """Train an adapter instead of all weights; the published checkpoint is merged."""
-    trainer: dict[str, Any] = {}
-    """Any other option of TRL's SFTConfig, by its own name."""
-
-    @field_validator("trainer")
-    @classmethod
-    def _known(cls, value: dict[str, Any]) -> dict[str, Any]:
-        return check_trainer("sft", value)
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        _check_batches(self.batch_size, self.micro_batch_size)
-        return self
-
-
-class Dpo(Section):
-    beta: Annotated[float, Field(gt=0)] = 0.1
-    """Strength of the pull to the reference (Rafailov et al. 2023, equation 7)."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-6
-    """Peak learning rate. Full training of a pretrained model: about 1e-6; LoRA: about 1e-5; tiny models: 1e-4
-    and more."""
-    epochs: Annotated[float, Field(gt=0)] = 1.0
-    """Passes over the preferences; `trainer.max_steps` overrides it."""
-    batch_size: Annotated[int, Field(ge=1)] = 16
-    """Pairs per optimiser step, over all processes and accumulation steps."""
-    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
-    """Pairs per forward pass; `batch_size` where not given."""
-    max_tokens: Annotated[int, Field(ge=8)] = 1024
-    """Longest prompt plus answer; longer pairs are dropped, counted and kept with the reason."""
-    replay: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """The share of earlier rounds' preferences that are trained on again beside this round's."""
-    lora: Lora | None = None
-    """Train a fresh adapter on the merged parent; the published checkpoint is merged."""
-    trainer: dict[str, Any] = {}
-    """Any other option of TRL's DPOConfig, by its own name."""
-
-    @field_validator("trainer")
-    @classmethod
-    def _known(cls, value: dict[str, Any]) -> dict[str, Any]:
-        return check_trainer("dpo", value)
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        _check_batches(self.batch_size, self.micro_batch_size)
-        if self.lora is not None and self.lora.dropout > 0:
-            raise ValueError("`lora.dropout` must be 0 in DPO: policy and reference must agree before the first step")
-        return self
-
-
-class Sampling(Section):
-    temperature: Annotated[float, Field(ge=0)] = 1.0
-    """0 takes the likeliest token each time."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Nucleus sampling (Holtzman et al. 2020)."""
-    max_tokens: Annotated[int, Field(ge=1)] = 256
-    """Longest answer."""
 
 
 class Rollouts(Sampling):

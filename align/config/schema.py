@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic.fields import FieldInfo
 
-from align.config.recipe import Recipe, Section
+from align.config.base import Section
+from align.config.recipe import Recipe
 
 Keys = tuple[str | int, ...]
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from align.config.base import Sampling
 from align.config.load import Kind, Places, set_value, validated
-from align.config.recipe import Sampling
 from align.errors import ConfigError
 
 

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-Trainer = Literal["sft", "dpo"]
+Trainer = Literal["sft", "dpo", "kto", "reward", "rloo", "grpo", "ppo"]
+"""Sections whose `trainer:` mapping is checked. PPO's trainer is ours, on TRL's GRPO: it takes GRPO's options."""
 
 _RESUME = "a stage saves and resumes by itself"
 _EVALUATION = "evaluation is a stage of its own; use the recipe's `evaluate`"
@@ -66,8 +67,29 @@ _OWNED: dict[str, str] = {
     **dict.fromkeys(("do_train", "do_eval", "do_predict", "local_rank"), _UNUSED),
 }
 
+_FROM_SECTION = "use the section's own key"
+_ONLINE: dict[str, str] = _OWNED | {
+    "beta": "use {section}.beta",
+    "num_generations": "use {section}.samples",
+    "max_completion_length": "use {section}.max_tokens",
+    **dict.fromkeys(("temperature", "top_p"), _FROM_SECTION),
+    **dict.fromkeys(("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"), _REFERENCE),
+    "disable_dropout": "policy and reference must agree before the first step, so dropout is always off",
+}
+
 OWNED: dict[str, dict[str, str]] = {
     "sft": _OWNED,
+    "reward": _OWNED | {"center_rewards_coefficient": "use {section}.center"},
+    "rloo": _ONLINE,
+    "grpo": _ONLINE,
+    "ppo": _ONLINE,
+    "kto": _OWNED
+    | {
+        "beta": "use {section}.beta",
+        **dict.fromkeys(("precompute_ref_log_probs", "precompute_ref_batch_size"), _ONCE),
+        "disable_dropout": "policy and reference must agree before the first step, so dropout is always off",
+        **dict.fromkeys(("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"), _REFERENCE),
+    },
     "dpo": _OWNED
     | {
         "beta": "use {section}.beta",
@@ -100,6 +122,11 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     return found[0] if found else None
 
 
+def table_of(kind: Trainer) -> str:
+    """Which of TRL's trainers has the options of section `kind`."""
+    return "grpo" if kind == "ppo" else kind
+
+
 class TrainerError(ValueError):
     """What is wrong with a `trainer:` mapping; `problems` holds each key and a sentence about it."""
 
@@ -120,19 +147,19 @@ def check_trainer(kind: Trainer, mapping: Mapping[str, Any]) -> dict[str, Any]:
 
 def _problem(kind: Trainer, key: str, value: Any) -> str | None:
     """A sentence about an option that is ours, unknown, or has a value of the wrong kind; None if all is well."""
-    known, owned = trl_tables()["kinds"][kind], OWNED[kind]
+    known, owned = trl_tables()["kinds"][table_of(kind)], OWNED[kind]
     if key in owned:
         return f"not to be set here; {owned[key].format(section=kind)}"
     if key not in known:
         close = nearest(key, known)
         if close in owned:
             return f"unknown key; if {close} is meant: {owned[close].format(section=kind)}"
-        name = {"sft": "SFTConfig", "dpo": "DPOConfig"}[kind]
+        name = f"{table_of(kind).upper() if kind != 'reward' else 'Reward'}Config"
         return "unknown key; " + (f"did you mean {close}?" if close else f"the options are those of TRL's {name}")
     kinds = known[key].split()
     if not set(_kinds_of(value)) & set(kinds):
         return f"must be {' or '.join(_WORDS[k] for k in kinds)}, found {value!r}"
-    choices = trl_tables()["choices"][kind].get(key, "").split()
+    choices = trl_tables()["choices"][table_of(kind)].get(key, "").split()
     for text in value if isinstance(value, list) else [value]:
         if choices and text is not None and text not in choices:
             close = nearest(str(text), choices)

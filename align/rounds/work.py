@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from align.config.recipe import Annotate, Dpo, Evaluate, Prompts, Rollouts, Sft
+from align.config.recipe import Annotate, Evaluate, Prompts, Rollouts
+from align.config.training import Dpo, Sft
 from align.errors import DataError
 from align.evaluate.compare import SAMPLES
 from align.ids import unit_for

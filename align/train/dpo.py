@@ -8,7 +8,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from align.config.recipe import Dpo
+from align.config.training import Dpo
 from align.errors import StageError
 from align.ids import content_id
 from align.losses import weights_of_mean_one
@@ -63,7 +63,7 @@ def train_dpo(
     ex.require_vocabulary(ids, policy.get_input_embeddings().num_embeddings)
     clock.lap("encode")
     options = arguments.trainer_options(
-        config, section="dpo", rows=len(kept), seed=seed, dtype=dtype, report_to=report_to, out=out, work=work
+        config, rows=len(kept), seed=seed, dtype=dtype, report_to=report_to, out=out, work=work
     )
     reference = checkpoint.load_model(parent, weights_type) if config.lora is None else None
     trainer = _trainer(policy, reference, tokenizer, kept, config, options)
@@ -111,7 +111,7 @@ def _trainer(
         data_collator=trainers.PairCollator(pad_token_id=pad),
         train_dataset=Dataset.from_dict(data),
         processing_class=tokenizer,
-        peft_config=arguments.lora_config(config.lora, section="dpo") if config.lora else None,
+        peft_config=arguments.lora_config(config.lora),
     )
     if "train_sampling_strategy" not in config.trainer:
         trainer.row_lengths = [row.tokens for row in kept]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from align.config.recipe import Sft
+from align.config.training import Sft
 from align.ids import content_id
 from align.text import load_tokenizer, stop_token_ids
 from align.train import arguments, checkpoint
@@ -53,7 +53,7 @@ def train_sft(
     ex.require_vocabulary(ids, policy.get_input_embeddings().num_embeddings)
     clock.lap("encode")
     options = arguments.trainer_options(
-        config, section="sft", rows=len(kept), seed=seed, dtype=dtype, report_to=report_to, out=out, work=work
+        config, rows=len(kept), seed=seed, dtype=dtype, report_to=report_to, out=out, work=work
     )
     trainer = _trainer(policy, tokenizer, kept, config, options)
     clock.lap("set up")
@@ -88,7 +88,7 @@ def _trainer(
         args=SFTConfig(dataset_kwargs={"skip_prepare_dataset": True}, **options),
         train_dataset=Dataset.from_dict(data),
         processing_class=tokenizer,
-        peft_config=arguments.lora_config(config.lora, section="sft") if config.lora else None,
+        peft_config=arguments.lora_config(config.lora),
     )
     if "train_sampling_strategy" not in config.trainer:
         trainer.row_lengths = [row.tokens for row in kept]

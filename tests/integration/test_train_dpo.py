@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from align.config.recipe import Dpo, Lora
+from align.config.training import Dpo, Lora
 from align.errors import ConfigError, StageError
 from align.store import folder_files
 from align.train import arguments, checkpoint, dpo, loop, trainers
@@ -58,7 +58,7 @@ def make_trainer(
     asked = config(**changes)
     tokenizer, kept = encoded(parent, rows)
     options = arguments.trainer_options(
-        asked, section="dpo", rows=len(kept), seed=arguments.prepare_process(1, 1), dtype="float32", report_to=[], out=work, work=work
+        asked, rows=len(kept), seed=arguments.prepare_process(1, 1), dtype="float32", report_to=[], out=work, work=work
     )  # fmt: skip
     policy = checkpoint.load_model(parent, "float32")
     other = None if asked.lora else checkpoint.load_model(reference or parent, "float32")

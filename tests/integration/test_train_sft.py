@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from align.config.recipe import Lora, Sft
+from align.config.training import Lora, Sft
 from align.errors import StageError
 from align.store import folder_files, read_table
 from align.train import checkpoint, loop

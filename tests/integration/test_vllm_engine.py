@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from align.config.recipe import Sampling
+from align.config.base import Sampling
 from rollouts.engine import Completion, Request, open_generator
 from tests.tiny import make_tiny_model
 

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from align.config.load import load_recipe, resolved_yaml
-from align.config.recipe import Dpo, FilePreferences, Model, Prompts, Recipe, Sft
+from align.config.recipe import FilePreferences, Model, Prompts, Recipe
 from align.config.section import load_section
+from align.config.training import Dpo, Sft
 from align.config.yaml_text import dump, parse
 from align.errors import ConfigError
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from align.config.generate import FILE, tables
-from align.config.recipe import Dpo, Sft
-from align.config.trainer import OWNED, TrainerError, check_trainer, trl_tables
+from align.config.trainer import OWNED, TrainerError, check_trainer, table_of, trl_tables
+from align.config.training import Dpo, Grpo, Kto, Ppo, RewardModel, Rloo, Sft, Training
 
 
 @pytest.mark.parametrize(
@@ -68,21 +68,20 @@ def test_every_problem_is_named() -> None:
 
 def test_owned_options_exist_in_trl() -> None:
     known = trl_tables()["kinds"]
-    assert set(OWNED["sft"]) <= set(known["sft"])
-    assert set(OWNED["dpo"]) <= set(known["dpo"]) | set(known["sft"])
+    for kind, owned in OWNED.items():
+        assert set(owned) <= {option for table in known.values() for option in table}, kind
 
 
 def test_what_training_sets_itself_is_never_the_users(tmp_path: Path) -> None:
     """Else an option would be overwritten without a word, or found out only when training starts."""
-    from align.train.arguments import REFUSED, trainer_options
+    from align.train.arguments import trainer_options
 
-    sections: dict[str, Dpo | Sft] = {"dpo": Dpo(), "sft": Sft(demonstrations=tmp_path)}
-    for section, config in sections.items():
-        options = trainer_options(
-            config, section=section, rows=8, seed=0, dtype="float32", report_to=[], work=tmp_path, out=tmp_path
-        )
+    configs: list[Training] = [Sft(demonstrations=tmp_path), Dpo(), Kto(), RewardModel(), Rloo(), Grpo(), Ppo()]
+    for config in configs:
+        options = trainer_options(config, rows=8, seed=0, dtype="float32", report_to=[], work=tmp_path, out=tmp_path)
         free = {"logging_steps", "gradient_checkpointing"}
-        assert (options.keys() | REFUSED.keys()) & trl_tables()["kinds"][section].keys() - free <= OWNED[section].keys()
+        known = trl_tables()["kinds"][table_of(config.kind)].keys()
+        assert options.keys() & known - free <= OWNED[config.kind].keys()
 
 
 def test_tables_agree_with_the_installed_trl() -> None:

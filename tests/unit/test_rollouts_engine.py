@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from align.config.recipe import Sampling
+from align.config.base import Sampling
 from align.errors import ConfigError
 from rollouts.engine import Request, context_length, open_generator, resolve_engine
 from rollouts.vllm_engine import _cpu_options

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from align.config.recipe import Sampling
+from align.config.base import Sampling
 from align.errors import ConfigError
 from align.store import read_table
 from align.types import Prompt, candidate_id, prompt_id

@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 
-from align.config.recipe import Dpo, Lora, Sft
+from align.config.training import Dpo, Lora, Sft
 from align.errors import ConfigError
 from align.train import arguments
 
 
 def options(config: Sft | Dpo, **changes: Any) -> dict[str, Any]:
-    section = "sft" if isinstance(config, Sft) else "dpo"
     given = {"rows": 640, "seed": 3, "dtype": "float32", "report_to": [], "out": Path("o"), "work": Path("w")} | changes
-    return arguments.trainer_options(config, section=section, **given)
+    return arguments.trainer_options(config, **given)
 
 
 def sft(**changes: Any) -> Sft:
@@ -43,38 +42,6 @@ def test_the_users_option_reaches_the_trainer() -> None:
     assert (found["warmup_steps"], found["logging_steps"]) == (7, 3)
 
 
-@pytest.mark.parametrize("key", ["output_dir", "bf16", "packing", "padding_free", "precompute_ref_log_probs", "seed"])
-def test_options_that_are_ours_are_refused_by_name(key: str) -> None:
-    with pytest.raises(ConfigError, match=f"dpo.trainer: `{key}` cannot be set"):
-        arguments.check_options({key: True}, {"output_dir": "", "bf16": 1, "seed": 0}, "dpo")
-
-
-@pytest.mark.parametrize(
-    ("given", "wrong"),
-    [
-        ({"discopop_tau": 0.1, "loss_type": ["ipo", "hinge"]}, "discopop_tau"),
-        ({"discopop_tau": 0.1}, "discopop_tau"),
-        ({"f_alpha_divergence_coef": 0.3, "f_divergence_type": "forward_kl"}, "f_alpha_divergence_coef"),
-        ({"loss_weights": [1.0, 2.0]}, "loss_weights"),
-    ],
-)
-def test_an_option_that_would_do_nothing_is_refused(given: dict[str, Any], wrong: str) -> None:
-    with pytest.raises(ConfigError, match=f"`{wrong}`"):
-        arguments.check_options(given, {}, "dpo")
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        {"discopop_tau": 0.1, "loss_type": "discopop"},
-        {"discopop_tau": 0.1, "loss_type": ["sft", "discopop"], "loss_weights": [1, 2]},
-        {"f_alpha_divergence_coef": 0.3, "f_divergence_type": "alpha_divergence"},
-    ],
-)
-def test_an_option_that_acts_is_taken(given: dict[str, Any]) -> None:
-    arguments.check_options(given, {}, "dpo")
-
-
 @pytest.mark.parametrize(
     ("config", "rows", "steps"),
     [
@@ -88,10 +55,10 @@ def test_planned_steps(config: Sft, rows: int, steps: int) -> None:
     assert arguments.planned_steps(config, rows) == steps
 
 
-def test_dropout_of_an_adapter_cannot_act_in_dpo() -> None:
-    assert arguments.lora_config(Lora(dropout=0.1), section="sft").lora_dropout == 0.1
-    with pytest.raises(ConfigError, match=r"dpo.lora.dropout: dropout 0.1 cannot act in DPO"):
-        arguments.lora_config(Lora(dropout=0.1), section="dpo")
+def test_an_adapters_options_reach_peft() -> None:
+    found = arguments.lora_config(Lora(r=4, alpha=8, dropout=0.1))
+    assert (found.r, found.lora_alpha, found.lora_dropout, found.task_type) == (4, 8, 0.1, "CAUSAL_LM")
+    assert arguments.lora_config(None) is None
 
 
 def test_a_tracker_that_is_not_installed_is_an_error() -> None:

@@ -1,0 +1,208 @@
+"""The training sections of a recipe, one for each method. Each field is documented once, beneath itself."""
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from align.config.base import Sampling, Section
+from align.config.paths import File, Function
+from align.config.trainer import Trainer, check_trainer
+
+
+class Lora(Section):
+    r: Annotated[int, Field(ge=1)] = 16
+    """Rank."""
+    alpha: Annotated[float, Field(gt=0)] = 32
+    """Scale is alpha / r."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout on the adapter's input."""
+    target_modules: str | Annotated[list[str], Field(min_length=1)] = "all-linear"
+    """Names of the layers that get an adapter, as in PEFT."""
+
+
+class Training(Section):
+    """What every method takes. `kind` says whose options `trainer` takes."""
+
+    kind: ClassVar[Trainer]
+
+    learning_rate: Annotated[float, Field(gt=0)]
+    """Peak learning rate."""
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    """Passes over the rows; `trainer.max_steps` overrides it."""
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    """Rows per optimiser step, over all processes and accumulation steps."""
+    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
+    """Rows per forward pass; `batch_size` where not given."""
+    lora: Lora | None = None
+    """Train a fresh adapter on the merged parent instead of all weights; the published checkpoint is merged."""
+    trainer: dict[str, Any] = {}
+    """Any other option of TRL's trainer, by its own name."""
+
+    @field_validator("trainer")
+    @classmethod
+    def _known(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return check_trainer(cls.kind, value)
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
+        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"`micro_batch_size` ({self.micro_batch_size}) must divide `batch_size` ({self.batch_size})"
+            )
+        return self
+
+
+class OnRows(Training):
+    """Methods that learn from rows that are there before training begins."""
+
+    max_tokens: Annotated[int, Field(ge=8)] = 1024
+    """Longest prompt plus answer; longer rows are dropped, counted and kept with the reason."""
+
+
+class Sft(OnRows):
+    kind = "sft"
+
+    demonstrations: File
+    """JSONL or Parquet of demonstrations: `messages` that end with the assistant, or `prompt` and `completion`."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+    """Peak learning rate. Full training of a pretrained model: about 2e-5; LoRA: about 2e-4; from
+    scratch: about 1e-3."""
+
+
+class Dpo(OnRows):
+    kind = "dpo"
+
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    """Strength of the pull to the reference (Rafailov et al. 2023, equation 7)."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-6
+    """Peak learning rate. Full training of a pretrained model: about 1e-6; LoRA: about 1e-5; tiny models: 1e-4
+    and more."""
+    replay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The share of earlier rounds' preferences that are trained on again beside this round's."""
+
+    @model_validator(mode="after")
+    def _reference_agrees(self) -> Self:
+        return _no_dropout(self, "DPO")
+
+
+class Kto(OnRows):
+    kind = "kto"
+
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    """Strength of the pull to the reference (Ethayarajh et al. 2024)."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-6
+    """Peak learning rate. Full training of a pretrained model: about 1e-6; LoRA: about 1e-5; tiny models: 1e-4
+    and more."""
+    replay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The share of earlier rounds' thumbs that are trained on again beside this round's."""
+
+    @model_validator(mode="after")
+    def _reference_agrees(self) -> Self:
+        return _no_dropout(self, "KTO")
+
+
+class Online(Training, Sampling):
+    """Methods that learn from answers that the policy gives while it learns, scored by the recipe's `reward`."""
+
+    type: Literal["auto", "vllm", "transformers"] = "auto"
+    """The engine that answers: vLLM with fresh weights at each step, or transformers; `auto` takes the one that is
+    faster here."""
+    prompts: Annotated[int, Field(ge=1)] = 256
+    """Train prompts drawn for each round."""
+    samples: Annotated[int, Field(ge=1)] = 1
+    """Answers to each prompt in one batch."""
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    """Answers per optimiser step, over all processes and accumulation steps."""
+    max_prompt_tokens: Annotated[int, Field(ge=1)] = 512
+    """Longer prompts are dropped, counted and kept with the reason."""
+    beta: Annotated[float, Field(ge=0)] = 0.05
+    """Coefficient of the KL divergence to the parent."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-6
+    """Peak learning rate. Full training of a pretrained model: about 1e-6; LoRA: about 1e-5; tiny models: 1e-4
+    and more."""
+
+    @model_validator(mode="after")
+    def _explores(self) -> Self:
+        if self.temperature == 0:
+            raise ValueError("`temperature` 0 gives the same answer every time, so there is nothing to learn from")
+        return _no_dropout(self, type(self).__name__.upper())
+
+
+class Rloo(Online):
+    kind = "rloo"
+
+    samples: Annotated[int, Field(ge=2)] = 4
+    """Answers to each prompt in one batch; the others' mean reward is an answer's baseline (Ahmadian et al. 2024)."""
+
+
+class Grpo(Online):
+    kind = "grpo"
+
+    samples: Annotated[int, Field(ge=2)] = 8
+    """Answers to each prompt in one batch; their mean reward is the baseline (Shao et al. 2024)."""
+
+
+class Ppo(Online):
+    """Proximal policy optimisation with a learned critic (Schulman et al. 2017; Ouyang et al. 2022)."""
+
+    kind = "ppo"
+
+
+class BestOfN(OnRows, Sampling):
+    """Rejection sampling: supervised fine-tuning on the best of several answers (Touvron et al. 2023, §3.2.3)."""
+
+    kind = "sft"
+
+    max_tokens: Annotated[int, Field(ge=1)] = 256
+    """Longest answer."""
+    prompts: Annotated[int, Field(ge=1)] = 256
+    """Train prompts drawn for each round."""
+    samples: Annotated[int, Field(ge=2)] = 8
+    """Answers sampled for each prompt, of which the best by `reward` is learned."""
+    max_prompt_tokens: Annotated[int, Field(ge=1)] = 512
+    """Longer prompts are dropped, counted and kept with the reason."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-5
+    """Peak learning rate. Full training of a pretrained model: about 1e-5; LoRA: about 1e-4."""
+
+
+class RewardModel(OnRows):
+    """A reward model trained on the round's preferences: the parent with a scalar head (Bradley–Terry)."""
+
+    kind = "reward"
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    """Peak learning rate. Full training of a pretrained model: about 1e-5; LoRA: about 1e-4."""
+    center: Annotated[float, Field(ge=0)] = 0.01
+    """Weight of the squared sum of a pair's rewards, which keeps rewards around 0 (Eisenstein et al. 2023)."""
+    replay: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """The share of earlier rounds' preferences that are trained on again beside this round's."""
+
+
+class RewardFunction(Section):
+    path: Function
+    """`file.py:function`; scores (messages, answer), higher is better."""
+    weight: float = 1.0
+    """The function's share in the reward."""
+
+
+class Rewards(Section):
+    """What the online methods and best-of-n raise: the weighted sum of a trained model's and functions' scores."""
+
+    model: RewardModel | None = None
+    """Train a reward model on the preferences, before the policy, and use it."""
+    weight: float = 1.0
+    """The trained model's share in the reward."""
+    functions: list[RewardFunction] = []
+    """Scoring functions, added to the model's score."""
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.model is None and not self.functions:
+            raise ValueError("give `model` (a reward model trained on the preferences), `functions`, or both")
+        return self
+
+
+def _no_dropout(section: Any, method: str) -> Any:
+    if section.lora is not None and section.lora.dropout > 0:
+        raise ValueError(f"`lora.dropout` must be 0 in {method}: policy and reference must agree before the first step")
+    return section
