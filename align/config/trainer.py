@@ -68,11 +68,26 @@ _OWNED: dict[str, str] = {
 }
 
 _FROM_SECTION = "use the section's own key"
+_ENGINE = "the stage sets the engine up; use {section}.type"
+_UNSEEN = "answers are not printed while training; `align samples` shows those of the trained policy"
 _ONLINE: dict[str, str] = _OWNED | {
     "beta": "use {section}.beta",
     "num_generations": "use {section}.samples",
     "max_completion_length": "use {section}.max_tokens",
     **dict.fromkeys(("temperature", "top_p"), _FROM_SECTION),
+    **dict.fromkeys(("top_k", "min_p", "repetition_penalty"), "answers are drawn by temperature and top_p alone"),
+    **dict.fromkeys(("use_vllm", "use_transformers_continuous_batching", "use_transformers_paged"), _ENGINE),
+    **dict.fromkeys(("vllm_mode", "vllm_model_impl", "vllm_enable_sleep_mode", "vllm_max_model_length"), _ENGINE),
+    **dict.fromkeys(("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout"), _ENGINE),
+    **dict.fromkeys(("vllm_group_port", "vllm_structured_outputs_regex", "vllm_tensor_parallel_size"), _ENGINE),
+    **dict.fromkeys(("vllm_gpu_memory_utilization", "transformers_continuous_batching_config"), _ENGINE),
+    **dict.fromkeys(("cache_implementation", "generation_kwargs"), _ENGINE),
+    "reward_weights": "use the weights of the recipe's `reward`",
+    **dict.fromkeys(("log_completions", "log_unique_prompts", "num_completions_to_print"), _UNSEEN),
+    **dict.fromkeys(("log_completions_hub_repo", "log_multimodal"), _UNSEEN),
+    "num_generations_eval": _EVALUATION,
+    "chat_template_kwargs": _DATA,
+    "max_tool_calling_iterations": "the policy has no tools",
     **dict.fromkeys(("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"), _REFERENCE),
     "disable_dropout": "policy and reference must agree before the first step, so dropout is always off",
 }

@@ -112,7 +112,7 @@ class Online(Training, Sampling):
     samples: Annotated[int, Field(ge=1)] = 1
     """Answers to each prompt in one batch."""
     batch_size: Annotated[int, Field(ge=1)] = 32
-    """Answers per optimiser step, over all processes and accumulation steps."""
+    """Answers per optimiser step, over all processes and accumulation steps; a multiple of `samples`."""
     max_prompt_tokens: Annotated[int, Field(ge=1)] = 512
     """Longer prompts are dropped, counted and kept with the reason."""
     beta: Annotated[float, Field(ge=0)] = 0.05
@@ -120,6 +120,12 @@ class Online(Training, Sampling):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-6
     """Peak learning rate. Full training of a pretrained model: about 1e-6; LoRA: about 1e-5; tiny models: 1e-4
     and more."""
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> Self:
+        if self.batch_size % self.samples:
+            raise ValueError(f"`samples` ({self.samples}) must divide `batch_size` ({self.batch_size})")
+        return self
 
     @model_validator(mode="after")
     def _explores(self) -> Self:

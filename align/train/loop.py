@@ -29,17 +29,18 @@ Progress = Callable[[int, int], None]
 
 
 def run_trainer(
-    trainer: Any, *, work: Path, out: Path, inputs_id: str, progress: Progress | None = None
+    trainer: Any, *, work: Path, out: Path, inputs_id: str, progress: Progress | None = None, save_every: int = 1
 ) -> dict[str, Any]:
     """Train to the end and return a summary of the metrics; the full ones are in `out/logs/metrics.jsonl`.
 
     Goes on from the last whole checkpoint in `work` that was made from the same `inputs_id` (rows, options, model);
-    all others there are removed. Raises StageError when the loss is no longer a number.
+    all others there are removed. Saves come at multiples of `save_every` steps, for a trainer that cannot resume
+    between them. Raises StageError when the loss is no longer a number.
     """
     checkpoint = whole_checkpoint(work, inputs_id)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Metrics(out / LOGS / "metrics.jsonl", progress))
-    trainer.add_callback(_Saving(work, inputs_id))
+    trainer.add_callback(_Saving(work, inputs_id, save_every))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return summary(trainer.state.log_history, trainer.state.global_step)
 
@@ -116,8 +117,8 @@ class _Metrics(TrainerCallback):  # type: ignore[misc]
 class _Saving(TrainerCallback):  # type: ignore[misc]
     """Saves at logged steps (so that a resumed log has no gap), as often as the clock and the cost of a save allow."""
 
-    def __init__(self, work: Path, inputs_id: str) -> None:
-        self.work, self.inputs_id = work, inputs_id
+    def __init__(self, work: Path, inputs_id: str, every: int = 1) -> None:
+        self.work, self.inputs_id, self.every = work, inputs_id, every
         self.saved = self.began = time.monotonic()
         self.cost = 0.0
 
@@ -127,7 +128,8 @@ class _Saving(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         self.began = time.monotonic()
         due = self.began - self.saved >= max(SAVE_SECONDS, self.cost / SAVE_SHARE)
-        if due and state.global_step % state.logging_steps == 0 and state.global_step < state.max_steps:
+        may = state.global_step % math.lcm(state.logging_steps, self.every) == 0
+        if due and may and state.global_step < state.max_steps:
             control.should_save = True
         return control
 
