@@ -12,7 +12,8 @@ from align.cli.forget import forget
 from align.cli.inspect import clean, lineage, report, samples, status
 from align.cli.run import init, run
 from align.cli.server import server_app
-from align.cli.stages import dpo, evaluate, rollout, sft
+from align.cli.stages import evaluate, rollout
+from align.cli.train import ON_ROWS, ONLINE, online_verb, verb_on_rows
 from align.errors import EXIT_USER, AlignError, StageError
 
 _UsageError: Any = typer.BadParameter.__mro__[1]  # wrong options of every kind; typer does not export the class
@@ -26,9 +27,13 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
-for verb in (init, run, status, report, samples, lineage, forget, clean, sft, rollout, dpo):
+for verb in (init, run, status, report, samples, lineage, forget, clean, rollout):
     app.command()(verb)
 app.command("eval")(evaluate)
+for method in ON_ROWS:
+    app.command(method.name)(verb_on_rows(method))
+for method in ONLINE:
+    app.command(method.name)(online_verb(method))
 app.add_typer(annotate_app, name="annotate")
 app.add_typer(server_app, name="server")
 

@@ -26,17 +26,17 @@ HEAD = """\
 *Made from `align/config/recipe.py` by `python -m align.config.document > docs/recipe.md`; do not edit.*
 
 A recipe is one YAML file. Only `name`, `model`, `prompts` and one of `annotate` and `preferences` are needed; all
-else has a default. Relative paths start at the recipe's folder, `~` is the home folder. A key that is not listed
+else has a default (`kto`, `ppo`, `rloo`, `grpo` and `best_of_n` change what is needed, as they say). Relative paths start at the recipe's folder, `~` is the home folder. A key that is not listed
 here is an error that names the nearest right one; so are a key that stands twice and a value out of range. `1e-4`
 is a number; `yes` and `no` are text, write `true` and `false`. On the command line `key.key=value` overrides one
 value, in the same YAML (`dpo.learning_rate=1e-4`, `annotate.by.personas.0.temperature=0.5`, `sft=null`).
 """
 
 TRAINER = """
-## `trainer` in `sft` and `dpo`
+## `trainer` in the training sections
 
-Any other option of TRL's trainer, by its own name (checked against trl {trl} and transformers {transformers}).
-These are set by the recipe or by the stage and refused here (`…` is `sft` or `dpo`):
+Any other option of TRL's trainer, by its own name (checked against trl {trl} and transformers {transformers}); `ppo`
+takes those of GRPO's. These are set by the recipe or by the stage and refused here (`…` is the section's name):
 
 | option | instead |
 |---|---|
@@ -47,15 +47,24 @@ def markdown() -> str:
     """The page as it stands in docs/recipe.md."""
     parts = [HEAD, _section("", Recipe)]
     parts.append(TRAINER.format(**trl_tables()["versions"]))
-    for kind, ways in (
-        ("sft", OWNED["sft"]),
-        ("dpo", {k: v for k, v in OWNED["dpo"].items() if k not in OWNED["sft"]}),
-    ):
-        for way in dict.fromkeys(ways.values()):
-            options = ", ".join(f"`{option}`" for option in sorted(ways) if ways[option] == way)
-            only = " (in `dpo`)" if kind == "dpo" else ""
-            parts.append(f"| {options}{only} | {way.format(section='dpo' if kind == 'dpo' else '…')} |\n")
+    for (way, kinds), options in _owned().items():
+        only = f" (in {', '.join(f'`{kind}`' for kind in kinds)})" if len(kinds) < len(OWNED) else ""
+        parts.append(
+            f"| {', '.join(f'`{option}`' for option in sorted(options))}{only} | {way.format(section='…')} |\n"
+        )
     return "".join(parts)
+
+
+def _owned() -> dict[tuple[str, tuple[str, ...]], list[str]]:
+    """(What to do instead, the sections in which that holds) → options."""
+    ways: dict[tuple[str, str], list[str]] = {}
+    for kind, owned in OWNED.items():
+        for option, way in owned.items():
+            ways.setdefault((option, way), []).append(kind)
+    grouped: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (option, way), kinds in ways.items():
+        grouped.setdefault((way, tuple(kinds)), []).append(option)
+    return grouped
 
 
 def _section(path: str, section: type[Section]) -> str:

@@ -58,6 +58,8 @@ def _unknown(spot: Place) -> str:
     if close := nearest(key, known):
         return f"unknown key; did you mean {close}?"
     elsewhere = sorted({f"{section}.{name}".lstrip(".") for section, name in every_key() if name == key})
+    if len(elsewhere) > 3:
+        return f"unknown key here; the sections that have it are {', '.join(name.rpartition('.')[0] for name in elsewhere)}"
     if elsewhere:
         return f"unknown key here; did you mean {' or '.join(elsewhere)}?"
     return f"unknown key; the keys here are {', '.join(known)}"

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from align.config.base import Sampling, Section
 from align.config.paths import File, Folder, Function, ModelPath, Template
 from align.config.trainer import nearest, trl_tables
-from align.config.training import Dpo, Sft
+from align.config.training import BestOfN, Dpo, Grpo, Kto, Ppo, Rewards, Rloo, Sft, Training
 
 
 class Model(Section):
@@ -228,6 +228,13 @@ class FilePreferences(Section):
     """JSONL or Parquet of `prompt`, `chosen`, `rejected` (text or messages), also the HH and sharegpt forms."""
 
 
+class FileThumbs(Section):
+    """Thumbs up and down from a file instead of from annotators: no server is used."""
+
+    path: Annotated[File, Field(alias="from")]
+    """JSONL or Parquet of `prompt`, `completion`, `label` (whether the answer is good)."""
+
+
 class FunctionJudge(Section):
     type: Literal["function"] = "function"
     path: Function
@@ -262,6 +269,12 @@ class Evaluate(Sampling):
     """Answers sampled for each held-out prompt."""
 
 
+Method = Literal["dpo", "kto", "ppo", "rloo", "grpo", "best_of_n"]
+METHODS: list[Method] = ["dpo", "kto", "ppo", "rloo", "grpo", "best_of_n"]
+SCORED: list[Method] = ["ppo", "rloo", "grpo", "best_of_n"]
+"""Methods that learn from scored answers of the policy's own."""
+
+
 class Recipe(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     """Names the run's folder and the data sets on the annotation server."""
@@ -278,11 +291,27 @@ class Recipe(Section):
     rollouts: Rollouts = Rollouts()
     """How answers are sampled."""
     annotate: Annotate | None = None
-    """Where judgements come from, unless `preferences` names a file."""
+    """Where judgements come from, unless `preferences` or `thumbs` names a file."""
     preferences: FilePreferences | None = None
     """Preferences that exist already; one round is then enough."""
-    dpo: Dpo = Dpo()
-    """How preferences train the policy."""
+    thumbs: FileThumbs | None = None
+    """Thumbs that exist already, for `kto`; one round is then enough."""
+    dpo: Dpo | None = None
+    """Direct preference optimisation: preferences train the policy. This is the method where none is named; there is
+    one method at most."""
+    kto: Kto | None = None
+    """Kahneman-Tversky optimisation: thumbs up and down train the policy (`annotate.kind` single or rating, or
+    `thumbs`)."""
+    ppo: Ppo | None = None
+    """Proximal policy optimisation: `reward` scores the policy's answers while it learns."""
+    rloo: Rloo | None = None
+    """REINFORCE leave-one-out on `reward`."""
+    grpo: Grpo | None = None
+    """Group-relative policy optimisation on `reward`."""
+    best_of_n: BestOfN | None = None
+    """Supervised fine-tuning on the best of several answers by `reward`."""
+    reward: Rewards | None = None
+    """What `ppo`, `rloo`, `grpo` and `best_of_n` raise. With `functions` alone nobody is asked."""
     evaluate: Evaluate = Evaluate()
     """How the new policy is compared with its parent and with the first one."""
     report_to: list[str] = []
@@ -300,13 +329,65 @@ class Recipe(Section):
                 raise ValueError(f"{name!r} is no tracker of TRL; {way}")
         return value
 
+    @property
+    def method(self) -> Method:
+        """How the policy is trained in each round."""
+        return next(name for name in METHODS if getattr(self, name) is not None)
+
+    @property
+    def training(self) -> Training:
+        """The section of `method`."""
+        section: Training = getattr(self, self.method)
+        return section
+
+    @property
+    def learns_from(self) -> Literal["preferences", "thumbs"] | None:
+        """Which rows training needs, for the policy or for its reward model."""
+        if self.reward is not None and self.reward.model is None:
+            return None
+        return "thumbs" if self.kto is not None else "preferences"
+
+    @property
+    def replay(self) -> float:
+        """The share of earlier rounds' rows that the policy itself is trained on again."""
+        section = self.dpo or self.kto
+        return section.replay if section is not None else 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _dpo_by_default(cls, data: Any) -> Any:
+        if isinstance(data, dict) and all(data.get(name) is None for name in METHODS):
+            return {**data, "dpo": {}}
+        return data
+
+    @model_validator(mode="after")
+    def _one_method(self) -> Self:
+        named = [name for name in METHODS if getattr(self, name) is not None]
+        if len(named) > 1:
+            raise ValueError(f"give one method at most, found {' and '.join(named)}")
+        if self.method in SCORED and self.reward is None:
+            raise ValueError(f"`{self.method}` needs `reward`, which says what a good answer is")
+        if self.method not in SCORED and self.reward is not None:
+            raise ValueError(f"`reward` has no use with `{self.method}`; it is what {', '.join(SCORED)} raise")
+        return self
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.annotate is None) == (self.preferences is None):
-            raise ValueError("give exactly one of `annotate` (ask people) and `preferences` (a file)")
-        if self.preferences is not None and self.rounds > 1:
-            raise ValueError(f"`preferences.from` is one file and serves one round, found rounds: {self.rounds}")
-        if self.annotate is None and isinstance(self.evaluate.judge, PeopleJudge):
+        need, people = self.learns_from, isinstance(self.evaluate.judge, PeopleJudge)
+        if need is None:
+            if self.annotate is not None and not people:
+                what = "`annotate` asks nobody where `reward.functions` alone say what is good"
+                raise ValueError(f"{what}; remove it, or give `reward.model`")
+        elif (self.annotate is None) == (getattr(self, need) is None):
+            raise ValueError(f"give exactly one of `annotate` (ask people) and `{need}` (a file)")
+        for name in ("preferences", "thumbs"):
+            if getattr(self, name) is not None and need != name:
+                raise ValueError(f"`{name}` has no use here: `{self.method}` learns from {need or 'no rows'}")
+        if need and self.annotate is None and self.rounds > 1:
+            raise ValueError(f"`{need}.from` is one file and serves one round, found rounds: {self.rounds}")
+        if need == "thumbs" and self.annotate is not None and self.annotate.kind not in ("single", "rating"):
+            raise ValueError(f"`kto` needs `annotate.kind` single or rating, found kind: {self.annotate.kind}")
+        if self.annotate is None and people:
             raise ValueError("`evaluate.judge: people` asks the annotators of `annotate`, and there is no such section")
         if self.annotate is not None and isinstance(self.evaluate.judge, PeopleJudge):
             check_overlap(self.annotate.by, self.evaluate.judge.overlap, "evaluate.judge.overlap")

@@ -159,6 +159,8 @@ class BestOfN(OnRows, Sampling):
 
     kind = "sft"
 
+    type: Literal["auto", "vllm", "transformers"] = "auto"
+    """The engine that answers: vLLM in this process, or transformers; `auto` is vLLM where it is installed."""
     max_tokens: Annotated[int, Field(ge=1)] = 256
     """Longest answer."""
     prompts: Annotated[int, Field(ge=1)] = 256

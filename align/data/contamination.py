@@ -1,10 +1,12 @@
 """What must not be trained on: anything whose prompt is held out for evaluation."""
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 from align.data.demonstrations import Demonstration
-from align.types import Dropped, Preference, Prompt, prompt_id
+from align.types import Dropped, Preference, Prompt, Thumb, prompt_id
 
+Row = TypeVar("Row", Preference, Thumb)
 HELD_OUT = "held out: the prompt is used for evaluation"
 
 
@@ -26,11 +28,20 @@ def drop_held_out_preferences(
     rows: Iterable[Preference], held_out: Iterable[Prompt]
 ) -> tuple[list[Preference], list[Dropped]]:
     """The preferences whose prompt is not among `held_out` (exactly, by id), and the others as dropped."""
+    return _without(rows, held_out, "preference")
+
+
+def drop_held_out_thumbs(rows: Iterable[Thumb], held_out: Iterable[Prompt]) -> tuple[list[Thumb], list[Dropped]]:
+    """The thumbs whose prompt is not among `held_out` (exactly, by id), and the others as dropped."""
+    return _without(rows, held_out, "thumb")
+
+
+def _without(rows: Iterable[Row], held_out: Iterable[Prompt], what: str) -> tuple[list[Row], list[Dropped]]:
     ids = {prompt.id for prompt in held_out}
     kept, dropped = [], []
     for row in rows:
         if row.prompt_id in ids:
-            dropped.append(Dropped("preference", row.id, HELD_OUT))
+            dropped.append(Dropped(what, row.id, HELD_OUT))
         else:
             kept.append(row)
     return kept, dropped

@@ -1,8 +1,10 @@
 """The plan of a run: which stages there are, what each reads, and what its key depends on.
 
 round 0      prompts → demonstrations → policy (SFT, or the given model) → evaluation
-round 1…     rollouts → selection → (people) → snapshot → preferences → policy (DPO) → evaluation
-or, with preferences from a file:               preferences → policy → evaluation
+round 1…     rollouts → selection → (people) → snapshot → preferences → policy → evaluation
+or, with preferences or thumbs from a file:     preferences → policy → evaluation
+with a reward model:                            preferences → reward → policy → evaluation
+where scoring functions alone say what is good:                        policy → evaluation
 and where people judge, behind each evaluation: blind → (people) → blind_snapshot → blind_result
 """
 
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from align.config.recipe import Annotate, FunctionJudge, PeopleJudge, Personas, Recipe
+from align.config.training import RewardModel
 from align.errors import ConfigError
 from align.ids import content_id
 from align.rounds.fingerprint import Fingerprints
@@ -37,21 +40,30 @@ def make_plan(recipe: Recipe, fingerprints: Fingerprints) -> list[Step]:
     outside = _outside(recipe, fingerprints)
     steps: list[Step] = [*_round_zero(recipe, outside, engine)]
     for number in range(1, recipe.rounds + 1):
-        if recipe.preferences is None:
+        if asks(recipe):
             steps += _asked(recipe, number, outside, engine)
-        else:
+        elif recipe.learns_from is not None:
             steps.append(_from_file(recipe, outside))
-        steps += [_dpo(recipe, number, engine), _evaluation(recipe, number, outside, engine)]
+        if recipe.reward is not None and recipe.reward.model is not None:
+            steps.append(_reward(recipe, recipe.reward.model, number, engine))
+        on_rows = recipe.reward is None
+        steps.append(_policy_on_rows(recipe, number, engine) if on_rows else _online(recipe, number, outside, engine))
+        steps.append(_evaluation(recipe, number, outside, engine))
         if isinstance(recipe.evaluate.judge, PeopleJudge):
             steps += _judged(recipe, number, recipe.evaluate.judge)
     return steps
+
+
+def asks(recipe: Recipe) -> bool:
+    """Whether each round asks annotators about answers to train on."""
+    return recipe.annotate is not None and recipe.learns_from is not None
 
 
 def labellings(recipe: Recipe) -> list[Labelling]:
     """The steps in which people have the word, in order."""
     steps = []
     for number in range(1, recipe.rounds + 1):
-        if recipe.annotate is not None:
+        if asks(recipe):
             steps.append(_labelling(number))
         if isinstance(recipe.evaluate.judge, PeopleJudge):
             steps.append(_blind_labelling(number))
@@ -90,6 +102,10 @@ def _outside(recipe: Recipe, fingerprints: Fingerprints) -> dict[str, str]:
         found["demonstrations"] = _file(recipe.sft.demonstrations, "sft.demonstrations", fingerprints)
     if recipe.preferences is not None:
         found["preferences"] = _file(recipe.preferences.path, "preferences.from", fingerprints)
+    if recipe.thumbs is not None:
+        found["thumbs"] = _file(recipe.thumbs.path, "thumbs.from", fingerprints)
+    for number, function in enumerate(recipe.reward.functions if recipe.reward is not None else []):
+        found[f"reward_{number}"] = function_id(function.path, Path())
     if recipe.annotate is not None and recipe.annotate.gold is not None:
         found["gold"] = _file(recipe.annotate.gold.path, "annotate.gold.path", fingerprints)
     if recipe.annotate is not None and recipe.annotate.suggest is not None:
@@ -212,30 +228,74 @@ def _selection(annotate: Annotate, ref: Ref, seed: int, outside: dict[str, str],
 
 
 def _from_file(recipe: Recipe, outside: dict[str, str]) -> Stage:
-    assert recipe.preferences is not None
+    """Preferences, or thumbs, from the recipe's file; the stage has the name of the labels' place in either case."""
+    kind, source = ("thumbs", recipe.thumbs) if recipe.thumbs is not None else ("preferences", recipe.preferences)
+    assert source is not None
     return Stage(
         Ref(1, "preferences"),
-        work="given_preferences",
+        work=f"given_{kind}",
         version=1,
         inputs={"prompts": Ref(0, "prompts")},
-        files={"preferences": outside["preferences"]},
-        tuning={"path": str(recipe.preferences.path)},
+        files={kind: outside[kind]},
+        tuning={"path": str(source.path)},
     )
 
 
-def _dpo(recipe: Recipe, number: int, engine: dict[str, Any]) -> Stage:
-    earlier = range(1, number) if recipe.dpo.replay > 0 else ()
+def _labels(number: int, replay: float) -> dict[str, Ref]:
+    """What was compiled in this round and, where some of them are trained on again, in earlier ones."""
+    earlier = range(1, number) if replay > 0 else ()
+    return {"preferences": Ref(number, "preferences")} | {f"earlier_{n:03d}": Ref(n, "preferences") for n in earlier}
+
+
+def _policy_on_rows(recipe: Recipe, number: int, engine: dict[str, Any]) -> Stage:
+    """DPO or KTO."""
+    method = recipe.method
     return Stage(
         Ref(number, "policy"),
-        work="dpo_policy",
+        work=f"{method}_policy",
+        version=1,
+        inputs={"parent": Ref(number - 1, "policy"), **_labels(number, recipe.replay)},
+        settings={"seed": recipe.seed, "dtype": recipe.model.dtype, method: recipe.training.model_dump(mode="json")},
+        tuning={**engine, "report_to": recipe.report_to},
+        heavy=True,
+    )
+
+
+def _reward(recipe: Recipe, model: RewardModel, number: int, engine: dict[str, Any]) -> Stage:
+    """The reward model, from the round's parent."""
+    return Stage(
+        Ref(number, "reward"),
+        work="reward_model",
+        version=1,
+        inputs={"parent": Ref(number - 1, "policy"), **_labels(number, model.replay)},
+        settings={"seed": recipe.seed, "dtype": recipe.model.dtype, "reward": model.model_dump(mode="json")},
+        tuning={**engine, "report_to": recipe.report_to},
+        heavy=True,
+    )
+
+
+def _online(recipe: Recipe, number: int, outside: dict[str, str], engine: dict[str, Any]) -> Stage:
+    """PPO, RLOO, GRPO or best-of-n: the policy answers while it learns, and the reward says how well."""
+    assert recipe.reward is not None
+    method, reward = recipe.method, recipe.reward
+    names = [f"reward_{index}" for index in range(len(reward.functions))]
+    return Stage(
+        Ref(number, "policy"),
+        work=f"{method}_policy",
         version=1,
         inputs={
+            "prompts": Ref(0, "prompts"),
             "parent": Ref(number - 1, "policy"),
-            "preferences": Ref(number, "preferences"),
-            **{f"earlier_{n:03d}": Ref(n, "preferences") for n in earlier},
+            **({"reward": Ref(number, "reward")} if reward.model is not None else {}),
         },
-        settings={"seed": recipe.seed, "dtype": recipe.model.dtype, "dpo": recipe.dpo.model_dump()},
-        tuning={**engine, "report_to": recipe.report_to},
+        settings={
+            "seed": recipe.seed,
+            "dtype": recipe.model.dtype,
+            method: recipe.training.model_dump(mode="json"),
+            "weights": {"model": reward.weight, "functions": [function.weight for function in reward.functions]},
+        },
+        files={name: outside[name] for name in names},
+        tuning={**engine, "report_to": recipe.report_to, "functions": [function.path for function in reward.functions]},
         heavy=True,
     )
 

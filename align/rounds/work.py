@@ -1,7 +1,8 @@
 """What each stage does: read the input folders, call the package that knows how, write the output folder.
 
 Every function takes a `Job` and a progress callback (done, total), writes into `job.out` and returns a small summary
-for the receipt. `WORK` at the end names them for the plan.
+for the receipt. `WORK` at the end names them for the plan. Those that train in a round stand in
+`align.rounds.training`.
 """
 
 from collections.abc import Callable
@@ -9,17 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from align.config.recipe import Annotate, Evaluate, Prompts, Rollouts
-from align.config.training import Dpo, Sft
-from align.errors import DataError
+from align.config.training import Sft
 from align.evaluate.compare import SAMPLES
-from align.ids import unit_for
+from align.rounds import training
 from align.rounds.journal import read_journal
-from align.rounds.stage import RECEIPT, Job
+from align.rounds.parts import checkpoint_of, prompts_of, write_part
+from align.rounds.stage import Job
+from align.rounds.training import Summary
 from align.rounds.worker import Progress
 from align.store import checkpoint_id, read_json, read_table, write_json, write_table
-from align.types import Candidate, Dropped, Judgement, Preference, Prompt, Record, Task, from_table, to_table
-
-Summary = dict[str, Any]
+from align.types import Candidate, Dropped, Judgement, Preference, Prompt, Task, Thumb, from_table
 
 
 def prompts(job: Job, progress: Progress) -> Summary:
@@ -27,8 +27,8 @@ def prompts(job: Job, progress: Progress) -> Summary:
     from align.data.prompts import load_prompts
 
     rows, dropped = load_prompts(Prompts(path=Path(job.tuning["path"]), **job.settings))
-    _write(job, "prompts", Prompt, rows)
-    _write(job, "dropped", Dropped, dropped)
+    write_part(job, "prompts", Prompt, rows)
+    write_part(job, "dropped", Dropped, dropped)
     return {
         "train": sum(p.split == "train" for p in rows),
         "test": sum(p.split == "test" for p in rows),
@@ -42,9 +42,9 @@ def demonstrations(job: Job, progress: Progress) -> Summary:
     from align.data.demonstrations import load_demonstrations, write_demonstrations
 
     rows, dropped = load_demonstrations(Path(job.tuning["path"]))
-    kept, held_out = drop_held_out_demonstrations(rows, _prompts(job, "test"))
+    kept, held_out = drop_held_out_demonstrations(rows, prompts_of(job, "test"))
     write_demonstrations(job.out / "demonstrations.parquet", kept)
-    _write(job, "dropped", Dropped, dropped + held_out)
+    write_part(job, "dropped", Dropped, dropped + held_out)
     return {"rows": len(kept), "dropped": len(dropped) + len(held_out)}
 
 
@@ -89,10 +89,10 @@ def rollouts(job: Job, progress: Progress) -> Summary:
     from align.data.prompts import prompts_of_round
 
     config, seed = Rollouts(**job.settings["rollouts"]), job.settings["seed"]
-    drawn = prompts_of_round(_prompts(job, "train"), round=job.round, count=config.prompts, seed=seed)
+    drawn = prompts_of_round(prompts_of(job, "train"), round=job.round, count=config.prompts, seed=seed)
     rows, dropped = _sample(job, drawn, config, config, f"rollouts {job.round}", progress)
-    _write(job, "candidates", Candidate, rows)
-    _write(job, "dropped", Dropped, dropped)
+    write_part(job, "candidates", Candidate, rows)
+    write_part(job, "dropped", Dropped, dropped)
     return {"prompts": len(drawn), "candidates": len(rows), "dropped": len(dropped), **_lengths(rows)}
 
 
@@ -103,10 +103,10 @@ def selection(job: Job, progress: Progress) -> Summary:
     candidates = from_table(Candidate, read_table(job.inputs["rollouts"] / "candidates.parquet"))
     extra = {name: {"path": job.tuning[name], "share": share} for name, share in job.settings["shares"].items()}
     annotate = Annotate.model_validate(job.settings["asked"] | extra)
-    prompts = [*_prompts(job, "train"), *_prompts(job, "test")]
+    prompts = [*prompts_of(job, "train"), *prompts_of(job, "test")]
     asked = ask(prompts, candidates, annotate, round=job.round, seed=job.settings["seed"])
-    _write(job, "tasks", Task, asked.tasks)
-    _write(job, "dropped", Dropped, asked.dropped)
+    write_part(job, "tasks", Task, asked.tasks)
+    write_part(job, "dropped", Dropped, asked.dropped)
     write_suggestions(job.out, asked.suggestions)
     # other criteria are other questions, so they must make another output
     write_json(job.out / "form.json", {"kind": annotate.kind, "criteria": annotate.criteria})
@@ -123,7 +123,7 @@ def snapshot(job: Job, progress: Progress) -> Summary:
     """Freeze what the journal says now about these tasks."""
     tasks = read_table(job.inputs["tasks"] / "tasks.parquet").column("id").to_pylist()
     judgements = read_journal(Path(job.tuning["journal"])).judgements(tasks)
-    _write(job, "judgements", Judgement, judgements)
+    write_part(job, "judgements", Judgement, judgements)
     skipped = sum(j.outcome == "skipped" for j in judgements)
     return {
         "labels": len(judgements) - skipped,
@@ -156,51 +156,28 @@ def preferences(job: Job, progress: Progress) -> Summary:
     return {name: table.num_rows for name, table in tables.items()}
 
 
+def given_thumbs(job: Job, progress: Progress) -> Summary:
+    """Load thumbs from the recipe's file, without those whose prompt is held out for evaluation."""
+    from align.data.contamination import drop_held_out_thumbs
+    from align.data.thumbs import load_thumbs
+
+    rows, dropped = load_thumbs(Path(job.tuning["path"]))
+    kept, held_out = drop_held_out_thumbs(rows, prompts_of(job, "test"))
+    write_part(job, "thumbs", Thumb, kept)
+    write_part(job, "dropped", Dropped, dropped + held_out)
+    return {"thumbs": len(kept), "dropped": len(dropped) + len(held_out)}
+
+
 def given_preferences(job: Job, progress: Progress) -> Summary:
     """Load preferences from the recipe's file, without those whose prompt is held out for evaluation."""
     from align.data.contamination import drop_held_out_preferences
     from align.data.preferences import load_preferences
 
     rows, dropped = load_preferences(Path(job.tuning["path"]))
-    kept, held_out = drop_held_out_preferences(rows, _prompts(job, "test"))
-    _write(job, "preferences", Preference, kept)
-    _write(job, "dropped", Dropped, dropped + held_out)
+    kept, held_out = drop_held_out_preferences(rows, prompts_of(job, "test"))
+    write_part(job, "preferences", Preference, kept)
+    write_part(job, "dropped", Dropped, dropped + held_out)
     return {"preferences": len(kept), "dropped": len(dropped) + len(held_out)}
-
-
-def dpo_policy(job: Job, progress: Progress) -> Summary:
-    """Train the parent policy on this round's preferences and on a share of earlier ones."""
-    from align.train.dpo import train_dpo
-
-    config, seed = Dpo(**job.settings["dpo"]), job.settings["seed"]
-    rows = from_table(Preference, read_table(job.inputs["preferences"] / "preferences.parquet"))
-    for name in sorted(n for n in job.inputs if n.startswith("earlier_")):
-        earlier = from_table(Preference, read_table(job.inputs[name] / "preferences.parquet"))
-        rows += [p for p in earlier if unit_for("replay", seed, job.round, p.id) < config.replay]
-    if not rows:
-        raise DataError(
-            "there is not one preference to train on",
-            where=f"{job.round}/preferences",
-            hint="see its dropped.parquet for the reasons",
-        )
-    metrics = train_dpo(
-        job.inputs["parent"],
-        rows,
-        config,
-        seed=seed,
-        dtype=job.settings["dtype"],
-        report_to=job.tuning["report_to"],
-        threads=job.tuning["threads"],
-        out=job.out,
-        work=job.scratch,
-        progress=progress,
-    )
-    return {
-        "checkpoint": checkpoint_id(job.out),
-        "parent": _checkpoint(job.inputs["parent"]),
-        "pairs": len(rows),
-        **metrics,
-    }
 
 
 def evaluation(job: Job, progress: Progress) -> Summary:
@@ -211,10 +188,10 @@ def evaluation(job: Job, progress: Progress) -> Summary:
 
     config, seed = Evaluate(**job.settings["evaluate"]), job.settings["seed"]
     engine = Rollouts(**job.settings["engine"])
-    held_out = held_out_prompts(_prompts(job, "test"), config.prompts)
+    held_out = held_out_prompts(prompts_of(job, "test"), config.prompts)
     # every policy answers with the same seeds, so that comparisons are paired where they can be
     rows, dropped = _sample(job, held_out, config, engine, "evaluation", progress, keep_all=True)
-    _write(job, "dropped", Dropped, dropped)
+    write_part(job, "dropped", Dropped, dropped)
     shown = _demonstrations(job)
     result = evaluate_policy(
         held_out,
@@ -227,7 +204,7 @@ def evaluation(job: Job, progress: Progress) -> Summary:
         parent=job.inputs.get("parent"),
         demonstrations=[(row.messages, row.answer) for row in shown],
     )
-    return {"checkpoint": _checkpoint(job.inputs["policy"]), **result}
+    return {"checkpoint": checkpoint_of(job.inputs["policy"]), **result}
 
 
 def blind(job: Job, progress: Progress) -> Summary:
@@ -235,8 +212,8 @@ def blind(job: Job, progress: Progress) -> Summary:
     from annotation.tasks import blind_tasks
 
     new, old = (from_table(Candidate, read_table(job.inputs[name] / SAMPLES)) for name in ("new", "first"))
-    tasks, same = blind_tasks(_prompts(job, "test"), new, old, round=job.round, **job.settings)
-    _write(job, "tasks", Task, tasks)
+    tasks, same = blind_tasks(prompts_of(job, "test"), new, old, round=job.round, **job.settings)
+    write_part(job, "tasks", Task, tasks)
     write_json(job.out / "same.json", same)
     return {"tasks": len(tasks), "same": len(same)}
 
@@ -280,7 +257,7 @@ def _sample(
         engine,
         purpose=purpose,
         seed=job.settings["seed"],
-        known_id=_checkpoint(job.inputs["policy"]),
+        known_id=checkpoint_of(job.inputs["policy"]),
         dtype=job.settings["dtype"],
         threads=job.tuning["threads"],
         keep_all=keep_all,
@@ -298,20 +275,10 @@ def _lengths(rows: list[Candidate]) -> Summary:
     }
 
 
-def _prompts(job: Job, split: str) -> list[Prompt]:
-    return [p for p in from_table(Prompt, read_table(job.inputs["prompts"] / "prompts.parquet")) if p.split == split]
-
-
-def _checkpoint(policy: Path) -> str:
-    return str(read_json(policy / RECEIPT)["summary"]["checkpoint"])
-
-
-def _write(job: Job, name: str, kind: type[Record], rows: list[Record]) -> None:
-    write_table(job.out / f"{name}.parquet", to_table(kind, rows))
-
-
 WORK: dict[str, Callable[[Job, Progress], Summary]] = {
     f.__name__: f
     for f in (prompts, demonstrations, given_policy, sft_policy, rollouts, selection, snapshot, preferences)
-    + (given_preferences, dpo_policy, evaluation, blind, blind_result)
+    + (given_preferences, given_thumbs, evaluation, blind, blind_result)
+    + (training.dpo_policy, training.kto_policy, training.reward_model)
+    + (training.ppo_policy, training.rloo_policy, training.grpo_policy, training.best_of_n_policy)
 }

@@ -23,10 +23,8 @@ from rollouts.sample import sample_answers
 def main(changes: list[str]) -> None:
     recipe = load_recipe(Path(__file__).with_name("recipe.yaml"), changes).recipe
     seed, annotate, judge = recipe.seed, recipe.annotate, recipe.evaluate.judge
-    if recipe.sft or recipe.dpo.replay or not (annotate and judge and judge.type == "function"):
-        sys.exit(
-            "run.py needs annotate and a function as judge, and knows no sft and no dpo.replay; `align run` does all"
-        )
+    if recipe.sft or recipe.replay or not (recipe.dpo and annotate and judge and judge.type == "function"):
+        sys.exit("run.py needs dpo, annotate and a function as judge, and knows no sft and no replay; `align run` does")
     say = partial(print, flush=True)
     out = Path("runs") / f"{recipe.name}-{secrets.token_hex(4)}"
     common = {"seed": seed, "dtype": recipe.model.dtype, "threads": recipe.threads}

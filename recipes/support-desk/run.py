@@ -25,8 +25,8 @@ from rollouts.sample import sample_answers
 def main(changes: list[str]) -> None:
     recipe = load_recipe(Path(__file__).with_name("recipe.yaml"), changes).recipe
     seed, annotate, judge = recipe.seed, recipe.annotate, recipe.evaluate.judge
-    if not (recipe.sft and annotate and judge and judge.type == "function") or recipe.dpo.replay:
-        sys.exit("run.py needs sft, annotate and a function as judge, and knows no dpo.replay; `align run` does all")
+    if not (recipe.sft and recipe.dpo and annotate and judge and judge.type == "function") or recipe.replay:
+        sys.exit("run.py needs sft, dpo, annotate and a function as judge, and knows no replay; `align run` does all")
     say = partial(print, flush=True)
     out = Path("runs") / f"{recipe.name}-{secrets.token_hex(4)}"
     common = {"seed": seed, "dtype": recipe.model.dtype, "threads": recipe.threads}

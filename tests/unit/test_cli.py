@@ -32,7 +32,7 @@ finally:
 """
 
 
-@pytest.mark.parametrize("verb", [[], ["run"], ["sft"], ["annotate", "push"], ["server", "start"]])
+@pytest.mark.parametrize("verb", [[], ["run"], ["sft"], ["ppo"], ["annotate", "push"], ["server", "start"]])
 def test_help_is_quick_because_nothing_heavy_is_loaded(verb: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", LOADED, *verb, "--help"], capture_output=True, text=True)
     assert done.returncode == 0

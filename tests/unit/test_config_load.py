@@ -62,11 +62,12 @@ def test_a_folder_means_its_recipe(folder: Path) -> None:
 
 def test_overrides_are_yaml_and_floats_are_floats(folder: Path) -> None:
     path = write(folder, BASE + "dpo: {learning_rate: 1e-4}\n")
-    assert load_recipe(path).recipe.dpo.learning_rate == 0.0001
+    given = load_recipe(path).recipe.dpo
+    assert given is not None and given.learning_rate == 0.0001
     overrides = ["dpo.learning_rate=3e-4", "dpo.lora={r: 8}", "dpo.lora.alpha=4", "seed=7", "dpo.trainer.max_steps=2"]
     recipe = load_recipe(path, overrides).recipe
+    assert recipe.dpo is not None and recipe.dpo.lora is not None
     assert (recipe.dpo.learning_rate, recipe.seed) == (0.0003, 7)
-    assert recipe.dpo.lora is not None
     assert (recipe.dpo.lora.r, recipe.dpo.lora.alpha) == (8, 4)
     assert recipe.dpo.trainer == {"max_steps": 2}
 
@@ -90,7 +91,7 @@ def test_override_reaches_into_lists_and_removes(folder: Path) -> None:
         ("rnds: 2", "recipe.yaml:5: rnds: unknown key; did you mean rounds?"),
         (
             "learning_rate: 1",
-            "recipe.yaml:5: learning_rate: unknown key here; did you mean dpo.learning_rate or sft.learning_rate?",
+            "recipe.yaml:5: learning_rate: unknown key here; the sections that have it are best_of_n, dpo, grpo, kto, ppo",
         ),
         ("rollouts: {zzz: 1}", "recipe.yaml:5: rollouts.zzz: unknown key; the keys here are temperature, top_p, "),
         ("dpo:\n  beta: 0", "recipe.yaml:6: dpo.beta: must be a number above 0, found 0"),
@@ -99,7 +100,7 @@ def test_override_reaches_into_lists_and_removes(folder: Path) -> None:
         ("dpo: {beta: true}", "recipe.yaml:5: dpo.beta: must be a number above 0, found true"),
         ("seed: 4294967296", "recipe.yaml:5: seed: must be a whole number at least 0 and below 4294967296, found 4"),
         ("seed: 1.5", "recipe.yaml:5: seed: must be a whole number at least 0 and below 4294967296, found 1.5"),
-        ("dpo: 3", "recipe.yaml:5: dpo: must be a section of keys, found 3"),
+        ("dpo: 3", "recipe.yaml:5: dpo: must be a section of keys or null, found 3"),
         ("dpo: {lora: yes}", "recipe.yaml:5: dpo.lora: must be a section of keys or null, found 'yes'"),
         ("sft: {}", "recipe.yaml:5: sft.demonstrations: this key is required (a path)"),
         ("sft: {demonstrations: no.jsonl}", "recipe.yaml:5: sft.demonstrations: there is no file no.jsonl"),
@@ -135,6 +136,57 @@ def test_mistakes(folder: Path, line: str, said: str) -> None:
     found = complaint(folder, BASE + line + "\n")
     assert said in found
     assert "\n" not in found
+
+
+FUNCTIONS = "reward: {functions: [{path: 'world.py:taste'}]}"
+NO_SOURCE = "name: loop\nmodel: {path: gpt2}\nprompts: {path: prompts.jsonl}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (BASE + "dpo: {}\nkto: {}", "give one method at most, found dpo and kto"),
+        (BASE + "ppo: {}", "`ppo` needs `reward`, which says what a good answer is"),
+        (BASE + FUNCTIONS, "`reward` has no use with `dpo`; it is what ppo, rloo, grpo, best_of_n raise"),
+        (BASE + "kto: {}", "give exactly one of `annotate` (ask people) and `thumbs` (a file)"),
+        (BASE + f"{FUNCTIONS}\ngrpo: {{}}", "`preferences` has no use here: `grpo` learns from no rows"),
+        (
+            NO_SOURCE + f"{FUNCTIONS}\ngrpo: {{}}\nannotate: {{}}",
+            "`annotate` asks nobody where `reward.functions` alone",
+        ),
+        (
+            NO_SOURCE + "reward: {model: {}}\nppo: {}",
+            "exactly one of `annotate` (ask people) and `preferences` (a file)",
+        ),
+        (NO_SOURCE + "reward: {}\nppo: {}", "reward: give `model` (a reward model trained on the preferences), "),
+        (NO_SOURCE + "kto: {}\nannotate: {}", "`kto` needs `annotate.kind` single or rating, found kind: pair"),
+        (BASE + "thumbs: {from: pairs.jsonl}", "`thumbs` has no use here: `dpo` learns from preferences"),
+        (
+            NO_SOURCE + "kto: {}\nthumbs: {from: pairs.jsonl}\nrounds: 2",
+            "`thumbs.from` is one file and serves one round",
+        ),
+        (NO_SOURCE + "ppo: {trainer: {beta: 1}}", "ppo.trainer.beta: not to be set here; use ppo.beta"),
+    ],
+)
+def test_mistakes_in_methods(folder: Path, text: str, said: str) -> None:
+    assert said in complaint(folder, text + "\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "method", "rows"),
+    [
+        (BASE, "dpo", "preferences"),
+        (BASE + "ppo: {}\nreward: {model: {}}", "ppo", "preferences"),
+        (NO_SOURCE + f"rounds: 3\nbest_of_n: {{}}\n{FUNCTIONS}", "best_of_n", None),
+        (NO_SOURCE + "kto: {}\nthumbs: {from: pairs.jsonl}", "kto", "thumbs"),
+        (NO_SOURCE + "kto: {}\nannotate: {kind: single}\nrounds: 2", "kto", "thumbs"),
+    ],
+)
+def test_methods_and_what_they_learn_from(folder: Path, text: str, method: str, rows: str | None) -> None:
+    recipe = load_recipe(write(folder, text + "\n")).recipe
+    assert (recipe.method, recipe.learns_from) == (method, rows)
+    assert recipe.training == getattr(recipe, method)
+    assert load_recipe(write(folder, resolved_yaml(recipe))).recipe == recipe
 
 
 @pytest.mark.parametrize(

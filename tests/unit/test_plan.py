@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from align.config.load import load_recipe
-from align.config.recipe import Recipe
+from align.config.recipe import METHODS, SCORED, Recipe
 from align.errors import ConfigError
 from align.rounds.desk import open_desk
 from align.rounds.fingerprint import Fingerprints
@@ -14,6 +14,7 @@ from align.rounds.journal import close, reopen
 from align.rounds.plan import Labelling, labellings, make_plan
 from align.rounds.run import create_run
 from align.rounds.stage import Receipt, Ref, Stage, current, in_force, partial_folder, seal, stage_key
+from align.rounds.work import WORK
 from align.store import write_table
 from align.types import Task, to_table
 from tests.labelling import make_task
@@ -55,6 +56,72 @@ def test_people_judge_behind_every_evaluation(folder: Path) -> None:
 
 def test_a_function_as_judge_asks_nobody(folder: Path) -> None:
     assert [str(step.ref) for step in labellings(recipe_of(folder))] == ["1/labelling"]
+
+
+def names(recipe: Recipe, folder: Path, round: int) -> list[str]:
+    steps = make_plan(recipe, Fingerprints(folder / "fingerprints.json"))
+    return [step.ref.stage for step in steps if step.ref.round == round]
+
+
+ASKED = ["rollouts", "selection", "labelling", "snapshot", "preferences"]
+NO_LABELS = ("annotate=null", "dpo=null", "ppo={}", "reward.functions=[{path: 'score.py:score'}]")
+
+
+def test_where_functions_alone_say_what_is_good_nobody_is_asked(folder: Path) -> None:
+    recipe = recipe_of(folder, *NO_LABELS, "rounds=2")
+    assert names(recipe, folder, 2) == ["policy", "evaluation"]
+    assert labellings(recipe) == []
+    policy = stages(recipe, folder)["2/policy"]
+    assert policy.work == "ppo_policy"
+    assert policy.inputs == {"prompts": Ref(0, "prompts"), "parent": Ref(1, "policy")}
+    assert policy.tuning["functions"] == [f"{folder}/score.py:score"]
+    other = stages(
+        recipe_of(folder, *NO_LABELS[:3], "reward.functions=[{path: 'score.py:score', weight: 2.0}]"), folder
+    )
+    assert other["1/policy"].settings["weights"] == {"model": 1.0, "functions": [2.0]}
+
+
+def test_annotators_who_only_judge_are_asked_blind_alone(folder: Path) -> None:
+    recipe = recipe_of(folder, *NO_LABELS[1:], PEOPLE)
+    blind = ["blind", "blind_labelling", "blind_snapshot", "blind_result"]
+    assert names(recipe, folder, 1) == ["policy", "evaluation", *blind]
+    assert [str(step.ref) for step in labellings(recipe)] == ["1/blind_labelling"]
+
+
+@pytest.mark.parametrize("method", ["ppo", "rloo", "grpo", "best_of_n"])
+def test_a_reward_model_is_trained_before_the_policy_on_this_rounds_labels_and_earlier_ones(
+    folder: Path, method: str
+) -> None:
+    recipe = recipe_of(folder, "dpo=null", f"{method}={{}}", "reward.model={}", "rounds=2")
+    assert names(recipe, folder, 2) == [*ASKED, "reward", "policy", "evaluation"]
+    made = stages(recipe, folder)
+    labels = {"preferences": Ref(2, "preferences"), "earlier_001": Ref(1, "preferences")}
+    assert made["2/reward"].inputs == {"parent": Ref(1, "policy"), **labels}
+    assert made["2/policy"].work == f"{method}_policy"
+    assert made["2/policy"].inputs["reward"] == Ref(2, "reward")
+    alone = stages(recipe_of(folder, "dpo=null", f"{method}={{}}", "reward.model={replay: 0.0}", "rounds=2"), folder)
+    assert "earlier_001" not in alone["2/reward"].inputs
+
+
+def test_kto_takes_the_thumbs_of_this_round_and_a_share_of_earlier_ones(folder: Path) -> None:
+    kto = ("dpo=null", "kto.replay=0.5", "annotate.kind=single", "rounds=2")
+    recipe = recipe_of(folder, *kto)
+    assert names(recipe, folder, 2) == [*ASKED, "policy", "evaluation"]
+    policy = stages(recipe, folder)["2/policy"]
+    assert policy.work == "kto_policy"
+    assert policy.inputs["earlier_001"] == Ref(1, "preferences")
+    write_jsonl(folder / "thumbs.jsonl", [{"prompt": "a?", "completion": "b", "label": True}])
+    given = recipe_of(folder, "dpo=null", "kto={}", "annotate=null", "thumbs.from=thumbs.jsonl")
+    assert names(given, folder, 1) == ["preferences", "policy", "evaluation"]
+    assert stages(given, folder)["1/preferences"].work == "given_thumbs"
+
+
+def test_every_work_that_a_plan_names_is_there(folder: Path) -> None:
+    for method in METHODS:
+        reward = ["reward.model={}"] if method in SCORED else []
+        kind = ["annotate.kind=single"] if method == "kto" else []
+        made = stages(recipe_of(folder, "dpo=null", f"{method}={{}}", *reward, *kind), folder)
+        assert {stage.work for stage in made.values()} <= WORK.keys()
 
 
 CHOICES = [

@@ -1,0 +1,36 @@
+"""What the stages' functions have in common: tables in their inputs' folders and in their own."""
+
+from pathlib import Path
+from typing import TypeVar
+
+from align.ids import unit_for
+from align.rounds.stage import RECEIPT, Job
+from align.store import read_json, read_table, write_table
+from align.types import Prompt, Record, from_table, to_table
+
+Row = TypeVar("Row")
+
+
+def prompts_of(job: Job, split: str) -> list[Prompt]:
+    """The run's prompts on one side of the split."""
+    return [p for p in from_table(Prompt, read_table(job.inputs["prompts"] / "prompts.parquet")) if p.split == split]
+
+
+def checkpoint_of(stage: Path) -> str:
+    """The id of the checkpoint that a published stage holds."""
+    return str(read_json(stage / RECEIPT)["summary"]["checkpoint"])
+
+
+def labels_of(job: Job, name: str, kind: type[Row], replay: float) -> list[Row]:
+    """This round's rows of `<name>.parquet`, and the share `replay` of earlier rounds', drawn by a hash of their ids."""
+    rows = from_table(kind, read_table(job.inputs["preferences"] / f"{name}.parquet"))
+    seed = job.settings["seed"]
+    for source in sorted(n for n in job.inputs if n.startswith("earlier_")):
+        earlier = from_table(kind, read_table(job.inputs[source] / f"{name}.parquet"))
+        rows += [row for row in earlier if unit_for("replay", seed, job.round, row.id) < replay]  # type: ignore[attr-defined]
+    return rows
+
+
+def write_part(job: Job, name: str, kind: type[Record], rows: list[Record]) -> None:
+    """Write `<name>.parquet` of the stage's result."""
+    write_table(job.out / f"{name}.parquet", to_table(kind, rows))

@@ -1,0 +1,120 @@
+"""What the stages that train in a round do: a reward model, and the policy by each method.
+
+As in `align.rounds.work`, every function takes a `Job` and a progress callback, writes a checkpoint folder into
+`job.out` and returns a summary for the receipt.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from align.config.training import BestOfN, Dpo, Grpo, Kto, Online, Ppo, RewardModel, Rloo
+from align.errors import DataError
+from align.rounds.parts import checkpoint_of, labels_of, prompts_of, write_part
+from align.rounds.rewarding import Part, scorer_of
+from align.rounds.stage import Job
+from align.rounds.worker import Progress
+from align.store import checkpoint_id
+from align.types import Preference, Prompt, Thumb
+
+Summary = dict[str, Any]
+
+
+def dpo_policy(job: Job, progress: Progress) -> Summary:
+    """Train the parent policy on this round's preferences and on a share of earlier ones."""
+    from align.train.dpo import train_dpo
+
+    config = Dpo(**job.settings["dpo"])
+    rows = _some(labels_of(job, "preferences", Preference, config.replay), job, "preference")
+    return _trained(job, train_dpo(job.inputs["parent"], rows, config, **_common(job, progress)), pairs=len(rows))
+
+
+def kto_policy(job: Job, progress: Progress) -> Summary:
+    """Train the parent policy on this round's thumbs and on a share of earlier ones."""
+    from align.train.kto import train_kto
+
+    config = Kto(**job.settings["kto"])
+    rows = _some(labels_of(job, "thumbs", Thumb, config.replay), job, "thumb")
+    return _trained(job, train_kto(job.inputs["parent"], rows, config, **_common(job, progress)), thumbs=len(rows))
+
+
+def reward_model(job: Job, progress: Progress) -> Summary:
+    """Train a reward model, the parent policy with a scalar head, on this round's preferences and earlier ones."""
+    from reward.train import train_reward
+
+    config = RewardModel(**job.settings["reward"])
+    rows = _some(labels_of(job, "preferences", Preference, config.replay), job, "preference")
+    return _trained(job, train_reward(job.inputs["parent"], rows, config, **_common(job, progress)), pairs=len(rows))
+
+
+def ppo_policy(job: Job, progress: Progress) -> Summary:
+    """Proximal policy optimisation of the parent; the critic starts from the round's reward model, if there is one."""
+    from align.train.ppo import train_ppo
+
+    critic = {"critic": job.inputs["reward"]} if "reward" in job.inputs else {}
+    return _online(job, progress, Ppo(**job.settings["ppo"]), train_ppo, **critic)
+
+
+def rloo_policy(job: Job, progress: Progress) -> Summary:
+    """REINFORCE leave-one-out from the parent."""
+    from align.train.rloo import train_rloo
+
+    return _online(job, progress, Rloo(**job.settings["rloo"]), train_rloo)
+
+
+def grpo_policy(job: Job, progress: Progress) -> Summary:
+    """Group-relative policy optimisation of the parent."""
+    from align.train.grpo import train_grpo
+
+    return _online(job, progress, Grpo(**job.settings["grpo"]), train_grpo)
+
+
+def best_of_n_policy(job: Job, progress: Progress) -> Summary:
+    """Supervised fine-tuning of the parent on the best of its answers."""
+    from align.rounds.best_of_n import train_best_of_n
+
+    return _online(job, progress, BestOfN(**job.settings["best_of_n"]), train_best_of_n)
+
+
+def _online(
+    job: Job, progress: Progress, config: Online | BestOfN, train: Callable[..., Summary], **more: Any
+) -> Summary:
+    """Draw the round's prompts, put the reward together, and train."""
+    from align.data.prompts import prompts_of_round
+
+    drawn = prompts_of_round(prompts_of(job, "train"), round=job.round, count=config.prompts, seed=job.settings["seed"])
+    write_part(job, "prompts", Prompt, drawn)
+    weights = job.settings["weights"]
+    parts = [Part(*pair) for pair in zip(job.tuning["functions"], weights["functions"], strict=True)]
+    if "reward" in job.inputs:
+        parts.insert(0, Part(str(job.inputs["reward"]), weights["model"]))
+    score = scorer_of(parts, dtype=job.settings["dtype"], threads=job.tuning["threads"]).score
+    metrics = train(job.inputs["parent"], drawn, config, score=score, **more, **_common(job, progress))
+    return _trained(job, metrics, prompts=len(drawn))
+
+
+def _common(job: Job, progress: Progress) -> dict[str, Any]:
+    """What every training takes beside parent, rows and config."""
+    return {
+        "seed": job.settings["seed"],
+        "dtype": job.settings["dtype"],
+        "report_to": job.tuning["report_to"],
+        "threads": job.tuning["threads"],
+        "out": job.out,
+        "work": job.scratch,
+        "progress": progress,
+    }
+
+
+def _trained(job: Job, metrics: Summary, **counts: int) -> Summary:
+    parent = checkpoint_of(job.inputs["parent"])
+    return {"checkpoint": checkpoint_id(job.out), "parent": parent, **counts, **metrics}
+
+
+def _some(rows: list[Any], job: Job, what: str) -> list[Any]:
+    if not rows:
+        raise DataError(
+            f"there is not one {what} to train on",
+            where=f"{job.round}/preferences",
+            hint="see its dropped.parquet for the reasons",
+        )
+    return rows
