@@ -55,7 +55,10 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a stage's function gets. `out` is where its result goes; `out/work` is scratch that survives a kill."""
+    """What a stage's function gets. `out` is where its result goes; `out/work` is scratch that survives a kill.
+
+    Of several processes each has an `out` of its own, and `shared` is the scratch of all.
+    """
 
     round: int
     stage: str
@@ -63,10 +66,11 @@ class Job:
     settings: dict[str, Any]
     tuning: dict[str, Any]
     out: Path
+    shared: Path | None = None
 
     @property
     def scratch(self) -> Path:
-        folder = self.out / "work"
+        folder = self.shared or self.out / "work"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 

@@ -11,6 +11,8 @@ from typing import Any
 from align.config.training import Lora, OnRows, Training
 from align.errors import ConfigError
 from align.store import LOGS
+from align.train.launch import apply_accelerate, threads_of_each
+from align.train.world import join, world_size
 
 MOST_STEPS_BETWEEN_LOGS = 10
 
@@ -25,8 +27,9 @@ def trainer_options(
     """
     import torch
 
+    apply_accelerate(dtype)
     on_gpu = torch.cuda.is_available()
-    micro = config.micro_batch_size or config.batch_size
+    micro, passes = divided_batch(config)
     steps = planned_steps(config, rows)
     return {
         "output_dir": str(work),
@@ -35,7 +38,7 @@ def trainer_options(
         "learning_rate": config.learning_rate,
         "num_train_epochs": config.epochs,
         "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": config.batch_size // micro,
+        "gradient_accumulation_steps": passes,
         "remove_unused_columns": False,
         "use_cpu": not on_gpu,
         "bf16": dtype == "bfloat16",  # left out, TRL switches bfloat16 autocast on, on CPU too
@@ -46,9 +49,30 @@ def trainer_options(
         "logging_nan_inf_filter": False,  # else a loss that is not a number is shown as the last good one
         "logging_steps": max(1, min(MOST_STEPS_BETWEEN_LOGS, steps // 10)),
         "gradient_checkpointing": on_gpu,
+        "ddp_find_unused_parameters": False,  # every weight that is trained is used
         **({"max_length": None} if isinstance(config, OnRows) else {}),
         **config.trainer,
     }
+
+
+def divided_batch(config: Training) -> tuple[int, int]:
+    """Rows of a forward pass in each process, and how many passes make a step. ConfigError where nothing fits."""
+    processes = world_size()
+    mine, rest = divmod(config.batch_size, processes)
+    if rest:
+        raise ConfigError(
+            f"{processes} processes cannot share `batch_size` {config.batch_size}",
+            where=config.kind,
+            hint=f"make it a multiple of {processes}, or change --nproc",
+        )
+    micro = min(config.micro_batch_size or mine, mine)
+    if mine % micro:
+        raise ConfigError(
+            f"`micro_batch_size` {micro} does not divide the {mine} rows of each process",
+            where=config.kind,
+            hint=f"they are `batch_size` {config.batch_size} over {processes} processes",
+        )
+    return micro, mine // micro
 
 
 def planned_steps(config: Training, rows: int) -> int:
@@ -84,27 +108,18 @@ def lora_config(lora: Lora | None, task: str = "CAUSAL_LM") -> Any:
 
 
 def prepare_process(seed: int, threads: int | None) -> int:
-    """Set threads and all random seeds of this process; returns the seed, cut to the 32 bits that numpy takes.
+    """Set threads and all random seeds of this process, and meet the others where several train together.
 
-    Raises ConfigError where a launcher started several processes or a process sees several GPUs.
+    `threads` are those of all processes. Returns the seed, cut to the 32 bits that numpy takes. Raises ConfigError as
+    `align.train.world.join` does.
     """
     import torch
     import transformers
 
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
-    if (world := int(os.environ.get("WORLD_SIZE", "1"))) != 1:
-        raise ConfigError(f"training runs in one process, found WORLD_SIZE={world}", hint="start it without a launcher")
-    if torch.cuda.device_count() > 1:
-        raise ConfigError(
-            f"training runs on one GPU, found {torch.cuda.device_count()}", hint="choose one: CUDA_VISIBLE_DEVICES=0"
-        )
-    torch.set_num_threads(threads or _cores())
+    join()
+    torch.set_num_threads(threads_of_each(threads, world_size()))
     seed %= 2**32
     transformers.set_seed(seed)
     return seed
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from align.errors import ConfigError, ServiceError, StageError
 from align.store import disk_errors, read_json, remove_folder, write_json
 from align.text import load_tokenizer, stop_token_ids
+from align.train.world import agreed, gathered_weights, rank
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -214,6 +215,23 @@ def publish_model(model: Any, source: Path, out: Path, *, dtype: str, chat_templ
         _write_beside_weights(source, out, dtype, chat_template)
 
 
+def whole_model(model: Any, source: Path) -> Any:
+    """`model` itself, or where its weights are sharded over processes (FSDP2, ZeRO-3) a whole one in the first of them.
+
+    `source` is the folder that it started from. Called by all processes; in the others it is not whole.
+    """
+    weights = gathered_weights(model)
+    if weights is None or rank() > 0:
+        return model
+    from peft import PeftModel, get_peft_model
+
+    whole = load_model(source, str(next(iter(weights.values())).dtype).removeprefix("torch."))
+    if isinstance(model, PeftModel):
+        whole = get_peft_model(whole, model.peft_config["default"])
+    whole.load_state_dict(weights)
+    return whole
+
+
 def _save_adapter(model: Any, folder: Path) -> None:
     remove_folder(folder)
     model.save_pretrained(folder, save_embedding_layers=False)
@@ -251,11 +269,18 @@ def publish_and_verify(
     dtype: str,
     chat_template: str | None = None,
 ) -> float:
-    """`publish_model`, then `verify_published` on `sequences`; returns the largest difference of log-probabilities."""
-    device = model.device
-    expected = sequence_logps(model, sequences)
-    publish_model(model, source, out, dtype=dtype, chat_template=chat_template)
-    return verify_published(out, expected, sequences, dtype=dtype, device=device)
+    """`publish_model`, then `verify_published` on `sequences`; returns the largest difference of log-probabilities.
+
+    Of several processes the first one does it, and the others wait.
+    """
+    model = whole_model(model, source)
+    difference = 0.0
+    if rank() == 0:
+        device = model.device
+        expected = sequence_logps(model, sequences)
+        publish_model(model, source, out, dtype=dtype, chat_template=chat_template)
+        difference = verify_published(out, expected, sequences, dtype=dtype, device=device)
+    return agreed(difference)
 
 
 def context_of(model: PreTrainedModel) -> int | None:

@@ -15,6 +15,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from align.errors import StageError
 from align.store import LOGS, disk_errors, read_json, write_json, write_rows
+from align.train.world import agreed, check_world, rank, wait_for_all, world_size
 
 MARK = "complete.json"
 """Written last into a trainer checkpoint; a folder without it was cut short by a kill."""
@@ -37,7 +38,9 @@ def run_trainer(
     all others there are removed. Saves come at multiples of `save_every` steps, for a trainer that cannot resume
     between them. Raises StageError when the loss is no longer a number.
     """
-    checkpoint = whole_checkpoint(work, inputs_id)
+    check_world(trainer)
+    inputs_id = agreed(inputs_id if world_size() == 1 else f"{inputs_id}, {world_size()} processes")
+    checkpoint = agreed(whole_checkpoint(work, inputs_id) if rank() == 0 else None)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Metrics(out / LOGS / "metrics.jsonl", progress))
     trainer.add_callback(_Saving(work, inputs_id, save_every))
@@ -80,7 +83,9 @@ class Clock:
         self.seconds[name], self.last = round(now - self.last, 2), now
 
     def write(self, out: Path) -> None:
-        write_json(out / LOGS / "seconds.json", self.seconds)
+        """Of several processes the first one's are kept."""
+        if rank() == 0:
+            write_json(out / LOGS / "seconds.json", self.seconds)
 
 
 class _Metrics(TrainerCallback):  # type: ignore[misc]
@@ -90,6 +95,8 @@ class _Metrics(TrainerCallback):  # type: ignore[misc]
         self.path, self.progress, self.printed = path, progress, -math.inf
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if rank() > 0:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_rows(self.path, state.log_history)  # what stands in a resumed trainer's memory, without the lost steps
 
@@ -98,8 +105,9 @@ class _Metrics(TrainerCallback):  # type: ignore[misc]
             self.progress(state.global_step, state.max_steps)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        with disk_errors(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(state.log_history[-1]) + "\n")
+        if rank() == 0:
+            with disk_errors(self.path), self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(state.log_history[-1]) + "\n")
         loss = (logs or {}).get("loss")
         if loss is None:
             return
@@ -109,7 +117,7 @@ class _Metrics(TrainerCallback):  # type: ignore[misc]
                 hint="lower the learning rate, or warm up (trainer: {warmup_steps: …})",
             )
         now = time.monotonic()
-        if args.disable_tqdm and not self.progress and now - self.printed >= PRINT_SECONDS:
+        if rank() == 0 and args.disable_tqdm and not self.progress and now - self.printed >= PRINT_SECONDS:
             self.printed = now
             print(f"step {state.global_step}/{state.max_steps}  loss {loss:.4f}", file=sys.stderr, flush=True)
 
@@ -129,16 +137,21 @@ class _Saving(TrainerCallback):  # type: ignore[misc]
         self.began = time.monotonic()
         due = self.began - self.saved >= max(SAVE_SECONDS, self.cost / SAVE_SHARE)
         may = state.global_step % math.lcm(state.logging_steps, self.every) == 0
-        if due and may and state.global_step < state.max_steps:
+        if may and state.global_step < state.max_steps and agreed(due):
             control.should_save = True
         return control
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         folder = self.work / f"checkpoint-{state.global_step}"
+        wait_for_all()  # each process writes a part
+        if rank() == 0:
+            self._finish(folder)
+        self.saved = time.monotonic()
+        self.cost = self.saved - self.began
+
+    def _finish(self, folder: Path) -> None:
         with disk_errors(folder):
             write_json(folder / MARK, {"inputs": self.inputs_id})
             for other in self.work.glob("checkpoint-*"):
                 if other != folder:
                     shutil.rmtree(other)
-        self.saved = time.monotonic()
-        self.cost = self.saved - self.began

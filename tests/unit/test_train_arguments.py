@@ -83,12 +83,6 @@ def test_importing_the_stages_loads_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 
-def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="WORLD_SIZE=2"):
-        arguments.prepare_process(0, 1)
-
-
 def test_threads_and_seeds_are_set_and_long_seeds_fit_numpy() -> None:
     import torch
 
