@@ -53,12 +53,16 @@ class PromptOrder:
 
 
 class Answering:
-    """Put before one of TRL's online trainers. `latest` are the answers of the newest batch, `unscored` counts all
-    answers without a score."""
+    """Put before one of TRL's online trainers. `latest` are the answers of the newest batch."""
 
     latest: list[PromptAndAnswer]
-    unscored: int = 0
-    scored: int = 0
+
+    @property
+    def unscored(self: Any) -> int:
+        """Answers without a score so far, also before a kill: what is logged, or waits to be."""
+        waiting = self._metrics["train"]["unscored"]
+        logged = (row["unscored"] for row in reversed(self.state.log_history) if "unscored" in row)
+        return int(waiting[-1] if waiting else next(logged, 0))
 
     def _get_train_sampler(self: Any, dataset: Any = None) -> PromptOrder:
         args = self.args
@@ -94,15 +98,11 @@ class Answering:
         local_B1 = torch.tensor([[math.nan if score is None else score] for score in scores], dtype=torch.float32)
         scores_B1: Tensor = gather(local_B1.to(self.accelerator.device))
         missing = int(scores_B1.isnan().sum())
-        if self.state.global_step and not self.scored:  # resumed: a save is always made at a logged step
-            self.unscored = next((int(r["unscored"]) for r in reversed(self.state.log_history) if "unscored" in r), 0)
-        self.unscored += missing
-        self.scored += len(scores_B1) - missing
-        if not self.scored and not self.state.global_step:
+        if missing == len(scores_B1) and not self.state.global_step:
             raise DataError(
-                f"not one of the first {len(scores_B1)} answers could be scored", hint="see what the score is given"
+                f"not one of the first {missing} answers could be scored", hint="see what the score is given"
             )
-        self._metrics["train"]["unscored"] = [self.unscored]
+        self._metrics["train"]["unscored"] = [self.unscored + missing]
         return scores_B1
 
     @torch.no_grad()
