@@ -73,6 +73,7 @@ SECONDS = {
     "selection": 0.3,
     "snapshot": 0.2,
     "preferences": 0.4,
+    "reward": 14.2,
     "policy": 31.7,
     "evaluation": 11.9,
 }
@@ -84,7 +85,8 @@ Answer = Callable[[int, str, int], str]
 @dataclass
 class FakeRun:
     """Options of `make_run`; `stop_before` names the first stage that is not there ("2/snapshot"), `controls` has gold tasks,
-    repeats and suggestions, `people_judge` blind comparisons in place of a function."""
+    repeats and suggestions, `people_judge` blind comparisons in place of a function; `method` is dpo or ppo, the latter
+    with a reward model or, without `labels`, with a function as reward."""
 
     rounds: int = 3
     seed: int = 0
@@ -97,6 +99,8 @@ class FakeRun:
     learns: float = 0.17
     stop_before: str | None = None
     answer: Answer | None = None
+    method: str = "dpo"
+    labels: bool = True
     name: str = "support-desk"
     title: str = "The same support desk, three times better"
     receipts: dict[Ref, Receipt] = field(default_factory=dict)
@@ -137,7 +141,11 @@ def _recipe(fake: FakeRun) -> dict[str, Any]:
     recipe["sft"] = {"demonstrations": "data/demonstrations.jsonl", "learning_rate": 1e-3} if fake.sft else None
     recipe["rollouts"] = {"type": "vllm", "prompts": ASKED, "samples": 2}
     recipe["annotate"] = {"tasks": ASKED, "overlap": 2, "by": personas if fake.by == "personas" else {"type": "people"}}
-    recipe["dpo"] = {"beta": 0.1, "learning_rate": 3e-4, "epochs": 3}
+    recipe[fake.method] = {"beta": 0.1, "learning_rate": 3e-4, "epochs": 3}
+    if fake.method == "ppo":
+        recipe["reward"] = {"model": {}} if fake.labels else {"model": None, "functions": [{"path": "score.py:score"}]}
+    if not fake.labels:
+        recipe["annotate"] = None
     judge = {"type": "function", "path": "recipes/support-desk/world.py:utility", "tie_width": 0.05}
     recipe["evaluate"] = {
         "judge": judge if fake.judge else PEOPLE if fake.people_judge else None,
@@ -159,6 +167,20 @@ def _round_zero(run: Path, fake: FakeRun, prompts: list[Prompt]) -> None:
 
 
 def _round(run: Path, fake: FakeRun, number: int, prompts: list[Prompt]) -> None:
+    made_from = [Ref(number - 1, "policy"), *(_asked(run, fake, number, prompts) if fake.labels else [])]
+    if fake.method == "ppo" and fake.labels:
+        with _stage(run, fake, number, "reward", made_from) as (out, done):
+            _reward(out, done, number, fake)
+        made_from = [Ref(number - 1, "policy"), Ref(number, "reward")]
+    with _stage(run, fake, number, "policy", made_from) as (out, done):
+        _policy(out, done, number, fake, 48)
+    _evaluation(run, fake, number, prompts)
+    if fake.people_judge:
+        _judged(run, fake, number, prompts)
+
+
+def _asked(run: Path, fake: FakeRun, number: int, prompts: list[Prompt]) -> list[Ref]:
+    """From answers to compiled preferences."""
     asked = [p for p in prompts if p.split == "train"][:ASKED]
     parent = fake.receipts[Ref(number - 1, "policy")].summary["checkpoint"]
     with _stage(run, fake, number, "rollouts", [Ref(0, "prompts"), Ref(number - 1, "policy")]) as (out, done):
@@ -180,11 +202,7 @@ def _round(run: Path, fake: FakeRun, number: int, prompts: list[Prompt]) -> None
         folders = {ref.stage: stage_folder(run, ref) / fake.receipts[ref].key for ref in made_from}
         job = Job(number, "preferences", folders, {"compiler": "bradley_terry"}, {}, out)
         done |= work.preferences(job, lambda done, total: None)
-    with _stage(run, fake, number, "policy", [Ref(number - 1, "policy"), Ref(number, "preferences")]) as (out, done):
-        _policy(out, done, number, fake, 48)
-    _evaluation(run, fake, number, prompts)
-    if fake.people_judge:
-        _judged(run, fake, number, prompts)
+    return [Ref(number, "preferences")]
 
 
 def _labelled(run: Path, fake: FakeRun, number: int, tasks: str, name: str, judgements: list[Judgement]) -> None:
@@ -263,6 +281,8 @@ def _policy(out: Path, done: dict[str, Any], number: int, fake: FakeRun, steps: 
         row: dict[str, Any] = {"step": step, "epoch": part, "learning_rate": 1e-3 * (1 - part)}
         if number == 0:
             row["loss"] = 1.1 + 5.2 * 0.97**step + 0.04 * noise
+        elif fake.method == "ppo":
+            row |= {"loss": 0.1 * noise, "reward": 0.25 + 1.25 * part, "kl": 0.0625 * part}
         else:
             row["loss"] = 0.693 - 0.25 * part + 0.03 * noise
             row["rewards/accuracies"] = min(1.0, max(0.0, 0.5 + 0.3 * part + 0.06 * noise))
@@ -270,6 +290,15 @@ def _policy(out: Path, done: dict[str, Any], number: int, fake: FakeRun, steps: 
         rows.append(row)
     write_rows(out / "logs" / "metrics.jsonl", [*rows, {"step": steps, "train_runtime": 31.0}] if rows else [])
     done["checkpoint"] = content_id(["checkpoint", number, fake.seed])
+    if number and fake.method == "ppo":
+        done |= {"mean_score_first": 0.25, "mean_score_last": 1.5, "kl_last": 0.0625}
+
+
+def _reward(out: Path, done: dict[str, Any], number: int, fake: FakeRun) -> None:
+    (out / "logs").mkdir()
+    rows = [{"step": step, "loss": 0.7 - 0.01 * step, "rewards/accuracies": 0.5 + 0.01 * step} for step in range(1, 20)]
+    write_rows(out / "logs" / "metrics.jsonl", rows)
+    done["checkpoint"] = content_id(["reward", number, fake.seed])
 
 
 def _evaluation(run: Path, fake: FakeRun, number: int, prompts: list[Prompt]) -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from align.config.recipe import METHODS
 from align.report.people import annotators, conflicts
 from align.report.provenance import changed_versions, outside_files, recipe_text, versions
 from align.report.reading import RunFolder, read_run
@@ -20,6 +21,8 @@ CURVES = {
     "loss": "loss",
     "rewards/accuracies": "pairs ranked right",
     "rewards/margins": "reward margin",
+    "reward": "mean reward of the policy's answers",
+    "kl": "KL divergence to the parent, nats per token",
 }
 """TRL's metrics that are drawn, and what they are called in the report."""
 
@@ -41,7 +44,8 @@ def report_data(run: Path) -> dict[str, Any]:
         "seed": found.recipe.get("seed"),
         "rounds_planned": planned,
         "first_policy": "SFT" if found.recipe.get("sft") else "the given model",
-        "labels_from": by.get("type", "file" if found.recipe.get("preferences") else None),
+        "labels_from": by.get("type", "file") if _needs_labels(found) else None,
+        "method": _method(found),
         "shuffled_labels": bool(by.get("shuffle_labels")),
         "judge": _judge(found),
         "kind": (found.recipe.get("annotate") or {}).get("kind"),
@@ -66,11 +70,15 @@ def _round(run: RunFolder, number: int) -> dict[str, Any]:
     snapshot, compiled = run.summary(number, "snapshot"), run.summary(number, "preferences")
     values: dict[str, Any] = {"round": number, "labels": snapshot.get("labels"), "skipped": snapshot.get("skipped")}
     values["preferences"] = compiled.get("preferences")
+    values["thumbs"] = compiled.get("thumbs")
     asked = run.recipe.get("annotate") is not None
-    if values["labels"] is None:
-        missing["labels"] = _not_yet(number, "snapshot") if asked else "preferences came from a file"
-    if values["preferences"] is None:
-        missing["preferences"] = _not_yet(number, "preferences")
+    if not _needs_labels(run):
+        missing |= dict.fromkeys(("labels", "preferences", "thumbs"), "scoring functions alone say what is good")
+    elif values["labels"] is None:
+        missing["labels"] = _not_yet(number, "snapshot") if asked else "they came from a file"
+    for name in ("preferences", "thumbs"):
+        if values[name] is None:
+            missing.setdefault(name, "the file has none" if compiled else _not_yet(number, "preferences"))
     agreement = run.json(number, "preferences", "agreement.json") or {}
     for name, key in (("agreement", "percent_agreement"), ("alpha", "alpha"), ("fleiss", "fleiss"), ("left", "left")):
         measured = agreement.get(key) or {
@@ -95,7 +103,9 @@ def _round(run: RunFolder, number: int) -> dict[str, Any]:
             missing["win_rate_vs_sft"] = found["reason"] if found else _not_yet(number, "blind_result")
         else:
             del missing["win_rate_vs_sft"]
-    values["checkpoint"] = run.summary(number, "policy").get("checkpoint")
+    policy = run.summary(number, "policy")
+    values["checkpoint"], values["reward"] = policy.get("checkpoint"), _reward(policy)
+    values["reward_model"] = run.summary(number, "reward").get("checkpoint")
     return {**values, "dropped": _dropped(run, number), "seconds": _seconds(run, number), "missing": missing}
 
 
@@ -108,6 +118,26 @@ def _first(run: RunFolder) -> dict[str, Any]:
     if result is not None and values["mean_score"] is None:
         missing["mean_score"] = _unjudged(run)
     return {"round": 0, **values, "seconds": _seconds(run, 0), "missing": missing}
+
+
+def _method(run: RunFolder) -> str:
+    return next((name for name in METHODS if run.recipe.get(name) is not None), "dpo")
+
+
+def _needs_labels(run: RunFolder) -> bool:
+    """Whether training needs what people say; scoring functions alone do not."""
+    reward = run.recipe.get("reward")
+    return reward is None or reward.get("model") is not None
+
+
+def _reward(policy: dict[str, Any]) -> dict[str, Any] | None:
+    """How far an online method raised its reward: mean of the first and last steps' answers, KL at the end; of
+    best-of-n the means of all its answers and of those that it learned."""
+    if "mean_score_first" in policy:
+        return {"first": policy["mean_score_first"], "last": policy["mean_score_last"], "kl": policy.get("kl_last")}
+    if "mean_score_best" in policy:
+        return {"all": policy["mean_score_all"], "best": policy["mean_score_best"]}
+    return None
 
 
 def _people_judge(run: RunFolder) -> bool:
@@ -185,16 +215,17 @@ def _judge(run: RunFolder) -> dict[str, Any] | None:
 
 
 def _curves(run: RunFolder) -> list[dict[str, Any]]:
-    """Learning curves of every policy: points are [step, value]."""
+    """Learning curves of every policy and reward model: points are [step, value]."""
     curves = []
     for ref in run.receipts:
-        if ref.stage != "policy":
+        if ref.stage not in ("policy", "reward"):
             continue
         log = run.log(ref.round, ref.stage, "metrics.jsonl")
         for metric, title in CURVES.items():
             points = [[row["step"], row[metric]] for row in log if metric in row and row[metric] is not None]
             if len(points) > 1:
-                curves.append({"round": ref.round, "metric": metric, "title": title, "points": points})
+                about = {"round": ref.round, "stage": ref.stage, "metric": metric, "title": title}
+                curves.append({**about, "points": points})
     return curves
 
 

@@ -18,7 +18,7 @@ CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud8
 """Characters that a page must not pass on: controls, those that turn the direction of text, halves of pairs."""
 OPEN_SAMPLES = 8
 """Side-by-side answers that are seen at once; the rest unfolds."""
-STAGES = {"rollouts": "sampling", "policy": "training", "evaluation": "evaluation"}
+STAGES = {"rollouts": "sampling", "reward": "training", "policy": "training", "evaluation": "evaluation"}
 """Stages that have a colour of their own in the time bars; the rest is `other`."""
 
 
@@ -44,6 +44,7 @@ def render(data: dict[str, Any]) -> str:
         "number": words.number,
         "interval": words.interval,
         "duration": words.duration,
+        "raised": words.raised,
     }
     return environment.get_template("report.html.j2").render(
         data=data,
@@ -54,6 +55,7 @@ def render(data: dict[str, Any]) -> str:
         # ours, and without </style>; everything that is not Markup is escaped
         style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
         pictures=_pictures(data),
+        compiled="thumbs" if data["method"] == "kto" else "preferences",
         curves=_curves(data),
         times=_times(data),
         totals=_totals(data),
@@ -138,10 +140,10 @@ def _estimates(policies: list[dict[str, Any]], name: str) -> list[Estimate]:
 def _curves(data: dict[str, Any]) -> list[dict[str, Any]]:
     """One picture for SFT's loss and one for each metric of the rounds, all rounds in it."""
     groups: dict[str, list[dict[str, Any]]] = {}
+    method = words.METHOD_NAMES[data["method"]]
     for curve in data["learning_curves"]:
-        groups.setdefault(f"SFT: {curve['title']}" if curve["round"] == 0 else f"DPO: {curve['title']}", []).append(
-            curve
-        )
+        trained = "reward model" if curve["stage"] == "reward" else method if curve["round"] else "SFT"
+        groups.setdefault(f"{trained}: {curve['title']}", []).append(curve)
     pictures = []
     for title, curves in groups.items():
         lines = [(f"round {c['round']}", _colour(c["round"]), c["points"]) for c in curves]

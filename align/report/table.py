@@ -8,7 +8,8 @@ NUMERIC = {"labels", "agreement", "time"}
 
 
 def summary_table(data: dict[str, Any]) -> list[list[str]]:
-    """Rows of text, the heading first: round, labels, win rate over the first policy, agreement, time."""
+    """Rows of text, the heading first: round, labels, win rate over the first policy, agreement, time; and the mean
+    reward that training began and ended with, where a round raised one."""
     first, people = data["first_policy"], (data["judge"] or {}).get("type") == "people"
     won = f"win rate over {first}{', judged blind' if people else ''}"
     rows = [["round", "labels", won, "agreement", "time"]]
@@ -17,7 +18,18 @@ def summary_table(data: dict[str, Any]) -> list[list[str]]:
         labels = "–" if found["labels"] is None else str(found["labels"])
         measured = [interval(found["win_rate_vs_sft"]), number(found["agreement"])]
         rows.append([str(found["round"]), labels, *measured, duration(found["seconds"])])
+    rewards = [found["reward"] for found in data["rounds"]]
+    if any(rewards):
+        column = ["reward", "–", *(_raised(reward) for reward in rewards)]
+        rows = [[*row[:3], cell, *row[3:]] for row, cell in zip(rows, column, strict=True)]
     return rows
+
+
+def _raised(reward: dict[str, Any] | None) -> str:
+    if reward is None:
+        return "–"
+    before, after = ("all", "best") if "best" in reward else ("first", "last")
+    return f"{number(reward[before])} → {number(reward[after])}"
 
 
 def summary_lines(data: dict[str, Any]) -> list[str]:

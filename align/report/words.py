@@ -4,6 +4,8 @@ from typing import Any
 
 from align.report.data import latest_round
 
+METHOD_NAMES = {"dpo": "DPO", "kto": "KTO", "ppo": "PPO", "rloo": "RLOO", "grpo": "GRPO", "best_of_n": "best of n"}
+
 
 def headline(data: dict[str, Any]) -> str:
     """One sentence: whether the latest evaluated round is better than the first policy."""
@@ -74,8 +76,9 @@ def _sources(data: dict[str, Any]) -> list[str]:
     labels = {
         "people": "People label.",
         "personas": "Simulated annotators label, through the same server as people.",
-        "file": "Preferences come from a file.",
-    }.get(data["labels_from"])
+        "file": "Labels come from a file.",
+        None: "Nobody labels: scoring functions say what is good.",
+    }[data["labels_from"]]
     judge = data["judge"]
     if judge is None:
         judged = None
@@ -87,6 +90,23 @@ def _sources(data: dict[str, Any]) -> list[str]:
     else:
         judged = f"The judge is {judge['name']}, which is not a person."
     return [sentence for sentence in (labels, judged) if sentence]
+
+
+def raised(found: dict[str, Any], method: str) -> str | None:
+    """A sentence about the reward that a round's training raised, or None where it raised none."""
+    reward, name = found["reward"], METHOD_NAMES[method]
+    if reward is None:
+        return None
+    if "best" in reward:
+        what = f"the best answers that it learned have a mean reward of {number(reward['best'])}"
+        return f"Round {found['round']}, {name}: {what}, and all of them {number(reward['all'])}."
+    what = f"{name} took the mean reward from {number(reward['first'])} to {number(reward['last'])}"
+    kl = (
+        ""
+        if reward["kl"] is None
+        else f", with {number(reward['kl'], 3)} nats per token of KL divergence to its parent"
+    )
+    return f"Round {found['round']}: {what}{kl}."
 
 
 def share(value: float) -> str:
@@ -148,6 +168,8 @@ GLOSSARY = {
     "Swayed, in points": "By how many percentage points more often people gave the suggested answer where they saw the suggestion than where it was withheld, drawn at random.",
     "Pairs ranked right": "During training: the share of training pairs to which the policy, compared with its parent, gives the chosen answer the larger gain in probability.",
     "Reward margin": "During training: by how much, in log-probability times beta, the chosen answer gains more than the rejected one.",
+    "Mean reward": "During training: what the reward model and the scoring functions give to the policy's own answers. The policy is trained to raise it, so it says nothing about held-out prompts and nothing about people.",
+    "KL divergence": "During training: how far the policy's answers have moved from its parent's, in nats per token; 0 is not at all.",
     "Dropped": "A row that went no further. It is counted with its reason; the rows themselves lie in each stage's dropped.parquet.",
     "Wall time": "Seconds of the stages as they ran on this machine. The time in which people label is not in it.",
 }

@@ -11,8 +11,8 @@ from typing import Any
 
 from align.errors import ConfigError
 from align.rounds.run import require_run
-from align.rounds.stage import CURRENT, Receipt, Ref, current, stage_folder
-from align.store import read_table
+from align.rounds.stage import CURRENT, RECEIPT, Receipt, Ref, current, stage_folder
+from align.store import read_json, read_table
 
 INDEX = "lineage.sqlite"
 SCHEMA = """
@@ -21,7 +21,10 @@ CREATE TABLE edges (source TEXT, source_kind TEXT, target TEXT, target_kind TEXT
 CREATE INDEX by_source ON edges (source);
 CREATE INDEX by_target ON edges (target);
 """
-ORDER = ["annotators", "judgements", "tasks", "prompts", "candidates", "preferences", "thumbs", "edits", "checkpoints"]
+ORDER = ["annotators", "judgements", "tasks", "prompts", "candidates", "preferences", "thumbs", "edits"]
+ORDER += ["reward models", "checkpoints"]
+KINDS = {"policy": "checkpoints", "reward": "reward models"}
+"""Stages that publish a model, and what the model is called."""
 
 
 def trace(run: Path, identity: str) -> dict[str, Any]:
@@ -90,8 +93,8 @@ def _index_stage(index: sqlite3.Connection, run: Path, receipt: Receipt) -> None
         _edge(index, j["annotator"], "annotators", j["id"], "judgements")
         _edge(index, j["task_id"], "tasks", j["id"], "judgements")
     _index_compiled(index, folder)
-    if receipt.stage == "policy":
-        _index_policy(index, run, receipt)
+    if receipt.stage in KINDS:
+        _index_model(index, run, receipt, folder)
 
 
 def _index_compiled(index: sqlite3.Connection, folder: Path) -> None:
@@ -109,15 +112,21 @@ def _index_compiled(index: sqlite3.Connection, folder: Path) -> None:
         _edge(index, row["judgement"], "judgements", row["id"], "edits")
 
 
-def _index_policy(index: sqlite3.Connection, run: Path, receipt: Receipt) -> None:
-    checkpoint = receipt.summary["checkpoint"]
+def _index_model(index: sqlite3.Connection, run: Path, receipt: Receipt, folder: Path) -> None:
+    """A policy or a reward model: its parent, the reward model that judged it, and the rows that it learned from."""
+    model, kind = receipt.summary["checkpoint"], KINDS[receipt.stage]
     if receipt.summary.get("parent"):
-        _edge(index, receipt.summary["parent"], "checkpoints", checkpoint, "checkpoints")
+        _edge(index, receipt.summary["parent"], "checkpoints", model, kind)
+    for prompt in _rows(folder, "prompts.parquet", ("id",)):  # that an online method drew
+        _edge(index, prompt["id"], "prompts", model, kind)
     for source in receipt.inputs.values():
+        made = stage_folder(run, Ref(source["round"], source["stage"])) / source["key"]
+        if source["stage"] == "reward":
+            _edge(index, read_json(made / RECEIPT)["summary"]["checkpoint"], "reward models", model, kind)
         if source["stage"] == "preferences":
-            folder = stage_folder(run, Ref(source["round"], source["stage"])) / source["key"]
-            for p in _rows(folder, "preferences.parquet", ("id",)):
-                _edge(index, p["id"], "preferences", checkpoint, "checkpoints")
+            name = "thumbs" if receipt.summary.get("thumbs") is not None else "preferences"
+            for row in _rows(made, f"{name}.parquet", ("id",)):
+                _edge(index, row["id"], name, model, kind)
 
 
 def _rows(folder: Path, name: str, columns: tuple[str, ...]) -> list[dict[str, Any]]:

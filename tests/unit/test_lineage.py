@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 
 from align.rounds.lineage import trace
-from align.rounds.stage import Ref, Stage, partial_folder, seal
+from align.rounds.stage import Receipt, Ref, Stage, current, partial_folder, seal
 from align.store import write_json, write_table
-from align.types import Judgement, Task, to_table
+from align.types import Judgement, Prompt, Task, to_table
 from annotation.compile import compile_labels
 from tests.labelling import judge, make_task
 
@@ -54,3 +54,33 @@ def test_thumbs_edits_and_blind_comparisons_lead_to_their_annotators(run: Path) 
     assert trace(run, thumb)["from"]["candidates"] == ["c1"]
     assert trace(run, ann["edits"][0])["from"]["annotators"] == ["ann"]
     assert trace(run, "c2")["into"]["tasks"] == ["t2"]
+
+
+def model(run: Path, stage: str, checkpoint: str, inputs: dict[str, Receipt], **tables: pa.Table) -> Receipt:
+    """A published model of round 1."""
+    ref = Ref(1, stage)
+    made = Stage(ref, stage, 1, {name: receipt.ref for name, receipt in inputs.items()})
+    write_json(partial_folder(run, ref, stage) / "config.json", {"of": checkpoint})
+    for name, table in tables.items():
+        write_table(partial_folder(run, ref, stage) / f"{name}.parquet", table)
+    summary = {"checkpoint": checkpoint, "parent": "given"}
+    return seal(run, made, stage, inputs, summary, "2026-11-02", "2026-11-02", 0.1)
+
+
+def test_a_policy_leads_back_to_the_reward_model_its_pairs_and_the_prompts_it_answered(tmp_path: Path) -> None:
+    write_json(tmp_path / "run.json", {"id": "r"})
+    compiled = compile_labels(
+        to_table(Task, [make_task("t1", prompt="p1")]), to_table(Judgement, [judge("t1", "ann", "a")])
+    )
+    publish(tmp_path, 1, "snapshot", judgements=to_table(Judgement, [judge("t1", "ann", "a")]))
+    publish(tmp_path, 1, "preferences", preferences=compiled.preferences)
+    labels = current(tmp_path, Ref(1, "preferences"))
+    assert labels is not None
+    judged = model(tmp_path, "reward", "judge", {"preferences": labels})
+    drawn = to_table(Prompt, [Prompt("p9", [{"role": "user", "content": "Hi"}], "train", "prompts.jsonl:1")])
+    model(tmp_path, "policy", "new", {"reward": judged}, prompts=drawn)
+    found = trace(tmp_path, "new")["from"]
+    assert found["reward models"] == ["judge"]
+    assert found["preferences"] == compiled.preferences["id"].to_pylist()
+    assert found["prompts"] == ["p9"] and found["annotators"] == ["ann"] and found["checkpoints"] == ["given"]
+    assert trace(tmp_path, "judge")["into"] == {"checkpoints": ["new"]}

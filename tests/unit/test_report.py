@@ -57,6 +57,30 @@ def test_the_numbers_are_those_of_the_stages_files(run: Path, data: dict[str, An
     assert third["preferences"] == read_table(stage_file(run, 3, "preferences", "preferences.parquet")).num_rows
 
 
+def test_an_online_run_says_how_far_the_reward_rose_and_draws_it(tmp_path: Path) -> None:
+    found = report_data(make_run(tmp_path, rounds=1, method="ppo"))
+    assert found["method"] == "ppo"
+    assert found["rounds"][0]["reward"] == {"first": 0.25, "last": 1.5, "kl": 0.0625}
+    page = Page(render(found))
+    shown = "".join(page.texts)
+    assert "Round 1: PPO took the mean reward from 0.25 to 1.50, with 0.062 nats per token of KL" in shown
+    for title in ("PPO: mean reward of the policy's answers", "reward model: pairs ranked right"):
+        assert title in shown
+    table = summary_table(found)
+    assert table[0][3] == "reward" and [row[3] for row in table[1:]] == ["–", "0.25 → 1.50"]
+    stages = {(s["round"], s["stage"]) for s in found["stages"]}
+    assert (1, "reward") in stages
+
+
+def test_a_run_without_labels_says_why_it_has_none(tmp_path: Path) -> None:
+    run = make_run(tmp_path, rounds=1, method="ppo", labels=False)
+    found = report_data(run)
+    assert found["labels_from"] is None
+    assert found["rounds"][0]["missing"]["labels"] == "scoring functions alone say what is good"
+    assert "Nobody labels: scoring functions say what is good." in words.lede(found)
+    render(found)
+
+
 def test_a_rounds_time_is_the_sum_of_its_stages(data: dict[str, Any]) -> None:
     by_round: Counter[int] = Counter()
     for stage in data["stages"]:
@@ -388,6 +412,7 @@ def hostile(value: Any) -> Any:
                 "evaluation",
                 "policy",
                 "rollouts",
+                "dpo",
             )
             else HOSTILE
         )
