@@ -18,6 +18,10 @@ DTYPE = typer.Option("float32", "--dtype", help="Weights' type; use bfloat16 on 
 SEED = typer.Option(0, "--seed", min=0, max=2**32 - 1, help="Every random choice depends on it and on content.")
 THREADS = typer.Option(None, "--threads", min=1, help="CPU threads; all cores where not given.", show_default=False)
 SETTINGS = typer.Argument(None, help="Settings of the recipe's section of that name, as key=value.")
+NPROC = typer.Option(1, "--nproc", min=1, help="Processes that train together: one for each GPU, or some on CPU.")
+ACCELERATE = typer.Option(
+    None, "--accelerate", help="How they share the work: ddp, fsdp2, zero3 or a file of `accelerate config`."
+)
 CHECKPOINT = typer.Option(..., "--out", help="The new checkpoint's folder.")
 JSON = typer.Option(False, "--json", help="Print the result as JSON.")
 PROMPTS = typer.Option(..., "--prompts", help="JSONL or Parquet of prompts; all of them are learned on.")
@@ -64,7 +68,33 @@ class Given:
     dtype: Dtype
     seed: int
     threads: int | None
+    nproc: int
+    accelerate: str | None
     as_json: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What decides a verb's result beside the model: enough to do it in another process."""
+
+    verb: str
+    settings: list[str]
+    file: str
+    rewards: list[str]
+    dtype: Dtype
+    seed: int
+    threads: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """An order, read: what trains, on which rows."""
+
+    order: Order
+    config: Any
+    train: Callable[..., dict[str, Any]]
+    rows: list[Any]
+    unreadable: list[Any]
 
 
 def _sft() -> Parts:
@@ -172,12 +202,12 @@ def verb_on_rows(verb: Verb) -> Callable[..., None]:
         dtype: Dtype = DTYPE,
         seed: int = SEED,
         threads: int = THREADS,
+        nproc: int = NPROC,
+        accelerate: str = ACCELERATE,
         as_json: bool = JSON,
     ) -> None:
-        parts = verb.parts()
-        named = {"demonstrations": str(file)} if "demonstrations" in parts.section.model_fields else {}
-        given = Given(model, out, revision, chat_template, dtype, seed, threads, as_json)
-        _train(verb, parts, settings, named, file, given, dict)
+        given = Given(model, out, revision, chat_template, dtype, seed, threads, nproc, accelerate, as_json)
+        _train(Order(verb.name, settings or [], str(file), [], dtype, seed, threads), given)
 
     command.__doc__ = verb.help
     return command
@@ -197,58 +227,85 @@ def online_verb(verb: Verb) -> Callable[..., None]:
         dtype: Dtype = DTYPE,
         seed: int = SEED,
         threads: int = THREADS,
+        nproc: int = NPROC,
+        accelerate: str = ACCELERATE,
         as_json: bool = JSON,
     ) -> None:
-        from align.rounds.rewarding import parse_reward, scorer_of
-
-        parsed = [parse_reward(text) for text in reward]
-        given = Given(model, out, revision, chat_template, dtype, seed, threads, as_json)
-
-        def more() -> dict[str, Any]:
-            models = [part.path for part in parsed if part.is_model]
-            critic = {"critic": Path(models[0])} if verb.name == "ppo" and models else {}
-            return {"score": scorer_of(parsed, dtype=dtype, threads=threads).score, **critic}
-
-        _train(verb, verb.parts(), settings, {}, prompts, given, more)
+        given = Given(model, out, revision, chat_template, dtype, seed, threads, nproc, accelerate, as_json)
+        _train(Order(verb.name, settings or [], str(prompts), reward, dtype, seed, threads), given)
 
     command.__doc__ = verb.help
     return command
 
 
-def _train(
-    verb: Verb,
-    parts: Parts,
-    settings: Sequence[str] | None,
-    named: dict[str, str],
-    file: Path,
-    given: Given,
-    more: Callable[[], dict[str, Any]],
-) -> None:
+def _train(order: Order, given: Given) -> None:
     """The body of every training verb: read settings and file, train, say what came out."""
     from align.cli.display import counting
     from align.cli.workplace import workplace
-    from align.config.section import load_section
+    from align.train.launch import accelerate_file
 
-    config = load_section(parts.section, settings or [], no_use=verb.no_use, **named)
-    rows, unreadable = parts.load(file)
-    with workplace(given.out, given.threads) as place, counting(verb.name, place.terminal, given.as_json) as progress:
-        keep_unreadable(place.out, unreadable)
-        metrics = parts.train(
-            place.checkpoint(
-                given.model, revision=given.revision, chat_template=given.chat_template, dtype=given.dtype
-            ),
-            rows,
-            config,
-            **more(),
-            seed=given.seed,
-            dtype=given.dtype,
-            report_to=[],
-            threads=given.threads,
-            out=place.out,
-            work=place.work,
-            progress=progress,
+    file = accelerate_file(given.accelerate, given.nproc) if given.accelerate is not None else None
+    lesson = read_order(order)
+    with workplace(given.out, given.threads) as place, counting(order.verb, place.terminal, given.as_json) as progress:
+        keep_unreadable(place.out, lesson.unreadable)
+        model = place.checkpoint(
+            given.model, revision=given.revision, chat_template=given.chat_template, dtype=given.dtype
         )
-    say_result(given.out, {**metrics, "unreadable": len(unreadable)}, given.as_json)
+        if given.nproc == 1:
+            metrics = learn(lesson, model, out=place.out, work=place.work, progress=progress)
+        else:
+            from align.cli.together import learn_together
+
+            metrics = learn_together(
+                order, model, nproc=given.nproc, accelerate=file, out=place.out, work=place.work, progress=progress
+            )
+    say_result(given.out, {**metrics, "unreadable": len(lesson.unreadable)}, given.as_json)
+
+
+def read_order(order: Order) -> Lesson:
+    """Read the settings and the file. Raises ConfigError and DataError for what cannot be meant."""
+    from align.config.section import load_section
+    from align.rounds.rewarding import parse_reward
+
+    verb = next(verb for verb in ON_ROWS + ONLINE if verb.name == order.verb)
+    parts = verb.parts()
+    for reward in order.rewards:
+        parse_reward(reward)
+    named = {"demonstrations": order.file} if "demonstrations" in parts.section.model_fields else {}
+    config = load_section(parts.section, order.settings, no_use=verb.no_use, **named)
+    return Lesson(order, config, parts.train, *parts.load(Path(order.file)))
+
+
+def learn(
+    lesson: Lesson, model: Path, *, out: Path, work: Path, progress: Callable[[int, int], None]
+) -> dict[str, Any]:
+    """Train the checkpoint `model`, in this process, into `out`."""
+    order = lesson.order
+    return lesson.train(
+        model,
+        lesson.rows,
+        lesson.config,
+        **_scored(order),
+        seed=order.seed,
+        dtype=order.dtype,
+        report_to=[],
+        threads=order.threads,
+        out=out,
+        work=work,
+        progress=progress,
+    )
+
+
+def _scored(order: Order) -> dict[str, Any]:
+    """What the online methods take too: the score of answers, and for PPO a model that its critic starts from."""
+    from align.rounds.rewarding import parse_reward, scorer_of
+
+    if not order.rewards:
+        return {}
+    parsed = [parse_reward(text) for text in order.rewards]
+    models = [part.path for part in parsed if part.is_model]
+    critic = {"critic": Path(models[0])} if order.verb == "ppo" and models else {}
+    return {"score": scorer_of(parsed, dtype=order.dtype, threads=order.threads).score, **critic}
 
 
 def keep_unreadable(folder: Path, unreadable: Sequence[Any]) -> None:

@@ -99,3 +99,12 @@ def gathered_weights(model: Any) -> dict[str, Any] | None:
             if rank() == 0:
                 found[name] = weights.detach().cpu().clone()
     return found
+
+
+def summed(numbers: Any) -> Any:
+    """The tensor's sum over all processes."""
+    if world_size() > 1:
+        import torch.distributed as dist
+
+        dist.all_reduce(numbers)
+    return numbers
