@@ -1,9 +1,11 @@
 """RLOO and GRPO on a tiny model: they learn a toy reward, their advantages are the papers', a killed run ends the same."""
 
+import inspect
 import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from align.errors import ConfigError, DataError, ServiceError, StageError
 from align.store import folder_files, read_table
 from align.train import checkpoint, grpo, loop, online, rloo
 from align.train import examples as ex
+from align.train.online_trainer import PromptOrder
 from align.types import Message, Prompt, prompt_id
 from tests.tiny import make_tiny_model
 
@@ -272,6 +275,49 @@ def test_another_reference_than_the_parent_is_noticed(parent: Path, tmp_path: Pa
     trainer.ref_model.load_state_dict(other.state_dict())
     with pytest.raises(StageError, match=r"policy and reference differ before the first step: log-probabilities by \d"):
         online.check_reference(trainer, questions, 1e-4)
+
+
+@EACH
+def test_the_methods_of_trls_that_we_replace_or_call(method: str, parent: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(method, parent, tmp_path, letters)
+    base = type(trainer).__mro__[2]
+    expected = {
+        "_get_train_sampler": ["dataset"],
+        "_tokenize_prompts": ["prompts"],
+        "_generate_and_score_completions": ["inputs"],
+        "_calculate_rewards": ["inputs", "prompts", "completions", "completion_ids_list"],
+        "_send_telemetry": [],
+    }
+    for name, names in expected.items():
+        replaced = getattr(base, name)
+        assert list(inspect.signature(replaced).parameters)[1:] == names
+        assert getattr(type(trainer), name) is not replaced
+    logps = list(inspect.signature(base._get_per_token_logps_and_entropies).parameters)
+    assert logps[1:5] == ["model", "input_ids", "attention_mask", "logits_to_keep"]
+
+
+def test_each_epoch_asks_every_prompt_and_fills_its_last_batch() -> None:
+    order = PromptOrder(5, prompts_per_batch=2, samples=3, passes=2, seed=0)
+    asked = list(order)
+    assert len(asked) == len(order) == 36
+    batches = [asked[i : i + 6] for i in range(0, 36, 6)]
+    assert [batches[i] == batches[i + 1] for i in (0, 2, 4)] == [True] * 3  # each batch twice over
+    prompts_of = [batch[::3] for batch in batches[::2]]
+    assert sorted([prompt for batch in prompts_of for prompt in batch][:5]) == [0, 1, 2, 3, 4]
+    assert prompts_of[2][1] == prompts_of[0][0]
+    assert list(order) == asked
+    order.set_epoch(1)
+    assert list(order) != asked
+
+
+def test_fewer_prompts_than_a_batch_takes_are_asked_more_often() -> None:
+    assert sorted(PromptOrder(2, prompts_per_batch=4, samples=1, passes=1, seed=0)) == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(("accumulation", "per_generation", "passes", "steps"), [(1, 1, 1, 1), (4, 4, 1, 1), (4, 4, 3, 3), (2, 8, 1, 4), (4, 2, 1, 1)])  # fmt: skip
+def test_a_cycle_is_what_one_batch_of_answers_lasts(accumulation: int, per_generation: int, passes: int, steps: int) -> None:  # fmt: skip
+    names = {"gradient_accumulation_steps": accumulation, "steps_per_generation": per_generation}
+    assert online.cycle(SimpleNamespace(**names, num_iterations=passes)) == steps
 
 
 def test_options_that_do_not_go_together_are_the_users_to_read(parent: Path, tmp_path: Path) -> None:
