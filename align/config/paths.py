@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import AfterValidator, ValidationInfo
 
 TEMPLATES = ("plain", "chatml")
+STRATEGIES = ("ddp", "fsdp2", "zero3")
 _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
 _FUNCTION = re.compile(r"(.+\.py):([A-Za-z_]\w*)")
 
@@ -48,11 +49,19 @@ def _function(value: str, info: ValidationInfo) -> str:
 
 
 def _template(value: str, info: ValidationInfo) -> str:
-    if value in TEMPLATES:
+    return _named_or_file(value, info, TEMPLATES, "a Jinja file")
+
+
+def _strategy(value: str, info: ValidationInfo) -> str:
+    return _named_or_file(value, info, STRATEGIES, "a file of `accelerate config`")
+
+
+def _named_or_file(value: str, info: ValidationInfo, names: tuple[str, ...], kind: str) -> str:
+    if value in names:
         return value
     path = _at(value, info)
     if _checked(info) and not path.is_file():
-        raise ValueError(f"must be {' or '.join(TEMPLATES)} or a Jinja file, and there is no file {path}")
+        raise ValueError(f"must be {' or '.join(names)} or {kind}, and there is no file {path}")
     return str(path)
 
 
@@ -76,4 +85,5 @@ File = Annotated[Path, AfterValidator(_file)]
 Folder = Annotated[Path, AfterValidator(_at)]
 Function = Annotated[str, AfterValidator(_function)]
 Template = Annotated[str, AfterValidator(_template)]
+Strategy = Annotated[str, AfterValidator(_strategy)]
 ModelPath = Annotated[str, AfterValidator(_model)]

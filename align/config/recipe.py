@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from align.config.base import Sampling, Section
-from align.config.paths import File, Folder, Function, ModelPath, Template
+from align.config.paths import File, Folder, Function, ModelPath, Strategy, Template
 from align.config.trainer import nearest, trl_tables
 from align.config.training import BestOfN, Dpo, Grpo, Kto, Ppo, Rewards, Rloo, Sft, Training
 
@@ -318,6 +318,11 @@ class Recipe(Section):
     """TRL's experiment trackers, as trackio, wandb or tensorboard; each needs its own package."""
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of each stage; all cores where not given. Other counts may change the last digits of weights."""
+    nproc: Annotated[int, Field(ge=1)] = 1
+    """Processes that train together, one for each GPU, or some on CPU. Batches stay as they are; other counts may change
+    the last digits of weights."""
+    accelerate: Strategy | None = None
+    """How these processes share the work: ddp (where not given), fsdp2, zero3, or a file of `accelerate config`."""
 
     @field_validator("report_to")
     @classmethod
@@ -369,6 +374,14 @@ class Recipe(Section):
             raise ValueError(f"`{self.method}` needs `reward`, which says what a good answer is")
         if self.method not in SCORED and self.reward is not None:
             raise ValueError(f"`reward` has no use with `{self.method}`; it is what {', '.join(SCORED)} raise")
+        return self
+
+    @model_validator(mode="after")
+    def _processes(self) -> Self:
+        if self.accelerate is not None and self.nproc == 1:
+            raise ValueError("`accelerate` has no use with one process; give `nproc` 2 or more")
+        if self.best_of_n is not None and self.nproc > 1:
+            raise ValueError(f"`best_of_n` samples and trains in one process, found nproc: {self.nproc}")
         return self
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from align.errors import DataError
 from align.ids import seed_for
 from align.store import checkpoint_id, read_table, write_table
 from align.train.best_of_n import best_of
+from align.train.world import alone
 from align.types import Candidate, Dropped, Message, Prompt, from_table, to_table
 
 Score = Callable[[Sequence[list[Message]], Sequence[str]], list[float | None]]
@@ -45,6 +46,7 @@ def train_best_of_n(
     from align.train.sft import train_sft
     from rollouts.sample import sample_candidates
 
+    alone("best of n")
     answers, left_out = sample_candidates(
         prompts,
         parent,

@@ -42,7 +42,11 @@ def run_child(
     with output, ours:
         with theirs:
             child = subprocess.Popen(
-                command, stdin=theirs.fileno(), stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **environment}
+                command,
+                stdin=theirs.fileno(),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment},
             )
         threading.Thread(target=_hang_up, args=(child, ours), daemon=True).start()
         try:

@@ -141,7 +141,7 @@ def _round_zero(recipe: Recipe, outside: dict[str, str], engine: dict[str, Any])
         else chat_template
     )
     settings: dict[str, Any] = {"dtype": recipe.model.dtype, "chat_template": template_id}
-    tuning: dict[str, Any] = {**recipe.model.model_dump(), "threads": recipe.threads, "report_to": recipe.report_to}
+    model: dict[str, Any] = recipe.model.model_dump()
     prompts = Stage(
         Ref(0, "prompts"),
         work="prompts",
@@ -157,7 +157,7 @@ def _round_zero(recipe: Recipe, outside: dict[str, str], engine: dict[str, Any])
             version=1,
             settings=settings,
             files={"model": outside["model"]},
-            tuning=tuning,
+            tuning={**model, "threads": recipe.threads},
             heavy=True,
         )
         return [prompts, policy, _evaluation(recipe, 0, outside, engine)]
@@ -180,7 +180,7 @@ def _round_zero(recipe: Recipe, outside: dict[str, str], engine: dict[str, Any])
             "sft": recipe.sft.model_dump(mode="json", exclude={"demonstrations"}),
         },
         files={"model": outside["model"]},
-        tuning={**tuning, "demonstrations": str(recipe.sft.demonstrations)},
+        tuning={**model, **_training(recipe, engine), "demonstrations": str(recipe.sft.demonstrations)},
         heavy=True,
     )
     return [prompts, demonstrations, policy, _evaluation(recipe, 0, outside, engine)]
@@ -241,6 +241,11 @@ def _from_file(recipe: Recipe, outside: dict[str, str]) -> Stage:
     )
 
 
+def _training(recipe: Recipe, engine: dict[str, Any]) -> dict[str, Any]:
+    """What every training takes and its result does not depend on."""
+    return {**engine, "report_to": recipe.report_to, "nproc": recipe.nproc, "accelerate": recipe.accelerate}
+
+
 def _labels(number: int, replay: float) -> dict[str, Ref]:
     """What was compiled in this round and, where some of them are trained on again, in earlier ones."""
     earlier = range(1, number) if replay > 0 else ()
@@ -256,7 +261,7 @@ def _policy_on_rows(recipe: Recipe, number: int, engine: dict[str, Any]) -> Stag
         version=1,
         inputs={"parent": Ref(number - 1, "policy"), **_labels(number, recipe.replay)},
         settings={"seed": recipe.seed, "dtype": recipe.model.dtype, method: recipe.training.model_dump(mode="json")},
-        tuning={**engine, "report_to": recipe.report_to},
+        tuning=_training(recipe, engine),
         heavy=True,
     )
 
@@ -269,7 +274,7 @@ def _reward(recipe: Recipe, model: RewardModel, number: int, engine: dict[str, A
         version=1,
         inputs={"parent": Ref(number - 1, "policy"), **_labels(number, model.replay)},
         settings={"seed": recipe.seed, "dtype": recipe.model.dtype, "reward": model.model_dump(mode="json")},
-        tuning={**engine, "report_to": recipe.report_to},
+        tuning=_training(recipe, engine),
         heavy=True,
     )
 
@@ -295,7 +300,7 @@ def _online(recipe: Recipe, number: int, outside: dict[str, str], engine: dict[s
             "weights": {"model": reward.weight, "functions": [function.weight for function in reward.functions]},
         },
         files={name: outside[name] for name in names},
-        tuning={**engine, "report_to": recipe.report_to, "functions": [function.path for function in reward.functions]},
+        tuning={**_training(recipe, engine), "functions": [function.path for function in reward.functions]},
         heavy=True,
     )
 

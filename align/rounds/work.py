@@ -63,11 +63,11 @@ def sft_policy(job: Job, progress: Progress) -> Summary:
     """Supervised fine-tuning of the recipe's model on its demonstrations."""
     from align.train.checkpoint import import_model
     from align.train.sft import train_sft
+    from align.train.world import by_first
 
     given, base = job.tuning, job.scratch / "base"
-    import_model(
-        given["path"], base, revision=given["revision"], chat_template=given["chat_template"], dtype=given["dtype"]
-    )
+    options = {name: given[name] for name in ("revision", "chat_template", "dtype")}
+    by_first(lambda: import_model(given["path"], base, **options))
     rows = _demonstrations(job)
     metrics = train_sft(
         base,

@@ -7,6 +7,7 @@ Every function is called by all processes at the same point.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from align.errors import ConfigError, StageError
@@ -79,6 +80,20 @@ def wait_for_all() -> None:
         import torch.distributed as dist
 
         dist.barrier()
+
+
+def by_first(work: Callable[[], None]) -> None:
+    """Let the first process do something on disk that all need; the others wait for it."""
+    join()
+    if rank() == 0:
+        work()
+    wait_for_all()
+
+
+def alone(what: str) -> None:
+    """ConfigError where several processes were started for something that takes one."""
+    if world_size() > 1:
+        raise ConfigError(f"{what} trains in one process, found {world_size()}", hint="leave --nproc out")
 
 
 def gathered_weights(model: Any) -> dict[str, Any] | None:

@@ -204,3 +204,29 @@ def test_the_open_labelling_is_found_be_it_of_pairs_or_blind(folder: Path, tmp_p
     publish(run.folder, "1/selection", {}, "another task")
     assert in_force(run.folder, second.ref) is None and current(run.folder, second.ref) is not None
     assert asked() == ("pair", "round-1"), "what was made of the old tasks is not in force"
+
+
+def test_only_what_trains_gets_processes_and_they_change_no_key(folder: Path) -> None:
+    one, two = (stages(recipe_of(folder, f"nproc={n}"), folder) for n in (1, 2))
+    assert {name for name, stage in two.items() if stage.tuning.get("nproc", 1) == 2} == {"0/policy", "1/policy"}
+    assert [stage_key(one["0/policy"], {}), one["1/policy"].settings] == [
+        stage_key(two["0/policy"], {}),
+        two["1/policy"].settings,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        (["accelerate=ddp"], "`accelerate` has no use with one process; give `nproc` 2 or more"),
+        (["nproc=2", "accelerate=fsdp3"], "must be ddp or fsdp2 or zero3 or a file of `accelerate config`"),
+        (
+            ["nproc=2", "annotate=null", "dpo=null", "best_of_n={}", "reward={functions: [{path: score.py:score}]}"],
+            "`best_of_n` samples and trains in one process, found nproc: 2",
+        ),
+    ],
+)
+def test_processes_that_cannot_be(folder: Path, changes: list[str], what: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        recipe_of(folder, *changes)
+    assert what in str(caught.value)
