@@ -183,7 +183,9 @@ def trainer_parts(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(stops[0])
     # The model's own defaults (top_k, penalties) must not mix with our sampling.
-    policy.generation_config = GenerationConfig(eos_token_id=stops, pad_token_id=tokenizer.pad_token_id)
+    policy.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=stops, pad_token_id=tokenizer.pad_token_id
+    )
     columns = {"prompt": [q.prompt_ids for q in questions], "row": list(range(len(questions)))}
     return {
         "model": policy,
