@@ -79,10 +79,21 @@ class Dpo(OnRows):
     and more."""
     replay: Annotated[float, Field(ge=0, le=1)] = 0.0
     """The share of earlier rounds' preferences that are trained on again beside this round's."""
+    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
+    """Pairs per forward pass; where not given, as many as `micro_batch_tokens` hold."""
+    micro_batch_tokens: Annotated[int, Field(ge=1)] = 4096
+    """Most tokens per forward pass, a shared prompt counted once; a longer pair goes alone. It changes memory and
+    speed, not what is learned."""
 
     @model_validator(mode="after")
     def _reference_agrees(self) -> Self:
         return _no_dropout(self, "DPO")
+
+    @model_validator(mode="after")
+    def _one_micro_batch(self) -> Self:
+        if {"micro_batch_size", "micro_batch_tokens"} <= self.model_fields_set and self.micro_batch_size is not None:
+            raise ValueError("give `micro_batch_size` or `micro_batch_tokens`, not both")
+        return self
 
 
 class Kto(OnRows):
@@ -152,6 +163,49 @@ class Ppo(Online):
     """Proximal policy optimisation with a learned critic (Schulman et al. 2017; Ouyang et al. 2022)."""
 
     kind = "ppo"
+
+    ppo_epochs: Annotated[int, Field(ge=1)] = 4
+    """Passes over each batch of answers."""
+    minibatches: Annotated[int, Field(ge=1)] = 1
+    """Optimiser steps in each pass: a batch has this many times `batch_size` answers."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Discount of the rewards of later tokens."""
+    lam: Annotated[float, Field(ge=0, le=1)] = 0.95
+    """Generalised advantage estimation: 1 believes the rewards alone, 0 the critic (Schulman et al. 2016)."""
+    clip: Annotated[float, Field(gt=0)] = 0.2
+    """How far the ratio of new to old probability may go from 1 and still be rewarded."""
+    value_clip: Annotated[float, Field(gt=0)] | None = 0.2
+    """How far a value may go from what it was when the answers were given; null lets it go."""
+    critic: Literal["separate", "shared"] = "separate"
+    """`separate`: a model of its own, which starts from the reward model where the recipe trains one, else from the
+    policy; `shared`: a head on the policy's last layer, which costs next to nothing."""
+    value_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """The critic's peak learning rate; that of the policy where not given."""
+    value_weight: Annotated[float, Field(gt=0)] = 0.1
+    """Weight of the value loss beside the policy's, with `critic: shared`."""
+    target_kl: Annotated[float, Field(gt=0)] | None = None
+    """Nats per answer at which `beta` holds the KL divergence to the parent by going up and down; null leaves `beta`
+    as it is."""
+    kl_gain: Annotated[float, Field(gt=0)] = 0.1
+    """How fast `beta` follows `target_kl`: at most a fifth of this per batch (Ziegler et al. 2019)."""
+    whiten_advantages: bool = True
+    """Advantages of a batch have mean 0 and variance 1."""
+    whiten_rewards: bool = False
+    """Rewards of a batch have variance 1."""
+    missing_eos_penalty: Annotated[float, Field(ge=0)] | None = None
+    """Taken off the score of an answer that `max_tokens` cut off."""
+
+    @model_validator(mode="after")
+    def _all_acts(self) -> Self:
+        """An option that cannot act is an error."""
+        given = self.model_fields_set
+        if "value_weight" in given and self.critic != "shared":
+            raise ValueError("`value_weight` acts with `critic: shared` alone; a critic of its own has its own gradients")
+        if "kl_gain" in given and self.target_kl is None:
+            raise ValueError("`kl_gain` acts with `target_kl` alone")
+        if self.target_kl is not None and self.beta == 0:
+            raise ValueError("`target_kl` changes `beta` by a factor, so `beta` must be over 0")
+        return self
 
 
 class BestOfN(OnRows, Sampling):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,22 @@ from align.config.training import Dpo
 from align.errors import StageError
 from align.ids import content_id
 from align.losses import weights_of_mean_one
+from align.store import checkpoint_id
 from align.text import load_tokenizer, stop_token_ids
-from align.train import arguments, checkpoint
+from align.train import arguments, checkpoint, reference
 from align.train import examples as ex
+from align.train.world import world_size
 from align.types import Preference
+
+_log = logging.getLogger(__name__)
 
 STEP0_TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2}
 """Largest difference of an answer's log-probability, in nats, between policy and reference before the first step.
 Both are computed on the same padded batch, so that it is 0 when they are the same model, in either type."""
 PAIRS_CHECKED = 8
+REFERENCE_TOKENS = 4096
+"""Most tokens in a pass of the reference. It needs no gradients, so that this is little memory; what it computes does
+not depend on the recipe's micro-batches."""
 
 
 def train_dpo(
@@ -35,13 +43,16 @@ def train_dpo(
     out: Path,
     work: Path,
     progress: Callable[[int, int], None] | None = None,
+    reference_cache: Path | None = None,
 ) -> dict[str, Any]:
     """Train the checkpoint `parent` on `preferences` and write a checkpoint folder into `out`.
 
     Where every target is 1 and all weights are equal the loss is TRL's; otherwise it is
     `align.losses.soft_preference_loss`, with the weights scaled to average 1 over the pairs kept.
-    The reference is the parent: read from disk a second time in full training, the model without its fresh adapter
-    under LoRA. Raises StageError when policy and reference differ before the first step.
+    The reference is the parent: the model before the first step in full training, the model without its fresh adapter
+    under LoRA, so there is never a second one in memory. Its log-probabilities are computed once for each pair and
+    kept in the folder `reference_cache` (`work/reference` where not given), where any later training from the same parent
+    finds them. Raises StageError when policy and reference differ before the first step.
     Files, `work` and resuming are as in `train_sft`. Returns steps, losses, reward accuracy and margin,
     `step0_logp_difference`, and pairs used and dropped by reason.
     """
@@ -65,12 +76,13 @@ def train_dpo(
     options = arguments.trainer_options(
         config, rows=len(kept), seed=seed, dtype=dtype, report_to=report_to, out=out, work=work
     )
-    reference = checkpoint.load_model(parent, weights_type) if config.lora is None else None
-    trainer = _trainer(policy, reference, tokenizer, kept, config, options)
+    trainer = _trainer(policy, tokenizer, kept, config, options)
+    check_sharing(trainer, dtype)
     clock.lap("set up")
     difference = check_reference(trainer, STEP0_TOLERANCE[dtype])
-    if arguments.planned_steps(config, len(kept)) * config.batch_size >= len(kept):
-        precompute_reference(trainer, kept)
+    seen = rows_seen(trainer, arguments.planned_steps(config, len(kept)) * config.batch_size)
+    of_parent = content_id([checkpoint_id(parent), weights_type, dtype, trainer.ld_alpha])
+    add_reference(trainer, kept, seen, (reference_cache or work / "reference") / of_parent, dtype)
     clock.lap("reference")
     inputs_id = content_id([str(parent), seed, dtype, config.model_dump(mode="json"), [astuple(row) for row in kept]])
     metrics = loop.run_trainer(trainer, work=work, out=out, inputs_id=inputs_id, progress=progress)
@@ -90,25 +102,33 @@ def is_plain(pairs: Sequence[ex.Pair]) -> bool:
     return all(pair.target == 1 and pair.weight == pairs[0].weight for pair in pairs)
 
 
-def _trainer(
-    policy: Any, reference: Any, tokenizer: Any, kept: Sequence[ex.Pair], config: Dpo, options: dict[str, Any]
-) -> Any:
+def _trainer(policy: Any, tokenizer: Any, kept: Sequence[ex.Pair], config: Dpo, options: dict[str, Any]) -> Any:
     from datasets import Dataset
     from trl import DPOConfig
 
-    from align.train import trainers
+    from align.train import collate, prefix, trainers
 
-    names = trainers.PAIR_COLUMNS
+    whole_step = options["per_device_train_batch_size"] * options["gradient_accumulation_steps"]
+    options |= {"per_device_train_batch_size": whole_step, "gradient_accumulation_steps": 1}
+    args = DPOConfig(beta=config.beta, disable_dropout=True, precompute_ref_log_probs=True, **options)
+    longest = max(row.tokens for row in kept)
+    kind = trainers.Dpo if is_plain(kept) and trainers.trls_alone(args) else trainers.SoftDpo
+    refusal = "the loss is TRL's" if kind is trainers.Dpo else prefix.refusal(policy, longest)
+    if refusal is None:
+        prefix.use_shared_attention(policy, args.device)
+    else:
+        _log.warning("chosen and rejected each carry their prompt, which is slower: %s", refusal)
+
+    names = collate.PAIR_COLUMNS
     data: dict[str, list[Any]] = {name: [getattr(row, name) for row in kept] for name in names}
     if not is_plain(kept):
         data["target"] = [row.target for row in kept]
         data["weight"] = weights_of_mean_one([row.weight for row in kept])
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    trainer = (trainers.Dpo if is_plain(kept) else trainers.SoftDpo)(
+    trainer = kind(
         model=policy,
-        ref_model=reference,
-        args=DPOConfig(beta=config.beta, disable_dropout=True, **options),
-        data_collator=trainers.PairCollator(pad_token_id=pad),
+        args=args,
+        data_collator=collate.PairCollator(pad, refusal is None, *_most(config, longest)),
         train_dataset=Dataset.from_dict(data),
         processing_class=tokenizer,
         peft_config=arguments.lora_config(config.lora),
@@ -118,19 +138,48 @@ def _trainer(
     return trainer
 
 
+def _most(config: Dpo, longest: int) -> tuple[int | None, int | None]:
+    """Most tokens and most pairs of a forward pass; processes that train together need passes of equal number."""
+    if config.micro_batch_size is not None:
+        return None, config.micro_batch_size
+    if world_size() == 1:
+        return config.micro_batch_tokens, None
+    return None, max(1, config.micro_batch_tokens // (2 * longest))
+
+
+def check_sharing(trainer: Any, dtype: str) -> None:
+    """Look at one pair both ways, and share no prompts where that changes its log-probabilities; the log says so."""
+    if not trainer.data_collator.shared:
+        return
+    apart = replace(trainer.data_collator, shared=False)
+    row = min(trainer.train_dataset, key=lambda row: len(row["chosen_ids"]) + len(row["rejected_ids"]))
+    together, alone = (
+        trainer.policy_logps(trainer._prepare_inputs(collator.batch([row])))
+        for collator in (trainer.data_collator, apart)
+    )
+    difference = max(
+        float((a - b).abs()) / len(row[ids])
+        for a, b, ids in zip(together, alone, ("chosen_ids", "rejected_ids"), strict=True)
+    )
+    if not difference <= reference.CACHED_TOLERANCE[dtype]:
+        trainer.data_collator = apart
+        _log.warning(
+            "chosen and rejected each carry their prompt, which is slower: sharing it changes a token's log-probability by %.3g",
+            difference,
+        )
+
+
 def check_reference(trainer: Any, tolerance: float) -> float:
     """The largest difference between policy's and reference's log-probability of an answer, before the first step.
 
     Looks at a few pairs, evenly spaced over the data. Raises StageError where the difference is over `tolerance`.
     """
     rows = ex.spread(range(len(trainer.train_dataset)), PAIRS_CHECKED)
-    worst, alpha = 0.0, trainer.ld_alpha
-    trainer.ld_alpha = None  # LD-DPO's weights for tokens would be in the reference's sums alone
+    worst = 0.0
     for batch in _batches(trainer, rows):
         for policy_B, reference_B in zip(trainer.policy_logps(batch), trainer.reference_logps(batch), strict=True):
             difference = float((policy_B - reference_B).abs().max())
             worst = difference if not difference <= worst else worst  # keeps a NaN
-    trainer.ld_alpha = alpha
     if not worst <= tolerance:
         raise StageError(
             f"policy and reference differ before the first step: log-probabilities by {worst:.3g}, allowed is {tolerance:g}",
@@ -139,28 +188,41 @@ def check_reference(trainer: Any, tolerance: float) -> float:
     return worst
 
 
-def precompute_reference(trainer: Any, kept: Sequence[ex.Pair]) -> None:
-    """Compute the reference's log-probabilities once for all pairs and let its model go.
+def rows_seen(trainer: Any, count: int) -> list[int]:
+    """The rows that training of `count` rows will look at: all, but in a training that is shorter than an epoch."""
+    order = list(range(len(trainer.train_dataset)))
+    if count >= len(order) or trainer.row_lengths is None:
+        return order
+    return list(trainer._get_train_sampler())[:count]
 
-    Batches hold pairs of similar length; the results go back to the rows they belong to.
+
+def add_reference(trainer: Any, kept: Sequence[ex.Pair], rows: Sequence[int], folder: Path, dtype: str) -> None:
+    """Give `rows` the reference's log-probabilities: those that lie in `folder`, and the rest computed and kept there.
+
+    Some that lay there are computed again; StageError where they belong to another reference.
     """
-    import torch
+    from align.train.collate import REFERENCE_COLUMNS
 
-    from align.train.trainers import REFERENCE_COLUMNS
+    def compute(some: Sequence[int]) -> list[reference.Logps]:
+        found: list[reference.Logps] = []
+        for batch in _batches(trainer, some):
+            chosen_B, rejected_B = trainer.reference_logps(batch)
+            found += zip(chosen_B.tolist(), rejected_B.tolist(), strict=True)
+        return found
 
-    order = sorted(range(len(kept)), key=lambda row: kept[row].tokens)
-    found = [trainer.reference_logps(batch) for batch in _batches(trainer, order)]
-    for column, values in zip(REFERENCE_COLUMNS, zip(*found, strict=True), strict=True):
-        by_row = dict(zip(order, torch.cat(values).tolist(), strict=True))
-        trainer.train_dataset = trainer.train_dataset.add_column(column, [by_row[row] for row in range(len(kept))])
-    trainer.precompute_ref_logps = True
-    trainer.ref_model = None
+    there = folder.exists()
+    values = reference.reference_logps(folder, kept, rows, compute)
+    if there:
+        some = ex.spread(rows, PAIRS_CHECKED)
+        pairs, old = [kept[row] for row in some], [values[row] for row in some]
+        reference.check_cached(pairs, old, compute(some), dtype, folder)
+    trainer.train_dataset = reference.add_columns(trainer.train_dataset, values, REFERENCE_COLUMNS)
 
 
 def _batches(trainer: Any, rows: Sequence[int]) -> Any:
-    """The rows as padded batches on the trainer's device, in the order given."""
-    size = trainer.args.per_device_train_batch_size
-    for start in range(0, len(rows), size):
-        yield trainer._prepare_inputs(
-            trainer.data_collator([trainer.train_dataset[i] for i in rows[start : start + size]])
-        )
+    """The rows on the trainer's device, in the order given, in passes of `REFERENCE_TOKENS`."""
+    from align.train.collate import PASSES
+
+    collator = replace(trainer.data_collator, tokens=REFERENCE_TOKENS, pairs=None)
+    for batch in collator([trainer.train_dataset[i] for i in rows])[PASSES]:
+        yield trainer._prepare_inputs(batch)

@@ -41,3 +41,21 @@ class LengthGrouped:
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
+
+
+def passes(sizes: Sequence[int], tokens: int | None, rows: int | None, *, padded: bool) -> list[list[int]]:
+    """Consecutive rows in forward passes of at most `rows` rows and `tokens` tokens; None is no limit.
+
+    `sizes` are the rows' tokens. Where a pass is `padded` all its rows count as long as its longest. A row that is
+    longer than `tokens` goes alone.
+    """
+    found: list[list[int]] = []
+    for row in range(len(sizes)):
+        together = [*found[-1], row] if found else [row]
+        longest = max(sizes[n] for n in together)
+        cost = longest * len(together) if padded else sum(sizes[n] for n in together)
+        if found and (tokens is None or cost <= tokens) and (rows is None or len(together) <= rows):
+            found[-1] = together
+        else:
+            found.append([row])
+    return found

@@ -1,27 +1,33 @@
 """TRL 1.16's trainers with the few methods that we replace. Imports torch and TRL: import it inside functions only.
 
 Replaced: the sampler (batches of similar length, in an order that a resumed run repeats), telemetry and model cards
-(none), DPO's data preparation (rows arrive as tokens) and, for soft targets, DPO's loss. `test_train_contract.py`
-fails when TRL moves one of these.
+(none), and of DPO the data preparation (rows arrive as tokens), the reference (`align.train.reference`), the forward
+(`align.train.collate`) and the loss. `test_train_contract.py` fails when TRL moves one of these.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
+from accelerate.utils import is_peft_model
 from torch import Tensor
 from trl import DPOTrainer, SFTTrainer
-from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from align.errors import ConfigError
 from align.losses import soft_preference_loss
+from align.train.collate import (
+    COUNT_COLUMNS,
+    PAIR_COLUMNS,
+    PASSES,
+    REFERENCE_COLUMNS,
+    SOFT_COLUMNS,
+    answer_logps,
+    tokens_of,
+)
 from align.train.order import LengthGrouped
-
-PAIR_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
-SOFT_COLUMNS = ("target", "weight")
-REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 
 
 class _Ours:
@@ -33,7 +39,8 @@ class _Ours:
         if self.row_lengths is None:
             return super()._get_train_sampler(train_dataset)  # type: ignore[misc]
         args = self.args  # type: ignore[attr-defined]
-        return LengthGrouped(self.row_lengths, args.train_batch_size * args.gradient_accumulation_steps, args.seed)
+        rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        return LengthGrouped(self.row_lengths, rows, args.seed)
 
     def _send_telemetry(self) -> None:
         """Nothing leaves the machine unasked."""
@@ -47,7 +54,10 @@ class Sft(_Ours, SFTTrainer):
 
 
 class Dpo(_Ours, DPOTrainer):
-    """DPO on rows of `PAIR_COLUMNS`, tokenised already."""
+    """DPO on rows of `PAIR_COLUMNS`, tokenised already, in batches of `align.train.collate`; the loss is TRL's."""
+
+    _share = 1.0
+    """The share of an optimiser step's pairs that the pass at hand has."""
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         missing = [name for name in PAIR_COLUMNS if name not in dataset.column_names]
@@ -55,23 +65,67 @@ class Dpo(_Ours, DPOTrainer):
             raise ValueError(f"the {dataset_name} data set lacks the columns {missing}")
         return dataset
 
-    def policy_logps(self, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+        """`align.train.reference` does it, after the trainer is made, and keeps what it found."""
+        return dataset
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """The passes of one optimiser step: its gradient is that of the mean over all its pairs, however it is cut."""
+        parts: list[dict[str, Any]] = inputs[PASSES]
+        pairs = sum(len(part[COUNT_COLUMNS[0]]) for part in parts)
+        shares = [len(part[COUNT_COLUMNS[0]]) / pairs for part in parts]
+        sync, metrics = self.accelerator.sync_gradients, self._metrics["train"]
+        before = {name: list(values) for name, values in metrics.items()}
+        total = torch.zeros((), device=self.args.device)
+        for place, (part, share) in enumerate(zip(parts, shares, strict=True)):
+            last = place == len(parts) - 1
+            self._share = share
+            self.accelerator.gradient_state._set_sync_gradients(sync and last)
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                total += super().training_step(model, part)
+        for name, values in metrics.items():
+            new = values[len(before.get(name, [])) :]
+            if len(new) == len(parts) > 1:
+                metrics[name] = [*before.get(name, []), sum(v * s for v, s in zip(new, shares, strict=True))]
+        self._share = 1.0
+        return total
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The mean over the pairs of one pass; inside an optimiser step, times the pass's share of its pairs."""
+        return super().compute_loss(model, inputs, return_outputs) * self._share
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        known = {name: value for name, value in inputs.items() if name not in (*COUNT_COLUMNS, *SOFT_COLUMNS)}
+        return super()._compute_loss(model, known, return_outputs)
+
+    def policy_logps(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Log-probabilities of chosen and of rejected under the policy, one number per answer, without gradients."""
         with torch.no_grad(), self.accelerator.autocast():
-            return self._answer_logps(self.model, inputs)
+            return self._answer_logps(self.model, batch)
 
-    def reference_logps(self, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """The same under the reference: its own model in full training, the model without its adapter under LoRA."""
-        inputs = {name: value for name, value in inputs.items() if name not in SOFT_COLUMNS}
-        chosen_B, rejected_B = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
-        return chosen_B, rejected_B
+    def reference_logps(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """The same under the reference: the model without its adapter under LoRA, itself before the first step in
+        full training."""
+        adapter_off = self.model.disable_adapter() if is_peft_model(self.model) else nullcontext()
+        with adapter_off:
+            return self.policy_logps(batch)
 
-    def _answer_logps(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        labels_2BT = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
-        passed = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        logps_2B = model(**passed, labels=labels_2BT, use_cache=False, fused_lm_head=True).log_probs.sum(1)
-        chosen_B, rejected_B = logps_2B.chunk(2)
-        return chosen_B, rejected_B
+    def _answer_logps(self, model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        return answer_logps(model, batch, tail=self.ld_alpha)
+
+
+def trls_alone(args: Any) -> list[str]:
+    """The options that are set and that only TRL's own loss knows."""
+    usual: dict[str, list[Any]] = {
+        "loss_type": [["sigmoid"]],
+        "loss_weights": [None, [1.0]],
+        "f_divergence_type": ["reverse_kl"],
+        "ld_alpha": [None],
+        "use_weighting": [False],
+    }
+    return [name for name, values in usual.items() if getattr(args, name) not in values]
 
 
 class SoftDpo(Dpo):
@@ -79,18 +133,7 @@ class SoftDpo(Dpo):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        changed = [
-            name
-            for name, found, usual in (
-                ("loss_type", list(self.loss_types), ["sigmoid"]),
-                ("loss_weights", list(self.loss_weights), [1.0]),
-                ("f_divergence_type", self.f_divergence_type, "reverse_kl"),
-                ("ld_alpha", self.ld_alpha, None),
-                ("use_weighting", self.use_weighting, False),
-                ("router_aux_loss_coef", self.aux_loss_enabled, False),
-            )
-            if found != usual
-        ]
+        changed = trls_alone(self.args) + ["router_aux_loss_coef"] * self.aux_loss_enabled
         if changed:
             raise ConfigError(
                 f"{', '.join(changed)} cannot act on preferences with soft targets or weights", where="dpo.trainer"
@@ -100,10 +143,7 @@ class SoftDpo(Dpo):
         if return_outputs:
             raise NotImplementedError("the soft loss gives no outputs; evaluation is a stage of its own")
         chosen_B, rejected_B = self._answer_logps(model, inputs)
-        if self.precompute_ref_logps:
-            ref_chosen_B, ref_rejected_B = (inputs[name] for name in REFERENCE_COLUMNS)
-        else:
-            ref_chosen_B, ref_rejected_B = self.reference_logps(inputs)
+        ref_chosen_B, ref_rejected_B = (inputs[name] for name in REFERENCE_COLUMNS)
         good_B, bad_B = self.beta * (chosen_B - ref_chosen_B), self.beta * (rejected_B - ref_rejected_B)
         seen = {
             "rewards/chosen": good_B,
@@ -116,17 +156,8 @@ class SoftDpo(Dpo):
         mode = "train" if self.model.training else "eval"
         for name, values_B in seen.items():
             self._metrics[mode][name].append(values_B.detach().mean().item())
-        self._total_train_tokens += int(inputs["attention_mask"].sum().item())
+        self._total_train_tokens += tokens_of(inputs)
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
-        return soft_preference_loss(good_B - bad_B, inputs["target"], inputs["weight"])
-
-
-class PairCollator(DataCollatorForPreference):
-    """TRL's collator, which pads; it also carries `target` and `weight`, where the rows have them, as float32."""
-
-    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        batch: dict[str, Any] = super().torch_call(examples)
-        for name in SOFT_COLUMNS:
-            if name in examples[0]:
-                batch[name] = torch.tensor([example[name] for example in examples], dtype=torch.float32)
-        return batch
+        certain_B = torch.ones_like(good_B)
+        target_B, weight_B = (inputs.get(name, certain_B) for name in SOFT_COLUMNS)
+        return soft_preference_loss(good_B - bad_B, target_B, weight_B)

@@ -10,7 +10,7 @@ from transformers import Trainer
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from align.train import trainers
+from align.train import collate, trainers
 
 
 def parameters(function: Any) -> list[str]:
@@ -29,7 +29,9 @@ def test_the_version_that_was_read() -> None:
         (DPOTrainer, "_send_telemetry", []),
         (DPOTrainer, "_prepare_dataset", ["dataset", "processing_class", "args", "dataset_name"]),
         (DPOTrainer, "_compute_loss", ["model", "inputs", "return_outputs"]),
-        (DPOTrainer, "compute_ref_log_probs", ["model", "inputs"]),
+        (DPOTrainer, "_precompute_ref_logps", ["dataset", "name", "batch_size"]),
+        (DPOTrainer, "compute_loss", ["model", "inputs", "return_outputs", "num_items_in_batch"]),
+        (Trainer, "training_step", ["model", "inputs", "num_items_in_batch"]),
         (DataCollatorForPreference, "torch_call", ["examples"]),
     ],
 )
@@ -48,20 +50,7 @@ def test_ours_come_before_trls() -> None:
 def test_the_reference_columns_are_those_that_trls_loss_reads() -> None:
     source = inspect.getsource(DPOTrainer._compute_loss)
     assert "if self.precompute_ref_logps:" in source
-    assert all(f'inputs["{name}"]' in source for name in trainers.REFERENCE_COLUMNS)
-
-
-def test_the_collator_takes_our_columns_and_carries_the_soft_ones() -> None:
-    rows = [
-        {"prompt_ids": [5], "chosen_ids": [6, 2], "rejected_ids": [7, 8, 2], "target": 0.75, "weight": 0.5},
-        {"prompt_ids": [5, 5], "chosen_ids": [2], "rejected_ids": [9, 2], "target": 1.0, "weight": 1.5},
-    ]
-    batch = trainers.PairCollator(pad_token_id=0)(rows)
-    assert batch["input_ids"].tolist() == [[5, 6, 2, 0], [5, 5, 2, 0], [5, 7, 8, 2], [5, 5, 9, 2]]
-    assert batch["completion_mask"].tolist() == [[0, 1, 1, 0], [0, 0, 1, 0], [0, 1, 1, 1], [0, 0, 1, 1]]
-    assert batch["attention_mask"].sum(1).tolist() == [3, 3, 4, 4]
-    assert (batch["target"].tolist(), batch["weight"].tolist()) == ([0.75, 1.0], [0.5, 1.5])
-    assert batch["target"].dtype == batch["weight"].dtype and batch["target"].is_floating_point()
+    assert all(f'inputs["{name}"]' in source for name in collate.REFERENCE_COLUMNS)
 
 
 def test_our_data_preparation_changes_nothing_and_refuses_other_columns() -> None:
