@@ -29,8 +29,8 @@ quickstart: server ## three rounds of recipes/support-desk with simulated annota
 	@test -f recipes/support-desk/data/prompts.jsonl || $(BIN)/python recipes/support-desk/world.py
 	$(BIN)/align run recipes/support-desk/recipe.yaml
 
-test: server ## all tests but the longest
-	$(BIN)/python -m pytest -m "not full"
+test: server ## all tests but the longest, two files at a time
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full" --numprocesses 2 --dist loadfile
 
 test-fast: $(READY) ## the tests that need seconds
 	$(BIN)/python -m pytest $(FAST)
