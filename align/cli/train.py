@@ -285,7 +285,7 @@ def learn(
         model,
         lesson.rows,
         lesson.config,
-        **_scored(order),
+        **_scored(order, lesson.config),
         seed=order.seed,
         dtype=order.dtype,
         report_to=[],
@@ -296,15 +296,15 @@ def learn(
     )
 
 
-def _scored(order: Order) -> dict[str, Any]:
-    """What the online methods take too: the score of answers, and for PPO a model that its critic starts from."""
+def _scored(order: Order, config: Any) -> dict[str, Any]:
+    """What the online methods take too: the score of answers, and for PPO a model that a critic of its own starts from."""
     from align.rounds.rewarding import parse_reward, scorer_of
 
     if not order.rewards:
         return {}
     parsed = [parse_reward(text) for text in order.rewards]
     models = [part.path for part in parsed if part.is_model]
-    critic = {"critic": Path(models[0])} if order.verb == "ppo" and models else {}
+    critic = {"critic": Path(models[0])} if order.verb == "ppo" and models and config.critic == "separate" else {}
     return {"score": scorer_of(parsed, dtype=order.dtype, threads=order.threads).score, **critic}
 
 

@@ -91,7 +91,9 @@ class Dpo(OnRows):
 
     @model_validator(mode="after")
     def _one_micro_batch(self) -> Self:
-        if {"micro_batch_size", "micro_batch_tokens"} <= self.model_fields_set and self.micro_batch_size is not None:
+        # a default spelled out is none that was given: so a recipe is written out, and read again
+        tokens = self.micro_batch_tokens != type(self).model_fields["micro_batch_tokens"].default
+        if tokens and self.micro_batch_size is not None:
             raise ValueError("give `micro_batch_size` or `micro_batch_tokens`, not both")
         return self
 
@@ -197,8 +199,8 @@ class Ppo(Online):
 
     @model_validator(mode="after")
     def _all_acts(self) -> Self:
-        """An option that cannot act is an error."""
-        given = self.model_fields_set
+        """An option that cannot act is an error; its default spelled out is none, for so a recipe is written out."""
+        given = {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
         if "value_weight" in given and self.critic != "shared":
             raise ValueError("`value_weight` acts with `critic: shared` alone; a critic of its own has its own gradients")
         if "kl_gain" in given and self.target_kl is None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import ConfigError
+from align.evaluate.compare import SAMPLES
 from align.rounds.journal import read_journal
 from align.rounds.run import require_run
 from align.rounds.stage import Ref, current, stage_folder
@@ -11,14 +12,20 @@ from align.store import read_table
 from align.types import Judgement, Task, from_table
 
 
+ANSWERS = [("rollouts", "candidates.parquet"), ("policy", "candidates.parquet"), ("evaluation", SAMPLES)]
+"""Where a round's answers stand, the first of these that is there."""
+
+
 def browse(run: Path, round: int | None, search: str | None) -> list[dict[str, Any]]:
     """One entry a prompt of the round (the latest that has answers): messages, answers, labels about them.
 
+    Of a round that asks nobody the answers are those that best of n chose from, or else those to held-out prompts.
     Raises ConfigError where there is no run or it has no answers yet.
     """
     require_run(run)
     number = round if round is not None else _latest(run)
-    answers = _rows(run, number, "rollouts", "candidates.parquet")
+    stage, name = next((place for place in ANSWERS if _has(run, number, *place)), ANSWERS[0])
+    answers = _rows(run, number, stage, name)
     messages = {p["id"]: p["messages"] for p in _rows(run, 0, "prompts", "prompts.parquet")}
     entries: dict[str, dict[str, Any]] = {}
     for answer in answers:
@@ -38,10 +45,17 @@ def browse(run: Path, round: int | None, search: str | None) -> list[dict[str, A
 
 
 def _latest(run: Path) -> int:
-    found = [int(p.parent.parent.name.removeprefix("round_")) for p in run.glob("round_*/rollouts/current")]
-    if not found:
-        raise ConfigError(f"the run in {run} has no answers yet", hint="see `align status`")
-    return max(found)
+    """The last round with answers that people are asked about or, in a run that asks nobody, with any."""
+    for place in ANSWERS:
+        rounds = [int(p.parent.parent.name.removeprefix("round_")) for p in run.glob(f"round_*/{place[0]}/current")]
+        if found := [number for number in rounds if _has(run, number, *place)]:
+            return max(found)
+    raise ConfigError(f"the run in {run} has no answers yet", hint="see `align status`")
+
+
+def _has(run: Path, round: int, stage: str, name: str) -> bool:
+    receipt = current(run, Ref(round, stage))
+    return receipt is not None and (stage_folder(run, receipt.ref) / receipt.key / name).is_file()
 
 
 def _rows(run: Path, round: int, stage: str, name: str) -> list[dict[str, Any]]:

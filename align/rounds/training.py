@@ -50,8 +50,9 @@ def ppo_policy(job: Job, progress: Progress) -> Summary:
     """Proximal policy optimisation of the parent; the critic starts from the round's reward model, if there is one."""
     from align.train.ppo import train_ppo
 
-    critic = {"critic": job.inputs["reward"]} if "reward" in job.inputs else {}
-    return _online(job, progress, Ppo(**job.settings["ppo"]), train_ppo, **critic)
+    config = Ppo(**job.settings["ppo"])
+    own = "reward" in job.inputs and config.critic == "separate"
+    return _online(job, progress, config, train_ppo, critic=job.inputs["reward"] if own else None)
 
 
 def rloo_policy(job: Job, progress: Progress) -> Summary:

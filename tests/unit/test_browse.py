@@ -1,11 +1,14 @@
 """What people said, in words."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from align.rounds.browse import _said
+from align.rounds.browse import _said, browse
+from align.store import read_table, write_json
 from align.types import Judgement, Task
+from tests.fake_run import make_run
 from tests.labelling import judge, make_task
 
 FOUR = ("aaaaaaaa1", "bbbbbbbb2", "cccccccc3", "dddddddd4")
@@ -37,3 +40,19 @@ def task(answers: int) -> Task:
 )
 def test_every_outcome_has_its_words(answers: int, said: Judgement, words: str) -> None:
     assert _said(said, task(answers)) == words
+
+
+def test_a_run_that_asks_nobody_shows_its_answers_to_held_out_prompts(tmp_path: Path) -> None:
+    run = make_run(tmp_path, rounds=1, method="ppo", labels=False)
+    write_json(run / "run.json", {"id": "r"})
+    found = browse(run, None, None)
+    held_out = read_table(next(run.glob("round_001/evaluation/*/samples.parquet"))).to_pylist()
+    assert {a["id"] for entry in found for a in entry["answers"]} == {row["id"] for row in held_out}
+    assert all(entry["round"] == 1 and entry["messages"] and entry["labels"] == [] for entry in found)
+
+
+def test_answers_that_people_are_asked_about_come_before_those_of_the_evaluation(tmp_path: Path) -> None:
+    run = make_run(tmp_path, rounds=1)
+    write_json(run / "run.json", {"id": "r"})
+    asked = read_table(next(run.glob("round_001/rollouts/*/candidates.parquet"))).to_pylist()
+    assert {a["id"] for entry in browse(run, None, None) for a in entry["answers"]} == {row["id"] for row in asked}

@@ -180,12 +180,15 @@ def test_mistakes_in_methods(folder: Path, text: str, said: str) -> None:
         (NO_SOURCE + f"rounds: 3\nbest_of_n: {{}}\n{FUNCTIONS}", "best_of_n", None),
         (NO_SOURCE + "kto: {}\nthumbs: {from: pairs.jsonl}", "kto", "thumbs"),
         (NO_SOURCE + "kto: {}\nannotate: {kind: single}\nrounds: 2", "kto", "thumbs"),
+        (BASE + "dpo: {micro_batch_size: 2}", "dpo", "preferences"),
+        (BASE + "ppo: {critic: shared, value_weight: 0.2}\nreward: {model: {}}", "ppo", "preferences"),
     ],
 )
 def test_methods_and_what_they_learn_from(folder: Path, text: str, method: str, rows: str | None) -> None:
     recipe = load_recipe(write(folder, text + "\n")).recipe
     assert (recipe.method, recipe.learns_from) == (method, rows)
     assert recipe.training == getattr(recipe, method)
+    assert type(recipe.training)(**recipe.training.model_dump(mode="json")) == recipe.training, "as stages do"
     assert load_recipe(write(folder, resolved_yaml(recipe))).recipe == recipe
 
 

@@ -1,7 +1,11 @@
 """The shipped recipes without running them: they load, their files are whole, and run.py stays a page."""
 
 import ast
+import json
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,29 +13,42 @@ import pytest
 from align.cli.recipes import shipped
 from align.config.load import load_recipe
 from align.config.recipe import FunctionJudge, People, PeopleJudge
-from align.data.prompts import load_prompts
+from align.data.demonstrations import load_demonstrations
+from align.data.prompts import load_prompts, read_prompts
 from align.rounds.plan import judge_of
+from align.types import prompt_id
 from reward.functions import load_function
 
 RECIPES = shipped()
 OWN = RECIPES["own-model"]
 
 
-def test_both_recipes_are_shipped() -> None:
-    assert sorted(RECIPES) == ["own-model", "support-desk"]
+METHODS = {
+    "best-of-n": "best_of_n",
+    "grpo-gsm8k": "grpo",
+    "kto-thumbs": "kto",
+    "own-model": "dpo",
+    "ppo-support-desk": "ppo",
+    "sft-dpo-rounds": "dpo",
+    "support-desk": "dpo",
+}
+
+
+def test_every_method_has_a_recipe() -> None:
+    assert {name: load_recipe(folder, files=False).recipe.method for name, folder in RECIPES.items()} == METHODS
 
 
 @pytest.mark.parametrize("folder", RECIPES.values(), ids=RECIPES)
 def test_it_loads_and_is_measured_by_a_judge(folder: Path) -> None:
     recipe = load_recipe(folder, files=False).recipe
     assert recipe.name == folder.name
-    assert isinstance(judge_of(recipe), FunctionJudge)
+    assert isinstance(judge_of(recipe) or recipe.evaluate.judge, FunctionJudge | PeopleJudge)
 
 
 @pytest.mark.parametrize("folder", RECIPES.values(), ids=RECIPES)
-def test_run_py_is_under_sixty_lines_and_uses_public_names_only(folder: Path) -> None:
+def test_run_py_is_a_page_and_uses_public_names_only(folder: Path) -> None:
     text = (folder / "run.py").read_text()
-    assert len(text.splitlines()) < 60
+    assert len(text.splitlines()) < 75
     tree = ast.walk(ast.parse(text))
     names = [alias.name for node in tree if isinstance(node, ast.ImportFrom) for alias in node.names]
     assert len(names) > 10 and not [name for name in names if name.startswith("_")]
@@ -62,6 +79,65 @@ def test_what_the_example_of_a_scoring_function_says(answer: str) -> None:
     assert score(messages, answer) == pytest.approx(SCORES[answer])
 
 
+def test_what_the_house_style_of_best_of_n_says() -> None:
+    style = load_function("style.py:style", RECIPES["best-of-n"])
+    whole = "Hello! We are sorry about the lamp. We send a new one today. Have a nice day."
+    assert style([], whole) == 4.0
+    assert style([], whole.replace("Hello! ", "").replace("We are sorry about", "Thank you for telling us of")) == 2.0
+    assert style([], "It is not our fault.") == 0.0
+    assert style([], "") == 0.0
+    assert style([], "word " * 34 + "Thank you!") == pytest.approx(2 - 0.05 * 6)
+
+
+GSM = {
+    "question": "Weng earns $12 an hour. For 50 minutes?",
+    "answer": "12/60 = <<12/60=0.2>>0.2 a minute.\n#### 1,010",
+}
+ANSWERS = {
+    "#### 1010": (1.0, 1.0),
+    "She earns\n#### $1,010.00": (1.0, 1.0),
+    "#### 1010.": (1.0, 1.0),
+    "#### -1010": (0.0, 1.0),
+    "#### 10": (0.0, 1.0),
+    "1010": (0.0, 0.0),
+    "#### 1010 dollars": (0.0, 0.0),
+    "#### 1010 and #### 1010": (1.0, 1.0),
+    "####": (0.0, 0.0),
+    "": (0.0, 0.0),
+}
+
+
+def test_gsm8ks_own_file_becomes_prompts_and_only_the_right_number_is_rewarded(tmp_path: Path) -> None:
+    mine = shutil.copytree(RECIPES["grpo-gsm8k"], tmp_path / "mine", ignore=shutil.ignore_patterns("data"))
+    (tmp_path / "train.jsonl").write_text(json.dumps(GSM) + "\n" + json.dumps(GSM | {"question": "And two?"}) + "\n")
+    subprocess.run([sys.executable, mine / "gsm8k.py", tmp_path / "train.jsonl"], check=True, capture_output=True)
+    prompts, dropped = read_prompts(mine / "data" / "prompts.jsonl")
+    assert (len(prompts), dropped) == (2, [])
+    correct, form = (load_function(f"gsm8k.py:{name}", mine) for name in ("correct", "form"))
+    assert {a: (correct(prompts[0].messages, a), form(prompts[0].messages, a)) for a in ANSWERS} == ANSWERS
+    (tmp_path / "bad.jsonl").write_text(json.dumps(GSM) + "\n" + json.dumps({"question": "No answer?"}) + "\n")
+    command = [sys.executable, mine / "gsm8k.py", tmp_path / "bad.jsonl"]
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode != 0 and refused.stderr.startswith(f"{tmp_path / 'bad.jsonl'}:2: needs `question`")
+
+
+def test_every_solution_of_gsm8k_is_a_number(tmp_path: Path) -> None:
+    data = Path(__file__).parents[3] / "shared" / "data" / "gsm8k_train.jsonl.gz"
+    if not data.is_file():
+        pytest.skip(f"there is no {data}")
+    mine = shutil.copytree(RECIPES["grpo-gsm8k"], tmp_path / "mine", ignore=shutil.ignore_patterns("data"))
+    done = subprocess.run([sys.executable, mine / "gsm8k.py", data], check=True, capture_output=True, text=True)
+    assert done.stdout.endswith("data: 7473 prompts\n")
+
+
+def test_the_demonstrations_of_sft_dpo_rounds_share_no_prompt_with_its_prompts() -> None:
+    recipe = load_recipe(RECIPES["sft-dpo-rounds"]).recipe
+    assert recipe.sft is not None
+    shown, dropped = load_demonstrations(recipe.sft.demonstrations)
+    assert (len(shown), dropped) == (16, [])
+    assert not {prompt_id(row.messages) for row in shown} & {p.id for p in load_prompts(recipe.prompts)[0]}
+
+
 def commands(folder: Path) -> list[list[str]]:
     """The changes in each `align run` of a recipe's README that starts from the shipped files."""
     lines = (folder / "README.md").read_text().splitlines()
@@ -70,8 +146,8 @@ def commands(folder: Path) -> list[list[str]]:
 
 
 def test_every_change_that_a_readme_shows_is_one_that_the_recipe_takes() -> None:
-    shown = [changes for folder in RECIPES.values() for changes in commands(folder)]
-    asked = [load_recipe(RECIPES["support-desk"], changes, files=False).recipe for changes in shown]
+    shown = [(folder, changes) for folder in RECIPES.values() for changes in commands(folder)]
+    asked = [load_recipe(folder, changes, files=False).recipe for folder, changes in shown]
     kinds = {recipe.annotate.kind for recipe in asked if recipe.annotate}
     assert kinds == {"pair", "rank", "single", "rating"}
     assert {type(recipe.evaluate.judge) for recipe in asked} == {FunctionJudge, PeopleJudge}
