@@ -27,13 +27,21 @@ class TransformersGenerator:
         import torch
         from transformers import AutoModelForCausalLM, GenerationConfig
 
-        self._stops = list(stops)
-        self._threads = torch.get_num_threads()
+        self._stops, self._threads = list(stops), torch.get_num_threads()
         if threads is not None:
             torch.set_num_threads(threads)
         model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=getattr(torch, dtype), local_files_only=True)
         model.generation_config = GenerationConfig()  # the model's own defaults must not mix with our sampling
         self._model: Any = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+    @classmethod
+    def of_model(cls, model: Any, stops: Sequence[int]) -> "TransformersGenerator":
+        """A generator of a model in memory, on its device; the caller has put it into evaluation mode."""
+        import torch
+
+        generator = cls.__new__(cls)
+        generator._stops, generator._threads, generator._model = list(stops), torch.get_num_threads(), model
+        return generator
 
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, *, samples: int, seed: int

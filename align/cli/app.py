@@ -13,6 +13,7 @@ from align.cli.inspect import clean, lineage, report, samples, status
 from align.cli.run import init, run
 from align.cli.server import server_app
 from align.cli.stages import evaluate, rollout
+from align.cli.sweep import sweep
 from align.cli.train import ON_ROWS, ONLINE, online_verb, verb_on_rows
 from align.errors import EXIT_USER, AlignError, StageError
 
@@ -30,6 +31,7 @@ app = typer.Typer(
 for verb in (init, run, status, report, samples, lineage, forget, clean, rollout):
     app.command()(verb)
 app.command("eval")(evaluate)
+app.command()(sweep)
 for method in ON_ROWS:
     app.command(method.name)(verb_on_rows(method))
 for method in ONLINE:

@@ -1,11 +1,12 @@
 """YAML in and out, with line numbers: the plain YAML that people expect, not all of YAML 1.1.
 
 `1e-4` is a number, `yes`, `no`, `on`, dates and `1:30` are text, a key that stands twice is an error, and tags and
-merge keys are refused. `dump` writes what `parse` reads back as the same values.
+merge keys are refused. `dump` writes what `parse` reads back as the same values, `edited` changes a few of them in place.
 """
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -107,6 +108,73 @@ class _Builder:
 
     def _error(self, node: yaml.Node, what: str) -> ConfigError:
         return ConfigError(what, where=f"{self.where}:{node.start_mark.line + 1}")
+
+
+def edited(text: str, changes: Mapping[Keys, Any], where: str) -> str:
+    """`text` with other values at some keys; comments, order and layout of all else stay.
+
+    A mapping on the way to a key that is not there yet is made. Where that layout cannot be kept (an empty value in
+    the way), the whole is written anew, without comments; the values are right either way. Raises ConfigError for a
+    `text` that is no plain YAML.
+    """
+    wanted = parse(text, where)[0] or {}
+    for keys, value in changes.items():
+        holder = wanted
+        for key in keys[:-1]:
+            if isinstance(holder, dict) and holder.get(key) is None:
+                holder[key] = {}
+            holder = holder[key]
+        holder[keys[-1]] = value
+    kept = text
+    for keys, value in changes.items():
+        kept = _with_value(kept, keys, value)
+    try:
+        same = parse(kept, where)[0] == wanted
+    except ConfigError:
+        same = False
+    return kept if same else dump(wanted)
+
+
+def _with_value(text: str, keys: Keys, value: Any) -> str:
+    """`text` with `value` at `keys`, by replacing or inserting that one value."""
+    node = yaml.compose(text, Loader=_Loader)
+    depth = 0
+    while isinstance(node, yaml.CollectionNode) and depth < len(keys):
+        inner = _inner(node, keys[depth])
+        if inner is None:
+            break
+        node, depth = inner, depth + 1
+    for key in reversed(keys[max(depth + 1, 0) :] if depth < len(keys) else ()):
+        value = {key: value}
+    if depth == len(keys) and node is not None:
+        return text[: node.start_mark.index] + _flow(value) + text[_end(text, node) :]
+    if not isinstance(node, yaml.MappingNode) or not node.value:
+        return text
+    line = f"{keys[depth]}: {_flow(value)}"
+    start = node.value[0][0].start_mark
+    if node.flow_style:
+        return text[: start.index] + line + ", " + text[start.index :]
+    return text[: start.index] + line + "\n" + " " * start.column + text[start.index :]
+
+
+def _inner(node: yaml.CollectionNode, key: str | int) -> yaml.Node | None:
+    """The value at a key, or the item at an index; None where there is none."""
+    if isinstance(node, yaml.SequenceNode):
+        return node.value[key] if isinstance(key, int) and key < len(node.value) else None
+    return next((v for k, v in node.value if k.value == key), None)
+
+
+def _end(text: str, node: yaml.Node) -> int:
+    """Where a value ends; PyYAML counts the comments and blank lines behind a block mapping to it."""
+    if not isinstance(node, yaml.CollectionNode) or node.flow_style:
+        return int(node.end_mark.index)
+    return int(node.start_mark.index) + len(text[node.start_mark.index : node.end_mark.index].rstrip())
+
+
+def _flow(value: Any) -> str:
+    """A value on one line."""
+    text: str = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=10**6)
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def dump(value: Any) -> str:

@@ -7,7 +7,9 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,24 @@ Progress = Callable[[int, int], None]
 """Is told (steps done, steps in all)."""
 
 
+Look = Callable[[Any, int, int], None]
+"""Is given (the model as it is, steps done, steps in all)."""
+_look: ContextVar[Look | None] = ContextVar("look", default=None)
+
+
+@contextmanager
+def looking(look: Look) -> Iterator[None]:
+    """Inside the block each training calls `look` after every optimiser step; what it raises ends that training.
+
+    A look must leave the model as it was and draw no numbers from the global generators.
+    """
+    token = _look.set(look)
+    try:
+        yield
+    finally:
+        _look.reset(token)
+
+
 def run_trainer(
     trainer: Any, *, work: Path, out: Path, inputs_id: str, progress: Progress | None = None, save_every: int = 1
 ) -> dict[str, Any]:
@@ -44,6 +64,8 @@ def run_trainer(
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Metrics(out / LOGS / "metrics.jsonl", progress))
     trainer.add_callback(_Saving(work, inputs_id, save_every))
+    if (look := _look.get()) is not None:
+        trainer.add_callback(_Looking(look))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return summary(trainer.state.log_history, trainer.state.global_step)
 
@@ -120,6 +142,14 @@ class _Metrics(TrainerCallback):  # type: ignore[misc]
         if rank() == 0 and args.disable_tqdm and not self.progress and now - self.printed >= PRINT_SECONDS:
             self.printed = now
             print(f"step {state.global_step}/{state.max_steps}  loss {loss:.4f}", file=sys.stderr, flush=True)
+
+
+class _Looking(TrainerCallback):  # type: ignore[misc]
+    def __init__(self, look: Look) -> None:
+        self.look = look
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        self.look(model, state.global_step, state.max_steps)
 
 
 class _Saving(TrainerCallback):  # type: ignore[misc]

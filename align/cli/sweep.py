@@ -1,0 +1,224 @@
+"""`align sweep`: which settings of one training give the best answers."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import typer
+
+from align.cli.train import DTYPE, JSON, ON_ROWS, ONLINE, SEED, THREADS, Dtype, Verb
+
+if TYPE_CHECKING:
+    from align.cli.workplace import Workplace
+    from align.rounds.sweep import Subject
+
+FILES = ("model", "data", "prompts", "judge")
+
+
+def sweep(
+    target: str = typer.Argument(..., help="A recipe, or a method: sft, dpo, kto, ppo, rloo, grpo, best-of-n."),
+    settings: list[str] = typer.Argument(
+        None,
+        help="Ranges and starting values as key=value: learning_rate=1e-5..1e-1:log batch_size=8,16,32 beta=0.2;"
+        " of a recipe with the section in front, dpo.learning_rate=….",
+    ),
+    out: Path = typer.Option(..., "--out", help="Folder for result.json, sweep.svg, best.yaml and the best policy."),
+    space: Path = typer.Option(None, "--space", help="A YAML file of ranges, key: range."),
+    trials: int = typer.Option(20, "--trials", min=1, help="Trials after that of the starting settings."),
+    minutes: float = typer.Option(None, "--minutes", min=0, help="No trial begins after so many minutes of trials."),
+    sampler: Literal["tpe", "random"] = typer.Option("tpe", "--sampler", help="random is the control."),
+    metric: Literal["mean_score", "win_rate"] = typer.Option(
+        "mean_score", "--metric", help="What trials raise: the answers' mean score, or their win rate over the parent."
+    ),
+    share: float = typer.Option(
+        0.2, "--share", min=0.01, max=0.45, help="Share of prompts set aside for scoring trials, and not learned from."
+    ),
+    runs: Path = typer.Option(Path("runs"), "--runs", help="The folder that holds the recipe's run."),
+    model: str = typer.Option(None, "--model", help="With a method: the model that every trial starts from."),
+    data: Path = typer.Option(None, "--data", help="With sft, dpo, kto: demonstrations, preferences or thumbs."),
+    prompts: Path = typer.Option(None, "--prompts", help="With a method: prompts to score trials on."),
+    judge: str = typer.Option(None, "--judge", help="With a method: file.py:function that scores (messages, answer)."),
+    reward: list[str] = typer.Option(None, "--reward", help="With ppo, rloo, grpo, best-of-n: what is raised."),
+    temperature: float = typer.Option(0.7, "--temperature", min=0, help="With a method: of the scored answers."),
+    max_tokens: int = typer.Option(256, "--max-tokens", min=1, help="With a method: longest scored answer."),
+    dtype: Dtype = DTYPE,
+    seed: int = SEED,
+    threads: int = THREADS,
+    as_json: bool = JSON,
+) -> None:
+    """Search a training's settings by Optuna on a budget; compare the best with the starting ones on unseen prompts.
+
+    The same command goes on with a sweep that was stopped.
+    """
+    from align.cli.workplace import workplace
+    from align.config.space import read_space, require_distinct, split_settings
+    from align.errors import ConfigError
+    from align.rounds.sweep import sweep as run_sweep
+    from align.rounds.trials import Budget, Search
+
+    fixed, ranges = split_settings(settings or [])
+    ranges += read_space(space) if space is not None else []
+    require_distinct(ranges)
+    verb = next((v for v in (*ON_ROWS, *ONLINE) if v.name == target), None)
+    given = {"model": model, "data": data, "prompts": prompts, "judge": judge}
+    if verb is None and (stray := next((n for n, v in {**given, "reward": reward}.items() if v), None)):
+        raise ConfigError(f"--{stray} belongs to a method; the recipe says it", where=f"align sweep {target}")
+    with workplace(out, threads) as place:
+        if verb is None:
+            section, ranges, seed = _section(target, ranges, fixed)
+            search = Search(ranges, sampler, metric, seed=seed)
+            subject, text = _of_recipe(place, Path(target), fixed, runs, section, share)
+        else:
+            search = Search(ranges, sampler, metric, seed=seed)
+            _require(verb, given, reward)
+            sampling = {"temperature": temperature, "max_tokens": max_tokens}
+            subject, text = _of_method(place, verb, fixed, given, reward or [], sampling, share, (dtype, seed, threads))
+
+        def tell(line: str) -> None:
+            place.terminal.write(line + "\n")
+
+        result = run_sweep(subject, search, Budget(trials, minutes), work=place.work, tell=tell)
+        _write(place.out, result, text(result["best"], out.resolve()))
+    _say(out, result, as_json)
+
+
+def _section(target: str, ranges: Sequence[Any], fixed: Sequence[str]) -> tuple[str, list[Any], int]:
+    """The one section of a recipe that the ranges are about, the ranges without its name, and the recipe's seed."""
+    from dataclasses import replace
+
+    from align.config.load import load_recipe
+    from align.errors import ConfigError
+
+    sections = {d.key.partition(".")[0] for d in ranges}
+    if len(sections) > 1 or any("." not in d.key for d in ranges):
+        found = ", ".join(d.key for d in ranges)
+        hint = "write dpo.learning_rate=1e-5..1e-1:log"
+        raise ConfigError(f"ranges are about one section of the recipe, found {found}", where=target, hint=hint)
+    seed = load_recipe(Path(target), list(fixed)).recipe.seed
+    return sections.pop(), [replace(d, key=d.key.partition(".")[2]) for d in ranges], seed
+
+
+def _of_recipe(
+    place: "Workplace", path: Path, fixed: list[str], runs: Path, section: str, share: float
+) -> tuple["Subject", Any]:
+    from align.config.load import load_recipe
+    from align.rounds.swept import best_recipe, subject_of_recipe
+
+    loaded = load_recipe(path, fixed)
+    recipe = loaded.recipe
+    model = place.checkpoint(
+        recipe.model.path,
+        revision=recipe.model.revision,
+        chat_template=recipe.model.chat_template,
+        dtype=recipe.model.dtype,
+    )
+    subject = subject_of_recipe(loaded, runs / recipe.name, section, model=model, share=share)
+    return subject, lambda best, out: best_recipe(loaded, section, best, out, fixed)
+
+
+def _require(verb: Verb, given: dict[str, Any], reward: list[str] | None) -> None:
+    """ConfigError for files that the method needs, and for those that it cannot use."""
+    from align.errors import ConfigError
+
+    online = verb in ONLINE
+    for name in FILES:
+        unneeded = online and name in ("data", "judge")
+        if given[name] is None and not unneeded:
+            raise ConfigError(f"align sweep {verb.name} needs --{name}", where="align sweep")
+        if given[name] is not None and online and name == "data":
+            raise ConfigError(f"--data has no use with {verb.name}, which learns from --prompts", where="align sweep")
+    if online != bool(reward):
+        what = "needs --reward" if online else "has no use for --reward; --judge scores the trials"
+        raise ConfigError(f"align sweep {verb.name} {what}", where="align sweep")
+
+
+def _of_method(
+    place: "Workplace",
+    verb: Verb,
+    fixed: list[str],
+    given: dict[str, Any],
+    reward: list[str],
+    sampling: dict[str, Any],
+    share: float,
+    how: tuple[str, int, int | None],
+) -> tuple["Subject", Any]:
+    """A method on files: trials and the final comparison each take `share` of the prompts."""
+    from align.config.base import Sampling
+    from align.config.load import set_value
+    from align.config.section import load_section
+    from align.config.yaml_text import dump
+    from align.data.prompts import read_prompts
+    from align.rounds.rewarding import parse_reward, scorer_of
+    from align.rounds.sweep import Subject, tuning_and_final
+    from align.rounds.swept import bound, judged_by, rows_id, rows_left
+
+    dtype, seed, threads = how
+    parts = verb.parts()
+    named = {"demonstrations": str(given["data"])} if "demonstrations" in parts.section.model_fields else {}
+    start: Any = load_section(parts.section, fixed, no_use=verb.no_use, **named)
+    asked, _ = read_prompts(given["prompts"])
+    tuning, final = tuning_and_final(asked, share, seed)
+    more: dict[str, Any] = {}
+    if reward:
+        parsed = [parse_reward(text) for text in reward]
+        more["score"] = scorer_of(parsed, dtype=dtype, threads=threads).score
+        models = [Path(part.path) for part in parsed if part.is_model]
+        more |= {"critic": models[0]} if verb.name == "ppo" and models else {}
+    rows = rows_left(parts.load(given["data"])[0] if given["data"] else asked, [*tuning, *final])
+    judge = given["judge"]
+    parent = place.checkpoint(given["model"], revision=None, chat_template=None, dtype=dtype)
+    subject = Subject(
+        start=start,
+        train=bound(parts.train, parent, rows, dtype=dtype, threads=threads, **more),
+        parent=parent,
+        tuning=tuning,
+        final=final,
+        score=judged_by(judge) if judge else more["score"],
+        sampling=Sampling(**sampling),
+        dtype=dtype,
+        data_id=rows_id(rows),
+    )
+
+    def text(best: dict[str, Any], out: Path) -> str:
+        data: dict[str, Any] = {}
+        for setting in [*fixed, *(f"{key}={json.dumps(value)}" for key, value in best.items())]:
+            set_value(data, {}, f"{verb.name.replace('-', '_')}.{setting}", "setting")
+        return dump(data)
+
+    return subject, text
+
+
+def _write(out: Path, result: dict[str, Any], best: str) -> None:
+    from align.report.sweep import sweep_svg
+    from align.store import replace_file, write_json, write_rows
+
+    policy = result.pop("policy")
+    if policy is not None:
+        Path(policy).rename(out / "policy")
+    write_rows(out / "trials.jsonl", result["trials"])
+    write_json(out / "result.json", result)
+    replace_file(out / "sweep.svg", sweep_svg(result))
+    replace_file(out / "best.yaml", best)
+
+
+def _say(out: Path, result: dict[str, Any], as_json: bool) -> None:
+    from align.cli.display import plain, print_json, value_text
+
+    if as_json:
+        print_json({**{name: value for name, value in result.items() if name != "trials"}, "out": str(out)})
+        return
+    typer.echo(f"start: {value_text(result['start'])}")
+    typer.echo(f"best: {value_text(result['best'])} (trial {result['best_trial'] + 1} of {len(result['trials'])})")
+    compared = result["comparison"]
+    if (won := compared.get("win_rate")) is None:
+        typer.echo(plain(compared["note"]))
+    else:
+        gain = compared["difference"]
+        typer.echo(f"win rate over the start on {won['clusters']} unseen prompts: {_interval(won)}")
+        typer.echo(f"mean score: {_interval(gain)} higher than {compared['mean_score_start']:.4g}")
+    typer.echo(f"written to {out}: best.yaml, sweep.svg, trials.jsonl, policy/")
+
+
+def _interval(found: dict[str, Any]) -> str:
+    return f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
