@@ -23,6 +23,8 @@ REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 COUNT_COLUMNS = ("chosen_tokens", "rejected_tokens")
 """Tokens of each answer, stop token included."""
 PASSES = "passes"
+BLANK = "blank"
+"""Marks a row that counts nothing, and a pass of such rows alone (`align.train.order.Shares`)."""
 
 Row = Mapping[str, Any]
 Batch = dict[str, Any]
@@ -45,7 +47,12 @@ class PairCollator:
     def __call__(self, rows: Sequence[Row]) -> dict[str, list[Batch]]:
         sizes = [_tokens(row, self.shared) for row in rows]
         parts = passes(sizes, self.tokens, self.pairs, padded=not self.shared)
-        return {PASSES: [self.batch([rows[n] for n in part]) for part in parts]}
+        return {PASSES: [self._counted([rows[n] for n in part]) for part in parts]}
+
+    def _counted(self, rows: Sequence[Row]) -> Batch:
+        """A pass without its blank rows; where there are no others, one of them makes a pass that is marked so."""
+        real = [row for row in rows if BLANK not in row]
+        return self.batch(real) if real else {**self.batch(rows[:1]), BLANK: True}
 
     def batch(self, rows: Sequence[Row]) -> Batch:
         """One forward pass over all `rows`."""

@@ -17,7 +17,7 @@ from align.store import checkpoint_id
 from align.text import load_tokenizer, stop_token_ids
 from align.train import arguments, checkpoint, reference
 from align.train import examples as ex
-from align.train.world import world_size
+from align.train.world import alone, world_size
 from align.types import Preference
 
 _log = logging.getLogger(__name__)
@@ -114,6 +114,8 @@ def _trainer(policy: Any, tokenizer: Any, kept: Sequence[ex.Pair], config: Dpo, 
     longest = max(row.tokens for row in kept)
     kind = trainers.Dpo if is_plain(kept) and trainers.trls_alone(args) else trainers.SoftDpo
     refusal = "the loss is TRL's" if kind is trainers.Dpo else prefix.refusal(policy, longest)
+    if kind is trainers.Dpo:
+        alone("a loss of TRL's own")
     if refusal is None:
         prefix.use_shared_attention(policy, args.device)
     else:

@@ -1,5 +1,6 @@
 """In which order rows are trained on: a pure function of lengths, seed and epoch, so a resumed run sees the same."""
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 
@@ -41,6 +42,41 @@ class LengthGrouped:
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
+
+
+class Shares:
+    """A batch sampler for one of several processes: its rows of each optimiser step, in micro-batches.
+
+    `order` are the rows of a process that trains alone, `batch` of them a step. Each process takes every n-th row of a
+    step, so that all have short and long ones. Where the last step's rows do not come out even, `blank` fills up: a row
+    that counts nothing. So every process has as many micro-batches as the others.
+    """
+
+    batch_size = None
+
+    def __init__(self, order: LengthGrouped, *, batch: int, micro: int, rank: int, processes: int, blank: int) -> None:
+        self.sampler, self.batch, self.micro = order, batch, micro
+        self.rank, self.processes, self.blank = rank, processes, blank
+
+    def _of_step(self, rows: int) -> int:
+        """Rows of a step's `rows` that each process has."""
+        return math.ceil(rows / self.processes)
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.sampler), self.batch)
+        steps = [self.batch] * whole + [rest] * (rest > 0)
+        return sum(math.ceil(self._of_step(rows) / self.micro) for rows in steps)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rows = list(self.sampler)
+        for start in range(0, len(rows), self.batch):
+            step = rows[start : start + self.batch]
+            mine = step[self.rank :: self.processes]
+            mine += [self.blank] * (self._of_step(len(step)) - len(mine))
+            yield from (mine[i : i + self.micro] for i in range(0, len(mine), self.micro))
+
+    def set_epoch(self, epoch: int) -> None:
+        self.sampler.set_epoch(epoch)
 
 
 def passes(sizes: Sequence[int], tokens: int | None, rows: int | None, *, padded: bool) -> list[list[int]]:

@@ -12,13 +12,16 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import is_peft_model
 from torch import Tensor
+from torch.utils.data import DataLoader
 from trl import DPOTrainer, SFTTrainer
 
 from align.errors import ConfigError
 from align.losses import soft_preference_loss
 from align.train.collate import (
+    BLANK,
     COUNT_COLUMNS,
     PAIR_COLUMNS,
     PASSES,
@@ -27,7 +30,8 @@ from align.train.collate import (
     answer_logps,
     tokens_of,
 )
-from align.train.order import LengthGrouped
+from align.train.order import LengthGrouped, Shares
+from align.train.world import summed
 
 
 class _Ours:
@@ -42,6 +46,32 @@ class _Ours:
         rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         return LengthGrouped(self.row_lengths, rows, args.seed)
 
+    def get_train_dataloader(self: Any) -> Any:
+        """Several processes see at each step the rows of one that trains alone; accelerate would deal out others."""
+        args, data = self.args, self.train_dataset
+        if args.world_size == 1:
+            return super().get_train_dataloader()  # type: ignore[misc]
+        if self.row_lengths is None:
+            what = "`trainer.train_sampling_strategy` cannot act in several processes"
+            raise ConfigError(what, hint="leave it out: batches are of similar length")
+        shares = Shares(
+            self._get_train_sampler(),
+            batch=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            micro=args.train_batch_size,
+            rank=args.process_index,
+            processes=args.world_size,
+            blank=len(data),
+        )
+        loader = DataLoader(
+            WithBlank(data, self.blank_row(data[0])), batch_sampler=shares, collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers, pin_memory=args.dataloader_pin_memory,
+        )  # fmt: skip
+        ready = prepare_data_loader(
+            loader, self.accelerator.device, num_processes=1, process_index=0, put_on_device=True
+        )
+        self.accelerator._dataloaders.append(ready)
+        return ready
+
     def _send_telemetry(self) -> None:
         """Nothing leaves the machine unasked."""
 
@@ -49,8 +79,24 @@ class _Ours:
         """A stage's receipt says where a checkpoint comes from; TRL's card would carry paths of this machine."""
 
 
+class WithBlank:
+    """A data set with one more row behind its own."""
+
+    def __init__(self, data: Any, blank: dict[str, Any]) -> None:
+        self.data, self.blank = data, blank
+
+    def __len__(self) -> int:
+        return len(self.data) + 1
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        found: dict[str, Any] = self.data[row] if row < len(self.data) else self.blank
+        return found
+
+
 class Sft(_Ours, SFTTrainer):
-    pass
+    def blank_row(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row that counts nothing: no token is learned."""
+        return {**row, "input_ids": row["input_ids"][:1], "labels": [-100]}
 
 
 class Dpo(_Ours, DPOTrainer):
@@ -58,6 +104,10 @@ class Dpo(_Ours, DPOTrainer):
 
     _share = 1.0
     """The share of an optimiser step's pairs that the pass at hand has."""
+
+    def blank_row(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row that counts nothing: the collator leaves it out."""
+        return {**row, BLANK: True}
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         missing = [name for name in PAIR_COLUMNS if name not in dataset.column_names]
@@ -70,10 +120,15 @@ class Dpo(_Ours, DPOTrainer):
         return dataset
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """The passes of one optimiser step: its gradient is that of the mean over all its pairs, however it is cut."""
+        """The passes of one optimiser step: its gradient is that of the mean over all its pairs, however it is cut.
+
+        Processes' gradients are averaged, so that each counts its pairs as many times as there are processes.
+        """
         parts: list[dict[str, Any]] = inputs[PASSES]
-        pairs = sum(len(part[COUNT_COLUMNS[0]]) for part in parts)
-        shares = [len(part[COUNT_COLUMNS[0]]) / pairs for part in parts]
+        counts = [0 if part.pop(BLANK, False) else len(part[COUNT_COLUMNS[0]]) for part in parts]
+        of_all = summed(torch.tensor(counts, device=self.args.device))
+        weights = (of_all / of_all.sum()).tolist()
+        shares = [count * self.args.world_size / int(of_all.sum()) for count in counts]
         sync, metrics = self.accelerator.sync_gradients, self._metrics["train"]
         before = {name: list(values) for name, values in metrics.items()}
         total = torch.zeros((), device=self.args.device)
@@ -86,7 +141,7 @@ class Dpo(_Ours, DPOTrainer):
         for name, values in metrics.items():
             new = values[len(before.get(name, [])) :]
             if len(new) == len(parts) > 1:
-                metrics[name] = [*before.get(name, []), sum(v * s for v, s in zip(new, shares, strict=True))]
+                metrics[name] = [*before.get(name, []), sum(v * w for v, w in zip(new, weights, strict=True))]
         self._share = 1.0
         return total
 
@@ -154,9 +209,12 @@ class SoftDpo(Dpo):
             "logps/rejected": rejected_B,
         }
         mode = "train" if self.model.training else "eval"
-        for name, values_B in seen.items():
-            self._metrics[mode][name].append(values_B.detach().mean().item())
-        self._total_train_tokens += tokens_of(inputs)
+        counted = float(self._share > 0)
+        sums = [*(values_B.detach().sum() for values_B in seen.values()), torch.tensor(len(good_B)), tokens_of(inputs)]
+        *sums_S, pairs, tokens = summed(counted * torch.tensor(sums, dtype=torch.float64)).tolist()
+        for name, value in zip(seen, sums_S, strict=True):
+            self._metrics[mode][name].append(value / pairs)
+        self._total_train_tokens += int(tokens)
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
         certain_B = torch.ones_like(good_B)
         target_B, weight_B = (inputs.get(name, certain_B) for name in SOFT_COLUMNS)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from align.train.order import LengthGrouped, length_grouped_order
+from align.train.order import LengthGrouped, Shares, length_grouped_order
 
 LENGTHS = st.lists(st.integers(1, 200), min_size=1, max_size=150)
 
@@ -48,3 +48,36 @@ def test_the_sampler_follows_the_epoch_it_is_told() -> None:
     assert len(sampler) == 6
     assert first == length_grouped_order([3, 1, 2, 5, 4, 6], 2, 7, 0)
     assert list(sampler) == length_grouped_order([3, 1, 2, 5, 4, 6], 2, 7, 1)
+
+
+@given(rows=st.integers(1, 60), per_process=st.integers(1, 8), processes=st.integers(1, 5), micro=st.integers(1, 8))
+def test_processes_share_the_steps_of_one(rows: int, per_process: int, processes: int, micro: int) -> None:
+    """Together they see each step's rows once, in as many micro-batches each, and blanks in the last step alone."""
+    batch, lengths = per_process * processes, [n % 7 for n in range(rows)]
+    whole = list(LengthGrouped(lengths, batch, 5))
+    steps = [whole[start : start + batch] for start in range(0, rows, batch)]
+    shares = [
+        Shares(LengthGrouped(lengths, batch, 5), batch=batch, micro=micro, rank=r, processes=processes, blank=rows)
+        for r in range(processes)
+    ]
+    dealt = [list(share) for share in shares]
+    assert [len(share) for share in shares] == [len(micros) for micros in dealt] == [len(dealt[0])] * processes
+    assert [[len(part) for part in micros] for micros in dealt] == [[len(part) for part in dealt[0]]] * processes
+    seen = [[row for part in micros for row in part] for micros in dealt]
+    start = 0
+    for step in steps:
+        mine = -(-len(step) // processes)
+        found = [row for rows_of_one in seen for row in rows_of_one[start : start + mine]]
+        assert sorted(row for row in found if row < rows) == sorted(step)
+        assert found.count(rows) == mine * processes - len(step) < processes
+        start += mine
+    assert start == len(seen[0])
+
+
+def test_shares_follow_the_epoch() -> None:
+    share = Shares(LengthGrouped(range(40), 4, 5), batch=4, micro=2, rank=1, processes=2, blank=40)
+    first = list(share)
+    share.set_epoch(1)
+    assert list(share) != first
+    share.set_epoch(0)
+    assert list(share) == first
