@@ -82,6 +82,9 @@ _ONLINE: dict[str, str] = _OWNED | {
     **dict.fromkeys(("vllm_group_port", "vllm_structured_outputs_regex", "vllm_tensor_parallel_size"), _ENGINE),
     **dict.fromkeys(("vllm_gpu_memory_utilization", "transformers_continuous_batching_config"), _ENGINE),
     **dict.fromkeys(("cache_implementation", "generation_kwargs"), _ENGINE),
+    **dict.fromkeys(("vllm_importance_sampling_cap", "vllm_importance_sampling_mode"), _ENGINE),
+    **dict.fromkeys(("vllm_importance_sampling_clip_max", "vllm_importance_sampling_clip_min"), _ENGINE),
+    "vllm_importance_sampling_correction": _ENGINE,
     "reward_weights": "use the weights of the recipe's `reward`",
     **dict.fromkeys(("log_completions", "log_unique_prompts", "num_completions_to_print"), _UNSEEN),
     **dict.fromkeys(("log_completions_hub_repo", "log_multimodal"), _UNSEEN),
@@ -92,12 +95,28 @@ _ONLINE: dict[str, str] = _OWNED | {
     "disable_dropout": "policy and reference must agree before the first step, so dropout is always off",
 }
 
+_CRITIC = "a critic takes the place of the group; see {section}.whiten_rewards and {section}.whiten_advantages"
+_OTHER_LOSSES = (
+    "delta", "epsilon_high", "entropy_coef", "entropy_coef_delta", "entropy_coef_max", "entropy_coef_min",
+    "entropy_target", "importance_sampling_level", "liger_kernel_config", "loss_type", "mask_truncated_completions",
+    "off_policy_mask_threshold", "router_aux_loss_coef", "sapo_temperature_neg", "sapo_temperature_pos",
+    "top_entropy_quantile", "use_adaptive_entropy", "use_bias_correction_kl", "use_liger_kernel", "vespo_k_neg",
+    "vespo_k_pos", "vespo_lambda_neg", "vespo_lambda_pos",
+)  # fmt: skip
+
 OWNED: dict[str, dict[str, str]] = {
     "sft": _OWNED,
     "reward": _OWNED | {"center_rewards_coefficient": "use {section}.center"},
     "rloo": _ONLINE,
     "grpo": _ONLINE,
-    "ppo": _ONLINE,
+    "ppo": _ONLINE
+    | {
+        "num_iterations": "use {section}.ppo_epochs",
+        **dict.fromkeys(("steps_per_generation", "generation_batch_size"), "use {section}.minibatches"),
+        "epsilon": "use {section}.clip",
+        **dict.fromkeys(("scale_rewards", "multi_objective_aggregation"), _CRITIC),
+        **dict.fromkeys(_OTHER_LOSSES, "PPO's loss has no such part"),
+    },
     "kto": _OWNED
     | {
         "beta": "use {section}.beta",

@@ -202,7 +202,9 @@ class Ppo(Online):
         """An option that cannot act is an error; its default spelled out is none, for so a recipe is written out."""
         given = {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
         if "value_weight" in given and self.critic != "shared":
-            raise ValueError("`value_weight` acts with `critic: shared` alone; a critic of its own has its own gradients")
+            raise ValueError(
+                "`value_weight` acts with `critic: shared` alone; a critic of its own has its own gradients"
+            )
         if "kl_gain" in given and self.target_kl is None:
             raise ValueError("`kl_gain` acts with `target_kl` alone")
         if self.target_kl is not None and self.beta == 0:

@@ -72,11 +72,14 @@ def train(
     prompts: Sequence[Prompt],
     config: Online,
     make_trainer: Callable[[Ready], Any],
+    *,
+    identity: str = "",
     **given: Unpack[Arguments],
 ) -> dict[str, Any]:
     """Train the checkpoint `parent` on answers that it gives to `prompts`, and write a checkpoint folder into `out`.
 
-    `make_trainer` makes the method's trainer, an `align.train.online_trainer.Answering`. The reference of the KL
+    `make_trainer` makes the method's trainer, an `align.train.online_trainer.Answering`; `identity` names what it
+    starts from beside the parent. The reference of the KL
     divergence is the parent: read from disk a second time in full training, the model without its fresh adapter under
     LoRA. Files, `work` and resuming are as in `train_sft`; `logs/metrics.jsonl` has the mean score (`reward`), `kl`
     (nats per token) and the answers without a score so far (`unscored`) of each step.
@@ -107,12 +110,13 @@ def train(
     options = online_options(config, rows=len(kept), seed=seed, dtype=dtype, given=given)
     parts = trainer_parts(policy, tokenizer, stops, kept, config, given["score"])
     trainer = _made(make_trainer, Ready(parent, tokenizer, stops, kept, options, parts), config)
+    trainer.engine = engine(config)
     clock.lap("set up")
     difference = check_reference(trainer, kept, STEP0_TOLERANCE[dtype])
     clock.lap("reference")
-    identity = [str(parent), seed, dtype, config.model_dump(mode="json"), [row.prompt_ids for row in kept]]
+    same = [str(parent), seed, dtype, config.model_dump(mode="json"), [row.prompt_ids for row in kept], identity]
     metrics = loop.run_trainer(
-        trainer, work=work, out=out, inputs_id=content_id(identity), progress=given.get("progress"), save_every=cycle(trainer.args)
+        trainer, work=work, out=out, inputs_id=content_id(same), progress=given.get("progress"), save_every=cycle(trainer.args)
     )  # fmt: skip
     clock.lap("train")
     metrics["reload_logp_difference"] = checkpoint.publish_and_verify(
@@ -233,6 +237,17 @@ def checked_scores(score: Score, prompts: Sequence[list[Message]], answers: Sequ
                 hint="give a finite number, or None for an answer that cannot be scored",
             )
     return [None if value is None else float(value) for value in scores]
+
+
+def engine(config: Online) -> str:
+    """The engine that answers. On CPU transformers answers sooner: vLLM repacks all weights at each step."""
+    import importlib.util
+
+    import torch
+
+    if config.type != "auto":
+        return config.type
+    return "vllm" if torch.cuda.is_available() and importlib.util.find_spec("vllm") else "transformers"
 
 
 def cycle(args: Any) -> int:

@@ -20,6 +20,7 @@ from transformers import set_seed
 from align.errors import DataError
 from align.ids import seed_for
 from align.train.checkpoint import PromptAndAnswer
+from align.train.generation import Ragged
 
 
 class PromptOrder:
@@ -52,7 +53,7 @@ class PromptOrder:
         self.epoch = epoch
 
 
-class Answering:
+class Answering(Ragged):
     """Put before one of TRL's online trainers. `latest` are the answers of the newest batch."""
 
     latest: list[PromptAndAnswer]

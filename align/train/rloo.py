@@ -28,6 +28,6 @@ def _trainer(ready: online.Ready) -> Any:
     from align.train.online_trainer import Answering
 
     class RlooTrainer(Answering, RLOOTrainer):
-        pass
+        passes_logps = False
 
     return RlooTrainer(args=RLOOConfig(**ready.options), **ready.parts)
