@@ -20,6 +20,7 @@ from align.ids import content_id
 from align.text import decode_answer, encode_prompt, load_tokenizer, stop_token_ids
 from align.train import arguments, checkpoint
 from align.train import examples as ex
+from align.train.world import rank
 from align.types import Dropped, Message, Prompt
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ def train(
     clock.lap("load")
     room = room_for_prompts(config, checkpoint.context_of(policy))
     kept, dropped = encode_prompts(tokenizer, prompts, room)
-    ex.write_dropped(out, dropped)
+    if rank() == 0:
+        ex.write_dropped(out, dropped)
     ex.require_rows(kept, dropped, "prompt")
     ex.require_vocabulary([row.prompt_ids for row in kept] + [stops], policy.get_input_embeddings().num_embeddings)
     clock.lap("encode")
