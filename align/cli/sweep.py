@@ -112,6 +112,7 @@ def _of_recipe(
         revision=recipe.model.revision,
         chat_template=recipe.model.chat_template,
         dtype=recipe.model.dtype,
+        seed=recipe.seed if section == "sft" else None,
     )
     subject = subject_of_recipe(loaded, runs / recipe.name, section, model=model, share=share)
     return subject, lambda best, out: best_recipe(loaded, section, best, out, fixed)
@@ -164,10 +165,11 @@ def _of_method(
         parsed = [parse_reward(text) for text in reward]
         more["score"] = scorer_of(parsed, dtype=dtype, threads=threads).score
         models = [Path(part.path) for part in parsed if part.is_model]
-        more |= {"critic": models[0]} if verb.name == "ppo" and models else {}
+        more |= {"critic": models[0]} if verb.name == "ppo" and models and start.critic == "separate" else {}
     rows = rows_left(parts.load(given["data"])[0] if given["data"] else asked, [*tuning, *final])
     judge = given["judge"]
-    parent = place.checkpoint(given["model"], revision=None, chat_template=None, dtype=dtype)
+    scratch = seed if verb.name == "sft" else None
+    parent = place.checkpoint(given["model"], revision=None, chat_template=None, dtype=dtype, seed=scratch)
     subject = Subject(
         start=start,
         train=bound(parts.train, parent, rows, dtype=dtype, threads=threads, **more),

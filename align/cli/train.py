@@ -249,7 +249,11 @@ def _train(order: Order, given: Given) -> None:
     with workplace(given.out, given.threads) as place, counting(order.verb, place.terminal, given.as_json) as progress:
         keep_unreadable(place.out, lesson.unreadable)
         model = place.checkpoint(
-            given.model, revision=given.revision, chat_template=given.chat_template, dtype=given.dtype
+            given.model,
+            revision=given.revision,
+            chat_template=given.chat_template,
+            dtype=given.dtype,
+            seed=given.seed if order.verb == "sft" else None,
         )
         if given.nproc == 1:
             metrics = learn(lesson, model, out=place.out, work=place.work, progress=progress)
@@ -273,7 +277,14 @@ def read_order(order: Order) -> Lesson:
         parse_reward(reward)
     named = {"demonstrations": order.file} if "demonstrations" in parts.section.model_fields else {}
     config = load_section(parts.section, order.settings, no_use=verb.no_use, **named)
-    return Lesson(order, config, parts.train, *parts.load(Path(order.file)))
+    rows, unreadable = parts.load(Path(order.file))
+    if order.verb == "sft" and config.mix:
+        from align.data.demonstrations import mixed
+
+        others = [parts.load(part.path) for part in config.mix]
+        rows = mixed(rows, [(more, part.share) for (more, _), part in zip(others, config.mix, strict=True)], order.seed)
+        unreadable = [row for part in [unreadable, *(bad for _, bad in others)] for row in part]
+    return Lesson(order, config, parts.train, rows, unreadable)
 
 
 def learn(

@@ -23,13 +23,18 @@ class Workplace:
     work: Path
     terminal: TextIO
 
-    def checkpoint(self, model: str, *, revision: str | None, chat_template: str | None, dtype: str) -> Path:
-        """The given model as a checkpoint folder named by its content, so that another model never meets its work."""
+    def checkpoint(
+        self, model: str, *, revision: str | None, chat_template: str | None, dtype: str, seed: int | None = None
+    ) -> Path:
+        """The given model as a checkpoint folder named by its content, so that another model never meets its work.
+
+        With a `seed` a config without weights gets random ones.
+        """
         from align.train.checkpoint import import_model
 
         arriving = self.work / "arriving"
         remove_folder(arriving)  # a kill may have left a part
-        import_model(model, arriving, revision=revision, chat_template=chat_template, dtype=dtype)
+        import_model(model, arriving, revision=revision, chat_template=chat_template, dtype=dtype, seed=seed)
         known = self.work / f"model-{checkpoint_id(arriving)}"
         if not known.is_dir():
             arriving.rename(known)

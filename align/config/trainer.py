@@ -105,7 +105,13 @@ _OTHER_LOSSES = (
 )  # fmt: skip
 
 OWNED: dict[str, dict[str, str]] = {
-    "sft": _OWNED,
+    "sft": _OWNED
+    | {
+        **dict.fromkeys(("packing", "packing_strategy", "padding_free"), "use {section}.packing"),
+        **dict.fromkeys(
+            ("completion_only_loss", "assistant_only_loss"), "answers alone are learned; see {section}.turns"
+        ),
+    },
     "reward": _OWNED | {"center_rewards_coefficient": "use {section}.center"},
     "rloo": _ONLINE,
     "grpo": _ONLINE,

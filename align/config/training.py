@@ -59,14 +59,34 @@ class OnRows(Training):
     """Longest prompt plus answer; longer rows are dropped, counted and kept with the reason."""
 
 
+class Mixed(Section):
+    path: File
+    """JSONL or Parquet of demonstrations."""
+    share: Annotated[float, Field(gt=0, lt=1)]
+    """The share of all rows trained on that come from this file: drawn from it at random, or repeated, as needed."""
+
+
 class Sft(OnRows):
     kind = "sft"
 
     demonstrations: File
     """JSONL or Parquet of demonstrations: `messages` that end with the assistant, or `prompt` and `completion`."""
+    mix: list[Mixed] = []
+    """More files of demonstrations, such as corrected answers of `align annotate export`, each with its share."""
+    turns: Literal["all", "last"] = "all"
+    """Which assistant turns of a conversation are learned: all of them, or the last alone. Nothing else ever is."""
+    packing: bool = False
+    """Several short rows share a sequence of `max_tokens`, each blind to the others; `batch_size` then counts such
+    sequences. The loss of a token is the same."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     """Peak learning rate. Full training of a pretrained model: about 2e-5; LoRA: about 2e-4; from
     scratch: about 1e-3."""
+
+    @model_validator(mode="after")
+    def _shares_leave_room(self) -> Self:
+        if (total := sum(part.share for part in self.mix)) >= 1:
+            raise ValueError(f"the shares in `mix` must leave room for `demonstrations`, found {total:g} in all")
+        return self
 
 
 class Dpo(OnRows):

@@ -1,16 +1,20 @@
 """Demonstrations: conversations and the answer that the model should learn to give."""
 
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 
 from align.data.messages import BadRowError, answer_of, prompt_of
 from align.data.rows import fields_found, parse_rows
+from align.errors import DataError
+from align.ids import seed_for
 from align.store import read_table, write_table
 from align.types import MESSAGES, Dropped, Message
 
+Row = TypeVar("Row")
 _SCHEMA = pa.schema([("messages", MESSAGES), ("answer", pa.string()), ("where", pa.string())])
 
 
@@ -29,6 +33,24 @@ def load_demonstrations(path: Path) -> tuple[list[Demonstration], list[Dropped]]
     """
     good, dropped = parse_rows(path, "demonstration", _demonstration)
     return [demonstration for _, demonstration in good], dropped
+
+
+def mixed(rows: Sequence[Row], parts: Sequence[tuple[Sequence[Row], float]], seed: int) -> list[Row]:
+    """All of `rows` and behind them so many of each part that it has its share of the whole.
+
+    Each part is (its rows, its share in (0, 1)); the shares leave room for `rows`. Where a part has too few they come
+    again: no row a second time before all came once. Which ones come is drawn from `seed`. Raises DataError for a part
+    without rows.
+    """
+    whole = len(rows) / (1 - sum(share for _, share in parts))
+    result = list(rows)
+    for number, (part, share) in enumerate(parts):
+        if not part:
+            raise DataError(f"part {number} of the mixture has no rows", where=f"sft.mix.{number}", hint="remove it")
+        passes, rest = divmod(round(whole * share), len(part))
+        drawn = set(random.Random(seed_for("mix", seed, number)).sample(range(len(part)), rest))
+        result += [row for _ in range(passes) for row in part] + [part[n] for n in sorted(drawn)]
+    return result
 
 
 def write_demonstrations(path: Path, rows: Iterable[Demonstration]) -> None:

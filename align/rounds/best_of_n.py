@@ -71,6 +71,7 @@ def train_best_of_n(
         raise DataError(what, where="reward", hint="raise best_of_n.max_tokens, or see what the reward gives None for")
     sft = Sft(
         demonstrations=out / "candidates.parquet",
+        turns="last",
         max_tokens=max(config.max_prompt_tokens + config.max_tokens, 8),
         **{name: getattr(config, name) for name in Training.model_fields},
     )

@@ -100,6 +100,8 @@ def _outside(recipe: Recipe, fingerprints: Fingerprints) -> dict[str, str]:
     found = {"prompts": _file(recipe.prompts.path, "prompts.path", fingerprints), "model": _model(recipe, fingerprints)}
     if recipe.sft is not None:
         found["demonstrations"] = _file(recipe.sft.demonstrations, "sft.demonstrations", fingerprints)
+        for number, part in enumerate(recipe.sft.mix):
+            found[f"mix_{number}"] = _file(part.path, f"sft.mix.{number}.path", fingerprints)
     if recipe.preferences is not None:
         found["preferences"] = _file(recipe.preferences.path, "preferences.from", fingerprints)
     if recipe.thumbs is not None:
@@ -166,8 +168,9 @@ def _round_zero(recipe: Recipe, outside: dict[str, str], engine: dict[str, Any])
         work="demonstrations",
         version=1,
         inputs={"prompts": prompts.ref},
-        files={"demonstrations": outside["demonstrations"]},
-        tuning={"path": str(recipe.sft.demonstrations)},
+        settings={"seed": recipe.seed, "mix": [part.share for part in recipe.sft.mix]} if recipe.sft.mix else {},
+        files={name: outside[name] for name in outside if name == "demonstrations" or name.startswith("mix_")},
+        tuning={"path": str(recipe.sft.demonstrations), "mix": [str(part.path) for part in recipe.sft.mix]},
     )
     policy = Stage(
         Ref(0, "policy"),
@@ -177,7 +180,7 @@ def _round_zero(recipe: Recipe, outside: dict[str, str], engine: dict[str, Any])
         settings={
             **settings,
             "seed": recipe.seed,
-            "sft": recipe.sft.model_dump(mode="json", exclude={"demonstrations"}),
+            "sft": recipe.sft.model_dump(mode="json", exclude={"demonstrations", "mix"}),
         },
         files={"model": outside["model"]},
         tuning={**model, **_training(recipe, engine), "demonstrations": str(recipe.sft.demonstrations)},

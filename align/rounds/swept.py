@@ -121,11 +121,14 @@ def _lesson(
     """Parent, rows and what else a training takes."""
     if section == "sft":
         from align.data.contamination import drop_held_out_demonstrations
-        from align.data.demonstrations import load_demonstrations
+        from align.data.demonstrations import load_demonstrations, mixed
 
         assert recipe.sft is not None
         test = [p for p in _prompts(recipe) if p.split == "test"]
-        kept, _ = drop_held_out_demonstrations(load_demonstrations(recipe.sft.demonstrations)[0], test)
+        paths = [recipe.sft.demonstrations, *(part.path for part in recipe.sft.mix)]
+        first, *others = [drop_held_out_demonstrations(load_demonstrations(path)[0], test)[0] for path in paths]
+        shares = [part.share for part in recipe.sft.mix]
+        kept = mixed(first, list(zip(others, shares, strict=True)), recipe.seed)
         return model, [(row.messages, row.answer) for row in kept], {}
     if section in SCORED:
         number, reward = _latest(run, "reward"), recipe.reward
@@ -135,7 +138,8 @@ def _lesson(
             parts.insert(0, Part(str(_stage(run, number, "reward")), reward.weight))
         parent = _parent(recipe, run, number, model)
         score: Score = scorer_of(parts, dtype=recipe.model.dtype, threads=recipe.threads).score
-        critic = {"critic": Path(parts[0].path)} if section == "ppo" and parts[0].is_model else {}
+        own = recipe.ppo is not None and recipe.ppo.critic == "separate" and parts[0].is_model
+        critic = {"critic": Path(parts[0].path)} if own else {}
         return parent, prompts, {"score": score, **critic}
     return _from_labels(recipe, run, model)
 

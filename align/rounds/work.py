@@ -39,13 +39,18 @@ def prompts(job: Job, progress: Progress) -> Summary:
 def demonstrations(job: Job, progress: Progress) -> Summary:
     """Load the demonstrations, without those whose prompt is held out for evaluation."""
     from align.data.contamination import drop_held_out_demonstrations
-    from align.data.demonstrations import load_demonstrations, write_demonstrations
+    from align.data.demonstrations import load_demonstrations, mixed, write_demonstrations
 
-    rows, dropped = load_demonstrations(Path(job.tuning["path"]))
-    kept, held_out = drop_held_out_demonstrations(rows, prompts_of(job, "test"))
+    test, parts, left_out = prompts_of(job, "test"), [], list[Dropped]()
+    for path in (job.tuning["path"], *job.tuning["mix"]):
+        rows, dropped = load_demonstrations(Path(path))
+        kept, held_out = drop_held_out_demonstrations(rows, test)
+        parts.append(kept)
+        left_out += dropped + held_out
+    kept = mixed(parts[0], list(zip(parts[1:], job.settings.get("mix", []), strict=True)), job.settings.get("seed", 0))
     write_demonstrations(job.out / "demonstrations.parquet", kept)
-    write_part(job, "dropped", Dropped, dropped + held_out)
-    return {"rows": len(kept), "dropped": len(dropped) + len(held_out)}
+    write_part(job, "dropped", Dropped, left_out)
+    return {"rows": len(kept), "dropped": len(left_out)}
 
 
 def given_policy(job: Job, progress: Progress) -> Summary:
@@ -67,7 +72,7 @@ def sft_policy(job: Job, progress: Progress) -> Summary:
 
     given, base = job.tuning, job.scratch / "base"
     options = {name: given[name] for name in ("revision", "chat_template", "dtype")}
-    by_first(lambda: import_model(given["path"], base, **options))
+    by_first(lambda: import_model(given["path"], base, seed=job.settings["seed"], **options))
     rows = _demonstrations(job)
     metrics = train_sft(
         base,

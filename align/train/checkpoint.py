@@ -30,14 +30,19 @@ RELOAD_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 _HUB_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")
 
 
-def import_model(path: str, out: Path, *, revision: str | None, chat_template: str | None, dtype: str) -> None:
+def import_model(
+    path: str, out: Path, *, revision: str | None, chat_template: str | None, dtype: str, seed: int | None = None
+) -> None:
     """Write the given model, a local folder or a Hub id, as a checkpoint folder `out`; `dtype` is that of its weights.
+
+    Given a `seed`, a local folder with a config and no weights at all gets random ones, as training from scratch needs.
 
     Raises ConfigError for a path that is not there, holds no config.json, no causal language model or not all of
     its weights, or has no chat template and none is given; ServiceError where the Hub cannot be reached.
     """
     source, from_hub = _find(path, revision)
-    model = load_model(source, dtype, named=path)
+    scratch = seed is not None and not from_hub and not any(_holds_weights(file) for file in source.iterdir())
+    model = random_model(source, dtype, seed or 0, named=path) if scratch else load_model(source, dtype, named=path)
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         if _stored_dtypes(source) == {dtype}:
@@ -97,9 +102,50 @@ def load_model(folder: Path, dtype: str, *, named: str | None = None) -> PreTrai
     Raises ConfigError for another kind of model and for weights that are missing (they would be random).
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     where = f"the model {named or str(folder)!r}"
+    config = _config_of(folder, where)
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False,
+            output_loading_info=True,
+        )  # fmt: skip
+    except (ValueError, OSError, RuntimeError, KeyError) as error:
+        raise ConfigError(f"{where} cannot be loaded ({_first_line(error)})", where="model.path") from error
+    if missing := sorted(info["missing_keys"]):
+        raise ConfigError(
+            f"{where} lacks {len(missing)} weights, the first is {missing[0]}; they would be random", where="model.path"
+        )
+    return model  # type: ignore[no-any-return]
+
+
+def random_model(folder: Path, dtype: str, seed: int, *, named: str | None = None) -> PreTrainedModel:
+    """A causal language model of the folder's config.json with random weights; the same seed gives the same ones.
+
+    Raises ConfigError for another kind of model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    where = f"the model {named or str(folder)!r}"
+    config = _config_of(folder, where)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return model.to(getattr(torch, dtype))  # type: ignore[arg-type]
+
+
+def _holds_weights(file: Path) -> bool:
+    """Whether a file of a model's folder can be a part of its weights, whole or not."""
+    return file.suffix in (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf") or (
+        file.name.endswith(".index.json")
+    )
+
+
+def _config_of(folder: Path, where: str) -> Any:
+    from transformers import AutoConfig
+
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, OSError, KeyError) as error:
@@ -107,18 +153,7 @@ def load_model(folder: Path, dtype: str, *, named: str | None = None) -> PreTrai
             f"{where} has a config.json that cannot be read ({_first_line(error)})", where="model.path"
         ) from error
     _require_causal(config, where)
-    try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False,
-            output_loading_info=True,
-        )  # fmt: skip
-    except (ValueError, OSError, RuntimeError) as error:
-        raise ConfigError(f"{where} cannot be loaded ({_first_line(error)})", where="model.path") from error
-    if missing := sorted(info["missing_keys"]):
-        raise ConfigError(
-            f"{where} lacks {len(missing)} weights, the first is {missing[0]}; they would be random", where="model.path"
-        )
-    return model  # type: ignore[no-any-return]
+    return config
 
 
 def _require_causal(config: Any, where: str) -> None:

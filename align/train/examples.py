@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from align.errors import ConfigError, DataError, StageError
 from align.store import write_table
@@ -26,10 +26,22 @@ STOP_INSIDE = "the answer holds a stop token before its end"
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """One prompt with the answer to learn; `answer_ids` end with their only stop token."""
+    """One prompt with the answer to learn; `answer_ids` end with their only stop token.
+
+    `learned` are the places (from, to) of earlier answers within `prompt_ids` that are learned too, stop tokens included.
+    """
 
     prompt_ids: list[int]
     answer_ids: list[int]
+    learned: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def labels(self) -> list[int]:
+        """For each token itself where it is learned, else −100."""
+        labels = [-100] * len(self.prompt_ids)
+        for start, end in self.learned:
+            labels[start:end] = self.prompt_ids[start:end]
+        return labels + self.answer_ids
 
     @property
     def tokens(self) -> int:
@@ -68,20 +80,53 @@ def limit_of(max_tokens: int, context: int | None) -> Limit:
 
 
 def encode_demonstrations(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[tuple[list[Message], str]], stops: Sequence[int], limit: Limit
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[tuple[list[Message], str]],
+    stops: Sequence[int],
+    limit: Limit,
+    *,
+    turns: Literal["all", "last"] = "last",
 ) -> tuple[list[Demonstration], list[Dropped]]:
-    """Demonstrations as tokens, and those left out. `where` of a dropped row is its place in `rows`, from 1."""
+    """Demonstrations as tokens, and those left out. `where` of a dropped row is its place in `rows`, from 1.
+
+    With `turns` "all" every assistant turn is learned as the model is asked for it: within the one sequence where the
+    template writes earlier turns as they were answered, else (it trims them, or leaves out their thoughts) as a
+    demonstration of its own.
+    """
     kept: list[Demonstration] = []
     dropped: list[Dropped] = []
     for number, (messages, answer) in enumerate(rows, 1):
         try:
             _refuse(EMPTY if not answer.strip() else None)
             row = Demonstration(encode_prompt(tokenizer, messages), encode_answer(tokenizer, messages, answer))
-            _refuse(_fault(row.tokens, [row.answer_ids], stops, limit))
-            kept.append(row)
+            learned, apart = _earlier_turns(tokenizer, messages, row) if turns == "all" else ([], [])
+            for answer_ids in [row.answer_ids, *(row.prompt_ids[start:end] for start, end in learned)]:
+                _refuse(_fault(row.tokens, [answer_ids], stops, limit))
+            for other in apart:
+                _refuse(_fault(other.tokens, [other.answer_ids], stops, limit))
+            kept += [*apart, replace(row, learned=tuple(learned))]
         except DataError as refusal:
             dropped.append(Dropped("demonstration", f"row {number}", refusal.what))
     return kept, dropped
+
+
+def _earlier_turns(
+    tokenizer: PreTrainedTokenizerBase, messages: list[Message], row: Demonstration
+) -> tuple[list[tuple[int, int]], list[Demonstration]]:
+    """The places of earlier answers in the row's prompt, and those that the template writes otherwise there, apart."""
+    learned: list[tuple[int, int]] = []
+    apart: list[Demonstration] = []
+    for place, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = messages[:place]
+        asked, answer = encode_prompt(tokenizer, before), encode_answer(tokenizer, before, message["content"])
+        end = len(asked) + len(answer)
+        if row.prompt_ids[:end] == asked + answer:
+            learned.append((len(asked), end))
+        else:
+            apart.append(Demonstration(asked, answer))
+    return learned, apart
 
 
 def encode_preferences(

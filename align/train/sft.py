@@ -12,6 +12,7 @@ from align.ids import content_id
 from align.text import load_tokenizer, stop_token_ids
 from align.train import arguments, checkpoint
 from align.train import examples as ex
+from align.train.packing import PackCollator, best_fit, require_apart
 from align.types import Message
 
 
@@ -31,7 +32,8 @@ def train_sft(
 ) -> dict[str, Any]:
     """Train `model` on `rows` of (prompt's messages, answer) and write a checkpoint folder into `out`.
 
-    The loss is the mean negative log-probability of answer tokens, stop token included. Beside the checkpoint come
+    The loss is the mean negative log-probability of answer tokens, stop token included; with `config.turns` "all" those
+    of earlier assistant turns count too. With `config.packing` rows share sequences of `config.max_tokens`. Beside the checkpoint come
     `dropped.parquet`, `logs/metrics.jsonl` and `logs/seconds.json`. `work` holds what a killed training resumes from;
     the result has the same bytes as that of an undisturbed one with the same seed and threads.
     Returns steps, losses, tokens, and rows used and dropped by reason.
@@ -46,19 +48,22 @@ def train_sft(
     tokenizer = load_tokenizer(model, chat_template=chat_template)
     clock.lap("load")
     limit = ex.limit_of(config.max_tokens, checkpoint.context_of(policy))
-    kept, dropped = ex.encode_demonstrations(tokenizer, rows, stop_token_ids(tokenizer, model), limit)
+    kept, dropped = ex.encode_demonstrations(
+        tokenizer, rows, stop_token_ids(tokenizer, model), limit, turns=config.turns
+    )
     ex.write_dropped(out, dropped)
     ex.require_rows(kept, dropped, "demonstration")
     ids = [row.prompt_ids + row.answer_ids for row in kept]
     ex.require_vocabulary(ids, policy.get_input_embeddings().num_embeddings)
     clock.lap("encode")
+    packs = best_fit([row.tokens for row in kept], limit.tokens) if config.packing else [[n] for n in range(len(kept))]
     options = arguments.trainer_options(
-        config, rows=len(kept), seed=seed, dtype=dtype, report_to=report_to, out=out, work=work
+        config, rows=len(packs), seed=seed, dtype=dtype, report_to=report_to, out=out, work=work
     )
-    trainer = _trainer(policy, tokenizer, kept, config, options)
+    trainer = _trainer(policy, tokenizer, [[kept[row] for row in pack] for pack in packs], config, options, dtype)
     clock.lap("set up")
     inputs_id = content_id(
-        [str(model), seed, dtype, config.model_dump(mode="json"), [[r.prompt_ids, r.answer_ids] for r in kept]]
+        [str(model), seed, dtype, config.model_dump(mode="json"), [[r.prompt_ids, r.labels] for r in kept]]
     )
     metrics = loop.run_trainer(trainer, work=work, out=out, inputs_id=inputs_id, progress=progress)
     clock.lap("train")
@@ -68,28 +73,40 @@ def train_sft(
     )
     clock.lap("publish")
     clock.write(out)
-    return metrics | {"rows": len(kept), "tokens": sum(row.tokens for row in kept), "dropped": ex.reasons(dropped)}
+    counts = {"rows": len(kept), "tokens": sum(row.tokens for row in kept), "dropped": ex.reasons(dropped)}
+    return metrics | counts | ({"packs": len(packs)} if config.packing else {})
 
 
 def _trainer(
-    policy: Any, tokenizer: Any, kept: Sequence[ex.Demonstration], config: Sft, options: dict[str, Any]
+    policy: Any,
+    tokenizer: Any,
+    packs: Sequence[Sequence[ex.Demonstration]],
+    config: Sft,
+    options: dict[str, Any],
+    dtype: str,
 ) -> Any:
     from datasets import Dataset
     from trl import SFTConfig
 
     from align.train import trainers
 
-    data = {
-        "input_ids": [row.prompt_ids + row.answer_ids for row in kept],
-        "labels": [[-100] * len(row.prompt_ids) + row.answer_ids for row in kept],
+    data: dict[str, list[Any]] = {
+        "input_ids": [[i for row in pack for i in row.prompt_ids + row.answer_ids] for pack in packs],
+        "labels": [[label for row in pack for label in row.labels] for pack in packs],
     }
+    if config.packing:
+        data["lengths"] = [[row.tokens for row in pack] for pack in packs]
+    collator = PackCollator(tokenizer.pad_token_id or 0) if config.packing else None
     trainer = trainers.Sft(
         model=policy,
         args=SFTConfig(dataset_kwargs={"skip_prepare_dataset": True}, **options),
+        data_collator=collator,
         train_dataset=Dataset.from_dict(data),
         processing_class=tokenizer,
         peft_config=arguments.lora_config(config.lora),
     )
+    if collator is not None:
+        require_apart(trainer.model, [trainer.train_dataset[n] for n in range(len(packs))], collator, dtype)
     if "train_sampling_strategy" not in config.trainer:
-        trainer.row_lengths = [row.tokens for row in kept]
+        trainer.row_lengths = [sum(row.tokens for row in pack) for pack in packs]
     return trainer

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from align.config.training import Lora, Sft
-from align.errors import StageError
+from align.errors import ConfigError, StageError
 from align.store import folder_files, read_table
 from align.train import checkpoint, loop
 from align.train.sft import train_sft
@@ -205,3 +205,59 @@ def test_nothing_goes_over_the_network(tiny: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(socket.socket, "connect", lambda self, address: asked.append(address))
     train(tiny, tmp_path, lora=Lora(r=2))
     assert asked == []
+
+
+def test_packed_rows_have_the_loss_and_gradient_of_rows_apart(tiny: Path, tmp_path: Path) -> None:
+    import torch
+
+    # as many packs as there are go into one step, so both trainings take the same single step
+    apart = train(tiny, tmp_path / "apart", epochs=1, batch_size=20, learning_rate=1e-2, trainer={"optim": "sgd"})
+    packed = train(
+        tiny, tmp_path / "packed", epochs=1, batch_size=20, packing=True, max_tokens=128, learning_rate=1e-2,
+        trainer={"optim": "sgd"},
+    )  # fmt: skip
+    assert packed["packs"] < 20 == packed["rows"] == apart["rows"]
+    assert packed["tokens"] == apart["tokens"]
+    assert packed["train_loss_first"] == pytest.approx(apart["train_loss_first"], abs=1e-5)
+    one, other = (checkpoint.load_model(tmp_path / name / "out", "float32") for name in ("apart", "packed"))
+    start = checkpoint.load_model(tiny, "float32")
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+    assert max(float((a - c).abs().max()) for a, c in zip(one.parameters(), start.parameters(), strict=True)) > 1e-4
+
+
+def test_packed_training_resumes_to_the_same_bytes(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"packing": True, "max_tokens": 64, "batch_size": 2, "epochs": 2}
+    metrics = train(tiny, tmp_path / "whole", **options)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "SAVE_SHARE", 1.0)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny, tmp_path / "cut", progress=stop_at(metrics["steps"] - 2), **options)
+    train(tiny, tmp_path / "cut", **options)
+    one, other = (tmp_path / name / "out" / "model.safetensors" for name in ("whole", "cut"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_config_without_weights_starts_from_random_ones_by_seed(tiny: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in (
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "generation_config.json",
+    ):
+        if (tiny / name).is_file():
+            (bare / name).write_bytes((tiny / name).read_bytes())
+    given: dict[str, Any] = {"revision": None, "chat_template": None, "dtype": "float32"}
+    for name, seed in (("a", 1), ("again", 1), ("b", 2)):
+        checkpoint.import_model(str(bare), tmp_path / name, seed=seed, **given)
+    weights = {name: (tmp_path / name / "model.safetensors").read_bytes() for name in ("a", "again", "b")}
+    assert weights["a"] == weights["again"] != weights["b"]
+    assert train(tmp_path / "a", tmp_path / "trained", ROWS[:4], epochs=1)["reload_logp_difference"] == 0
+    with pytest.raises(ConfigError):  # nobody else starts from random weights
+        checkpoint.import_model(str(bare), tmp_path / "c", **given)
+    (bare / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001.safetensors"}}')
+    with pytest.raises(ConfigError):  # a download that was cut short is not a model from scratch
+        checkpoint.import_model(str(bare), tmp_path / "d", seed=1, **given)

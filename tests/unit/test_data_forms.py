@@ -362,3 +362,19 @@ def test_every_kind_of_reason_is_in_the_docs() -> None:
     kinds = set(re.findall(r'BadRowError\(\s*"([a-z ]+)"', code))
     assert len(kinds) >= 12
     assert not {kind for kind in kinds - {"unknown finish", "not a count"} if f"`{kind}`" not in page}
+
+
+def test_a_mixture_has_its_shares() -> None:
+    from align.data.demonstrations import mixed
+
+    main, few, many = [f"m{n}" for n in range(50)], ["a", "b", "c"], [f"x{n}" for n in range(90)]
+    rows = mixed(main, [(few, 0.2), (many, 0.3)], seed=4)
+    assert rows[:50] == main  # all of them, once
+    assert len(rows) == 100
+    assert [sum(row in part for row in rows) for part in (few, many)] == [20, 30]
+    assert {rows.count(row) for row in few} == {6, 7}  # 20 rows of 3: nobody a third time before all came twice
+    assert max(rows.count(row) for row in many) == 1
+    assert rows == mixed(main, [(few, 0.2), (many, 0.3)], seed=4) != mixed(main, [(few, 0.2), (many, 0.3)], seed=5)
+    assert mixed(main, [], seed=4) == main
+    with pytest.raises(DataError, match="part 0 of the mixture has no rows"):
+        mixed(main, [([], 0.5)], seed=0)

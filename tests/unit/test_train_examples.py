@@ -130,3 +130,51 @@ def test_spread_is_even_and_never_repeats() -> None:
     assert ex.spread(list(range(100)), 4) == [0, 25, 50, 75]
     assert ex.spread([1, 2, 3], 8) == [1, 2, 3]
     assert ex.spread([], 8) == []
+
+
+TALK = [*ASK, {"role": "assistant", "content": "On its way."}, {"role": "user", "content": "Since when?"}]
+GENERATION = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] }}<|im_end|>{% endgeneration %}\n"
+    "{% else %}{{ message['content'] }}<|im_end|>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [CHATML, GENERATION])
+def test_all_assistant_turns_are_learned_and_nothing_else(template: str) -> None:
+    tokenizer = make_tokenizer([], chat_template=template)
+    (row,), _ = ex.encode_demonstrations(tokenizer, [(TALK, "Monday.")], STOPS, WIDE, turns="all")
+    learned = tokenizer.decode(
+        [i for i, label in zip(row.prompt_ids + row.answer_ids, row.labels, strict=True) if label != -100]
+    )
+    assert learned == "On its way.<|im_end|>Monday.<|im_end|>"
+    assert [label for label in row.labels if label != -100] == [
+        i for i, label in zip(row.prompt_ids + row.answer_ids, row.labels, strict=True) if label != -100
+    ]
+    (row,), _ = ex.encode_demonstrations(tokenizer, [(TALK, "Monday.")], STOPS, WIDE, turns="last")
+    assert tokenizer.decode([label for label in row.labels if label != -100]) == "Monday.<|im_end|>"
+
+
+def test_the_mask_is_that_of_a_template_with_generation_marks() -> None:
+    tokenizer = make_tokenizer([], chat_template=GENERATION)
+    (row,), _ = ex.encode_demonstrations(tokenizer, [(TALK, "Monday.")], STOPS, WIDE, turns="all")
+    whole = tokenizer.apply_chat_template(
+        [*TALK, {"role": "assistant", "content": "Monday."}], return_assistant_tokens_mask=True, return_dict=True
+    )
+    ids = row.prompt_ids + row.answer_ids
+    assert whole["input_ids"][: len(ids)] == ids  # behind it the template puts a line break
+    assert whole["assistant_masks"][: len(ids)] == [int(label != -100) for label in row.labels]
+
+
+def test_turns_that_the_template_writes_otherwise_are_learned_as_they_were_asked() -> None:
+    """As templates do that leave the thoughts of earlier turns out."""
+    trims = CHATML.replace(
+        "{{ message['content'] }}", "{{ message['content'] if loop.last or message['role'] != 'assistant' else '…' }}"
+    )
+    tokenizer = make_tokenizer([], chat_template=trims)
+    rows, dropped = ex.encode_demonstrations(tokenizer, [(TALK, "Monday.")], STOPS, WIDE, turns="all")
+    assert dropped == []
+    said = [tokenizer.decode([label for label in row.labels if label != -100]) for row in rows]
+    assert said == ["On its way.<|im_end|>", "Monday.<|im_end|>"]
+    assert "On its way" not in tokenizer.decode(rows[1].prompt_ids)
