@@ -302,9 +302,16 @@ def learn(
         report_to=[],
         threads=order.threads,
         out=out,
-        work=work,
+        work=_work_of(order, work),
         progress=progress,
     )
+
+
+def _work_of(order: Order, work: Path) -> Path:
+    """Where a killed training goes on from: never from one that raised another reward."""
+    from align.rounds.rewarding import parse_reward, rewards_id
+
+    return work / f"reward-{rewards_id([parse_reward(r) for r in order.rewards])}" if order.rewards else work
 
 
 def _scored(order: Order, config: Any) -> dict[str, Any]:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from align.errors import ConfigError
-from reward.functions import FunctionScorer, load_function
+from align.ids import content_id
+from align.store import checkpoint_id
+from reward.functions import FunctionScorer, function_id, load_function
 from reward.scorer import Scorer
 
 
@@ -37,6 +39,12 @@ def parse_reward(text: str) -> Part:
         what = f"{part.path} is neither a folder nor file.py:function"
         raise ConfigError(what, where=f"--reward {text}", hint="`align reward train` makes such a folder")
     return part
+
+
+def rewards_id(parts: Sequence[Part]) -> str:
+    """Changes with a model's weights, a function's code and the shares."""
+    made_of = [checkpoint_id(Path(p.path)) if p.is_model else function_id(p.path, Path()) for p in parts]
+    return content_id([[one, part.weight] for one, part in zip(made_of, parts, strict=True)])
 
 
 def scorer_of(parts: Sequence[Part], *, dtype: str, threads: int | None) -> Scorer:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from align.errors import ConfigError
-from align.rounds.rewarding import Part, parse_reward
+from align.rounds.rewarding import Part, parse_reward, rewards_id
 
 
 def test_a_reward_is_a_folder_or_a_function_with_a_weight_behind_it(tmp_path: Path) -> None:
@@ -33,3 +33,14 @@ def test_what_is_no_reward_is_said_in_one_sentence(text: str, said: str) -> None
     with pytest.raises(ConfigError) as caught:
         parse_reward(text)
     assert said in str(caught.value) and f"--reward {text}" in str(caught.value)
+
+
+def test_the_id_changes_with_code_and_share(tmp_path: Path) -> None:
+    file = tmp_path / "score.py"
+    file.write_text("def score(messages, answer):\n    return 1.0\n")
+    part = Part(f"{file}:score")
+    first = rewards_id([part])
+    assert rewards_id([part]) == first
+    assert rewards_id([Part(part.path, 2.0)]) != first
+    file.write_text("def score(messages, answer):\n    return 2.0\n")
+    assert rewards_id([part]) != first
