@@ -7,7 +7,7 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -296,9 +296,10 @@ def _policy(out: Path, done: dict[str, Any], number: int, fake: FakeRun, steps: 
 
 def _reward(out: Path, done: dict[str, Any], number: int, fake: FakeRun) -> None:
     (out / "logs").mkdir()
-    rows = [{"step": step, "loss": 0.7 - 0.01 * step, "rewards/accuracies": 0.5 + 0.01 * step} for step in range(1, 20)]
+    rows = [{"step": step, "loss": 0.7 - 0.01 * step, "accuracy": 0.5 + 0.01 * step} for step in range(1, 20)]
     write_rows(out / "logs" / "metrics.jsonl", rows)
     done["checkpoint"] = content_id(["reward", number, fake.seed])
+    done["held_out"] = {"accuracy": asdict(clustered_bootstrap([1.0, 1.0, 0.0, 1.0], ["a", "b", "c", "d"], seed=0))}
 
 
 def _evaluation(run: Path, fake: FakeRun, number: int, prompts: list[Prompt]) -> None:

@@ -21,6 +21,8 @@ CURVES = {
     "loss": "loss",
     "rewards/accuracies": "pairs ranked right",
     "rewards/margins": "reward margin",
+    "accuracy": "pairs ranked right",
+    "margin": "reward margin",
     "reward": "mean reward of the policy's answers",
     "kl": "KL divergence to the parent, nats per token",
 }
@@ -105,7 +107,9 @@ def _round(run: RunFolder, number: int) -> dict[str, Any]:
             del missing["win_rate_vs_sft"]
     policy = run.summary(number, "policy")
     values["checkpoint"], values["reward"] = policy.get("checkpoint"), _reward(policy)
-    values["reward_model"] = run.summary(number, "reward").get("checkpoint")
+    judged = run.summary(number, "reward")
+    values["reward_model"] = judged.get("checkpoint")
+    values["reward_accuracy"] = (judged.get("held_out") or {}).get("accuracy")
     return {**values, "dropped": _dropped(run, number), "seconds": _seconds(run, number), "missing": missing}
 
 

@@ -45,6 +45,7 @@ def render(data: dict[str, Any]) -> str:
         "interval": words.interval,
         "duration": words.duration,
         "raised": words.raised,
+        "ranked": words.ranked,
     }
     return environment.get_template("report.html.j2").render(
         data=data,

@@ -109,6 +109,15 @@ def raised(found: dict[str, Any], method: str) -> str | None:
     return f"Round {found['round']}: {what}{kl}."
 
 
+def ranked(found: dict[str, Any]) -> str | None:
+    """A sentence about a round's reward model, or None where there is none or no pair was kept from it."""
+    accuracy = found["reward_accuracy"]
+    if accuracy is None:
+        return None
+    pairs = f"of {accuracy['n']} pairs that it did not learn from"
+    return f"Round {found['round']}, reward model: {pairs} it puts the better answer first in {interval(accuracy)}."
+
+
 def share(value: float) -> str:
     """A share in [0, 1] as a percentage without decimals; what is not all is never rounded up to 100%."""
     percent = round(100 * value)

@@ -55,7 +55,7 @@ def main(changes: list[str]) -> None:
         train_dpo(parent, preferences + again, recipe.dpo, out=policy, work=out / f"work_{number}", **training)
         answers, _ = sample(held_out, policy, recipe.evaluate, purpose="evaluation", keep_all=True)
         count = {"count": judge.tasks, "overlap": judge.overlap, "seed": seed}
-        blind, same = blind_tasks(prompts, answers, first, round=number, **count)
+        blind, same = blind_tasks(test, answers, first, round=number, **count)
         said = follow(desk_of_tasks(blind, out, annotate, round=number, seed=seed), say)
         won = blind_win_rate(blind, said, {answer.id for answer in answers}, same, seed=seed)
         say(f"round {number}, win rate over SFT, judged blind:", won)

@@ -64,6 +64,9 @@ def test_an_online_run_says_how_far_the_reward_rose_and_draws_it(tmp_path: Path)
     page = Page(render(found))
     shown = "".join(page.texts)
     assert "Round 1: PPO took the mean reward from 0.25 to 1.50, with 0.062 nats per token of KL" in shown
+    assert (
+        "Round 1, reward model: of 4 pairs that it did not learn from it puts the better answer first in 0.75" in shown
+    )
     for title in ("PPO: mean reward of the policy's answers", "reward model: pairs ranked right"):
         assert title in shown
     table = summary_table(found)
