@@ -260,6 +260,10 @@ class RewardModel(OnRows):
     """Peak learning rate. Full training of a pretrained model: about 1e-5; LoRA: about 1e-4."""
     center: Annotated[float, Field(ge=0)] = 0.01
     """Weight of the squared sum of a pair's rewards, which keeps rewards around 0 (Eisenstein et al. 2023)."""
+    margins: bool = False
+    """Ask for each pair's `margin` between its rewards (Touvron et al. 2023, equation 2)."""
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The share of prompts that are kept from training, to measure on their pairs how often the model is right."""
     replay: Annotated[float, Field(ge=0, le=1)] = 1.0
     """The share of earlier rounds' preferences that are trained on again beside this round's."""
 

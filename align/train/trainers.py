@@ -34,8 +34,8 @@ from align.train.order import LengthGrouped, Shares
 from align.train.world import summed
 
 
-class _Ours:
-    """What both trainers change; `row_lengths` switches the length-grouped order on."""
+class Ours:
+    """What all trainers on rows change; `row_lengths` switches the length-grouped order on."""
 
     row_lengths: Sequence[int] | None = None
 
@@ -93,13 +93,13 @@ class WithBlank:
         return found
 
 
-class Sft(_Ours, SFTTrainer):
+class Sft(Ours, SFTTrainer):
     def blank_row(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row that counts nothing: no token is learned."""
         return {**row, "input_ids": row["input_ids"][:1], "labels": [-100]}
 
 
-class Dpo(_Ours, DPOTrainer):
+class Dpo(Ours, DPOTrainer):
     """DPO on rows of `PAIR_COLUMNS`, tokenised already, in batches of `align.train.collate`; the loss is TRL's."""
 
     _share = 1.0

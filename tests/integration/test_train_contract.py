@@ -42,9 +42,9 @@ def test_the_methods_that_we_replace_or_call(base: type, name: str, expected: li
 
 def test_ours_come_before_trls() -> None:
     for ours in (trainers.Sft, trainers.Dpo, trainers.SoftDpo):
-        assert ours._send_telemetry is trainers._Ours._send_telemetry
-        assert ours._get_train_sampler is trainers._Ours._get_train_sampler
-        assert ours.create_model_card is trainers._Ours.create_model_card
+        assert ours._send_telemetry is trainers.Ours._send_telemetry
+        assert ours._get_train_sampler is trainers.Ours._get_train_sampler
+        assert ours.create_model_card is trainers.Ours.create_model_card
 
 
 def test_the_reference_columns_are_those_that_trls_loss_reads() -> None:

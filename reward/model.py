@@ -1,0 +1,178 @@
+"""Reward models: a checkpoint with one label, loaded, published and asked for scores.
+
+A score is the head's output at the sequence's last token, the stop token behind the answer. The folder is merged, so
+that whatever loads it (`AutoModelForSequenceClassification`, TRL, vLLM) has the trained head, and its padding token
+never ends an answer, for the head is read at the last token that is not padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from align.errors import ConfigError, DataError, StageError
+from align.store import checkpoint_id
+from align.text import encode_answer, encode_prompt, load_tokenizer, stop_token_ids
+from align.train.checkpoint import context_of, publish_model
+from align.train.order import passes
+from align.types import Message
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+HEAD = "score.weight"
+TOKENS = 16_384
+"""Most tokens of a forward pass of scoring, padding included; a longer sequence goes alone."""
+RELOAD_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
+"""Largest difference of a score between memory and the published folder, relative to the largest score where that is
+over 1."""
+
+
+class ModelScorer:
+    """A Scorer made of a reward model's folder. `id` is the content id of its weights, tokenizer and config."""
+
+    def __init__(self, folder: Path, *, dtype: str = "float32", threads: int | None = None) -> None:
+        """`dtype` is that of the weights in memory, `threads` of the CPU (None: as they are).
+
+        Raises ConfigError where `folder` is no reward model that `align reward train` or somebody else made: another
+        kind of model, more than one label, or weights missing.
+        """
+        import torch
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.id = checkpoint_id(folder)
+        self.model = load_reward_model(folder, dtype).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        self.tokenizer = load_tokenizer(folder)
+        self.pad = padding_id(self.tokenizer, stop_token_ids(self.tokenizer, folder))
+
+    def score(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | None]:
+        """As `Scorer.score`; None for what `explain` has a reason for."""
+        return [value if isinstance(value, float) else None for value in self.explain(prompts, answers)]
+
+    def explain(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | str]:
+        """For each answer its score, or the reason why there is none: it is longer than the model's context, or the
+        chat template refuses the conversation."""
+        found: list[float | str] = [""] * len(answers)
+        rows: list[tuple[int, list[int]]] = []
+        context = context_of(self.model)
+        for place, (messages, answer) in enumerate(zip(prompts, answers, strict=True)):
+            try:
+                ids = encode_prompt(self.tokenizer, messages) + encode_answer(self.tokenizer, messages, answer)
+            except DataError as refusal:
+                found[place] = refusal.what
+                continue
+            if context is not None and len(ids) > context:
+                found[place] = f"longer than the reward model's context ({len(ids)} tokens, it reads {context})"
+            else:
+                rows.append((place, ids))
+        scores = sequence_scores(self.model, [ids for _, ids in rows], self.pad).tolist()
+        for (place, _), score in zip(rows, scores, strict=True):
+            found[place] = score
+        return found
+
+
+def load_reward_model(folder: Path, dtype: str, *, fresh: bool = False) -> PreTrainedModel:
+    """A sequence classification model with one label from a folder on disk, every weight read from it.
+
+    With `fresh` the folder holds a language model, and the head is new: it says 0 everywhere, so that nothing depends
+    on a draw. Raises ConfigError where the model is none of that kind or weights are missing (they would be random).
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    where = "model.path" if fresh else "reward"
+    try:
+        with _quiet() if fresh else nullcontext():
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                folder, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False,
+                output_loading_info=True, **({"num_labels": 1} if fresh else {}),
+            )  # fmt: skip
+    except (ValueError, OSError, RuntimeError) as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise ConfigError(f"{str(folder)!r} cannot be loaded as a reward model ({line})", where=where) from error
+    if model.config.num_labels != 1 or not hasattr(model, "score"):
+        labels = f"{type(model).__name__} with {model.config.num_labels} labels"
+        raise ConfigError(f"{str(folder)!r} is no reward model with one score, found {labels}", where=where,
+                          hint="`align reward train` makes one")  # fmt: skip
+    missing = sorted(info["missing_keys"])
+    if fresh and missing == [HEAD]:
+        torch.nn.init.zeros_(model.score.weight)
+    elif missing:
+        hint = "a LoRA folder has to be merged first; `align reward train` does it"
+        raise ConfigError(
+            f"{str(folder)!r} lacks {len(missing)} weights, the first is {missing[0]}; they would be random",
+            where=where, hint=None if fresh else hint,
+        )  # fmt: skip
+    return model  # type: ignore[no-any-return]
+
+
+def _quiet() -> Any:
+    """Without transformers' report that a head is missing, which it has to be."""
+    from trl.trainer.reward_trainer import suppress_seqcls_warning
+
+    return suppress_seqcls_warning()
+
+
+def padding_id(tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -> int:
+    """A token to pad with that ends no answer: the tokenizer's own, or the first other one of its vocabulary."""
+    own = tokenizer.pad_token_id
+    if own is not None and own not in stops:
+        return int(own)
+    return next(i for i in range(len(tokenizer)) if i not in stops)
+
+
+def sequence_scores(model: Any, sequences: Sequence[Sequence[int]], pad: int) -> Tensor:
+    """One score for each sequence of token ids, which must not end with `pad`; shape [sequences], float32 on CPU."""
+    import torch
+
+    model.config.get_text_config().pad_token_id = pad  # the model finds the last token by it
+    was_training = model.training
+    model.eval()
+    order = sorted(range(len(sequences)), key=lambda row: len(sequences[row]))
+    scores = torch.zeros(len(sequences))
+    with torch.no_grad():
+        for part in passes([len(sequences[row]) for row in order], TOKENS, None, padded=True):
+            rows = [order[place] for place in part]
+            ids = [torch.tensor(sequences[row]) for row in rows]
+            ids_BT = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad).to(model.device)
+            lengths_B = torch.tensor([len(one) for one in ids], device=model.device)
+            mask_BT = torch.arange(ids_BT.shape[1], device=model.device) < lengths_B[:, None]
+            logits_B1 = model(input_ids=ids_BT, attention_mask=mask_BT.long(), use_cache=False).logits
+            scores[rows] = logits_B1[:, 0].float().cpu()
+    model.train(was_training)
+    return scores
+
+
+def publish_and_verify(
+    model: Any, source: Path, sequences: Sequence[Sequence[int]], pad: int, *, out: Path, dtype: str
+) -> float:
+    """Write a trained reward model that started from `source` as the folder `out`, read it again, compare scores.
+
+    Returns the largest difference on `sequences`; StageError where it is over `RELOAD_TOLERANCE`. A PEFT model is
+    merged (in place) and its adapter written to `out/adapter`.
+    """
+    from transformers import AutoConfig
+
+    expected, device = sequence_scores(model, sequences, pad), model.device
+    kind = type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
+    publish_model(model, source, out, dtype=dtype)
+    config = AutoConfig.from_pretrained(out, local_files_only=True, num_labels=1)
+    config.architectures = [kind]
+    config.get_text_config().pad_token_id = pad
+    config.save_pretrained(out)
+    tokenizer = load_tokenizer(out)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
+    tokenizer.save_pretrained(out)
+    found = sequence_scores(load_reward_model(out, dtype).to(device), sequences, pad)
+    difference = float((found - expected).abs().max())
+    allowed = RELOAD_TOLERANCE[dtype] * max(1.0, float(expected.abs().max()))
+    if not difference <= allowed:
+        raise StageError(
+            f"the published reward model differs from the trained one: scores by {difference:.2g}, allowed is {allowed:.2g}",
+            where=str(out),
+        )
+    return difference

@@ -1,0 +1,150 @@
+"""Reward models from preferences: the parent with a scalar head, by Bradley–Terry."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+from align.config.training import RewardModel
+from align.errors import ConfigError
+from align.evaluate.pairs import pair_accuracy
+from align.ids import content_id, unit_for
+from align.losses import weights_of_mean_one
+from align.text import load_tokenizer, stop_token_ids
+from align.train import arguments, checkpoint
+from align.train import examples as ex
+from align.train.world import agreed, rank
+from align.types import Dropped, Preference
+from reward import model as models
+
+Row = tuple[ex.Pair, float]
+"""A pair as tokens, and its margin."""
+
+
+def train_reward(
+    parent: Path,
+    preferences: Sequence[Preference],
+    config: RewardModel,
+    *,
+    seed: int,
+    dtype: str,
+    report_to: list[str],
+    threads: int | None,
+    out: Path,
+    work: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Train the checkpoint `parent` with a scalar head on `preferences` and write a reward model into `out`.
+
+    The loss is `reward.trainer.reward_loss`, with the weights scaled to average 1 over the pairs trained on; ties are
+    pairs with the target 0.5. The head starts at 0. Under LoRA the head is trained whole and published merged. The
+    folder is read again and its scores compared (`reload_score_difference`).
+    Of the prompts, the share `config.held_out` is kept from training, by a hash of the prompt alone, and `held_out` in
+    the metrics says how well the published model orders their pairs (`align.evaluate.pairs.pair_accuracy`).
+    Files, `work` and resuming are as in `train_sft`. Returns steps, losses, accuracy and margin of the last logged
+    steps, and pairs used and dropped by reason.
+    """
+    began = time.monotonic()
+    seed = arguments.prepare_process(seed, threads)
+    from align.train import loop
+    from reward import trainer as reward_trainer  # noqa: F401 - the imports are timed here
+
+    clock = loop.Clock(began)
+    clock.lap("import")
+    model = models.load_reward_model(parent, "float32" if config.lora is None else dtype, fresh=True)
+    tokenizer = load_tokenizer(parent)
+    stops = stop_token_ids(tokenizer, parent)
+    clock.lap("load")
+    held_out = [row for row in preferences if _is_held_out(row, config)]
+    train = [row for row in preferences if not _is_held_out(row, config)]
+    kept, dropped = _encode(tokenizer, train, stops, ex.limit_of(config.max_tokens, checkpoint.context_of(model)))
+    if rank() == 0:
+        ex.write_dropped(out, dropped)
+    ex.require_rows(kept, dropped, "preference")
+    pairs = [pair for pair, _ in kept]
+    sequences = [[*p.prompt_ids, *ids] for p in pairs for ids in (p.chosen_ids, p.rejected_ids)]
+    ex.require_vocabulary(sequences, model.get_input_embeddings().num_embeddings)
+    if config.margins and not any(margin for _, margin in kept):
+        raise ConfigError("`margins` cannot act: every pair has the margin 0", where="reward.margins")
+    clock.lap("encode")
+    options = arguments.trainer_options(
+        config, rows=len(kept), seed=seed, dtype=dtype, report_to=report_to, out=out, work=work
+    )
+    pad = models.padding_id(tokenizer, stops)
+    trainer = _trainer(model, tokenizer, kept, config, options, pad)
+    clock.lap("set up")
+    inputs_id = content_id(
+        [str(parent), seed, dtype, config.model_dump(mode="json"), [[astuple(pair), margin] for pair, margin in kept]]
+    )
+    metrics = loop.run_trainer(trainer, work=work, out=out, inputs_id=inputs_id, progress=progress)
+    logged = [row for row in trainer.state.log_history if "accuracy" in row]
+    metrics |= {name: logged[-1][name] for name in ("accuracy", "margin", "mean_reward") if logged}
+    clock.lap("train")
+
+    def finish() -> dict[str, Any]:
+        some = ex.spread(sequences)
+        difference = models.publish_and_verify(trainer.model, parent, some, pad, out=out, dtype=dtype)
+        found: dict[str, Any] = {"reload_score_difference": difference}
+        if held_out:
+            scorer = models.ModelScorer(out, dtype=dtype)
+            found["held_out"] = pair_accuracy(held_out, scorer.score, seed=seed)
+        return found
+
+    metrics |= agreed(finish() if rank() == 0 else {})
+    clock.lap("publish")
+    clock.write(out)
+    counts = {"rows": len(kept), "tokens": sum(map(len, sequences)), "dropped": ex.reasons(dropped)}
+    return metrics | counts
+
+
+def _is_held_out(row: Preference, config: RewardModel) -> bool:
+    """By a hash of its own: the pairs are of prompts that a round trains on, all on one side of the round's split."""
+    return unit_for("reward held out", row.prompt_id) < config.held_out
+
+
+def _encode(
+    tokenizer: Any, rows: Sequence[Preference], stops: Sequence[int], limit: ex.Limit
+) -> tuple[list[Row], list[Dropped]]:
+    kept: list[Row] = []
+    dropped: list[Dropped] = []
+    for row in rows:
+        pairs, refused = ex.encode_preferences(tokenizer, [row], stops, limit)
+        kept += [(pair, row.margin) for pair in pairs]
+        dropped += refused
+    return kept, dropped
+
+
+def _trainer(
+    model: Any, tokenizer: Any, kept: Sequence[Row], config: RewardModel, options: dict[str, Any], pad: int
+) -> Any:
+    from datasets import Dataset
+    from trl import RewardConfig
+    from trl.trainer.utils import disable_dropout_in_model
+
+    from reward.trainer import Reward, RewardCollator
+
+    if options.pop("disable_dropout", True):
+        disable_dropout_in_model(model)  # of the model alone: TRL would switch off the adapter's too
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
+    args = RewardConfig(center_rewards_coefficient=config.center, disable_dropout=False, **options)
+    data = {
+        "chosen_ids": [pair.prompt_ids + pair.chosen_ids for pair, _ in kept],
+        "rejected_ids": [pair.prompt_ids + pair.rejected_ids for pair, _ in kept],
+        "target": [pair.target for pair, _ in kept],
+        "weight": weights_of_mean_one([pair.weight for pair, _ in kept]),
+        "margin": [margin if config.margins else 0.0 for _, margin in kept],
+    }
+    trainer = Reward(
+        model=model,
+        args=args,
+        data_collator=RewardCollator(pad),
+        train_dataset=Dataset.from_dict(data),
+        processing_class=tokenizer,
+        peft_config=arguments.lora_config(config.lora, "SEQ_CLS"),
+    )
+    if "train_sampling_strategy" not in config.trainer:
+        trainer.row_lengths = [pair.tokens for pair, _ in kept]
+    return trainer
