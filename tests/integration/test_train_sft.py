@@ -261,3 +261,29 @@ def test_a_config_without_weights_starts_from_random_ones_by_seed(tiny: Path, tm
     (bare / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001.safetensors"}}')
     with pytest.raises(ConfigError):  # a download that was cut short is not a model from scratch
         checkpoint.import_model(str(bare), tmp_path / "d", seed=1, **given)
+
+
+@pytest.mark.slow
+def test_from_a_config_alone_on_a_mixture_in_packs_by_the_command_line(tiny: Path, tmp_path: Path) -> None:
+    from tests.loop import align, write_jsonl
+
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for file in tiny.iterdir():
+        if file.suffix in (".json", ".jinja"):
+            (bare / file.name).write_bytes(file.read_bytes())
+    talk = [
+        {"role": role, "content": text}
+        for role, text in (("user", "Hi"), ("assistant", "No."), ("user", "Why?"), ("assistant", "We are sorry."))
+    ]
+    write_jsonl(tmp_path / "demos.jsonl", [{"messages": talk} for _ in range(12)])
+    write_jsonl(tmp_path / "edits.jsonl", [{"prompt": "Hi", "completion": f"Thank you, {n}!"} for n in range(3)])
+    done = align(
+        "sft", "--model", "bare", "--demonstrations", "demos.jsonl", "--out", "out", "--threads", "1", "--json", "packing=true",
+        "max_tokens=128", "mix=[{path: edits.jsonl, share: 0.25}]", "batch_size=2", "learning_rate=1e-2", cwd=tmp_path,
+    )  # fmt: skip
+    result = json.loads(done.stdout)
+    assert result["rows"] == 16
+    assert 1 < result["packs"] < 16
+    assert result["train_loss_last"] < result["train_loss_first"]
+    assert (tmp_path / "out" / "model.safetensors").is_file()

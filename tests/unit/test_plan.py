@@ -7,16 +7,17 @@ import pytest
 
 from align.config.load import load_recipe
 from align.config.recipe import METHODS, SCORED, Recipe
+from align.data.demonstrations import read_demonstrations
 from align.errors import ConfigError
 from align.rounds.desk import open_desk
 from align.rounds.fingerprint import Fingerprints
 from align.rounds.journal import close, reopen
 from align.rounds.plan import Labelling, labellings, make_plan
 from align.rounds.run import create_run
-from align.rounds.stage import Receipt, Ref, Stage, current, in_force, partial_folder, seal, stage_key
+from align.rounds.stage import Job, Receipt, Ref, Stage, current, in_force, partial_folder, seal, stage_key
 from align.rounds.work import WORK
 from align.store import write_table
-from align.types import Task, to_table
+from align.types import Prompt, Task, prompt_id, to_table
 from tests.labelling import make_task
 from tests.loop import make_loop, write_jsonl
 
@@ -230,3 +231,30 @@ def test_processes_that_cannot_be(folder: Path, changes: list[str], what: str) -
     with pytest.raises(ConfigError) as caught:
         recipe_of(folder, *changes)
     assert what in str(caught.value)
+
+
+def test_a_mixture_of_demonstrations_is_part_of_the_key_and_leaves_held_out_prompts_out(
+    folder: Path, tmp_path: Path
+) -> None:
+    edits = [{"prompt": f"My lamp is late, {n}.", "completion": "thank you soon"} for n in range(6)]
+    asked = json.loads((folder / "prompts.jsonl").read_text().splitlines()[0])["prompt"]
+    write_jsonl(folder / "edits.jsonl", [*edits, {"prompt": asked, "completion": "held out"}])
+    mixed = "sft.mix=[{path: edits.jsonl, share: 0.2}]"
+    plain, mix, other = (
+        stages(recipe_of(folder, *changes), folder)["0/demonstrations"]
+        for changes in ([], [mixed], [mixed.replace("0.2", "0.3")])
+    )
+    keys = {json.dumps([dict(stage.settings), dict(stage.files)]) for stage in (plain, mix, other)}
+    assert len(keys) == 3 and plain.settings == {}
+    held_out = [
+        Prompt(prompt_id([{"role": "user", "content": asked}]), [{"role": "user", "content": asked}], "test", "x:1")
+    ]
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "out").mkdir()
+    write_table(tmp_path / "prompts" / "prompts.parquet", to_table(Prompt, held_out))
+    job = Job(
+        0, "demonstrations", {"prompts": tmp_path / "prompts"}, dict(mix.settings), dict(mix.tuning), tmp_path / "out"
+    )
+    assert WORK["demonstrations"](job, lambda done, total: None) == {"rows": 50, "dropped": 1}
+    rows = [row.answer for row in read_demonstrations(tmp_path / "out" / "demonstrations.parquet")]
+    assert (rows.count("thank you soon"), rows.count("held out")) == (10, 0)
