@@ -40,7 +40,7 @@ def _fsdp_on_cpu() -> None:
 def main(
     folder: str, model: str, method: str, rows: int, settings: dict[str, Any], fsdp: bool = False, kill: int = 0
 ) -> None:
-    """Train `method` on the first `rows` rows of the tests of SFT or DPO; at step `kill`, end all by SIGKILL."""
+    """Train `method` on the first `rows` rows of the tests of SFT or DPO, or on so many prompts; at step `kill`, end all by SIGKILL."""
     from align.config.training import Dpo, Sft
     from align.train import loop, world
     from align.train.dpo import train_dpo
@@ -63,11 +63,30 @@ def main(
         "seed": 1, "dtype": "float32", "report_to": [], "threads": world.world_size(), "out": out,
         "work": Path(folder) / "work", "progress": progress if world.rank() == 0 else None,
     }  # fmt: skip
-    if method == "dpo":
+    if method in ("rloo", "grpo", "ppo"):
+        metrics = _online(method, Path(model), rows, settings, given)
+    elif method == "dpo":
         metrics = train_dpo(Path(model), SOFT[:rows], Dpo(**settings), **given)
     else:
         metrics = train_sft(Path(model), ROWS[:rows], Sft(demonstrations=Path("d"), **settings), **given)
     (out / "metrics.json").write_text(json.dumps(metrics))
+
+
+def _online(method: str, model: Path, rows: int, settings: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    from align.config.training import Grpo, Ppo, Rloo
+    from align.train.grpo import train_grpo
+    from align.train.ppo import train_ppo
+    from align.train.rloo import train_rloo
+    from align.types import Prompt
+
+    train, section = {"rloo": (train_rloo, Rloo), "grpo": (train_grpo, Grpo), "ppo": (train_ppo, Ppo)}[method]
+    prompts = [Prompt(f"p{n}", [{"role": "user", "content": f"Case {n}?"}], "train", f"row {n}") for n in range(rows)]
+    config: Any = section(**settings)
+
+    def score(prompts: Any, answers: Any) -> list[float | None]:
+        return [sum(map(ord, answer)) % 11 / 10 for answer in answers]
+
+    return train(model, prompts, config, score=score, **given)  # type: ignore[operator, no-any-return]
 
 
 if __name__ == "__main__":

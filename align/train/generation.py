@@ -64,7 +64,7 @@ class Ragged:
         ):
             return sample(
                 model, prompt_ids, stops=self.eos_token_ids, max_tokens=self.max_completion_length,
-                temperature=self.temperature, top_p=self.top_p, seed=self._draw(),
+                temperature=self.temperature, top_p=self.top_p, **self._draw(prompt_ids),
             )  # fmt: skip
 
     def _by_vllm(self: Any, prompt_ids: list[list[int]]) -> list[Sampled]:
@@ -77,12 +77,14 @@ class Ragged:
         self.vllm.refresh(policy)
         found: list[Sampled] = self.vllm.sample(
             prompt_ids, stops=self.eos_token_ids, max_tokens=self.max_completion_length,
-            temperature=self.temperature, top_p=self.top_p, seed=self._draw(),
+            temperature=self.temperature, top_p=self.top_p, **self._draw(prompt_ids),
         )  # fmt: skip
         return found
 
-    def _draw(self: Any) -> int:
-        return seed_for("draws", self.args.seed, self.state.global_step, self.accelerator.process_index) % 2**32
+    def _draw(self: Any, prompt_ids: list[list[int]]) -> dict[str, int]:
+        """What answers are drawn with: all processes together as one would."""
+        seed = seed_for("draws", self.args.seed, self.state.global_step, 0) % 2**32
+        return {"seed": seed, "before": self.accelerator.process_index * len(prompt_ids)}
 
     def _get_per_token_logps_and_entropies(
         self: Any,

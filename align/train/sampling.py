@@ -62,13 +62,17 @@ def sample(
     temperature: float,
     top_p: float,
     seed: int,
+    before: int = 0,
     rows: int | None = None,
 ) -> list[Sampled]:
     """One answer to each prompt, given as token ids. The same seed gives the same answers on the same machine.
 
-    `temperature` is over 0, `top_p` in (0, 1]; `rows` is how many answers are under way at once (as many as fit).
+    `temperature` is over 0, `top_p` in (0, 1]; `before` are the answers that other processes give before these, so that
+    all draw what one would; `rows` is how many answers are under way at once (as many as fit).
     """
-    batch = _Batch(model, prompts, stops, max_tokens, seed, rows or _rows_that_fit(model, prompts, max_tokens))
+    batch = _Batch(
+        model, prompts, stops, max_tokens, (seed, before), rows or _rows_that_fit(model, prompts, max_tokens)
+    )
     while batch.size or batch.waiting:
         if batch.may_enter():
             first, logits_RV = batch.enter()
@@ -117,14 +121,21 @@ class _Batch:
     """The rows under way. `size` of them are live, in the first places of every array."""
 
     def __init__(
-        self, model: Any, prompts: Sequence[Sequence[int]], stops: Sequence[int], max_tokens: int, seed: int, rows: int
+        self,
+        model: Any,
+        prompts: Sequence[Sequence[int]],
+        stops: Sequence[int],
+        max_tokens: int,
+        draw: tuple[int, int],
+        rows: int,
     ) -> None:
         self.model, self.prompts, self.rows, self.max_tokens = model, prompts, rows, max_tokens
         self.device = model.device
         self.stops = torch.tensor(list(stops), device=self.device)
+        seed, before = draw
         draws = torch.Generator().manual_seed(seed)
-        self.uniform = torch.rand(len(prompts), max_tokens, generator=draws, dtype=torch.float64).float()
-        self.uniform = self.uniform.to(self.device)
+        numbers = torch.rand(before + len(prompts), max_tokens, generator=draws, dtype=torch.float64)
+        self.uniform = numbers[before:].float().to(self.device)
         self.tokens = torch.zeros(len(prompts), max_tokens, dtype=torch.long, device=self.device)
         self.logps = torch.zeros(len(prompts), max_tokens, device=self.device)
         self.lengths = torch.zeros(len(prompts), dtype=torch.long, device=self.device)

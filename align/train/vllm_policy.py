@@ -71,7 +71,7 @@ class VllmPolicy:
 
     def sample(
         self, prompts: Sequence[list[int]], *, stops: Sequence[int], max_tokens: int, temperature: float, top_p: float,
-        seed: int,
+        seed: int, before: int = 0,
     ) -> list[Sampled]:  # fmt: skip
         """As `align.train.sampling.sample`."""
         from vllm import SamplingParams
@@ -81,7 +81,7 @@ class VllmPolicy:
                 temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed_for(seed, number), logprobs=0,
                 stop_token_ids=list(stops), detokenize=False,
             )
-            for number in range(len(prompts))
+            for number in range(before, before + len(prompts))
         ]  # fmt: skip
         asked = [{"prompt_token_ids": ids} for ids in prompts]
         found = [output.outputs[0] for output in self._llm.generate(asked, params, use_tqdm=False)]

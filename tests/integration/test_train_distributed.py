@@ -91,6 +91,23 @@ def test_two_processes_are_as_one(
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("method", ["rloo", "grpo", "ppo"])
+def test_two_processes_answer_and_learn_as_one(tiny: Path, tmp_path: Path, method: str) -> None:
+    """The same answers too. PPO deals its minibatches out inside each process, so here there is one."""
+    more = {"minibatches": 1} if method == "ppo" else {"samples": 2}
+    options = {"optim": "sgd", "max_grad_norm": 0.0, "max_steps": 4}
+    settings = {"trainer": options, "learning_rate": 0.3, "batch_size": 8, "max_tokens": 8, "type": "transformers"}
+    asked = {"model": tiny, "method": method, "rows": 10, "settings": {**settings, **more}}
+    one = trained(tmp_path / "one", 1, **asked)
+    two = trained(tmp_path / "two", 2, **asked)
+    for mine, other in zip(curve(two), curve(one), strict=True):
+        for name in {"reward", "kl"} & other.keys():
+            assert mine[name] == pytest.approx(other[name], rel=1e-4, abs=1e-5)
+    assert far(weights(one / "out"), weights(two / "out")) < 1e-5
+    assert far(weights(one / "out"), weights(tiny)) > 0.01
+
+
+@pytest.mark.full
 @pytest.mark.parametrize(("method", "changes"), [("dpo", {}), ("sft", {"lora": {"r": 4, "dropout": 0.1}})])
 def test_a_kill_of_all_processes_changes_no_bit(
     tiny: Path, tmp_path: Path, method: str, changes: dict[str, Any]
