@@ -218,3 +218,36 @@ def test_from_the_command_line_killed_in_the_middle(world: Path) -> None:
     assert sorted(p.name for p in (world / "swept").iterdir()) == [
         "best.yaml", "logs", "policy", "result.json", "sweep.svg", "trials.jsonl",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 4, "dropout": 0.2}], ids=["full", "lora"])
+def test_a_look_at_a_model_in_training_leaves_it_as_it_was(world: Path, tmp_path: Path, lora: Any) -> None:
+    from align.config.training import Sft
+    from align.rounds.measuring import Answering, measured
+    from align.train.loop import looking
+    from align.train.sft import train_sft
+
+    asked = [a_prompt(n) for n in range(6)]
+    answering = Answering.to(
+        asked, world / "model", Sampling(max_tokens=4), lambda m, texts: [float(len(t)) for t in texts],
+        max_prompt_tokens=99, seed=1,
+    )  # fmt: skip
+    seen: list[tuple[float, float, float]] = []
+
+    def look(model: Any, step: int, steps: int) -> None:
+        assert model.training
+        seen.append(measured(answering, model, None, tie_width=0, seed=0))
+        assert model.training
+
+    rows = [(p.messages, "thank you, thank you") for p in asked]
+    config = Sft(demonstrations=Path("d"), learning_rate=1e-2, batch_size=2, epochs=2, lora=lora)
+    given: dict[str, Any] = {"seed": 1, "dtype": "float32", "report_to": [], "threads": 1}
+    train_sft(world / "model", rows, config, **given, out=tmp_path / "unseen", work=tmp_path / "work")
+    with looking(look):
+        train_sft(world / "model", rows, config, **given, out=tmp_path / "seen", work=tmp_path / "work2")
+    assert len(seen) == 6 and len(set(seen)) > 1
+    one, other = (tmp_path / name / "model.safetensors" for name in ("unseen", "seen"))
+    assert one.read_bytes() == other.read_bytes()
+    # the last look saw what was published
+    score = [s for (s,) in answering.scores_of(tmp_path / "seen", "float32")]
+    assert seen[-1][0] == pytest.approx(sum(float(s or 0) for s in score) / 6)
