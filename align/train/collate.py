@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from align.train.order import passes
-from align.train.prefix import rejected_mask, row_inputs
+from align.train.prefix import row_inputs
 
 PAIR_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 SOFT_COLUMNS = ("target", "weight")
@@ -91,7 +91,6 @@ def _shared(rows: Sequence[Row]) -> Batch:
         "answer_places": torch.tensor(answers),
         "answer_ids": torch.tensor(targets),
         "pair_lengths": lengths,
-        "rejected_masks": [rejected_mask(pair) for pair in lengths],
     }
 
 
@@ -130,7 +129,7 @@ def _sums(per_token: Sequence[Tensor], tail: float | None, batch: Batch) -> Tens
 def _shared_logps(model: Any, batch: Batch) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
     ids, places, targets = batch["input_ids"], batch["answer_places"], batch["answer_ids"]
     inputs = {"input_ids": ids, "position_ids": batch["position_ids"], "use_cache": False}
-    inputs |= row_inputs(batch["pair_lengths"], batch["rejected_masks"], ids.device)
+    inputs |= row_inputs(batch["pair_lengths"], ids.device)
     if ids.device.type == "cuda":  # the fused head scores answers alone there, and never holds their logits
         labels = torch.full_like(ids, -100)
         labels[0, places] = targets

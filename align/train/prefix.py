@@ -20,8 +20,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-Lengths = tuple[int, int, int]
-"""Tokens of a pair's three stretches: prompt (without its last token), chosen, rejected."""
+from align.train.blocks import Lengths, PairAttention
+
 SHARED = "align_pairs"
 """The name of our attention in transformers."""
 FULL_ATTENTION = {"full_attention", "attention"}
@@ -54,10 +54,10 @@ def stretches(lengths: Sequence[Lengths]) -> list[int]:
     return [size for prompt, chosen, rejected in lengths for size in (prompt + chosen, rejected)]
 
 
-def rejected_mask(lengths: Lengths) -> Tensor:
+def _rejected_mask(lengths: Lengths, like: Tensor) -> Tensor:
     """What a rejected answer sees of its prompt and itself: 0 or -inf, of shape (rejected, prompt + rejected)."""
     prompt, _, rejected = lengths
-    return torch.full((rejected, prompt + rejected), float("-inf")).triu(prompt + 1)
+    return like.new_full((rejected, prompt + rejected), float("-inf")).triu(prompt + 1)
 
 
 def attend(
@@ -69,25 +69,28 @@ def attend(
     *,
     scaling: float | None = None,
     pair_lengths: Sequence[Lengths] | None = None,
-    rejected_masks: Sequence[Tensor] = (),
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Attention of a row of pairs, of shape (1, heads, tokens, head size); gives (1, tokens, heads, head size).
 
-    Two exact calls for each pair, neither of which looks at what is masked whole: causal over prompt and chosen, and
-    rejected over prompt and itself. Without `pair_lengths` it is transformers' own SDPA.
+    Exact, and what one pair or answer hides from another is not computed: each pair is causal over prompt and chosen,
+    and rejected over prompt and itself. Without `pair_lengths` it is transformers' own SDPA.
     """
     if pair_lengths is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **others)
     groups = getattr(module, "num_key_value_groups", 1)
-    sizes = stretches(pair_lengths)
-    queries, keys, values = (x.split(sizes, 2) for x in (query, repeat_kv(key, groups), repeat_kv(value, groups)))
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    if query.device.type == "cpu" and query.dtype == key.dtype == value.dtype == torch.float32:
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        found_in_blocks: Tensor = PairAttention.apply(query, key, value, pair_lengths, scale)
+        return found_in_blocks.transpose(1, 2), None
+    queries, keys, values = (x.split(stretches(pair_lengths), 2) for x in (query, key, value))
     found = []
     for pair, (prompt, _, _) in enumerate(pair_lengths):
         a, b = 2 * pair, 2 * pair + 1
         found.append(scaled_dot_product_attention(queries[a], keys[a], values[a], is_causal=True, scale=scaling))
         seen, content = (torch.cat([x[a][:, :, :prompt], x[b]], 2) for x in (keys, values))
-        mask = rejected_masks[pair].to(query.dtype)
+        mask = _rejected_mask(pair_lengths[pair], query)
         found.append(scaled_dot_product_attention(queries[b], seen, content, attn_mask=mask, scale=scaling))
     return torch.cat(found, 2).transpose(1, 2), None
 
@@ -105,7 +108,7 @@ def pair_mask_mod(lengths: Sequence[Lengths], device: Any) -> Any:
     return mask_mod
 
 
-def row_inputs(lengths: Sequence[Lengths], masks: Sequence[Tensor], device: torch.device) -> dict[str, Any]:
+def row_inputs(lengths: Sequence[Lengths], device: torch.device) -> dict[str, Any]:
     """What a model needs beside ids and positions for a row of pairs.
 
     On a GPU it is FlexAttention's block mask. That branch has not been run on a GPU; its mask is tested.
@@ -117,7 +120,7 @@ def row_inputs(lengths: Sequence[Lengths], masks: Sequence[Tensor], device: torc
         return {"attention_mask": create_block_mask(pair_mask_mod(lengths, device), None, None, tokens, tokens, device)}
     # Four dimensions, so that transformers takes it for a finished mask and makes none; `attend` does not look at it.
     ready = torch.ones(1, 1, 1, 1, dtype=torch.bool)
-    return {"attention_mask": ready, "pair_lengths": lengths, "rejected_masks": masks}
+    return {"attention_mask": ready, "pair_lengths": lengths}
 
 
 def use_shared_attention(model: Any, device: torch.device) -> None:

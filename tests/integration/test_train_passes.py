@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, MistralConfig
 from align.config.training import Lora
 from align.errors import StageError
 from align.store import folder_files
-from align.train import collate, dpo, reference
+from align.train import blocks, dpo, reference
 from align.train import trainers as ours
 from tests.integration.test_train_dpo import PAIRS, SOFT, config, encoded, make_trainer, parent, train  # noqa: F401
 from tests.tiny import make_tiny_model
@@ -144,7 +144,7 @@ def test_sharing_that_changes_a_number_is_left_and_said(
     trainer = make_trainer(parent, PAIRS, tmp_path / "work")
     dpo.check_sharing(trainer, "float32")
     assert trainer.data_collator.shared
-    monkeypatch.setattr(collate, "rejected_mask", lambda lengths: torch.zeros(lengths[2], lengths[0] + lengths[2]))
+    monkeypatch.setattr(blocks, "_mask", lambda queries, before: torch.zeros(queries, before + queries))
     with caplog.at_level(logging.WARNING):
         dpo.check_sharing(trainer, "float32")
     assert not trainer.data_collator.shared

@@ -54,7 +54,6 @@ def test_a_row_of_pairs() -> None:
     assert batch["answer_places"].tolist() == [0, 1, 2, 3, 4, 7, 8, 9]
     assert batch["answer_ids"].tolist() == [6, 2, 7, 8, 2, 2, 9, 2]
     assert batch["pair_lengths"] == [(0, 2, 3), (2, 1, 2)]
-    assert batch["rejected_masks"][1].tolist() == [[0, 0, 0, float("-inf")], [0, 0, 0, 0]]
     assert (batch["chosen_tokens"].tolist(), batch["rejected_tokens"].tolist()) == ([2, 1], [3, 2])
     assert (batch["target"].tolist(), batch["weight"].tolist()) == ([0.75, 1.0], [0.5, 1.5])
     assert batch["target"].dtype == batch["weight"].dtype == torch.float32
