@@ -125,6 +125,14 @@ def _kto() -> Parts:
     return Parts(Kto, load_thumbs, train_kto)
 
 
+def _reward() -> Parts:
+    from align.config.training import RewardModel
+    from align.data.preferences import load_preferences
+    from reward.train import train_reward
+
+    return Parts(RewardModel, load_preferences, train_reward)
+
+
 def _ppo() -> Parts:
     from align.config.training import Ppo
     from align.data.prompts import read_prompts
@@ -180,6 +188,13 @@ ON_ROWS = [
         typer.Option(..., "--thumbs", help="JSONL or Parquet of prompt, completion, label."),
     ),
 ]
+REWARD_MODEL = Verb(
+    "reward train",
+    "A reward model from pairs: the model with a scalar head, whose score says which answer is better.",
+    _reward,
+    {"replay": NO_ROUNDS},
+    typer.Option(..., "--preferences", help="JSONL or Parquet of prompt, chosen, rejected."),
+)
 _ALL_PROMPTS = {"prompts": "every prompt of the file is learned on; shorten the file"}
 ONLINE = [
     Verb("ppo", "Proximal policy optimisation of a model against a reward, with a learned critic.", _ppo, _ALL_PROMPTS),
@@ -242,8 +257,9 @@ def _train(order: Order, given: Given) -> None:
     """The body of every training verb: read settings and file, train, say what came out."""
     from align.cli.display import counting
     from align.cli.workplace import workplace
-    from align.train.launch import accelerate_file
+    from align.train.launch import accelerate_file, require_no_launcher
 
+    require_no_launcher()
     file = accelerate_file(given.accelerate, given.nproc) if given.accelerate is not None else None
     lesson = read_order(order)
     with workplace(given.out, given.threads) as place, counting(order.verb, place.terminal, given.as_json) as progress:
@@ -271,7 +287,7 @@ def read_order(order: Order) -> Lesson:
     from align.config.section import load_section
     from align.rounds.rewarding import parse_reward
 
-    verb = next(verb for verb in ON_ROWS + ONLINE if verb.name == order.verb)
+    verb = next(verb for verb in [*ON_ROWS, REWARD_MODEL, *ONLINE] if verb.name == order.verb)
     parts = verb.parts()
     for reward in order.rewards:
         parse_reward(reward)

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from align.errors import ConfigError
+from align.train.world import world_size
 
 SHIPPED = Path(__file__).with_name("accelerate")
 NEEDS_GPU = {"FSDP": "FSDP", "DEEPSPEED": "DeepSpeed"}
@@ -39,6 +40,15 @@ def launch_environment(accelerate: Path | None, *, nproc: int, threads: int | No
     if accelerate is not None:
         found[FILE] = str(accelerate.absolute())
     return found
+
+
+def require_no_launcher() -> None:
+    """ConfigError in a process that torchrun or `accelerate launch` started: each would do the whole command."""
+    if world_size() > 1:
+        raise ConfigError(
+            f"a launcher has started {world_size()} processes of this command",
+            hint="start one; it starts the others itself (--nproc)",
+        )
 
 
 def threads_of_each(threads: int | None, nproc: int) -> int:

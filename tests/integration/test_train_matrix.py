@@ -21,7 +21,7 @@ ANSWERS = ["It is on its way.", "We are sorry.", "You get a new one.", "Thank yo
 PROMPTS = [f"Case {n}: {'what now? ' * (n % 3)}" for n in range(24)]
 SCORE = "def score(messages, answer):\n    return sum(letter in 'aeiou' for letter in answer) / 10\n"
 ON_ROWS = {"sft": "--demonstrations", "dpo": "--preferences", "kto": "--thumbs"}
-STEPS = 40
+STEPS = 20
 ONLINE = ["learning_rate=1e-3", "batch_size=8", "max_tokens=12", "type=transformers"]
 SETTINGS = {
     "sft": ["learning_rate=3e-3", "batch_size=4"],

@@ -6,7 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
+from align.cli.app import app
 from align.config.training import Dpo
 from align.errors import ConfigError, StageError
 from align.train import arguments, launch, world
@@ -128,6 +130,14 @@ def test_a_promise_of_others_without_a_launcher_is_an_error(monkeypatch: pytest.
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="WORLD_SIZE is 2, but no launcher started this process"):
         arguments.prepare_process(0, 1)
+
+
+def test_a_verb_under_a_launcher_says_how_it_is_meant(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    arguments = ["sft", "--model", "m", "--demonstrations", "no.jsonl", "--out", str(tmp_path / "out")]
+    found = CliRunner().invoke(app, arguments)
+    assert isinstance(found.exception, ConfigError)
+    assert "a launcher has started 2 processes of this command; start one; it starts the others" in str(found.exception)
 
 
 def test_a_group_of_another_size_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
