@@ -30,6 +30,7 @@ from align.rounds.stage import (
 )
 from align.rounds.worker import run_apart, run_here
 from align.store import read_table
+from align.train.launch import require_no_launcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ def run_rounds(run: Run, tell: Tell, *, wait: bool = False, start_from: str | No
 
     With `start_from` that stage and all after it are done anew (labels are kept). Raises AlignError.
     """
+    require_no_launcher()
     with run_lock(run.folder):
         steps = make_plan(run.recipe, Fingerprints(run.folder / "fingerprints.json"))
         if start_from is not None:
