@@ -44,7 +44,7 @@ HELD_OUT, SAMPLES = 300, 2
 ANSWERS: dict[str, Any] = {"max_tokens": 64, "max_prompt_tokens": 96, "type": "transformers"}
 REWARD = RewardModel(learning_rate=1e-3, epochs=4, batch_size=16, max_tokens=160)
 METHODS: dict[str, Online] = {
-    "ppo": Ppo(learning_rate=5e-4, batch_size=64, **ANSWERS),
+    "ppo": Ppo(learning_rate=3e-4, batch_size=64, prompts=2048, **ANSWERS),
     "rloo": Rloo(learning_rate=5e-4, batch_size=64, samples=4, prompts=960, **ANSWERS),
     "grpo": Grpo(learning_rate=5e-4, batch_size=64, samples=8, prompts=480, **ANSWERS),
 }
