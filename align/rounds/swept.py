@@ -73,6 +73,9 @@ def subject_of_recipe(loaded: Loaded, run: Path, section: str, *, model: Path, s
     if section not in ("sft", *METHODS) or (start := getattr(recipe, section)) is None:
         there = ["sft"] * (recipe.sft is not None) + [recipe.method]
         raise ConfigError(f"the recipe trains by {' and '.join(there)}, found {section}", where="align sweep")
+    if recipe.nproc > 1:
+        what = f"a sweep trains in one process, and the recipe's `nproc` is {recipe.nproc}"
+        raise ConfigError(what, where="align sweep", hint="add nproc=1")
     judge = judge_of(recipe)
     if judge is None:
         what = "a sweep needs a scoring function as `evaluate.judge`; people cannot score every trial"

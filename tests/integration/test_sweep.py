@@ -17,7 +17,7 @@ from align.config.space import split_settings
 from align.config.training import Dpo
 from align.errors import ConfigError, DataError, StageError
 from align.rounds.sweep import Subject, sweep, tuning_and_final, with_values
-from align.rounds.swept import best_recipe, rows_left
+from align.rounds.swept import best_recipe, rows_left, subject_of_recipe
 from align.rounds.trials import Budget, Search
 from align.types import Prompt, prompt_id
 from tests.loop import align, make_loop, write_jsonl
@@ -146,6 +146,19 @@ def test_what_cannot_be_swept_is_said(world: Path, tmp_path: Path) -> None:
         sweep(few, Search(split_settings(RANGES)[1]), Budget(1), work=tmp_path)
     with pytest.raises(ConfigError, match="micro_batch_size"):
         with_values(Dpo(), {"batch_size": 8, "micro_batch_size": 3})
+
+
+def test_what_a_recipe_cannot_sweep_is_said(world: Path) -> None:
+    def of(section: str, *changes: str) -> str:
+        loaded = load_recipe(world / "recipe.yaml", changes)
+        with pytest.raises(ConfigError) as error:
+            subject_of_recipe(loaded, world / "no-run", section, model=world / "model", share=0.2)
+        return str(error.value)
+
+    assert "the recipe trains by sft and dpo, found kto" in of("kto")
+    assert "run the recipe until a round is labelled: `align run`" in of("dpo")
+    assert "people cannot score every trial" in of("dpo", "evaluate.judge={type: people}", "annotate.by=people")
+    assert "add nproc=1" in of("dpo", "nproc=2")
 
 
 def test_prompts_of_trials_and_of_the_comparison_are_never_trained_on() -> None:
