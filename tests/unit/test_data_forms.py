@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from align.config.recipe import Prompts
 from align.data.candidates import load_candidates
-from align.data.contamination import drop_held_out_demonstrations, drop_held_out_preferences
+from align.data.contamination import drop_held_out_demonstrations, drop_held_out_preferences, drop_held_out_thumbs
 from align.data.demonstrations import load_demonstrations, read_demonstrations, write_demonstrations
 from align.data.preferences import load_preferences
 from align.data.prompts import load_prompts, read_prompts, split_of
 from align.data.rows import count_reasons
+from align.data.thumbs import load_thumbs
 from align.errors import DataError
 from align.types import Dropped, Message, Preference, Prompt, as_dict, from_table, prompt_id, to_table
 
@@ -279,6 +280,11 @@ def test_what_is_held_out_is_not_trained_on(tmp_path: Path) -> None:
     left, gone = drop_held_out_preferences(preferences, prompts)
     assert [p.messages for p in left] == [user("b")]
     assert gone == [Dropped("preference", preferences[0].id, "held out: the prompt is used for evaluation")]
+    up = {"completion": "x", "label": True}
+    thumbs, _ = load_thumbs(write(tmp_path / "t.jsonl", {"prompt": "a", **up}, {"prompt": "b", **up}))
+    good, out = drop_held_out_thumbs(thumbs, prompts)
+    assert [t.messages for t in good] == [user("b")]
+    assert out == [Dropped("thumb", thumbs[0].id, "held out: the prompt is used for evaluation")]
 
 
 def test_candidates(tmp_path: Path) -> None:
@@ -341,6 +347,7 @@ def test_gzip(tmp_path: Path) -> None:
         ("Prompts", read_prompts),
         ("Demonstrations", load_demonstrations),
         ("Preferences", load_preferences),
+        ("Thumbs", load_thumbs),
         ("Candidates", load_candidates),
     ],
 )
