@@ -145,6 +145,8 @@ def _trainer(
         processing_class=tokenizer,
         peft_config=arguments.lora_config(config.lora, "SEQ_CLS"),
     )
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        raise ConfigError("a reward model cannot be sharded over processes", hint="use --accelerate ddp")
     if "train_sampling_strategy" not in config.trainer:
         trainer.row_lengths = [pair.tokens for pair, _ in kept]
     return trainer

@@ -10,6 +10,7 @@ import typer
 from align.cli.annotate import annotate_app
 from align.cli.forget import forget
 from align.cli.inspect import clean, lineage, report, samples, status
+from align.cli.reward import reward_app
 from align.cli.run import init, run
 from align.cli.server import server_app
 from align.cli.stages import evaluate, rollout
@@ -36,6 +37,7 @@ for method in ON_ROWS:
     app.command(method.name)(verb_on_rows(method))
 for method in ONLINE:
     app.command(method.name)(online_verb(method))
+app.add_typer(reward_app, name="reward")
 app.add_typer(annotate_app, name="annotate")
 app.add_typer(server_app, name="server")
 

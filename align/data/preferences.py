@@ -17,16 +17,29 @@ def load_preferences(path: Path) -> tuple[list[Preference], list[Dropped]]:
 
     `round` is 0 and there are no judgements; target 1, weight 1 and margin 0 stand where a row gives none.
     """
-    good, dropped = parse_rows(path, "preference", lambda row, _: _preference(row))
+    kept, dropped = load_subsets(path)
+    return [preference for preference, _ in kept], dropped
+
+
+def load_subsets(path: Path) -> tuple[list[tuple[Preference, str | None]], list[Dropped]]:
+    """As `load_preferences`, each with its row's `subset`, as RewardBench's files have it; None where there is none."""
+    good, dropped = parse_rows(path, "preference", lambda row, _: (_preference(row), _subset(row)))
     first: dict[str, str] = {}
     kept = []
-    for where, preference in good:
+    for where, (preference, subset) in good:
         if preference.id in first:
             dropped.append(Dropped("preference", where, f"duplicate: the same pair as {first[preference.id]}"))
         else:
             first[preference.id] = where
-            kept.append(preference)
+            kept.append((preference, subset))
     return kept, dropped
+
+
+def _subset(row: dict[str, Any]) -> str | None:
+    subset = row.get("subset")
+    if subset is not None and not isinstance(subset, str):
+        raise BadRowError("not text", f"`subset` is {excerpt(subset)}")
+    return subset
 
 
 def _preference(row: dict[str, Any]) -> Preference:
