@@ -90,7 +90,8 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
 def swept(
     folder: Path, files: dict[str, Path], name: str, rate: float, trials: int, seed: int, kill_after: int | None
 ) -> dict[str, Any]:
-    """`align sweep dpo …` as a user runs it; killed after `kill_after` trials, and run again."""
+    """`align sweep dpo …` as a user runs it; killed after `kill_after` trials, and run again. What a kept folder has
+    already is not done again."""
     out = folder / f"sweep-{name}"
     command = [
         sys.executable, "-m", "align", "sweep", "dpo", *RANGES, *FIXED, f"learning_rate={rate}", "--model", files["policy"],
@@ -99,7 +100,7 @@ def swept(
     ]  # fmt: skip
     command = [str(part) for part in command]
     began = time.monotonic()
-    if kill_after is not None:
+    if kill_after is not None and not out.with_name(f"{out.name}.partial").exists() and not out.exists():
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
         for line in process.stderr:
@@ -111,7 +112,8 @@ def swept(
                 break
         process.wait()
         assert not out.exists()
-    subprocess.run(command, check=True)
+    if not out.exists():
+        subprocess.run(command, check=True)
     print(f"{time.monotonic() - began:6.1f} s  done", flush=True)
     result: dict[str, Any] = json.loads((out / "result.json").read_text())
     assert len(result["trials"]) == trials

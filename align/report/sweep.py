@@ -69,7 +69,7 @@ def _in_order(result: dict[str, Any], shown: Sequence[dict[str, Any]], ticks: Se
 def _against(key: str, result: dict[str, Any], shown: Sequence[dict[str, Any]], ticks: Sequence[float]) -> Markup:
     values = [trial["values"][key] for trial in shown]
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values) and len(set(values)) > 4
-    log = numbers and min(values) > 0 and max(values) / min(values) > 20
+    log = numbers and min(values) > 0 and max(values) / min(values) > 8
     choices = sorted(set(map(str, values)), key=lambda text: (len(text), text))
 
     def place(value: Any) -> float:

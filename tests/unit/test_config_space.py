@@ -100,7 +100,11 @@ def test_sections_that_are_not_there_are_made() -> None:
 @given(
     st.dictionaries(
         st.sampled_from(["beta", "learning_rate", "new", "trainer"]),
-        st.none() | st.booleans() | st.integers() | st.floats(-1e9, 1e9) | st.text(st.characters(max_codepoint=126), max_size=9),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(-1e9, 1e9)
+        | st.text(st.characters(max_codepoint=126), max_size=9),
     )
 )
 def test_the_values_are_right_whatever_is_written(changes: dict[str, object]) -> None:
@@ -108,3 +112,22 @@ def test_the_values_are_right_whatever_is_written(changes: dict[str, object]) ->
     wanted = parse(RECIPE, "recipe")[0]
     wanted["dpo"] |= changes
     assert parse(text, "recipe")[0] == wanted
+
+
+def test_the_figure_shows_every_trial_and_escapes_what_it_names() -> None:
+    from align.report.sweep import sweep_svg
+
+    def trial(number: int, rate: float, value: float | None, state: str = "complete") -> dict[str, object]:
+        bounds = {"low": None, "high": None} if value is None else {"low": value - 1, "high": value + 1}
+        return {"number": number, "values": {"rate<": rate}, "value": value, "state": state, **bounds}
+
+    trials = [trial(0, 1e-3, 1.0), trial(1, 1e-5, None, "diverged"), trial(2, 0.1, 3.0), trial(3, 0.2, 0.5, "pruned")]
+    result = {
+        "metric": "mean_score", "tuning_prompts": 9, "start": {"rate<": 1.0}, "start_value": None, "best_trial": 2,
+        "trials": [*trials, trial(4, 0.3, 1.5), trial(5, 0.4, 2.5)],
+    }  # fmt: skip
+    figure = sweep_svg(result)
+    assert figure.count("<circle") == 2 * 5
+    assert figure.count('class="dot best"') == 2 and figure.count('class="dot off"') == 2
+    assert "rate&lt;, logarithmic" in figure and "rate<" not in figure
+    assert figure.count('class="bar"') == 2 * 4  # a pruned trial's interval is not that of its whole training
