@@ -63,6 +63,7 @@ _OWNED: dict[str, str] = {
     **dict.fromkeys(("packing", "packing_strategy", "padding_free"), _WHOLE),
     "shuffle_dataset": "the order follows from the recipe's seed; see train_sampling_strategy",
     "disable_tqdm": "there are progress bars where there is a terminal",
+    "ddp_find_unused_parameters": "every weight that is trained is used",
     "logging_nan_inf_filter": "a loss that is not a number is always shown",
     **dict.fromkeys(("do_train", "do_eval", "do_predict", "local_rank"), _UNUSED),
 }
@@ -126,6 +127,11 @@ OWNED: dict[str, dict[str, str]] = {
     "kto": _OWNED
     | {
         "beta": "use {section}.beta",
+        **dict.fromkeys(("desirable_weight", "undesirable_weight"), _FROM_SECTION),
+        "loss_type": "the loss is KTO's, on thumbs with targets and weights",
+        "router_aux_loss_coef": "KTO's loss has no such part",
+        "use_liger_kernel": "it does not know targets and weights",
+        "train_sampling_strategy": "thumbs are batched at random: of similar length, they would be of similar worth",
         **dict.fromkeys(("precompute_ref_log_probs", "precompute_ref_batch_size"), _ONCE),
         "disable_dropout": "policy and reference must agree before the first step, so dropout is always off",
         **dict.fromkeys(("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"), _REFERENCE),
@@ -133,7 +139,8 @@ OWNED: dict[str, dict[str, str]] = {
     "dpo": _OWNED
     | {
         "beta": "use {section}.beta",
-        "label_smoothing_factor": "DPO's loss never reads it; label_smoothing with loss_type robust or exo_pair does",
+        "label_smoothing_factor": "DPO's loss never reads it; use {section}.noise",
+        "ld_alpha": "use {section}.length and {section}.length_alpha",
         **dict.fromkeys(("precompute_ref_log_probs", "precompute_ref_batch_size"), _ONCE),
         "disable_dropout": "policy and reference must agree before the first step, so dropout is always off",
         **dict.fromkeys(("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"), _REFERENCE),
@@ -147,6 +154,11 @@ _READ_WITH: dict[str, tuple[str, str, set[str]]] = {
     "f_alpha_divergence_coef": ("f_divergence_type", "reverse_kl", {"alpha_divergence"}),
 }
 """An option of DPO → another option, its default, and the values of it with which TRL reads the first at all."""
+
+_OURS = {name: f"dpo.loss: {name}" for name in ("sigmoid", "hinge", "ipo", "robust")} | {
+    "sigmoid_norm": "dpo.length: mean"
+}
+"""Losses of TRL that are ours too → the way to them. Beside others, in a list, they are TRL's."""
 
 
 @functools.cache
@@ -229,6 +241,8 @@ def _together(mapping: Mapping[str, Any]) -> list[tuple[str, str]]:
             acts = " or ".join(sorted(values))
             problems.append((key, f"does nothing with {other} {', '.join(chosen)}; it acts with {acts}"))
     weights, losses = mapping.get("loss_weights"), _listed(mapping.get("loss_type", "sigmoid"))
+    if "loss_type" in mapping and len(losses) == 1 and losses[0] in _OURS:
+        return [("loss_type", f"{losses[0]} is not to be set here; use {_OURS[losses[0]]}")]
     if weights is not None and len(weights) != len(losses):
         problems.append(("loss_weights", f"has {len(weights)} numbers for {len(losses)} losses"))
     return problems

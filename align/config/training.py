@@ -89,11 +89,29 @@ class Sft(OnRows):
         return self
 
 
+_OWN_LOSS = ("loss", "noise", "length", "length_alpha")
+_TRLS_LOSS = {"loss_type", "loss_weights", "f_divergence_type", "use_weighting"}
+
+
 class Dpo(OnRows):
     kind = "dpo"
 
     beta: Annotated[float, Field(gt=0)] = 0.1
-    """Strength of the pull to the reference (Rafailov et al. 2023, equation 7)."""
+    """Strength of the pull to the reference (Rafailov et al. 2023, equation 7). With `length: mean` about fifty times
+    what it is without."""
+    loss: Literal["sigmoid", "hinge", "ipo", "robust"] = "sigmoid"
+    """`sigmoid`: DPO itself; `hinge` (SLiC: Zhao et al. 2023); `ipo` (Azar et al. 2023), per token; `robust` (rDPO:
+    Chowdhury et al. 2024), for labels that are wrong at a known rate. All of them learn from each pair's `target` and
+    `weight`. Other losses of TRL go by `trainer.loss_type`, and need targets of 1 and equal weights."""
+    noise: Annotated[float, Field(ge=0, lt=0.49)] | None = None
+    """Take every label as wrong at this rate, whatever the pair's own `target`: with `loss: sigmoid` this is cDPO
+    (Mitchell 2023). Where not given a pair's own doubt counts: 1 − `target`."""
+    length: Literal["sum", "mean", "desensitised"] = "sum"
+    """How an answer's log-probability is counted: the sum over its tokens; their mean (LN-DPO: Lambert et al. 2024,
+    after SimPO); or the sum in which tokens beyond the shorter answer's length count `length_alpha` times (LD-DPO:
+    Liu et al. 2024)."""
+    length_alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """With `length: desensitised`: 1 is `sum`, 0 leaves those tokens out."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-6
     """Peak learning rate. Full training of a pretrained model: about 1e-6; LoRA: about 1e-5; tiny models: 1e-4
     and more."""
@@ -101,13 +119,26 @@ class Dpo(OnRows):
     """The share of earlier rounds' preferences that are trained on again beside this round's."""
     micro_batch_size: Annotated[int, Field(ge=1)] | None = None
     """Pairs per forward pass; where not given, as many as `micro_batch_tokens` hold."""
-    micro_batch_tokens: Annotated[int, Field(ge=1)] = 4096
+    micro_batch_tokens: Annotated[int, Field(ge=1)] = 2048
     """Most tokens per forward pass, a shared prompt counted once; a longer pair goes alone. It changes memory and
-    speed, not what is learned."""
+    speed, not what is learned; on a GPU raise it until memory is full."""
 
     @model_validator(mode="after")
     def _reference_agrees(self) -> Self:
         return _no_dropout(self, "DPO")
+
+    @model_validator(mode="after")
+    def _loss_acts(self) -> Self:
+        """An option that cannot act is an error; its default spelled out is none."""
+        given = {name for name in _OWN_LOSS if getattr(self, name) != type(self).model_fields[name].default}
+        if "length_alpha" in given and self.length != "desensitised":
+            raise ValueError(f"`length_alpha` acts with `length: desensitised` alone, found length: {self.length}")
+        if self.loss == "ipo" and self.length == "mean":
+            raise ValueError("`length: mean` is what `loss: ipo` does anyway; leave it out")
+        if given and (trls := sorted(set(self.trainer) & _TRLS_LOSS)):
+            names = ", ".join(f"`{name}`" for name in sorted(given))
+            raise ValueError(f"{names} cannot act on a loss of TRL's own; found trainer.{trls[0]}")
+        return self
 
     @model_validator(mode="after")
     def _one_micro_batch(self) -> Self:
@@ -123,6 +154,16 @@ class Kto(OnRows):
 
     beta: Annotated[float, Field(gt=0)] = 0.1
     """Strength of the pull to the reference (Ethayarajh et al. 2024)."""
+    batch_size: Annotated[int, Field(ge=2)] = 16
+    """Thumbs per optimiser step, over all processes and accumulation steps."""
+    micro_batch_size: Annotated[int, Field(ge=2)] | None = None
+    """Thumbs per forward pass; `batch_size` where not given. The KL divergence is estimated from each pass, on its
+    prompts with another's answer, so that larger ones estimate it better."""
+    desirable_weight: Annotated[float, Field(gt=0)] | None = None
+    """λ_D, how much the good side of thumbs counts. Where neither weight is given, the side with less weight in the data counts
+    more, so that both are equal (Ethayarajh et al. 2024, equation 9)."""
+    undesirable_weight: Annotated[float, Field(gt=0)] | None = None
+    """λ_U, how much the bad side counts; 1 where only `desirable_weight` is given, and the other way round."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-6
     """Peak learning rate. Full training of a pretrained model: about 1e-6; LoRA: about 1e-5; tiny models: 1e-4
     and more."""

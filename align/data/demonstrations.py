@@ -31,7 +31,7 @@ def load_demonstrations(path: Path) -> tuple[list[Demonstration], list[Dropped]]
 
     Equal rows stay: who repeats a demonstration means it.
     """
-    good, dropped = parse_rows(path, "demonstration", _demonstration)
+    good, dropped = parse_rows(path, "demonstration", demonstration_of)
     return [demonstration for _, demonstration in good], dropped
 
 
@@ -63,7 +63,8 @@ def read_demonstrations(path: Path) -> list[Demonstration]:
     return [Demonstration(**row) for row in read_table(path).to_pylist()]
 
 
-def _demonstration(row: dict[str, Any], where: str) -> Demonstration:
+def demonstration_of(row: dict[str, Any], where: str) -> Demonstration:
+    """A row in any of the forms of docs/files.md; BadRowError says what it lacks."""
     for field in ("messages", "conversations"):
         if row.get(field) is not None:
             messages, answer = answer_of(row[field], field)

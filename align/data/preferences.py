@@ -66,9 +66,9 @@ def _preference(row: dict[str, Any]) -> Preference:
         rejected_id=rejected_id,
         chosen=chosen,
         rejected=rejected,
-        target=_number(row, "target", 1.0, 0.5, 1.0),
-        weight=_number(row, "weight", 1.0, 0.0, math.inf),
-        margin=_number(row, "margin", 0.0, -math.inf, math.inf),
+        target=number_of(row, "target", 1.0, 0.5, 1.0),
+        weight=number_of(row, "weight", 1.0, 0.0, math.inf),
+        margin=number_of(row, "margin", 0.0, -math.inf, math.inf),
         round=0,
         judgements=[],
     )
@@ -89,7 +89,8 @@ def _same_prompt(row: dict[str, Any], *found: list[Message] | None) -> list[Mess
     return prompts[0]
 
 
-def _number(row: dict[str, Any], field: str, default: float, low: float, high: float) -> float:
+def number_of(row: dict[str, Any], field: str, default: float, low: float, high: float) -> float:
+    """The number in `field` of a row, `default` where there is none; BadRowError outside [low, high]."""
     value = row.get(field)
     if value is None:
         return default

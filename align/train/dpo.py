@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from align.config.training import Dpo
-from align.errors import StageError
+from align.errors import DataError, StageError
 from align.ids import content_id
-from align.losses import weights_of_mean_one
+from align.losses import LEAST_MEAN, robust_weights, weights_of_mean_one
 from align.store import checkpoint_id
 from align.text import load_tokenizer, stop_token_ids
 from align.train import arguments, checkpoint, reference
@@ -26,7 +26,7 @@ STEP0_TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2}
 """Largest difference of an answer's log-probability, in nats, between policy and reference before the first step.
 Both are computed on the same padded batch, so that it is 0 when they are the same model, in either type."""
 PAIRS_CHECKED = 8
-REFERENCE_TOKENS = 4096
+REFERENCE_TOKENS = 2048
 """Most tokens in a pass of the reference. It needs no gradients, so that this is little memory; what it computes does
 not depend on the recipe's micro-batches."""
 
@@ -47,8 +47,9 @@ def train_dpo(
 ) -> dict[str, Any]:
     """Train the checkpoint `parent` on `preferences` and write a checkpoint folder into `out`.
 
-    Where every target is 1 and all weights are equal the loss is TRL's; otherwise it is
-    `align.losses.soft_preference_loss`, with the weights scaled to average 1 over the pairs kept.
+    The loss is `align.losses.soft_preference_loss`, as `config.loss`, `noise` and `length` say, with the weights scaled
+    to average 1 over the pairs kept. Where every target is 1 and all weights are equal `config.trainer` may name
+    another loss of TRL's.
     The reference is the parent: the model before the first step in full training, the model without its fresh adapter
     under LoRA, so there is never a second one in memory. Its log-probabilities are computed once for each pair and
     kept in the folder `reference_cache` (`work/reference` where not given), where any later training from the same parent
@@ -99,7 +100,20 @@ def train_dpo(
 
 def is_plain(pairs: Sequence[ex.Pair]) -> bool:
     """Whether targets and weights change nothing: every target is 1 and all weights are equal."""
-    return all(pair.target == 1 and pair.weight == pairs[0].weight for pair in pairs)
+    return all(pair.target == 1 and pair.weight == pairs[0].weight >= LEAST_MEAN for pair in pairs)
+
+
+def targets_and_weights(pairs: Sequence[ex.Pair], config: Dpo) -> dict[str, list[float]]:
+    """The columns `target` and `weight` of all pairs; none where they change nothing."""
+    if is_plain(pairs) and config.noise is None:
+        return {}
+    targets = [pair.target if config.noise is None else 1 - config.noise for pair in pairs]
+    weights = [pair.weight for pair in pairs]
+    if config.loss == "robust":
+        weights = robust_weights(weights, targets)
+        if not any(weights):
+            raise DataError("every target is 0.5, which says nothing", hint="give `noise`, or another `loss`")
+    return {"target": targets, "weight": weights_of_mean_one(weights)}
 
 
 def _trainer(policy: Any, tokenizer: Any, kept: Sequence[ex.Pair], config: Dpo, options: dict[str, Any]) -> Any:
@@ -110,7 +124,8 @@ def _trainer(policy: Any, tokenizer: Any, kept: Sequence[ex.Pair], config: Dpo, 
 
     whole_step = options["per_device_train_batch_size"] * options["gradient_accumulation_steps"]
     options |= {"per_device_train_batch_size": whole_step, "gradient_accumulation_steps": 1}
-    args = DPOConfig(beta=config.beta, disable_dropout=True, precompute_ref_log_probs=True, **options)
+    alpha = config.length_alpha if config.length == "desensitised" else None
+    args = DPOConfig(beta=config.beta, ld_alpha=alpha, disable_dropout=True, precompute_ref_log_probs=True, **options)
     longest = max(row.tokens for row in kept)
     kind = trainers.Dpo if is_plain(kept) and trainers.trls_alone(args) else trainers.SoftDpo
     refusal = "the loss is TRL's" if kind is trainers.Dpo else prefix.refusal(policy, longest)
@@ -123,9 +138,7 @@ def _trainer(policy: Any, tokenizer: Any, kept: Sequence[ex.Pair], config: Dpo, 
 
     names = collate.PAIR_COLUMNS
     data: dict[str, list[Any]] = {name: [getattr(row, name) for row in kept] for name in names}
-    if not is_plain(kept):
-        data["target"] = [row.target for row in kept]
-        data["weight"] = weights_of_mean_one([row.weight for row in kept])
+    data |= targets_and_weights(kept, config)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     trainer = kind(
         model=policy,
@@ -135,6 +148,7 @@ def _trainer(policy: Any, tokenizer: Any, kept: Sequence[ex.Pair], config: Dpo, 
         processing_class=tokenizer,
         peft_config=arguments.lora_config(config.lora),
     )
+    trainer.preference_loss, trainer.per_token = config.loss, config.length == "mean" or config.loss == "ipo"
     if "train_sampling_strategy" not in config.trainer:
         trainer.row_lengths = [row.tokens for row in kept]
     return trainer
@@ -174,8 +188,11 @@ def check_sharing(trainer: Any, dtype: str) -> None:
 def check_reference(trainer: Any, tolerance: float) -> float:
     """The largest difference between policy's and reference's log-probability of an answer, before the first step.
 
-    Looks at a few pairs, evenly spaced over the data. Raises StageError where the difference is over `tolerance`.
+    Looks at a few pairs, evenly spaced over the data. Raises StageError where the difference is over `tolerance`. In full
+    training the reference is the policy itself, so that there is nothing to compare and the difference is 0.
     """
+    if trainer.reference_is_policy:
+        return 0.0
     rows = ex.spread(range(len(trainer.train_dataset)), PAIRS_CHECKED)
     worst = 0.0
     for batch in _batches(trainer, rows):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from align.errors import ConfigError, DataError, StageError
 from align.store import write_table
 from align.text import encode_answer, encode_prompt
-from align.types import Dropped, Message, Preference, to_table
+from align.types import Dropped, Message, Preference, Thumb, to_table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -62,6 +62,20 @@ class Pair:
     def tokens(self) -> int:
         """Of the longer of the two sequences."""
         return len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One prompt with one answer; `target` is the probability that it is good, `weight` > 0."""
+
+    prompt_ids: list[int]
+    answer_ids: list[int]
+    target: float
+    weight: float
+
+    @property
+    def tokens(self) -> int:
+        return len(self.prompt_ids) + len(self.answer_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +153,7 @@ def encode_preferences(
     kept: list[Pair] = []
     dropped: list[Dropped] = []
     for row in rows:
-        _require_possible(row)
+        _require_possible(row, "preference", 0.5)
         try:
             _refuse(_pointless(row))
             chosen, rejected = (encode_answer(tokenizer, row.messages, text) for text in (row.chosen, row.rejected))
@@ -151,17 +165,39 @@ def encode_preferences(
     return kept, dropped
 
 
+def encode_thumbs(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Thumb], stops: Sequence[int], limit: Limit
+) -> tuple[list[Verdict], list[Dropped]]:
+    """Thumbs as tokens, and those left out; `where` of a dropped row is the thumb's id.
+
+    Raises DataError for a target outside [0, 1] or a weight below 0.
+    """
+    kept: list[Verdict] = []
+    dropped: list[Dropped] = []
+    for row in rows:
+        _require_possible(row, "thumb", 0.0)
+        try:
+            _refuse(EMPTY if not row.text.strip() else WEIGHTLESS if row.weight == 0 else None)
+            answer = encode_answer(tokenizer, row.messages, row.text)
+            verdict = Verdict(encode_prompt(tokenizer, row.messages), answer, row.target, row.weight)
+            _refuse(_fault(verdict.tokens, [answer], stops, limit))
+            kept.append(verdict)
+        except DataError as refusal:
+            dropped.append(Dropped("thumb", row.id, refusal.what))
+    return kept, dropped
+
+
 def _refuse(reason: str | None) -> None:
     """A row is refused like those that the chat template refuses: by a DataError that says why."""
     if reason is not None:
         raise DataError(reason)
 
 
-def _require_possible(row: Preference) -> None:
-    if not 0.5 <= row.target <= 1:
-        raise DataError(f"the target must be from 0.5 to 1, found {row.target}", where=f"preference {row.id}")
+def _require_possible(row: Preference | Thumb, what: str, least: float) -> None:
+    if not least <= row.target <= 1:
+        raise DataError(f"the target must be from {least:g} to 1, found {row.target}", where=f"{what} {row.id}")
     if not 0 <= row.weight < float("inf"):
-        raise DataError(f"the weight must be a number from 0 up, found {row.weight}", where=f"preference {row.id}")
+        raise DataError(f"the weight must be a number from 0 up, found {row.weight}", where=f"{what} {row.id}")
 
 
 def _pointless(row: Preference) -> str | None:

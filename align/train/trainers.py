@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from trl import DPOTrainer, SFTTrainer
 
 from align.errors import ConfigError
-from align.losses import soft_preference_loss
+from align.losses import Loss, soft_preference_loss
 from align.train.collate import (
     BLANK,
     COUNT_COLUMNS,
@@ -96,7 +96,8 @@ class WithBlank:
 class Sft(Ours, SFTTrainer):
     def blank_row(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row that counts nothing: no token is learned."""
-        return {**row, "input_ids": row["input_ids"][:1], "labels": [-100]}
+        one = {name: [1] for name in ("lengths",) if name in row}  # of a pack
+        return {**row, "input_ids": row["input_ids"][:1], "labels": [-100], **one}
 
 
 class Dpo(Ours, DPOTrainer):
@@ -160,10 +161,15 @@ class Dpo(Ours, DPOTrainer):
         with torch.no_grad(), self.accelerator.autocast():
             return self._answer_logps(self.model, batch)
 
+    @property
+    def reference_is_policy(self) -> bool:
+        """Whether the reference is the model itself, before its first step: there is no adapter to switch off."""
+        return not is_peft_model(self.model)
+
     def reference_logps(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """The same under the reference: the model without its adapter under LoRA, itself before the first step in
         full training."""
-        adapter_off = self.model.disable_adapter() if is_peft_model(self.model) else nullcontext()
+        adapter_off = nullcontext() if self.reference_is_policy else self.model.disable_adapter()
         with adapter_off:
             return self.policy_logps(batch)
 
@@ -177,14 +183,17 @@ def trls_alone(args: Any) -> list[str]:
         "loss_type": [["sigmoid"]],
         "loss_weights": [None, [1.0]],
         "f_divergence_type": ["reverse_kl"],
-        "ld_alpha": [None],
         "use_weighting": [False],
     }
     return [name for name, values in usual.items() if getattr(args, name) not in values]
 
 
 class SoftDpo(Dpo):
-    """DPO whose pairs have a `target` and a `weight`; the loss is `align.losses.soft_preference_loss`."""
+    """DPO whose pairs may have a `target` and a `weight`; the loss is `align.losses.soft_preference_loss`."""
+
+    preference_loss: Loss = "sigmoid"
+    per_token = False
+    """Whether an answer's reward is the mean over its tokens, not their sum."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -200,6 +209,8 @@ class SoftDpo(Dpo):
         chosen_B, rejected_B = self._answer_logps(model, inputs)
         ref_chosen_B, ref_rejected_B = (inputs[name] for name in REFERENCE_COLUMNS)
         good_B, bad_B = self.beta * (chosen_B - ref_chosen_B), self.beta * (rejected_B - ref_rejected_B)
+        if self.per_token:
+            good_B, bad_B = (r_B / inputs[n] for r_B, n in zip((good_B, bad_B), COUNT_COLUMNS, strict=True))
         seen = {
             "rewards/chosen": good_B,
             "rewards/rejected": bad_B,
@@ -218,4 +229,6 @@ class SoftDpo(Dpo):
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
         certain_B = torch.ones_like(good_B)
         target_B, weight_B = (inputs.get(name, certain_B) for name in SOFT_COLUMNS)
-        return soft_preference_loss(good_B - bad_B, target_B, weight_B)
+        return soft_preference_loss(
+            good_B - bad_B, target_B, weight_B, kind=self.preference_loss, beta=float(self.beta)
+        )

@@ -215,7 +215,7 @@ def test_soft_targets_train_to_the_end(parent: Path, tmp_path: Path) -> None:
     assert metrics["step0_logp_difference"] == 0
 
 
-@pytest.mark.parametrize("option", [{"loss_type": "ipo"}, {"ld_alpha": 0.5}, {"use_weighting": True}])
+@pytest.mark.parametrize("option", [{"loss_type": "aot"}, {"use_weighting": True}])
 def test_a_loss_that_would_ignore_targets_and_weights_is_refused(
     parent: Path, tmp_path: Path, option: dict[str, Any]
 ) -> None:

@@ -1,0 +1,59 @@
+"""Thumbs from a file: a prompt, one answer, and whether it is good."""
+
+from pathlib import Path
+from typing import Any
+
+from align.data.demonstrations import demonstration_of
+from align.data.messages import BadRowError, excerpt
+from align.data.preferences import GIVEN, number_of
+from align.data.rows import fields_found, parse_rows
+from align.types import Dropped, Thumb, candidate_id, prompt_id, thumb_id
+
+
+def load_thumbs(path: Path) -> tuple[list[Thumb], list[Dropped]]:
+    """The distinct thumbs of `path` in the file's order and the rows that were dropped.
+
+    `round` is 0 and there are no judgements; weight 1 stands where a row gives none. A second verdict on the same answer
+    is dropped: how two verdicts become one is for `target` and `weight` to say.
+    """
+    good, dropped = parse_rows(path, "thumb", _thumb)
+    first: dict[str, str] = {}
+    kept = []
+    for where, thumb in good:
+        if thumb.id in first:
+            dropped.append(Dropped("thumb", where, f"duplicate: the same answer as {first[thumb.id]}"))
+        else:
+            first[thumb.id] = where
+            kept.append(thumb)
+    return kept, dropped
+
+
+def _thumb(row: dict[str, Any], where: str) -> Thumb:
+    target = _target(row)
+    messages, text, _ = demonstration_of(row, where)
+    prompt = prompt_id(messages)
+    candidate = candidate_id(prompt, text, GIVEN)
+    return Thumb(
+        id=thumb_id(prompt, candidate),
+        prompt_id=prompt,
+        messages=messages,
+        candidate_id=candidate,
+        text=text,
+        target=target,
+        weight=number_of(row, "weight", 1.0, 0.0, float("inf")),
+        round=0,
+        judgements=[],
+    )
+
+
+def _target(row: dict[str, Any]) -> float:
+    """`target`, else 1 or 0 by `label`; they must not say opposite things."""
+    label = row.get("label")
+    if label is None and row.get("target") is None:
+        raise BadRowError("missing field", f"needs `label` or `target`, found {fields_found(row)}")
+    if label is not None and (not isinstance(label, bool | int) or label not in (0, 1)):
+        raise BadRowError("not a label", f"`label` must be true or false, found {excerpt(label)}")
+    target = number_of(row, "target", float(bool(label)), 0.0, 1.0)
+    if label is not None and (target - 0.5) * (label - 0.5) < 0:
+        raise BadRowError("out of range", f"`target` {target} says the opposite of `label` {bool(label)}")
+    return target

@@ -1,0 +1,171 @@
+"""Kahneman–Tversky optimisation (Ethayarajh et al. 2024): learns from thumbs; the parent is the reference."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+from align.config.training import Kto
+from align.errors import DataError, StageError
+from align.ids import content_id, seed_for
+from align.losses import weights_of_mean_one
+from align.text import load_tokenizer, stop_token_ids
+from align.train import arguments, checkpoint
+from align.train import examples as ex
+from align.train.dpo import STEP0_TOLERANCE
+from align.train.world import alone
+from align.types import Thumb
+
+
+def train_kto(
+    parent: Path,
+    thumbs: Sequence[Thumb],
+    config: Kto,
+    *,
+    seed: int,
+    dtype: str,
+    report_to: list[str],
+    threads: int | None,
+    out: Path,
+    work: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Train the checkpoint `parent` on `thumbs` and write a checkpoint folder into `out`.
+
+    The loss is `align.losses.kto`: a thumb of target p counts p as good and 1 − p as bad, times its weight, weights
+    being scaled to average 1 over the thumbs kept. Rows are shuffled once, by `seed`; the same ones stay together in every
+    epoch, so that the reference's log-probabilities, of each answer and of the neighbour's answer to the same prompt
+    (for the KL divergence), are computed once. Raises DataError for fewer than two thumbs, StageError when policy and
+    reference differ before the first step.
+    Files, `work` and resuming are as in `train_sft`. Returns steps, losses, reward margin, `step0_logp_difference`, and
+    thumbs used and dropped by reason.
+    """
+    began = time.monotonic()
+    alone("KTO, which estimates the KL divergence from each whole batch,")
+    seed = arguments.prepare_process(seed, threads)
+    from align.train import kto_trainer, loop  # noqa: F401 - the imports are timed here
+
+    clock = loop.Clock(began)
+    clock.lap("import")
+    policy = checkpoint.load_model(parent, "float32" if config.lora is None else dtype)
+    tokenizer = load_tokenizer(parent)
+    clock.lap("load")
+    limit = ex.limit_of(config.max_tokens, checkpoint.context_of(policy))
+    kept, dropped = ex.encode_thumbs(tokenizer, thumbs, stop_token_ids(tokenizer, parent), limit)
+    ex.write_dropped(out, dropped)
+    ex.require_rows(kept, dropped, "thumb")
+    if len(kept) < 2:
+        raise DataError("KTO needs two thumbs or more: the KL divergence is estimated from another row's answer")
+    ids = [row.prompt_ids + row.answer_ids for row in kept]
+    ex.require_vocabulary(ids, policy.get_input_embeddings().num_embeddings)
+    clock.lap("encode")
+    random.Random(seed_for("thumbs", seed)).shuffle(kept)
+    options = arguments.trainer_options(
+        config, rows=len(kept), seed=seed, dtype=dtype, report_to=report_to, out=out, work=work
+    )
+    trainer = _trainer(policy, tokenizer, kept, config, options)
+    clock.lap("set up")
+    difference = check_reference(trainer, STEP0_TOLERANCE[dtype])
+    add_reference(trainer)
+    clock.lap("reference")
+    inputs_id = content_id([str(parent), seed, dtype, config.model_dump(mode="json"), [astuple(row) for row in kept]])
+    metrics = loop.run_trainer(trainer, work=work, out=out, inputs_id=inputs_id, progress=progress)
+    clock.lap("train")
+    sequences = [(row.prompt_ids, row.answer_ids) for row in ex.spread(kept)]
+    metrics["reload_logp_difference"] = checkpoint.publish_and_verify(
+        trainer.model, parent, sequences, out=out, dtype=dtype
+    )
+    clock.lap("publish")
+    clock.write(out)
+    counts = {"rows": len(kept), "tokens": sum(row.tokens for row in kept), "dropped": ex.reasons(dropped)}
+    return metrics | counts | {"step0_logp_difference": difference}
+
+
+def sides(rows: Sequence[ex.Verdict], config: Kto) -> tuple[float, float]:
+    """λ_D and λ_U: as given, 1 for the one that is not; where neither is, the lighter side is raised to the heavier.
+
+    (Ethayarajh et al. 2024, equation 9: λ_D n_D / λ_U n_U from 1 to 4/3; here 1, n being sums of weights.)
+    """
+    if config.desirable_weight is not None or config.undesirable_weight is not None:
+        return config.desirable_weight or 1.0, config.undesirable_weight or 1.0
+    good = sum(row.weight * row.target for row in rows)
+    bad = sum(row.weight * (1 - row.target) for row in rows)
+    if good == 0 or bad == 0:
+        return 1.0, 1.0
+    return max(1.0, bad / good), max(1.0, good / bad)
+
+
+def others_answers(rows: Sequence[ex.Verdict], size: int) -> list[list[int]]:
+    """For each row the answer of its neighbour within its pass of `size` rows, in a circle, as TRL pairs them.
+
+    A pass of one row takes the answer of the row before it.
+    """
+    found: list[list[int]] = []
+    for start in range(0, len(rows), size):
+        answers = [row.answer_ids for row in rows[start : start + size]]
+        found += [rows[start - 1].answer_ids] if len(answers) == 1 else answers[-1:] + answers[:-1]
+    return found
+
+
+def _trainer(policy: Any, tokenizer: Any, kept: Sequence[ex.Verdict], config: Kto, options: dict[str, Any]) -> Any:
+    from datasets import Dataset
+    from trl import KTOConfig
+
+    from align.train import kto_trainer
+
+    args = KTOConfig(
+        beta=config.beta, disable_dropout=True, precompute_ref_log_probs=True, train_sampling_strategy="sequential",
+        **options,
+    )  # fmt: skip
+    data = {
+        "prompt_ids": [row.prompt_ids for row in kept],
+        "completion_ids": [row.answer_ids for row in kept],
+        "KL_completion_ids": others_answers(kept, options["per_device_train_batch_size"]),
+        "label": [row.target >= 0.5 for row in kept],
+        "target": [row.target for row in kept],
+        "weight": weights_of_mean_one([row.weight for row in kept]),
+    }
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    trainer = kto_trainer.Kto(
+        model=policy,
+        args=args,
+        data_collator=kto_trainer.ThumbCollator(pad_token_id=pad),
+        train_dataset=Dataset.from_dict(data),
+        processing_class=tokenizer,
+        peft_config=arguments.lora_config(config.lora),
+    )
+    trainer.sides = sides(kept, config)
+    return trainer
+
+
+def check_reference(trainer: Any, tolerance: float) -> float:
+    """The largest difference between policy's and reference's log-probability of an answer, before the first step.
+
+    Looks at a few thumbs, evenly spaced over the data. Raises StageError where the difference is over `tolerance`.
+    """
+    worst = 0.0
+    for batch in trainer.batches(ex.spread(range(len(trainer.train_dataset)))):
+        (own_B, _), (reference_B, _) = (trainer.without_gradients(batch, reference=r) for r in (False, True))
+        difference = float((own_B - reference_B).abs().max())
+        worst = difference if not difference <= worst else worst  # keeps a NaN
+    if not worst <= tolerance:
+        raise StageError(
+            f"policy and reference differ before the first step: log-probabilities by {worst:.3g}, allowed is {tolerance:g}",
+            hint="the reference has to be the parent checkpoint; this is a defect of training's set-up",
+        )
+    return worst
+
+
+def add_reference(trainer: Any) -> None:
+    """Give all rows the reference's log-probabilities, computed in the passes in which training sees the rows."""
+    own: list[float] = []
+    others: list[float] = []
+    for batch in trainer.batches(range(len(trainer.train_dataset))):
+        own_B, others_B = trainer.without_gradients(batch, reference=True)
+        own += own_B.tolist()
+        others += others_B.tolist()
+    trainer.train_dataset = trainer.train_dataset.add_column("ref_logps", own).add_column("ref_KL_logps", others)

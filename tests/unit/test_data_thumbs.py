@@ -1,0 +1,54 @@
+"""Thumbs from a file: their forms, and what is dropped with which reason."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from align.data.thumbs import load_thumbs
+from align.errors import DataError
+
+
+def load(tmp_path: Path, *rows: dict[str, Any]) -> Any:
+    path = tmp_path / "thumbs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return load_thumbs(path)
+
+
+def test_a_label_is_a_target_and_a_target_goes_before_it(tmp_path: Path) -> None:
+    thumbs, dropped = load(
+        tmp_path,
+        {"prompt": "Hi", "completion": "Hello!", "label": True},
+        {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "What?"}], "label": 0},
+        {"prompt": "Hi", "response": "Yes?", "target": 0.3, "label": False, "weight": 2},
+    )
+    assert dropped == []
+    assert [(t.text, t.target, t.weight) for t in thumbs] == [
+        ("Hello!", 1.0, 1.0), ("What?", 0.0, 1.0), ("Yes?", 0.3, 2.0),
+    ]  # fmt: skip
+    assert len({t.prompt_id for t in thumbs}) == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": "a", "completion": "b"}, "missing field: needs `label` or `target`"),
+        ({"prompt": "a", "label": True}, "missing field"),
+        ({"prompt": "a", "completion": "b", "label": "yes"}, "not a label: `label` must be true or false"),
+        ({"prompt": "a", "completion": "b", "target": 1.5}, "out of range"),
+        ({"prompt": "a", "completion": "b", "label": True, "target": 0.2}, "out of range: `target` 0.2 says the opp"),
+        ({"prompt": "a", "completion": "b", "label": True, "weight": -1}, "out of range"),
+        ({"prompt": "Hi", "completion": "Hello!", "label": False}, "duplicate: the same answer as"),
+    ],
+)
+def test_what_cannot_be_used_is_dropped_with_its_reason(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
+    thumbs, dropped = load(tmp_path, {"prompt": "Hi", "completion": "Hello!", "label": True}, row)
+    assert len(thumbs) == 1
+    assert dropped[0].reason.startswith(reason)
+    assert dropped[0].where.endswith(":2")
+
+
+def test_a_file_of_something_else_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="rows are no thumbs"):
+        load(tmp_path, {"prompt": "a", "chosen": "b", "rejected": "c"})
