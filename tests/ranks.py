@@ -6,6 +6,7 @@
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,6 @@ from typing import Any
 from align.train.launch import SHIPPED, _variables, launch_command, launch_environment
 
 ROOT = Path(__file__).parents[1]
-KILL = "kill"
 
 
 def run_together(folder: Path, nproc: int, **asked: Any) -> "subprocess.Popen[str]":
@@ -40,7 +40,7 @@ def _fsdp_on_cpu() -> None:
 def main(
     folder: str, model: str, method: str, rows: int, settings: dict[str, Any], fsdp: bool = False, kill: int = 0
 ) -> None:
-    """Train `method` on the first `rows` rows of the tests of SFT or DPO, or on so many prompts; at step `kill`, end all by SIGKILL."""
+    """Train `method` on the first `rows` rows of the tests of SFT or DPO, or on so many prompts; kill -9 at step `kill`."""
     from align.config.training import Dpo, Sft
     from align.train import loop, world
     from align.train.dpo import train_dpo
@@ -57,7 +57,8 @@ def main(
     def progress(done: int, total: int) -> None:
         print("step", done, flush=True)
         if done == kill:
-            os.killpg(os.getpgid(os.getppid()), 9)
+            os.kill(os.getppid(), signal.SIGKILL)  # torchrun, and then this process; the others lose their company
+            os.kill(os.getpid(), signal.SIGKILL)
 
     given: dict[str, Any] = {
         "seed": 1, "dtype": "float32", "report_to": [], "threads": world.world_size(), "out": out,

@@ -46,6 +46,8 @@ def join() -> None:
     if not dist.is_initialized():
         if gpus:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        else:
+            os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"  # it would say cpu:0, and torch.load knows no such place
         try:
             dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
         except ValueError as error:  # a variable that torchrun sets is missing
