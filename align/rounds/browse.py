@@ -11,7 +11,6 @@ from align.rounds.stage import Ref, current, stage_folder
 from align.store import read_table
 from align.types import Judgement, Task, from_table
 
-
 ANSWERS = [("rollouts", "candidates.parquet"), ("policy", "candidates.parquet"), ("evaluation", SAMPLES)]
 """Where a round's answers stand, the first of these that is there."""
 

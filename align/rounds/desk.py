@@ -26,7 +26,10 @@ def open_desk(folder: Path) -> Desk:
         return desk_of_folder(folder)
     run = open_run(folder)
     known: dict[Ref, Receipt | None] = {}
-    found = [in_force(folder, step.tasks, known) for step in labellings(run.recipe)]
+    steps = labellings(run.recipe)
+    if not steps:
+        raise ConfigError("this run asks nobody: its labels come from a file, or it needs none", where=str(folder))
+    found = [in_force(folder, step.tasks, known) for step in steps]
     asked = [receipt for receipt in found if receipt is not None]
     if not asked:
         raise ConfigError(f"the run in {folder} has no tasks yet", hint="`align run` makes them")

@@ -147,7 +147,7 @@ def _labels(folder: Path) -> Labels:
         return Labels(folder.resolve().name, desk.workspace, desk.tasks, judgements_of(desk), desk.annotate)
     run = open_run(folder)
     if run.recipe.annotate is None:
-        raise ConfigError("this run takes its preferences from a file and asks nobody", where=str(folder))
+        raise ConfigError("this run asks nobody: its labels come from a file, or it needs none", where=str(folder))
     pointers = sorted(folder.glob(f"round_*/*/{CURRENT}"))
     found = [pointer.parent / pointer.read_text().strip() / "tasks.parquet" for pointer in pointers]
     tasks = [task for path in found if path.is_file() for task in from_table(Task, read_table(path))]

@@ -70,7 +70,7 @@ class Waiting:
 def desk_of_round(run: Run, asked: Receipt) -> Desk:
     """The desk for the tasks of a stage: a round's selection, or its blind comparisons."""
     if run.recipe.annotate is None:
-        raise ConfigError("this run takes its preferences from a file and asks nobody", where=str(run.folder))
+        raise ConfigError("this run asks nobody: its labels come from a file, or it needs none", where=str(run.folder))
     tasks = stage_folder(run.folder, asked.ref) / asked.key / "tasks.parquet"
     return Desk(
         journal=run.journal,

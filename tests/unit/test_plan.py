@@ -82,6 +82,12 @@ def test_where_functions_alone_say_what_is_good_nobody_is_asked(folder: Path) ->
     assert other["1/policy"].settings["weights"] == {"model": 1.0, "functions": [2.0]}
 
 
+def test_a_run_that_asks_nobody_has_no_desk_and_says_so(folder: Path, tmp_path: Path) -> None:
+    run = create_run(load_recipe(folder / "recipe.yaml", [*NO_LABELS]), tmp_path / "runs")
+    with pytest.raises(ConfigError, match="this run asks nobody: its labels come from a file, or it needs none"):
+        open_desk(run.folder)
+
+
 def test_annotators_who_only_judge_are_asked_blind_alone(folder: Path) -> None:
     recipe = recipe_of(folder, *NO_LABELS[1:], PEOPLE)
     blind = ["blind", "blind_labelling", "blind_snapshot", "blind_result"]
