@@ -48,6 +48,20 @@ CANDIDATES = [(8, 1), (8, 2), (8, 4), (8, 8), (16, 16)]
 SIDES = ("defaults", "best", "ours")
 
 
+class Watch:
+    """Seconds by the clock and of processors, of the stretches that stand in its `with`."""
+
+    def __init__(self) -> None:
+        self.seconds = self.cpu = 0.0
+
+    def __enter__(self) -> None:
+        self.began = time.perf_counter(), time.process_time()
+
+    def __exit__(self, *_: Any) -> None:
+        self.seconds += time.perf_counter() - self.began[0]
+        self.cpu += time.process_time() - self.began[1]
+
+
 @dataclass(frozen=True)
 class Work:
     """What a side does: `step` pairs a step in `order`, `micro` of them a pass where it is TRL."""
@@ -128,25 +142,20 @@ def order_of(pairs: list[Any], work: Work) -> list[int]:
 
 
 def train(work: Work, pairs: list[Any], model: Path) -> dict[str, Any]:
-    """One epoch over `pairs`: seconds by the clock, seconds of processors (set-up too), and what each step logged."""
-    started = time.process_time()
-    if work.side == "ours":
-        trainer, seconds = ours(work, pairs, model)
-    else:
-        trainer, seconds = theirs(work, pairs, model)
+    """One epoch over `pairs`, with what comes before each training: seconds, and what each step logged."""
+    watch = Watch()
+    trainer = (ours if work.side == "ours" else theirs)(work, pairs, model, watch)
     trainer.remove_callback(next(c for c in trainer.callback_handler.callbacks if "Printer" in type(c).__name__))
-    began = time.perf_counter()
-    trainer.train()
-    seconds += time.perf_counter() - began
-    cpu = time.process_time() - started
+    with watch:
+        trainer.train()
     names = ("loss", "logps/chosen", "logps/rejected")
     steps = [[row[name] for name in names] for row in trainer.state.log_history if "loss" in row]
     assert len(steps) == len(pairs) // work.step
-    return {"seconds": seconds, "cpu": cpu, "steps": steps}
+    return {"seconds": watch.seconds, "cpu": watch.cpu, "steps": steps}
 
 
-def ours(work: Work, pairs: list[Any], model: Path) -> tuple[Any, float]:
-    """`align.train.dpo`'s trainer and the seconds of its reference and checks."""
+def ours(work: Work, pairs: list[Any], model: Path, watch: Watch) -> Any:
+    """`align.train.dpo`'s trainer; its reference and checks are timed."""
     from align.config.training import Dpo
     from align.text import load_tokenizer
     from align.train import arguments, checkpoint, dpo
@@ -162,23 +171,23 @@ def ours(work: Work, pairs: list[Any], model: Path) -> tuple[Any, float]:
     )
     order = order_of(pairs, work)
     trainer._get_train_sampler = lambda data=None: order
-    began = time.perf_counter()
-    dpo.check_sharing(trainer, "float32")
-    dpo.check_reference(trainer, 1e-4)
-    dpo.add_reference(trainer, pairs, range(len(pairs)), at / "reference", "float32")
+    with watch:
+        dpo.check_sharing(trainer, "float32")
+        dpo.check_reference(trainer, 1e-4)
+        dpo.add_reference(trainer, pairs, range(len(pairs)), at / "reference", "float32")
     assert trainer.data_collator.shared
-    return trainer, time.perf_counter() - began
+    return trainer
 
 
-def theirs(work: Work, pairs: list[Any], model: Path) -> tuple[Any, float]:
-    """TRL's own trainer on the same tokens, and the seconds of its precomputing."""
+def theirs(work: Work, pairs: list[Any], model: Path, watch: Watch) -> Any:
+    """TRL's own trainer on the same tokens; its precomputing is timed."""
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import DPOConfig, DPOTrainer
 
     torch.set_num_threads(THREADS)
-    order, spent = order_of(pairs, work), [0.0]
+    order = order_of(pairs, work)
 
     class Timed(DPOTrainer):
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
@@ -188,10 +197,8 @@ def theirs(work: Work, pairs: list[Any], model: Path) -> tuple[Any, float]:
             return order
 
         def _precompute_ref_logps(self, *args: Any) -> Any:
-            began = time.perf_counter()
-            data = super()._precompute_ref_logps(*args)
-            spent[0] = time.perf_counter() - began
-            return data
+            with watch:
+                return super()._precompute_ref_logps(*args)
 
     best = {"gradient_checkpointing": False, "precompute_ref_log_probs": True} if work.side == "best" else {}
     names = ("prompt_ids", "chosen_ids", "rejected_ids")
@@ -200,13 +207,12 @@ def theirs(work: Work, pairs: list[Any], model: Path) -> tuple[Any, float]:
         per_device_train_batch_size=work.micro, gradient_accumulation_steps=work.step // work.micro, logging_steps=1,
         dataloader_pin_memory=False, report_to="none", disable_tqdm=True, save_strategy="no", **best,
     )  # fmt: skip
-    trainer = Timed(
+    return Timed(
         model=AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
         args=args,
         train_dataset=Dataset.from_dict({name: [getattr(pair, name) for pair in pairs] for name in names}),
         processing_class=AutoTokenizer.from_pretrained(model),
     )
-    return trainer, spent[0]
 
 
 def matrix_rate() -> float:
