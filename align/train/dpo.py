@@ -109,7 +109,7 @@ def targets_and_weights(pairs: Sequence[ex.Pair], config: Dpo) -> dict[str, list
         return {}
     targets = [pair.target if config.noise is None else 1 - config.noise for pair in pairs]
     weights = [pair.weight for pair in pairs]
-    if config.loss == "robust":
+    if config.loss == "robust" and config.noise is None:
         weights = robust_weights(weights, targets)
         if not any(weights):
             raise DataError("every target is 0.5, which says nothing", hint="give `noise`, or another `loss`")

@@ -8,7 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from align.config.training import Dpo
+from align.errors import DataError
 from align.losses import hinge, ipo, kto, robust, robust_weights, soft_preference_loss, weights_of_mean_one
+from align.train.dpo import targets_and_weights
+from align.train.examples import Pair
 
 torch = pytest.importorskip("torch")
 MARGINS = st.floats(-20, 20)
@@ -92,6 +95,17 @@ def test_soft_hinge_and_ipo_do_not_care_which_answer_is_called_chosen(margin: fl
     for loss_of in (hinge, lambda m, p: ipo(m, p, 0.1)):
         there, back = loss_of(each([margin]), each([target])), loss_of(each([-margin]), each([1 - target]))
         assert there.item() == pytest.approx(back.item(), abs=1e-6)
+
+
+def test_one_rate_for_all_pairs_is_no_reason_to_learn_less() -> None:
+    pairs = [Pair([1], [2], [3], target, 1.0) for target in (1.0, 0.75, 0.5)]
+    config = Dpo(loss="robust", noise=0.45)
+    assert targets_and_weights(pairs, config) == {"target": [0.55] * 3, "weight": [1.0] * 3}
+    own = targets_and_weights(pairs, Dpo(loss="robust"))
+    assert own == {"target": [1.0, 0.75, 0.5], "weight": pytest.approx([2.4, 0.6, 0.0])}
+    assert targets_and_weights(pairs[:1], Dpo(loss="robust")) == {}
+    with pytest.raises(DataError, match=r"every target is 0\.5"):
+        targets_and_weights(pairs[2:], Dpo(loss="robust"))
 
 
 def test_ktos_literal_values() -> None:
