@@ -95,13 +95,13 @@ def finished(process: subprocess.Popen[str]) -> dict[str, object]:
 
 def kill_after_a_save(process: subprocess.Popen[str], work: Path, seconds: float) -> str:
     """Kill with -9 at that time after the first whole checkpoint; the newest one that is there then."""
-    while not list(work.glob("checkpoint-*/complete.json")):
+    while not list(work.rglob("checkpoint-*/complete.json")):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it was to be killed in the middle"
-    return max(path.parent.name for path in work.glob("checkpoint-*/complete.json"))
+    return max(path.parent.name for path in work.rglob("checkpoint-*/complete.json"))
 
 
 @pytest.mark.parametrize(("method", "kind"), MATRIX)
