@@ -298,7 +298,8 @@ class RewardModel(OnRows):
     kind = "reward"
 
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
-    """Peak learning rate. Full training of a pretrained model: about 1e-5; LoRA: about 1e-4."""
+    """Peak learning rate. Full training of a pretrained model: about 1e-5; LoRA: about 1e-4; tiny models: about
+    1e-3."""
     center: Annotated[float, Field(ge=0)] = 0.01
     """Weight of the squared sum of a pair's rewards, which keeps rewards around 0 (Eisenstein et al. 2023)."""
     margins: bool = False
