@@ -63,13 +63,14 @@ def main() -> None:
         for seed in range(first, last):
             if not (kept := folder / f"{kind}.{seed}.json").is_file():
                 began = time.monotonic()
+                shutil.rmtree(folder / f"seed{seed}", ignore_errors=True)  # of a call that was cut short
                 found = one_seed(policy, seed, folder / f"seed{seed}", short=asked.short, crowd_rate=asked.crowd_rate)
                 kept.write_text(json.dumps(found))
                 shutil.rmtree(folder / f"seed{seed}")
                 print(f"seed {seed}: {time.monotonic() - began:.0f} s, {told(found)}", flush=True)
         every = {int(f.name.split(".")[-2]): json.loads(f.read_text()) for f in sorted(folder.glob(f"{kind}.*.json"))
                  if f.name.count(".") == kind.count(".") + 2}  # fmt: skip
-    summarise(every, short=asked.short)
+    summarise(every)
 
 
 def one_seed(policy: Path, seed: int, work: Path, *, short: bool, crowd_rate: bool) -> dict[str, Any]:
@@ -197,14 +198,14 @@ def difference(every: dict[int, Any], way: str, other: str, *, by: str, wins: bo
     return clustered_bootstrap(values, clusters, seed=0)
 
 
-def summarise(every: dict[int, Any], *, short: bool) -> None:
+def summarise(every: dict[int, Any]) -> None:
     """The table, and the line that says whether the goal is reached: every interval that counts above its bound."""
     first = next(iter(every.values()))
     for world, numbers in first["labels"].items():
         shown = {name: sum(f["labels"][world][name] for f in every.values()) / len(every) for name in numbers}
         print(f"{world}: " + ", ".join(f"{name} {value:.3f}" for name, value in shown.items()))
     lows, means = [], []
-    grouped = ("prompt",) if short else ("seed", "prompt")
+    grouped = ("prompt",) if len(every) == 1 else ("seed", "prompt")
     for other in ("noisy dpo", "noisy cdpo", "noisy rdpo", SFT):
         for by in grouped:
             d = difference(every, "noisy compiled", other, by=by)
@@ -219,8 +220,8 @@ def summarise(every: dict[int, Any], *, short: bool) -> None:
         "name": "noise: hidden utility of compiled labels over the best of DPO, cDPO and rDPO on majorities",
         "value": round(min(means), 4), "baseline": 0.0, "ratio": None, "lowest_bound": round(min(lows), 4),
         "clean_win_rate_bound": round(min(d.low for d in clean), 4), "seeds": sorted(every),
-        "goal": "every interval above 0; without noise the bound above -0.02",
-        "ok": min(lows) > 0 and min(d.low for d in clean) > -0.02,
+        "goal": "10 seeds, every interval above 0; without noise the bound above -0.02",
+        "ok": len(every) >= 10 and min(lows) > 0 and min(d.low for d in clean) > -0.02,
     }  # fmt: skip
     print(json.dumps(line))
 
