@@ -141,7 +141,7 @@ def test_rows(refuse: Refuse, here: Path, verb: tuple[str, ...], text: str, said
         (("run", "recipe.yaml", "--from", "polcy", "--dry-run"), r"--from: there is no stage 'polcy'; .* are 0/prompts, .*"),
         (("run", "recipe.yaml", "--wait", "--dry-run"), r"--dry-run does nothing that --wait could wait for; .*"),
         (("run", "recipe.yaml", "prompts.path=no.jsonl"), r"override prompts\.path=no\.jsonl: .* there is no file .*"),
-        (("init", "own-modell"), r"there is no recipe 'own-modell'; the recipes are own-model, support-desk"),
+        (("init", "own-modell"), r"there is no recipe 'own-modell'; the recipes are best-of-n, .*, own-model, ppo.*"),
         (("init", "own-model", "model"), r"model is there already; name another folder.*"),
         (("status", "none"), r"none: there is no run .*"),
         (("report", "none"), r"none: there is no run .*"),
@@ -309,7 +309,7 @@ def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", disk]).returncode != 0:
         pytest.skip("only root may mount a small file system")
     yield disk
-    subprocess.run(["umount", disk], check=True)
+    subprocess.run(["umount", "--lazy", disk], check=True)  # what a stage has started may need a moment to leave
 
 
 @pytest.mark.slow
