@@ -1,4 +1,4 @@
-"""PPO on answers of 8 to 256 tokens: ours against TRL 1.12.0's PPOTrainer, the last that TRL had.
+"""PPO on ragged answers (1 to 256 tokens, about 70 on average): ours against TRL 1.12.0's PPOTrainer, the last that TRL had.
 
     python benchmarks/ppo_speed.py [--short] [--seeds 3] [--folder DIR]
 
