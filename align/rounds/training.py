@@ -17,15 +17,22 @@ from align.store import checkpoint_id
 from align.types import Preference, Prompt, Thumb
 
 Summary = dict[str, Any]
+REFERENCE = "reference"
+"""The folder of a run that keeps reference log-probabilities; removing it costs the time to compute them again."""
 
 
 def dpo_policy(job: Job, progress: Progress) -> Summary:
-    """Train the parent policy on this round's preferences and on a share of earlier ones."""
+    """Train the parent policy on this round's preferences and on a share of earlier ones.
+
+    What the parent says of a pair stays in the run's folder: it is not computed again where settings or labels change.
+    """
     from align.train.dpo import train_dpo
 
     config = Dpo(**job.settings["dpo"])
     rows = _some(labels_of(job, "preferences", Preference, config.replay), job, "preference")
-    return _trained(job, train_dpo(job.inputs["parent"], rows, config, **_common(job, progress)), pairs=len(rows))
+    kept = job.scratch.parents[3] / REFERENCE
+    metrics = train_dpo(job.inputs["parent"], rows, config, reference_cache=kept, **_common(job, progress))
+    return _trained(job, metrics, pairs=len(rows))
 
 
 def kto_policy(job: Job, progress: Progress) -> Summary:
