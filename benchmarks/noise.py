@@ -1,4 +1,4 @@
-"""Done-when on noise: compiled targets and weights against majority labels, when annotators differ in reliability.
+"""Noise: compiled targets and weights against majority labels, when annotators differ in reliability.
 
     python benchmarks/noise.py [--short] [--folder F] [--seeds A..B]
 
