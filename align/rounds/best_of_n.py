@@ -13,6 +13,7 @@ from align.errors import DataError
 from align.ids import seed_for
 from align.store import checkpoint_id, read_table, write_table
 from align.train.best_of_n import best_of
+from align.train.online import checked_scores
 from align.train.world import alone
 from align.types import Candidate, Dropped, Message, Prompt, from_table, to_table
 
@@ -65,6 +66,7 @@ def train_best_of_n(
     scores = _scores(score, prompts, answers)
     asked = {answer.prompt_id for answer in answers}
     rows, unfit = best_of(answers, scores, [prompt for prompt in prompts if prompt.id in asked])
+    out.mkdir(parents=True, exist_ok=True)
     write_table(out / "candidates.parquet", to_table(Candidate, answers))
     if not rows:
         what = f"of {len(answers)} answers to {len(prompts)} prompts not one is whole and has a score"
@@ -84,7 +86,7 @@ def train_best_of_n(
 
 def _scores(score: Score, prompts: Sequence[Prompt], answers: Sequence[Candidate]) -> list[float | None]:
     messages = {prompt.id: prompt.messages for prompt in prompts}
-    return score([messages[answer.prompt_id] for answer in answers], [answer.text for answer in answers])
+    return checked_scores(score, [messages[answer.prompt_id] for answer in answers], [a.text for a in answers])
 
 
 def _means(answers: Sequence[Candidate], scores: Sequence[float | None]) -> dict[str, float]:
