@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from align.errors import ConfigError, DataError, StageError
 from align.store import checkpoint_id
@@ -18,6 +18,7 @@ from align.text import encode_answer, encode_prompt, load_tokenizer, stop_token_
 from align.train.checkpoint import context_of, publish_model
 from align.train.order import passes
 from align.types import Message
+from reward.scorer import Scorer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +30,37 @@ TOKENS = 16_384
 RELOAD_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 """Largest difference of a score between memory and the published folder, relative to the largest score where that is
 over 1."""
+
+
+Engine = Literal["auto", "vllm", "transformers"]
+
+
+def load_scorer(folder: Path, *, engine: Engine = "auto", dtype: str, threads: int | None) -> Scorer:
+    """The Scorer that a reward model's folder is: a model with one score, or an ensemble with several.
+
+    `dtype` and `threads` as for `ModelScorer`. An ensemble's score is the mean of its members. Raises ConfigError where
+    `folder` is no reward model, or `engine` cannot run it.
+    """
+    if engine == "vllm":
+        raise ConfigError("vLLM cannot score yet", where="engine", hint="use `transformers`")
+    if label_count(folder) > 1:
+        from reward.ensemble import EnsembleScorer
+
+        return EnsembleScorer(folder, dtype=dtype, threads=threads, bound=0.0)
+    return ModelScorer(folder, dtype=dtype, threads=threads)
+
+
+def label_count(folder: Path) -> int:
+    """How many scores the folder's model gives an answer; 1 for a folder that holds another kind of model, which
+    `load_reward_model` refuses with the reason."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (ValueError, OSError):
+        return 1
+    classifies = any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
+    return int(config.num_labels) if classifies else 1
 
 
 class ModelScorer:

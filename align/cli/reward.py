@@ -62,17 +62,17 @@ def evaluate(
     from align.cli.workplace import workplace
     from align.data.preferences import load_subsets
     from align.evaluate.pairs import pair_accuracy
-    from align.store import write_json
-    from reward.model import ModelScorer
+    from align.store import checkpoint_id, write_json
+    from reward.model import load_scorer
 
     read = [(path, *load_subsets(path)) for path in preferences]
     unreadable = [row for _, _, dropped in read for row in dropped]
     rows = [(pair, subset or path.name.partition(".")[0]) for path, pairs, _ in read for pair, subset in pairs]
     with workplace(out, threads) as place:
         keep_unreadable(place.out, unreadable)
-        scorer = ModelScorer(model, dtype=dtype, threads=threads)
+        scorer = load_scorer(model, dtype=dtype, threads=threads)
         result = pair_accuracy([pair for pair, _ in rows], scorer.score, seed=seed, groups=[name for _, name in rows])
-        result |= {"reward_model": scorer.id, "unreadable": len(unreadable)}
+        result |= {"reward_model": checkpoint_id(model), "unreadable": len(unreadable)}
         write_json(place.out / "result.json", result)
     if as_json:
         say_result(out, result, as_json)

@@ -57,8 +57,8 @@ def scorer_of(parts: Sequence[Part], *, dtype: str, threads: int | None) -> Scor
     def one(part: Part) -> Scorer:
         if not part.is_model:
             return FunctionScorer(load_function(part.path, Path()))
-        from reward.model import ModelScorer
+        from reward.model import load_scorer
 
-        return ModelScorer(Path(part.path), dtype=dtype, threads=threads)
+        return load_scorer(Path(part.path), dtype=dtype, threads=threads)
 
     return weighted([(one(part), part.weight) for part in parts])
