@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from align.config.base import Sampling
+from align.config.rollouts import Engine, EngineType
 from align.errors import ConfigError
 from align.store import read_json
 from align.types import FinishReason
-
-EngineType = Literal["auto", "vllm", "transformers"]
 
 TINY_BYTES = 64 << 20
 """Models with fewer bytes of weights run on one thread unless told otherwise: on a busy machine, sharing out their
@@ -29,10 +28,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One sampled answer. `token_ids` holds all that was sampled, with the stop token where `finish` is "stop"."""
+    """One sampled answer. `token_ids` holds all that was sampled, with the stop token where `finish` is "stop".
+
+    `logprobs`, where `Sampling.logprobs` asks for them, has one number ≤ 0 for each of these tokens: its natural
+    log-probability under the model at temperature 1 and without nucleus, whatever the token was drawn with.
+    """
 
     token_ids: list[int]
     finish: FinishReason
+    logprobs: list[float] | None = None
 
 
 class Generator(Protocol):
@@ -49,7 +53,7 @@ class Generator(Protocol):
         ...
 
 
-def resolve_engine(type: EngineType) -> Literal["vllm", "transformers"]:
+def resolve_engine(type: EngineType) -> Literal["vllm", "transformers", "server", "ray"]:
     """Which engine `auto` means here: vLLM where it is installed. Imports neither."""
     if type == "auto":
         return "vllm" if _installed("vllm") else "transformers"
@@ -66,9 +70,9 @@ def _installed(module: str) -> bool:
 
 @contextmanager
 def open_generator(
-    type: EngineType, checkpoint: Path, *, dtype: str, max_tokens_total: int, threads: int | None
+    engine: Engine | EngineType, checkpoint: Path, *, dtype: str, max_tokens_total: int, threads: int | None
 ) -> Iterator[Generator]:
-    """The engine with `checkpoint` loaded, closed at the end of the `with` block.
+    """The engine with `checkpoint` loaded, closed at the end of the `with` block; a type alone has its defaults.
 
     `max_tokens_total` is the longest prompt plus answer. It runs on a GPU where torch sees one. Raises ConfigError for
     an engine that is not there or cannot run the model, and for a length beyond the model's context.
@@ -81,8 +85,9 @@ def open_generator(
 
     stops = stop_token_ids(load_tokenizer(checkpoint), checkpoint)
     threads = threads if threads is not None else 1 if _is_tiny(checkpoint) else None
+    options = engine if isinstance(engine, Engine) else Engine(type=engine)
     generator: Generator
-    if resolve_engine(type) == "vllm":
+    if resolve_engine(options.type) == "vllm":
         from rollouts.vllm_engine import VllmGenerator
 
         generator = VllmGenerator(checkpoint, stops, dtype=dtype, max_tokens_total=max_tokens_total, threads=threads)

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from align.config.base import Sampling
-from align.config.recipe import Evaluate, Rollouts
+from align.config.base import Decoding, Sampling
+from align.config.recipe import Evaluate
+from align.config.rollouts import Engine, EngineType, Rollouts
 from align.errors import ConfigError
 from align.ids import content_id, seed_for
 from align.store import checkpoint_id, disk_errors, publish, read_table, write_table
 from align.types import Candidate, Dropped, Prompt, candidate_id
-from rollouts.engine import Completion, EngineType, Request, context_length, open_generator, resolve_engine
+from rollouts.engine import Completion, Request, context_length, open_generator, resolve_engine
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,9 +38,9 @@ def sample_candidates(
     checkpoint: Path,
     checkpoint_id: str,
     *,
-    sampling: Sampling,
+    sampling: Decoding,
     samples: int,
-    engine: EngineType,
+    engine: Engine | EngineType,
     dtype: str,
     max_prompt_tokens: int,
     shard: int,
@@ -66,8 +67,8 @@ def sample_candidates(
     shards = [requests[i : i + shard] for i in range(0, len(requests), shard)]
     order = {
         "checkpoint": checkpoint_id, "prompts": content_id([[r.prompt_id, r.token_ids] for r in requests]),
-        "sampling": {name: getattr(sampling, name) for name in Sampling.model_fields}, "samples": samples,
-        "engine": resolve_engine(engine), "dtype": dtype, "shard": shard, "seed": seed,
+        "sampling": {name: getattr(sampling, name) for name in Decoding.model_fields}, "samples": samples,
+        "engine": resolve_engine(engine.type if isinstance(engine, Engine) else engine), "dtype": dtype, "shard": shard, "seed": seed,
     }  # fmt: skip
     folder = out / SHARDS / content_id(order)
     with disk_errors(folder):
@@ -77,10 +78,11 @@ def sample_candidates(
     done = len(requests) - sum(len(shards[n]) for n in missing)
     tell(done, len(requests))
     if missing:
+        drawn = Sampling.like(sampling)
         total = max(len(r.token_ids) for r in requests) + sampling.max_tokens
         with open_generator(engine, checkpoint, dtype=dtype, max_tokens_total=total, threads=threads) as generator:
             for n in missing:
-                completions = generator.generate(shards[n], sampling, samples=samples, seed=seed)
+                completions = generator.generate(shards[n], drawn, samples=samples, seed=seed)
                 _write_shard(_file(folder, n), _rows(tokenizer, by_id, shards[n], completions))
                 done += len(shards[n])
                 tell(done, len(requests))
@@ -114,7 +116,7 @@ def sample_answers(
         known_id or checkpoint_id(checkpoint),
         sampling=sampling,
         samples=sampling.samples,
-        engine=engine.type,
+        engine=engine,
         dtype=dtype,
         max_prompt_tokens=engine.max_prompt_tokens,
         shard=engine.shard,
@@ -126,7 +128,7 @@ def sample_answers(
     )
 
 
-def _room(checkpoint: Path, max_prompt_tokens: int, sampling: Sampling) -> int:
+def _room(checkpoint: Path, max_prompt_tokens: int, sampling: Decoding) -> int:
     """The longest prompt that may be sampled from."""
     context = context_length(checkpoint)
     if context is None:

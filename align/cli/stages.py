@@ -46,7 +46,7 @@ def rollout(
             checkpoint_id(base),
             sampling=config,
             samples=config.samples,
-            engine=config.type,
+            engine=config,
             dtype=dtype,
             max_prompt_tokens=config.max_prompt_tokens,
             shard=config.shard,

@@ -1,4 +1,4 @@
-"""Writes the recipe's reference from its schema: every key once, in the words that stand beneath it in `recipe.py`.
+"""Writes the recipe's reference from its schema: every key once, in the words that stand beneath it in `align/config`.
 
     python -m align.config.document > docs/recipe.md
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from align.config import base, recipe, training
+from align.config import base, recipe, rollouts, training
 from align.config.base import Section
 from align.config.recipe import Recipe
 from align.config.schema import keys_of, sections_in, tag_of, takes
@@ -111,7 +111,8 @@ def _docs() -> dict[tuple[str, str], str]:
     """(class, field) → the docstring beneath the field in the schema's modules."""
     found = {}
     trees = [
-        ast.parse(Path(inspect.getfile(module)).read_text(encoding="utf-8")) for module in (base, training, recipe)
+        ast.parse(Path(inspect.getfile(module)).read_text(encoding="utf-8"))
+        for module in (base, training, rollouts, recipe)
     ]
     for node in [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]:
         for field, below in zip(node.body, node.body[1:], strict=False):

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from align.config.base import Sampling, Section
+from align.config.base import Decoding, Section
 from align.config.paths import File, Folder, Function, ModelPath, Strategy, Template
+from align.config.rollouts import Rollouts
 from align.config.trainer import nearest, trl_tables
 from align.config.training import BestOfN, Dpo, Grpo, Kto, Ppo, Rewards, Rloo, Sft, Training
 
@@ -37,25 +38,6 @@ class Prompts(Section):
     """Use only the first so many distinct prompts; all of them where not given."""
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """The share of prompts held out for evaluation, chosen by a hash of the prompt and never trained on."""
-
-
-class Rollouts(Sampling):
-    type: Literal["auto", "vllm", "transformers"] = "auto"
-    """The engine: vLLM in this process, or transformers; `auto` is vLLM where it is installed."""
-    prompts: Annotated[int, Field(ge=1)] = 256
-    """Train prompts drawn for each round."""
-    samples: Annotated[int, Field(ge=2)] = 2
-    """Answers sampled for each prompt."""
-    max_prompt_tokens: Annotated[int, Field(ge=1)] = 512
-    """Longer prompts are dropped, counted and kept with the reason."""
-    shard: Annotated[int, Field(ge=1)] = 128
-    """Prompts per shard; a killed run continues with the missing shards."""
-
-    @model_validator(mode="after")
-    def _different_samples(self) -> Self:
-        if self.temperature == 0:
-            raise ValueError("`temperature` 0 gives the same answer every time, so there is no pair to compare")
-        return self
 
 
 class Persona(Section):
@@ -258,7 +240,7 @@ def _judge(value: Any) -> Any:
     return {"type": "function", **value} if isinstance(value, dict) else _word(value)
 
 
-class Evaluate(Sampling):
+class Evaluate(Decoding):
     judge: Annotated[FunctionJudge | PeopleJudge | None, Field(discriminator="type"), BeforeValidator(_judge)] = None
     """Who compares the answers on held-out prompts: a scoring function, or people in blind A/B tasks. Where none is
     named: the personas' utility with simulated annotators; with people, or with preferences from a file, samples and

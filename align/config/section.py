@@ -2,22 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
 from align.config.base import Sampling
 from align.config.load import Kind, Places, set_value, validated
+from align.config.rollouts import Engine
 from align.errors import ConfigError
 
 
-class Answers(Sampling):
+class Answers(Engine, Sampling):
     """The settings of `align rollout`: those of the recipe's `rollouts`, for every prompt of a file."""
 
-    type: Literal["auto", "vllm", "transformers"] = "auto"
     samples: Annotated[int, Field(ge=1)] = 2
-    max_prompt_tokens: Annotated[int, Field(ge=1)] = 512
-    shard: Annotated[int, Field(ge=1)] = 128
 
     @model_validator(mode="after")
     def _different_samples(self) -> Self:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from align.config.base import Sampling, Section
+from align.config.base import Decoding, Section
 from align.config.paths import File, Function
 from align.config.trainer import Trainer, check_trainer
 
@@ -175,7 +175,7 @@ class Kto(OnRows):
         return _no_dropout(self, "KTO")
 
 
-class Online(Training, Sampling):
+class Online(Training, Decoding):
     """Methods that learn from answers that the policy gives while it learns, scored by the recipe's `reward`."""
 
     type: Literal["auto", "vllm", "transformers"] = "auto"
@@ -273,7 +273,7 @@ class Ppo(Online):
         return self
 
 
-class BestOfN(OnRows, Sampling):
+class BestOfN(OnRows, Decoding):
     """Rejection sampling: supervised fine-tuning on the best of several answers (Touvron et al. 2023, §3.2.3)."""
 
     kind = "sft"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from align.config.recipe import Rollouts
+from align.config.rollouts import Rollouts
 from align.config.training import BestOfN, Sft, Training
 from align.errors import DataError
 from align.ids import seed_for

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from align.config.base import Sampling
 from align.config.load import Loaded
 from align.config.recipe import METHODS, SCORED, Recipe
 from align.config.training import Online, Training
@@ -95,7 +96,7 @@ def subject_of_recipe(loaded: Loaded, run: Path, section: str, *, model: Path, s
         tuning=tuning,
         final=held_out_prompts(prompts, recipe.evaluate.prompts),
         score=judged_by(judge.path),
-        sampling=recipe.evaluate,
+        sampling=Sampling.like(recipe.evaluate),
         tie_width=judge.tie_width,
         max_prompt_tokens=limit,
         dtype=recipe.model.dtype,

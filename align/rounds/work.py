@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from align.config.recipe import Annotate, Evaluate, Prompts, Rollouts
+from align.config.recipe import Annotate, Evaluate, Prompts
+from align.config.rollouts import Rollouts
 from align.config.training import Sft
 from align.evaluate.compare import SAMPLES
 from align.rounds import training

@@ -106,7 +106,7 @@ def test_override_reaches_into_lists_and_removes(folder: Path) -> None:
         ("sft: {demonstrations: no.jsonl}", "recipe.yaml:5: sft.demonstrations: there is no file no.jsonl"),
         (
             "rollouts: {type: vlm}",
-            "recipe.yaml:5: rollouts.type: must be auto, vllm or transformers, found 'vlm'; did you mean vllm?",
+            "recipe.yaml:5: rollouts.type: must be auto, vllm, transformers, server or ray, found 'vlm'; did you mean vllm?",
         ),
         ("rollouts: {temperature: 0}", "recipe.yaml:5: rollouts: `temperature` 0 gives the same answer every time"),
         (
