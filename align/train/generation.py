@@ -14,6 +14,7 @@ from torch import Tensor
 from trl.models import unwrap_model_for_generation
 
 from align.ids import seed_for
+from align.sync import require_agreement
 from align.train.ragged import by_chunks
 from align.train.sampling import Sampled, can_sample, sample
 
@@ -79,7 +80,21 @@ class Ragged:
             prompt_ids, stops=self.eos_token_ids, max_tokens=self.max_completion_length,
             temperature=self.temperature, top_p=self.top_p, **self._draw(prompt_ids),
         )  # fmt: skip
+        self._require_sync(prompt_ids, found)
         return found
+
+    def _require_sync(self: Any, prompt_ids: list[list[int]], answers: list[Sampled]) -> None:
+        """StageError where vLLM does not have the weights of this step, by the trainer's own view of a few answers."""
+        few = range(0, len(answers), max(1, len(answers) // CHECKED_ANSWERS))[:CHECKED_ANSWERS]
+        said, own = [answers[row].logps for row in few], []
+        for row in few:
+            ids_1T = torch.tensor([prompt_ids[row] + answers[row].token_ids], device=self.accelerator.device)
+            with torch.no_grad():
+                logps_1A, _, _ = self._get_per_token_logps_and_entropies(
+                    self.model, ids_1T, torch.ones_like(ids_1T), len(answers[row].token_ids)
+                )
+            own.append(logps_1A[0].tolist())
+        require_agreement(said, own, dtype="bfloat16" if self.args.bf16 else "float32", top_p=self.top_p)
 
     def _draw(self: Any, prompt_ids: list[list[int]]) -> dict[str, int]:
         """What answers are drawn with: all processes together as one would."""

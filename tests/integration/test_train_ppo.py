@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from align.config.training import Lora, Ppo
-from align.errors import ConfigError
+from align.errors import ConfigError, StageError
 from align.store import folder_files
 from align.train import loop, online
 from align.train.ppo import train_ppo
@@ -227,3 +227,20 @@ def test_vllm_answers_with_the_weights_of_the_step(tmp_path: Path, changes: Any)
     differences = curve(tmp_path, "sampling_logp_difference")
     assert len(differences) == 12
     assert max(differences) < 1e-3
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_an_engine_with_stale_weights_stops_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, top_p: float
+) -> None:
+    """vLLM keeps the weights that it was loaded with: the first batch is right, and the second is found out."""
+    pytest.importorskip("vllm")
+    from align.train.vllm_policy import VllmPolicy
+
+    tied = louder(tmp_path / "tied", "model.embed_tokens.weight", tied=True)
+    options = {"type": "vllm", "epochs": 2, "samples": 4, "learning_rate": 1e-2, "top_p": top_p}
+    train(tied, tmp_path / "healthy", **options)
+    monkeypatch.setattr(VllmPolicy, "refresh", lambda self, policy: None)
+    with pytest.raises(StageError, match="the engine does not sample from the policy: log-probabilities of the same"):
+        train(tied, tmp_path / "stale", **options)

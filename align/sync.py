@@ -1,0 +1,59 @@
+"""Do an engine and a trainer speak of the same weights? Log-probabilities of the same tokens, compared.
+
+An engine that still has the base model, or the weights of an earlier step, answers just as fluently; only these
+numbers tell.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from align.errors import StageError
+
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25}
+"""Largest difference of a token's log-probability, in nats."""
+MEAN_TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
+"""Largest mean difference over all tokens looked at, in nats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far engine and trainer agree about `tokens` tokens: absolute differences of log-probabilities, in nats."""
+
+    largest: float
+    mean: float
+    tokens: int
+
+
+def require_agreement(
+    said: Sequence[Sequence[float]],
+    own: Sequence[Sequence[float]],
+    *,
+    dtype: str,
+    top_p: float = 1.0,
+    where: str | None = None,
+) -> Agreement:
+    """Compare what the engine `said` of each answer's tokens with what the trainer's `own` model says.
+
+    With `top_p` below 1 the engine's numbers may be those of the nucleus, which holds `top_p` of the probability at
+    least: they are then larger by −log `top_p` at most. Raises StageError with the difference where it is over the
+    tolerance of `dtype`, and where it is no number.
+    """
+    nucleus = -math.log(top_p)
+    pairs = [pair for one, other in zip(said, own, strict=True) for pair in zip(one, other, strict=True)]
+    differences = [abs(a - b - min(max(a - b, 0.0), nucleus)) for a, b in pairs]
+    if not differences:
+        return Agreement(0.0, 0.0, 0)
+    broken = next((d for d in differences if math.isnan(d)), None)  # max() would lose it
+    mean = math.fsum(differences) / len(differences) if all(map(math.isfinite, differences)) else math.nan
+    found = Agreement(max(differences) if broken is None else broken, mean, len(differences))
+    if not (found.largest <= TOLERANCE[dtype] and found.mean <= MEAN_TOLERANCE[dtype]):
+        raise StageError(
+            f"the engine does not sample from the policy: log-probabilities of the same {found.tokens} tokens differ "
+            f"by up to {found.largest:.3g} and by {found.mean:.3g} in the mean, allowed are {TOLERANCE[dtype]:g} and "
+            f"{MEAN_TOLERANCE[dtype]:g}",
+            where=where,
+            hint="it has other weights (stale ones, or the base model's), or computes them wrongly; start it anew, or "
+            "use `type: transformers`",
+        )
+    return found

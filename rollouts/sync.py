@@ -1,0 +1,63 @@
+"""The sync check: does the engine sample from the weights that it should?
+
+At each hand-over the engine answers a few prompts and says how likely it found each token; the checkpoint, loaded by
+transformers, says the same of the same tokens.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from align.config.base import Sampling
+from align.errors import StageError
+from align.ids import seed_for
+from align.sync import Agreement, require_agreement
+from rollouts.engine import Completion, Generator, Request
+
+PROMPTS, TOKENS = 4, 32
+"""How many prompts are answered for the check, and the most tokens of each answer."""
+
+
+def check_sync(
+    generator: Generator, checkpoint: Path, requests: Sequence[Request], *, dtype: str, max_tokens: int = TOKENS
+) -> Agreement:
+    """Compare `generator` with `checkpoint` on a few of `requests`, with answers of `max_tokens` and of TOKENS at most.
+
+    Raises StageError where they differ by more than the tolerance of `dtype` (`align.sync`), and where the engine does
+    not say how likely its tokens were.
+    """
+    few = list(requests[:: max(1, len(requests) // PROMPTS)])[:PROMPTS]
+    sampling = Sampling(max_tokens=min(max_tokens, TOKENS), logprobs=True)
+    answers = [several[0] for several in generator.generate(few, sampling, samples=1, seed=seed_for("sync check"))]
+    said = [_said(answer) for answer in answers]
+    model = load_reference(checkpoint, dtype)
+    own = [
+        token_logprobs(model, request.token_ids, answer.token_ids) for request, answer in zip(few, answers, strict=True)
+    ]
+    return require_agreement(said, own, dtype=dtype, where=str(checkpoint))
+
+
+def load_reference(checkpoint: Path, dtype: str) -> Any:
+    """The checkpoint in transformers, on CPU: the engine may have taken the GPU."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=getattr(torch, dtype), local_files_only=True)
+    return model.eval()
+
+
+def token_logprobs(model: Any, prompt: Sequence[int], answer: Sequence[int]) -> list[float]:
+    """The natural log-probability of each of the answer's tokens after the prompt, at temperature 1."""
+    import torch
+
+    with torch.inference_mode():
+        ids_1T = torch.tensor([[*prompt, *answer]], device=model.device)
+        logits_AV = model(input_ids=ids_1T, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+        logps_A = logits_AV.log_softmax(-1).gather(1, ids_1T[0, len(prompt) :, None])[:, 0]
+    return [float(value) for value in logps_A]
+
+
+def _said(answer: Completion) -> list[float]:
+    if answer.logprobs is None or len(answer.logprobs) != len(answer.token_ids):
+        raise StageError("the engine does not say how likely its tokens were, so it cannot be checked")
+    return answer.logprobs
