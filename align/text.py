@@ -108,6 +108,37 @@ def encode_answer(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Messa
     return [*ids, _end_of_answer(tokenizer)]
 
 
+def encode_answered(
+    tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Sequence[Message]], answers: Sequence[str]
+) -> list[list[int] | DataError]:
+    """`encode_prompt(...) + encode_answer(...)` of many rows, in a fraction of the time; or why a row has no ids.
+
+    Each prompt is rendered once, and the tokenizer is asked for many texts at a time.
+    """
+    keys = [tuple((m["role"], m["content"]) for m in messages) for messages in prompts]
+    rendered: dict[tuple[tuple[str, str], ...], str | DataError] = {}
+    for key, messages in dict(zip(keys, prompts, strict=True)).items():
+        try:
+            rendered[key] = _render(tokenizer, messages)
+        except DataError as refusal:
+            rendered[key] = refusal
+    texts = [text for text in rendered.values() if isinstance(text, str)]
+    before = dict(zip(texts, _encode_many(tokenizer, texts), strict=True))
+    end, rows = _end_of_answer(tokenizer), [rendered[key] for key in keys]
+    literals = [_break_up(tokenizer, answer) for answer in answers]
+    asked = [(row, literal) for row, literal in zip(rows, literals, strict=True) if isinstance(row, str)]
+    wholes = iter(_encode_many(tokenizer, [row + literal for row, literal in asked]))
+    found: list[list[int] | DataError] = []
+    for row, literal in zip(rows, literals, strict=True):
+        if isinstance(row, DataError):
+            found.append(row)
+            continue
+        ids, whole = before[row], next(wholes)
+        together = whole[: len(ids)] == ids
+        found.append([*whole, end] if together else [*ids, *_encode(tokenizer, literal, follows=True), end])
+    return found
+
+
 def decode_answer(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int]) -> str:
     """The text of an answer's ids, without control tokens, its leading and trailing spaces kept.
 
@@ -189,6 +220,17 @@ def _encode(tokenizer: "PreTrainedTokenizerBase", rendered: str, *, follows: boo
         ids += _encode_piece(tokenizer, text, follows=follows)
         follows = True
     return ids
+
+
+def _encode_many(tokenizer: "PreTrainedTokenizerBase", rendered: Sequence[str]) -> list[list[int]]:
+    """`_encode` of each text; those that need no cutting go to the tokenizer together."""
+    unseen = _pattern(frozenset(_unseen(tokenizer)))
+    whole = [n for n, text in enumerate(rendered) if text and _BREAK not in text and not unseen.search(text)]
+    ids: dict[int, list[int]] = {}
+    if whole:
+        texts = [rendered[n] for n in whole]
+        ids = dict(zip(whole, tokenizer(texts, add_special_tokens=False, verbose=False).input_ids, strict=True))
+    return [list(ids[n]) if n in ids else _encode(tokenizer, text) for n, text in enumerate(rendered)]
 
 
 def _encode_piece(tokenizer: "PreTrainedTokenizerBase", text: str, *, follows: bool) -> list[int]:

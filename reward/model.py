@@ -7,18 +7,21 @@ never ends an answer, for the head is read at the last token that is not padding
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from align.errors import ConfigError, DataError, StageError
 from align.store import checkpoint_id
-from align.text import encode_answer, encode_prompt, load_tokenizer, stop_token_ids
-from align.train.checkpoint import context_of, publish_model
+from align.text import encode_answered, load_tokenizer, stop_token_ids
+from align.train.checkpoint import publish_model
 from align.train.order import passes
 from align.types import Message
 from reward.scorer import Scorer
+from rollouts.engine import context_length
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,19 +38,28 @@ over 1."""
 Engine = Literal["auto", "vllm", "transformers"]
 
 
-def load_scorer(folder: Path, *, engine: Engine = "auto", dtype: str, threads: int | None) -> Scorer:
+def load_scorer(
+    folder: Path, *, engine: Engine = "auto", dtype: str, threads: int | None, bound: float = 0.0
+) -> Scorer:
     """The Scorer that a reward model's folder is: a model with one score, or an ensemble with several.
 
-    `dtype` and `threads` as for `ModelScorer`. An ensemble's score is the mean of its members. Raises ConfigError where
-    `folder` is no reward model, or `engine` cannot run it.
+    `dtype` and `threads` as for `ModelScorer`. An ensemble's score is the mean of its members less `bound` of their
+    standard deviations. Raises ConfigError where `folder` is no reward model, `engine` cannot run it, or a `bound` has
+    no ensemble to act on.
     """
-    if engine == "vllm":
-        raise ConfigError("vLLM cannot score yet", where="engine", hint="use `transformers`")
-    if label_count(folder) > 1:
+    chosen = resolve_engine(engine)
+    if bound or label_count(folder) > 1:
         from reward.ensemble import EnsembleScorer
 
-        return EnsembleScorer(folder, dtype=dtype, threads=threads, bound=0.0)
-    return ModelScorer(folder, dtype=dtype, threads=threads)
+        return EnsembleScorer(folder, dtype=dtype, threads=threads, bound=bound, engine=chosen)
+    return ModelScorer(folder, dtype=dtype, threads=threads, engine=chosen)
+
+
+def resolve_engine(engine: Engine) -> Literal["vllm", "transformers"]:
+    """Which engine `auto` means: transformers. Imports neither. Raises ConfigError where vLLM is not installed."""
+    if engine == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise ConfigError("vLLM is not installed", where="engine", hint="install it, or use transformers")
+    return "vllm" if engine == "vllm" else "transformers"
 
 
 def label_count(folder: Path) -> int:
@@ -64,22 +76,39 @@ def label_count(folder: Path) -> int:
 
 
 class ModelScorer:
-    """A Scorer made of a reward model's folder. `id` is the content id of its weights, tokenizer and config."""
+    """A Scorer made of a reward model's folder."""
 
-    def __init__(self, folder: Path, *, dtype: str = "float32", threads: int | None = None) -> None:
-        """`dtype` is that of the weights in memory, `threads` of the CPU (None: as they are).
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        dtype: str = "float32",
+        threads: int | None = None,
+        engine: Literal["vllm", "transformers"] = "transformers",
+        labels: int = 1,
+    ) -> None:
+        """`dtype` is that of the weights in memory, `threads` of the CPU (None: as they are), `labels` how many scores
+        the model gives an answer.
 
         Raises ConfigError where `folder` is no reward model that `align reward train` or somebody else made: another
-        kind of model, more than one label, or weights missing.
+        kind of model, another number of labels, or weights missing; and where the engine cannot run it.
         """
-        import torch
-
-        if threads is not None:
-            torch.set_num_threads(threads)
-        self.id = checkpoint_id(folder)
-        self.model = load_reward_model(folder, dtype).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        self.folder = folder
         self.tokenizer = load_tokenizer(folder)
-        self.pad = padding_id(self.tokenizer, stop_token_ids(self.tokenizer, folder))
+        options: dict[str, Any] = {"dtype": dtype, "threads": threads, "labels": labels}
+        if engine == "vllm":
+            from reward.vllm_scorer import VllmModel
+
+            self._model: VllmModel | TransformersModel = VllmModel(folder, **options)
+        else:
+            pad = padding_id(self.tokenizer, stop_token_ids(self.tokenizer, folder))
+            self._model = TransformersModel(folder, pad, **options)
+        self.context = context_length(folder)
+
+    @cached_property
+    def id(self) -> str:
+        """The content id of weights, tokenizer and config."""
+        return checkpoint_id(self.folder)
 
     def score(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | None]:
         """As `Scorer.score`; None for what `explain` has a reason for."""
@@ -88,27 +117,60 @@ class ModelScorer:
     def explain(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | str]:
         """For each answer its score, or the reason why there is none: it is longer than the model's context, or the
         chat template refuses the conversation."""
-        found: list[float | str] = [""] * len(answers)
-        rows: list[tuple[int, list[int]]] = []
-        context = context_of(self.model)
-        for place, (messages, answer) in enumerate(zip(prompts, answers, strict=True)):
-            try:
-                ids = encode_prompt(self.tokenizer, messages) + encode_answer(self.tokenizer, messages, answer)
-            except DataError as refusal:
-                found[place] = refusal.what
-                continue
-            if context is not None and len(ids) > context:
-                found[place] = f"longer than the reward model's context ({len(ids)} tokens, it reads {context})"
-            else:
-                rows.append((place, ids))
-        scores = sequence_scores(self.model, [ids for _, ids in rows], self.pad).tolist()
-        for (place, _), score in zip(rows, scores, strict=True):
-            found[place] = score
-        return found
+        return [row if isinstance(row, str) else row[0] for row in self.outputs(prompts, answers)]
+
+    def close(self) -> None:
+        """Free the model's memory."""
+        self._model.close()
+
+    def outputs(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[list[float] | str]:
+        """As `explain`, with all the numbers that the model has for an answer, one for each label."""
+        sequences = readable(self.tokenizer, self.context, prompts, answers)
+        rows = iter(self._model.read([ids for ids in sequences if not isinstance(ids, str)]))
+        return [ids if isinstance(ids, str) else next(rows) for ids in sequences]
 
 
-def load_reward_model(folder: Path, dtype: str, *, fresh: bool = False) -> PreTrainedModel:
-    """A sequence classification model with one label from a folder on disk, every weight read from it.
+class TransformersModel:
+    """A reward model in transformers, on a GPU where torch sees one."""
+
+    def __init__(self, folder: Path, pad: int, *, dtype: str, threads: int | None, labels: int) -> None:
+        import torch
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        model = load_reward_model(folder, dtype, labels=labels).eval()
+        self._model: Any = model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+        self._pad = pad
+
+    def read(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """The scores of each sequence of token ids, one for each label."""
+        return sequence_scores(self._model, sequences, self._pad).tolist()  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Free the model's memory."""
+        import gc
+
+        self._model = None
+        gc.collect()
+
+
+def readable(
+    tokenizer: PreTrainedTokenizerBase, context: int | None, prompts: Sequence[list[Message]], answers: Sequence[str]
+) -> list[list[int] | str]:
+    """The token ids of each prompt with its answer, or the reason why the model cannot read them."""
+    found: list[list[int] | str] = []
+    for ids in encode_answered(tokenizer, prompts, answers):
+        if isinstance(ids, DataError):
+            found.append(ids.what)
+        elif context is not None and len(ids) > context:
+            found.append(f"longer than the reward model's context ({len(ids)} tokens, it reads {context})")
+        else:
+            found.append(ids)
+    return found
+
+
+def load_reward_model(folder: Path, dtype: str, *, fresh: bool = False, labels: int = 1) -> PreTrainedModel:
+    """A sequence classification model with `labels` scores from a folder on disk, every weight read from it.
 
     With `fresh` the folder holds a language model, and the head is new: it says 0 everywhere, so that nothing depends
     on a draw. Raises ConfigError where the model is none of that kind or weights are missing (they would be random).
@@ -121,14 +183,15 @@ def load_reward_model(folder: Path, dtype: str, *, fresh: bool = False) -> PreTr
         with _quiet() if fresh else nullcontext():
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 folder, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False,
-                output_loading_info=True, **({"num_labels": 1} if fresh else {}),
+                output_loading_info=True, **({"num_labels": labels} if fresh else {}),
             )  # fmt: skip
     except (ValueError, OSError, RuntimeError) as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ConfigError(f"{str(folder)!r} cannot be loaded as a reward model ({line})", where=where) from error
-    if model.config.num_labels != 1 or not hasattr(model, "score"):
-        labels = f"{type(model).__name__} with {model.config.num_labels} labels"
-        raise ConfigError(f"{str(folder)!r} is no reward model with one score, found {labels}", where=where,
+    if model.config.num_labels != labels or not hasattr(model, "score"):
+        found = f"{type(model).__name__} with {model.config.num_labels} labels"
+        wanted = "one score" if labels == 1 else f"{labels} scores"
+        raise ConfigError(f"{str(folder)!r} is no reward model with {wanted}, found {found}", where=where,
                           hint="`align reward train` makes one")  # fmt: skip
     missing = sorted(info["missing_keys"])
     if fresh and missing == [HEAD]:
@@ -158,14 +221,14 @@ def padding_id(tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -> int:
 
 
 def sequence_scores(model: Any, sequences: Sequence[Sequence[int]], pad: int) -> Tensor:
-    """One score for each sequence of token ids, which must not end with `pad`; shape [sequences], float32 on CPU."""
+    """The scores of sequences of token ids, which must not end with `pad`; shape [sequences, labels], float32 on CPU."""
     import torch
 
     model.config.get_text_config().pad_token_id = pad  # the model finds the last token by it
     was_training = model.training
     model.eval()
     order = sorted(range(len(sequences)), key=lambda row: len(sequences[row]))
-    scores = torch.zeros(len(sequences))
+    scores_SK = torch.zeros(len(sequences), model.config.num_labels)
     with torch.no_grad():
         for part in passes([len(sequences[row]) for row in order], TOKENS, None, padded=True):
             rows = [order[place] for place in part]
@@ -173,10 +236,10 @@ def sequence_scores(model: Any, sequences: Sequence[Sequence[int]], pad: int) ->
             ids_BT = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad).to(model.device)
             lengths_B = torch.tensor([len(one) for one in ids], device=model.device)
             mask_BT = torch.arange(ids_BT.shape[1], device=model.device) < lengths_B[:, None]
-            logits_B1 = model(input_ids=ids_BT, attention_mask=mask_BT.long(), use_cache=False).logits
-            scores[rows] = logits_B1[:, 0].float().cpu()
+            logits_BK = model(input_ids=ids_BT, attention_mask=mask_BT.long(), use_cache=False).logits
+            scores_SK[rows] = logits_BK.float().cpu()
     model.train(was_training)
-    return scores
+    return scores_SK
 
 
 def publish_and_verify(
@@ -192,14 +255,15 @@ def publish_and_verify(
     expected, device = sequence_scores(model, sequences, pad), model.device
     kind = type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
     publish_model(model, source, out, dtype=dtype)
-    config = AutoConfig.from_pretrained(out, local_files_only=True, num_labels=1)
+    labels = model.config.num_labels
+    config = AutoConfig.from_pretrained(out, local_files_only=True, num_labels=labels)
     config.architectures = [kind]
     config.get_text_config().pad_token_id = pad
     config.save_pretrained(out)
     tokenizer = load_tokenizer(out)
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
     tokenizer.save_pretrained(out)
-    found = sequence_scores(load_reward_model(out, dtype).to(device), sequences, pad)
+    found = sequence_scores(load_reward_model(out, dtype, labels=labels).to(device), sequences, pad)
     difference = float((found - expected).abs().max())
     allowed = RELOAD_TOLERANCE[dtype] * max(1.0, float(expected.abs().max()))
     if not difference <= allowed:

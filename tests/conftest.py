@@ -1,6 +1,7 @@
 """Fixtures for all tests; and in the gate the same examples of properties each time (elsewhere always new ones)."""
 
 import os
+import tempfile
 
 from hypothesis import settings
 
@@ -18,3 +19,7 @@ __all__ = ["argilla_on_postgres", "argilla_server", "either_server", "killable_e
 settings.register_profile("gate", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("gate")
+
+# Kept scores of another day would answer for the code under test; subprocesses inherit this.
+_CACHE = tempfile.TemporaryDirectory(prefix="align-cache-")
+os.environ["ALIGN_CACHE"] = _CACHE.name

@@ -62,3 +62,21 @@ def make_tokenizer(vocab_words: Sequence[str], chat_template: str | None = CHATM
         tokenizer_object=core, pad_token=PAD, eos_token=END, additional_special_tokens=[START, STOP],
         chat_template=chat_template, clean_up_tokenization_spaces=False, model_max_length=512,
     )  # fmt: skip
+
+
+def make_tiny_reward_model(folder: Path, *, labels: int = 1, seed: int = 0, **changes: object) -> Path:
+    """Write a reward model's folder: the tiny model with `labels` random heads, whose scores differ by about 1.
+
+    `changes` are those of `make_tiny_model`.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    make_tiny_model(folder, seed=seed, **changes)  # type: ignore[arg-type]
+    config = AutoConfig.from_pretrained(folder, num_labels=labels)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForSequenceClassification.from_pretrained(folder, config=config, dtype=torch.float32)
+        torch.nn.init.normal_(model.score.weight, std=0.2)
+    model.save_pretrained(folder)
+    return folder

@@ -9,7 +9,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from align.errors import ConfigError, DataError
-from align.text import CHATML, PLAIN, decode_answer, encode_answer, encode_prompt, load_tokenizer, stop_token_ids
+from align.text import (
+    CHATML,
+    PLAIN,
+    decode_answer,
+    encode_answer,
+    encode_answered,
+    encode_prompt,
+    load_tokenizer,
+    stop_token_ids,
+)
 from tests.tiny import make_tiny_model, make_tokenizer
 
 SHARED = Path(__file__).parents[3] / "shared" / "models"
@@ -120,6 +129,30 @@ def test_bytes_that_are_no_text():
     assert decode_answer(tiny(), cut) == "\ufffd"
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(MIXED, MIXED), max_size=6))
+@example([("a", "\n\nmelts"), ("a", "does not"), ("", "")])
+def test_many_rows_are_encoded_as_each_alone(rows: list[tuple[str, str]]):
+    for template in (CHATML, PLAIN):
+        prompts, answers = [user(prompt) for prompt, _ in rows], [answer for _, answer in rows]
+        alone = [
+            encode_prompt(tiny(template), p) + encode_answer(tiny(template), p, a)
+            for p, a in zip(prompts, answers, strict=True)
+        ]
+        assert encode_answered(tiny(template), prompts, answers) == alone
+
+
+def test_a_refused_conversation_is_refused_among_others():
+    template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
+    system = [{"role": "system", "content": "x"}, *user("my order")]
+    first, second, third = encode_answered(
+        tiny(template), [user("my order"), system, user("my order")], ["a", "b", "c"]
+    )
+    assert isinstance(second, DataError)
+    assert "no system" in second.what
+    assert [ids[-1] for ids in (first, third)] == [END, END]
+
+
 def test_load_tokenizer(tmp_path: Path):
     assert load_tokenizer(saved(tmp_path / "own", CHATML)).chat_template == CHATML
     assert load_tokenizer(tmp_path / "own", chat_template="chatml").eos_token_id == END
@@ -208,3 +241,14 @@ def test_models_whose_tokenizers_add_spaces(name: str, answer: str):
     assert decode_answer(tokenizer, ids) == answer
     assert ids[-1] == 2
     assert not {0, 1, 2} & set(ids[:-1])
+
+
+@pytest.mark.parametrize("name", ["stories260k", "tinystories656k"])
+def test_many_rows_with_tokenizers_that_add_spaces(name: str):
+    tokenizer = load_tokenizer(shared_model(name), chat_template="plain")
+    texts = ["Once upon a time", " there", "<|end_story|>", "a<s>b", "\ufdd0", ""]
+    prompts, answers = [user(a) for a in texts for _ in texts], texts * len(texts)
+    alone = [
+        encode_prompt(tokenizer, p) + encode_answer(tokenizer, p, a) for p, a in zip(prompts, answers, strict=True)
+    ]
+    assert encode_answered(tokenizer, prompts, answers) == alone

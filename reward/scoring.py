@@ -1,0 +1,213 @@
+"""Scores of many answers: shard by shard, each kept by content, so that nobody scores an answer twice.
+
+A shard is a table of answers of similar length with their scores, published whole. Which answers share a shard depends
+on the answers asked for alone, and those of a shard that no other shard has are scored together; so a call that is
+killed and repeated goes on with the missing shards and gives the same bits as one that is not.
+
+Scores are kept by reward model, number type and engine in a folder of the user's, `scores_folder`, and found again by
+later rounds and other runs. A row there is a hash of prompt and answer, and numbers: no text. Whoever removes the folder
+loses the time to score again and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from align.errors import DataError
+from align.ids import content_id
+from align.store import checkpoint_id, disk_errors, publish, read_table, remove_folder, write_table
+from align.types import Message, prompt_id
+from reward.model import Engine, ModelScorer, label_count, resolve_engine
+
+SHARD = 1024
+"""Answers in a table."""
+ROWS = pa.schema([("answer", pa.string()), ("scores", pa.list_(pa.float32())), ("reason", pa.string())])
+"""A shard's columns: `answer_id`, and either all the numbers that the model has for the answer or why it has none."""
+
+Row = list[float] | str
+"""An answer's numbers, one for each label of the model; or the reason why there are none."""
+
+
+class KeptScorer:
+    """A Scorer made of a reward model's folder, whose scores are kept on disk.
+
+    For callers with many answers at once. The model is loaded when an answer has to be scored, and only then.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        engine: Engine = "auto",
+        dtype: str,
+        threads: int | None,
+        cache: Path | None = None,
+        shard: int = SHARD,
+        bound: float = 0.0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """`cache` is `scores_folder()` where not given, `shard` answers per table. `progress` is told (answers done,
+        answers in all). `bound` acts where the folder holds an ensemble: its score is the members' mean less `bound`
+        standard deviations.
+
+        Raises ConfigError where `engine` is not there.
+        """
+        self._folder, self._dtype, self._threads = folder, dtype, threads
+        self._engine, self._labels = resolve_engine(engine), label_count(folder)
+        self.id = checkpoint_id(folder)
+        self._kept = (cache or scores_folder()) / self.id / f"{self._engine}-{dtype}"
+        self._shard, self._bound, self._tell = shard, bound, progress or (lambda done, total: None)
+        self._model: ModelScorer | None = None
+
+    def score(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | None]:
+        """As `Scorer.score`; None for an answer that the model cannot read."""
+        return [None if isinstance(row, str) else self._score(row) for row in self.outputs(prompts, answers)]
+
+    def outputs(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[Row]:
+        """For each answer all the numbers that the model has for it, or the reason why it has none."""
+        ids = answer_ids(prompts, answers)
+        places = {
+            id: place for place, id in reversed(list(enumerate(ids)))
+        }  # an answer that comes twice is scored once
+        sizes = {
+            id: sum(len(m["content"]) for m in prompts[place]) + len(answers[place]) for id, place in places.items()
+        }
+        order = sorted(places, key=lambda id: (sizes[id], id))
+        shards = [order[start : start + self._shard] for start in range(0, len(order), self._shard)]
+        paths = [self._kept / f"{content_id(shard)}.parquet" for shard in shards]
+        with disk_errors(self._kept):
+            self._kept.mkdir(parents=True, exist_ok=True)
+            os.utime(self._kept.parent)  # when this model's scores were last asked for
+            _remove_leftovers(self._kept)
+        missing = [n for n, path in enumerate(paths) if not path.is_file()]
+        known = self._known(paths, {id for n in missing for id in shards[n]})
+        done = len(order) - sum(len(shards[n]) for n in missing)
+        self._tell(done, len(order))
+        for n in missing:
+            new = [id for id in shards[n] if id not in known]
+            rows = self._read([prompts[places[id]] for id in new], [answers[places[id]] for id in new]) if new else []
+            found = known | dict(zip(new, rows, strict=True))
+            _write(paths[n], {id: found[id] for id in shards[n]})
+            done += len(shards[n])
+            self._tell(done, len(order))
+        self._close()
+        values = _read(paths)
+        return [values[id] for id in ids]
+
+    def _known(self, paths: Sequence[Path], wanted: set[str]) -> dict[str, Row]:
+        """What other calls' shards have of the answers `wanted`."""
+        if not wanted:
+            return {}
+        own = {path.name for path in paths}
+        found = _read(path for path in sorted(self._kept.glob("*.parquet")) if path.name not in own)
+        return {id: found[id] for id in wanted & found.keys()}
+
+    def _read(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[Row]:
+        if self._model is None:
+            self._model = ModelScorer(
+                self._folder, dtype=self._dtype, threads=self._threads, engine=self._engine, labels=self._labels
+            )
+        return self._model.outputs(prompts, answers)
+
+    def _close(self) -> None:
+        if self._model is not None:
+            self._model.close()
+            self._model = None
+
+    def _score(self, row: list[float]) -> float:
+        if len(row) == 1:
+            return row[0]
+        from reward.ensemble import spread
+
+        mean, deviation = spread(row)
+        return mean - self._bound * deviation
+
+
+def scores_folder() -> Path:
+    """Where scores are kept: `scores` in `$ALIGN_CACHE`, by default in `~/.cache/align` (`$XDG_CACHE_HOME/align`)."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("ALIGN_CACHE") or caches / "align") / "scores"
+
+
+@dataclass(frozen=True, slots=True)
+class KeptModel:
+    """The kept scores of one reward model; `days` since they were last asked for."""
+
+    folder: Path
+    bytes: int
+    days: float
+
+
+def kept_models(cache: Path | None, *, unused_days: float) -> list[KeptModel]:
+    """The reward models in `cache` (`scores_folder()` where None) whose scores nobody has asked for in that time."""
+    found = []
+    for folder in sorted((cache or scores_folder()).glob("*/")):
+        days = (time.time() - folder.stat().st_mtime) / 86_400
+        if days >= unused_days:
+            found.append(KeptModel(folder, sum(p.stat().st_size for p in folder.rglob("*.parquet")), max(0.0, days)))
+    return found
+
+
+def remove_kept(folders: Iterable[Path]) -> None:
+    """Remove kept scores; whoever asks for them again has them scored again."""
+    for folder in folders:
+        remove_folder(folder)
+
+
+def answer_ids(prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[str]:
+    """Content ids of prompt and answer."""
+    known: dict[tuple[tuple[str, str], ...], str] = {}
+    found = []
+    for messages, answer in zip(prompts, answers, strict=True):
+        key = tuple((m["role"], m["content"]) for m in messages)
+        if key not in known:
+            known[key] = prompt_id(messages)
+        found.append(content_id([known[key], answer]))
+    return found
+
+
+def _read(paths: Iterable[Path]) -> dict[str, Row]:
+    values: dict[str, Row] = {}
+    for path in paths:
+        try:
+            table = read_table(path).to_pydict()
+        except (pa.ArrowInvalid, OSError) as error:
+            what = f"these kept scores cannot be read ({error})"
+            raise DataError(what, where=str(path), hint="remove the file; its answers are scored again") from error
+        for id, scores, reason in zip(table["answer"], table["scores"], table["reason"], strict=True):
+            values[id] = scores if reason is None else reason
+    return values
+
+
+def _write(path: Path, rows: dict[str, Row]) -> None:
+    columns = {
+        "answer": list(rows),
+        "scores": [None if isinstance(row, str) else row for row in rows.values()],
+        "reason": [row if isinstance(row, str) else None for row in rows.values()],
+    }
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial")
+    write_table(partial, pa.table(columns, schema=ROWS))
+    publish(partial, path)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Parts of shards whose writer was killed."""
+    for partial in folder.glob(".*.partial"):
+        if not _lives(int(partial.name.split(".")[-2])):
+            partial.unlink(missing_ok=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
