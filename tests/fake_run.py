@@ -7,8 +7,9 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import pyarrow as pa
@@ -21,7 +22,7 @@ from align.rounds import work
 from align.rounds.asking import write_suggestions
 from align.rounds.journal import append
 from align.rounds.stage import Job, Receipt, Ref, Stage, partial_folder, seal, stage_folder, stage_key
-from align.store import read_table, write_json, write_rows, write_table
+from align.store import read_json, read_table, write_json, write_rows, write_table
 from align.types import (
     SCHEMAS,
     Candidate,
@@ -40,6 +41,8 @@ from align.types import (
     to_table,
 )
 from annotation.controls import Suggestion, gold_tasks, repeats, suggest
+from reward.drift import drift, warnings
+from reward.measure import is_held_out, measure, slices_of
 
 ITEMS = [
     "kettle",
@@ -74,6 +77,7 @@ SECONDS = {
     "snapshot": 0.2,
     "preferences": 0.4,
     "reward": 14.2,
+    "reward_check": 6.1,
     "policy": 31.7,
     "evaluation": 11.9,
 }
@@ -86,7 +90,8 @@ Answer = Callable[[int, str, int], str]
 class FakeRun:
     """Options of `make_run`; `stop_before` names the first stage that is not there ("2/snapshot"), `controls` has gold tasks,
     repeats and suggestions, `people_judge` blind comparisons in place of a function; `method` is dpo or ppo, the latter
-    with a reward model or, without `labels`, with a function as reward."""
+    with a reward model or, without `labels`, with a function as reward; `forgets` is how much of what it knows the reward
+    model still knows of the next round's answers."""
 
     rounds: int = 3
     seed: int = 0
@@ -97,6 +102,7 @@ class FakeRun:
     by: str = "personas"
     shuffled: bool = False
     learns: float = 0.17
+    forgets: float = -0.3
     stop_before: str | None = None
     answer: Answer | None = None
     method: str = "dpo"
@@ -171,6 +177,10 @@ def _round(run: Path, fake: FakeRun, number: int, prompts: list[Prompt]) -> None
     if fake.method == "ppo" and fake.labels:
         with _stage(run, fake, number, "reward", made_from) as (out, done):
             _reward(out, done, number, fake)
+        checked = [Ref(number, "reward"), Ref(number, "preferences")]
+        checked += [Ref(number - 1, "reward"), Ref(number - 1, "reward_check")] if number > 1 else []
+        with _stage(run, fake, number, "reward_check", checked) as (out, done):
+            _reward_check(run, out, done, number, fake)
         made_from = [Ref(number - 1, "policy"), Ref(number, "reward")]
     with _stage(run, fake, number, "policy", made_from) as (out, done):
         _policy(out, done, number, fake, 48)
@@ -299,7 +309,38 @@ def _reward(out: Path, done: dict[str, Any], number: int, fake: FakeRun) -> None
     rows = [{"step": step, "loss": 0.7 - 0.01 * step, "accuracy": 0.5 + 0.01 * step} for step in range(1, 20)]
     write_rows(out / "logs" / "metrics.jsonl", rows)
     done["checkpoint"] = content_id(["reward", number, fake.seed])
-    done["held_out"] = {"accuracy": asdict(clustered_bootstrap([1.0, 1.0, 0.0, 1.0], ["a", "b", "c", "d"], seed=0))}
+
+
+def _reward_check(run: Path, out: Path, done: dict[str, Any], number: int, fake: FakeRun) -> None:
+    """As `align.rounds.checking` does it, with scores that follow the utility and lose touch with it from round to round."""
+    held_out = [
+        row for n in range(1, number + 1) for row in _preferences(run, fake, n) if is_held_out(row.prompt_id, 0.5)
+    ]
+    write_json(out / "held_out.json", _measured(held_out, number, fake))
+    done |= {"held_out": None, "fresh": None, "drift": None, "warnings": []}
+    if number > 1:
+        fresh = _measured(_preferences(run, fake, number), number - 1, fake)
+        write_json(out / "fresh.json", fresh)
+        before = fake.receipts[Ref(number - 1, "reward_check")]
+        change = drift(fresh, read_json(stage_folder(run, before.ref) / before.key / "held_out.json"))
+        done["drift"] = change
+        done["warnings"] = warnings(fresh, change, round=number, against="on the pairs held out from its training")
+
+
+def _preferences(run: Path, fake: FakeRun, number: int) -> list[Preference]:
+    receipt = fake.receipts[Ref(number, "preferences")]
+    path = stage_folder(run, receipt.ref) / receipt.key / "preferences.parquet"
+    return from_table(Preference, read_table(path))
+
+
+def _measured(rows: list[Preference], model: int, fake: FakeRun) -> dict[str, Any]:
+    """What round `model`'s reward model makes of pairs: it knows its own rounds' better than a later one's."""
+    differences = []
+    for row in rows:
+        gain = utility(row.messages[-1]["content"], row.chosen) - utility(row.messages[-1]["content"], row.rejected)
+        luck = NormalDist().inv_cdf(unit_for("luck", model, row.id))
+        differences.append(2 * gain * (1 if row.round <= model else fake.forgets) + 2 * luck)
+    return measure(rows, differences, seed=fake.seed, slices=slices_of(rows))
 
 
 def _evaluation(run: Path, fake: FakeRun, number: int, prompts: list[Prompt]) -> None:

@@ -1,12 +1,15 @@
 """`align reward`: train a reward model on pairs, score answers with it, and see how often it is right."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import typer
 
 from align.cli.train import DTYPE, JSON, REWARD_MODEL, SEED, THREADS, Dtype, keep_unreadable, say_result, verb_on_rows
 
+ScoringEngine = Literal["auto", "vllm", "transformers"]
+ENGINE = typer.Option("auto", "--engine", help="What the model runs in.")
+CACHE = typer.Option(None, "--cache", help="Folder in which scores are kept; $ALIGN_CACHE/scores if not given.")
 FOLDER = typer.Option(..., "--model", help="A reward model's folder, such as `align reward train` makes.")
 
 reward_app = typer.Typer(help="Reward models: train, score, evaluate.", no_args_is_help=True, rich_markup_mode=None)
@@ -18,31 +21,79 @@ def score(
     model: Path = FOLDER,
     candidates: Path = typer.Option(..., "--candidates", help="candidates.jsonl, or rows of prompt and text."),
     out: Path = typer.Option(..., "--out", help="Folder for scores.jsonl."),
+    engine: ScoringEngine = ENGINE,
+    cache: Path = CACHE,
+    shard: int = typer.Option(
+        1024, "--shard", min=1, help="Answers scored together; a killed command loses at most so many."
+    ),
     dtype: Dtype = DTYPE,
     threads: int = THREADS,
     as_json: bool = JSON,
 ) -> None:
-    """Score answers with a reward model; an answer that it cannot read has the reason in place of a score."""
+    """Score answers with a reward model; an answer that it cannot read has the reason in place of a score.
+
+    With an ensemble the score is the mean of its members' scores, which stand beside it.
+    """
+    from align.cli.display import counting
     from align.cli.workplace import workplace
     from align.data.candidates import load_candidates
     from align.store import write_rows
     from align.types import as_dict
-    from reward.model import ModelScorer
+    from reward.scoring import KeptScorer
 
     prompts, answers = load_candidates(candidates)
     messages = {prompt.id: prompt.messages for prompt in prompts}
-    with workplace(out, threads) as place:
-        scorer = ModelScorer(model, dtype=dtype, threads=threads)
-        found = scorer.explain([messages[row.prompt_id] for row in answers], [row.text for row in answers])
-        rows = [
-            {**as_dict(row), "messages": messages[row.prompt_id], "reward_model": scorer.id,
-             **({"score": value} if isinstance(value, float) else {"score": None, "reason": value})}
-            for row, value in zip(answers, found, strict=True)
-        ]  # fmt: skip
-        write_rows(place.out / "scores.jsonl", rows)
-    scores = [value for value in found if isinstance(value, float)]
+    with workplace(out, threads) as place, counting("score", place.terminal, as_json) as progress:
+        scorer = KeptScorer(
+            model, engine=engine, dtype=dtype, threads=threads, cache=cache, shard=shard, progress=progress
+        )
+        found = scorer.outputs([messages[row.prompt_id] for row in answers], [row.text for row in answers])
+        write_rows(
+            place.out / "scores.jsonl",
+            ({**as_dict(row), "messages": messages[row.prompt_id], "reward_model": scorer.id, **_told(numbers)}
+             for row, numbers in zip(answers, found, strict=True)),
+        )  # fmt: skip
+    scores = [_told(numbers)["score"] for numbers in found if not isinstance(numbers, str)]
     mean = {"mean_score": sum(scores) / len(scores)} if scores else {}
     say_result(out, {"answers": len(found), "unscored": len(found) - len(scores), **mean}, as_json)
+
+
+def _told(numbers: list[float] | str) -> dict[str, Any]:
+    """What the file says of an answer."""
+    if isinstance(numbers, str):
+        return {"score": None, "reason": numbers}
+    if len(numbers) == 1:
+        return {"score": numbers[0]}
+    from reward.ensemble import spread
+
+    mean, deviation = spread(numbers)
+    return {"score": mean, "deviation": deviation, "members": numbers}
+
+
+@reward_app.command("clean")
+def clean(
+    unused: int = typer.Option(30, "--unused", min=0, help="Days that a model's scores have not been asked for."),
+    yes: bool = typer.Option(False, "--yes", help="Remove; without it the command only says what it would remove."),
+    cache: Path = CACHE,
+    as_json: bool = JSON,
+) -> None:
+    """Remove the kept scores of reward models that nobody has asked for lately; they would be scored again."""
+    from align.cli.display import print_json
+    from reward.scoring import kept_models, remove_kept
+
+    found = kept_models(cache, unused_days=unused)
+    if yes:
+        remove_kept([model.folder for model in found])
+    if as_json:
+        print_json([{"path": str(m.folder), "bytes": m.bytes, "days": m.days, "removed": yes} for m in found])
+        return
+    for m in found:
+        shown = f"{m.folder} ({m.bytes / 1e6:.1f} MB, not used for {m.days:.0f} days)"
+        typer.echo(f"{'removed' if yes else 'would remove'} {shown}")
+    total = sum(m.bytes for m in found) / 1e6
+    typer.echo(
+        f"{len(found)} reward models, {total:.1f} MB" + ("" if yes or not found else "; say --yes to remove them")
+    )
 
 
 @reward_app.command("eval")
@@ -51,36 +102,90 @@ def evaluate(
     preferences: list[Path] = typer.Option(
         ..., "--preferences", help="Pairs: prompt, chosen, rejected, as HH or RewardBench have them; repeatable."
     ),
-    out: Path = typer.Option(..., "--out", help="Folder for result.json and unreadable.jsonl."),
+    out: Path = typer.Option(
+        ..., "--out", help="Folder for result.json, pairs.jsonl, reliability.svg and unreadable.jsonl."
+    ),
     dtype: Dtype = DTYPE,
     seed: int = SEED,
     threads: int = THREADS,
     as_json: bool = JSON,
 ) -> None:
-    """How often a reward model puts the better answer first: by file, or by the rows' `subset`, with intervals."""
-    from align.cli.display import print_table
+    """How often a reward model puts the better answer first, by file or by the rows' `subset`, and by other slices; and
+    how far its probabilities can be trusted, with a temperature and without."""
     from align.cli.workplace import workplace
     from align.data.preferences import load_subsets
-    from align.evaluate.pairs import pair_accuracy
-    from align.store import checkpoint_id, write_json
+    from align.evaluate.pairs import score_differences
+    from align.report.reliability import reliability_svg
+    from align.store import checkpoint_id, write_json, write_rows
+    from reward.measure import measure, slices_of
     from reward.model import load_scorer
 
     read = [(path, *load_subsets(path)) for path in preferences]
     unreadable = [row for _, _, dropped in read for row in dropped]
-    rows = [(pair, subset or path.name.partition(".")[0]) for path, pairs, _ in read for pair, subset in pairs]
+    pairs = [pair for _, found, _ in read for pair, _ in found]
+    names = [subset or path.name.partition(".")[0] for path, found, _ in read for _, subset in found]
     with workplace(out, threads) as place:
         keep_unreadable(place.out, unreadable)
         scorer = load_scorer(model, dtype=dtype, threads=threads)
-        result = pair_accuracy([pair for pair, _ in rows], scorer.score, seed=seed, groups=[name for _, name in rows])
+        differences = score_differences(pairs, scorer.score)
+        result = measure(pairs, differences, seed=seed, slices={"subset": names, **slices_of(pairs)})
         result |= {"reward_model": checkpoint_id(model), "unreadable": len(unreadable)}
         write_json(place.out / "result.json", result)
+        write_rows(
+            place.out / "pairs.jsonl",
+            ({"id": pair.id, "prompt_id": pair.prompt_id, "subset": name, "difference": difference}
+             for pair, name, difference in zip(pairs, names, differences, strict=True)),
+        )  # fmt: skip
+        if result["calibration"] is not None:
+            picture = reliability_svg(result["calibration"], f"Reliability on {result['pairs']} pairs")
+            (place.out / "reliability.svg").write_text(picture, encoding="utf-8")
     if as_json:
         say_result(out, result, as_json)
         return
-    parts = {**result["subsets"], "all": result}
-    head = ["subset", "pairs", "accuracy", "95% interval", "log loss", "ties", "unscored"]
-    print_table([head, *(_line(name, part) for name, part in parts.items())], right=(1, 2, 4, 5, 6))
+    _print(result, names[0] if names else "all")
     say_result(out, {"unreadable": len(unreadable)}, as_json)
+
+
+def _print(result: dict[str, Any], only: str) -> None:
+    """The tables of a measurement, and what it says of calibration; `only` is the subset's name where there is one."""
+    from align.cli.display import print_table
+
+    head = ["pairs", "accuracy", "95% interval", "log loss", "ties", "unscored"]
+    right = (1, 2, 4, 5, 6)
+    subsets = result["slices"].get("subset", {only: result})
+    print_table([["subset", *head], *(_line(*part) for part in subsets.items()), _line("all", result)], right)
+    others = {name: parts for name, parts in result["slices"].items() if name != "subset"}
+    if others:
+        rows = [_line(f"{slice}: {name}", part) for slice, parts in others.items() for name, part in parts.items()]
+        typer.echo()
+        print_table([["slice", *head], *rows], right)
+    typer.echo()
+    for sentence in _calibrated(result["calibration"]):
+        typer.echo(sentence)
+
+
+def _calibrated(found: dict[str, Any] | None) -> list[str]:
+    """What a measurement says of calibration, in sentences."""
+    if found is None:
+        from reward.calibrate import PROMPTS
+
+        return [f"calibration: not measured, for it takes pairs of {PROMPTS} prompts"]
+    (before, first), (after, second) = ((found[name]["log_loss"], found[name]["ece"]) for name in ("before", "after"))
+    limit = {
+        None: "",
+        "high": ", its upper limit: the scores order these pairs no better than a coin",
+        "low": ", its lower limit: the scores order all pairs right, so nothing bounds it",
+    }[found["limit"]]
+    return [
+        f"temperature: {found['temperature']:.4g}{limit}",
+        f"log loss: {before['mean']:.4f} as the scores say, {after['mean']:.4f} with the temperature, "
+        f"a change of {found['change']['mean']:+.4f} [{found['change']['low']:+.4f}, {found['change']['high']:+.4f}]",
+        *(
+            f"expected calibration error {name}: {error['value']:.3f} [{error['low']:.3f}, {error['high']:.3f}]; "
+            f"luck alone would make {error['chance']:.3f}"
+            for name, error in (("as the scores say", first), ("with the temperature", second))
+        ),
+    ]
 
 
 def _line(name: str, part: dict[str, Any]) -> list[str]:

@@ -15,14 +15,14 @@ GIVEN = "given"
 def load_preferences(path: Path) -> tuple[list[Preference], list[Dropped]]:
     """The distinct preferences of `path` in the file's order and the rows that were dropped.
 
-    `round` is 0 and there are no judgements; target 1, weight 1 and margin 0 stand where a row gives none.
+    There are no judgements; target 1, weight 1, margin 0 and round 0 stand where a row gives none.
     """
     kept, dropped = load_subsets(path)
     return [preference for preference, _ in kept], dropped
 
 
 def load_subsets(path: Path) -> tuple[list[tuple[Preference, str | None]], list[Dropped]]:
-    """As `load_preferences`, each with its row's `subset`, as RewardBench's files have it; None where there is none."""
+    """As `load_preferences`, each with its row's `subset`, as RewardBench's files have it, or `topic`; None without."""
     good, dropped = parse_rows(path, "preference", lambda row, _: (_preference(row), _subset(row)))
     first: dict[str, str] = {}
     kept = []
@@ -36,10 +36,19 @@ def load_subsets(path: Path) -> tuple[list[tuple[Preference, str | None]], list[
 
 
 def _subset(row: dict[str, Any]) -> str | None:
-    subset = row.get("subset")
-    if subset is not None and not isinstance(subset, str):
-        raise BadRowError("not text", f"`subset` is {excerpt(subset)}")
-    return subset
+    for field in ("subset", "topic"):
+        if (name := row.get(field)) is not None:
+            if not isinstance(name, str):
+                raise BadRowError("not text", f"`{field}` is {excerpt(name)}")
+            return name
+    return None
+
+
+def _round(row: dict[str, Any]) -> int:
+    number = number_of(row, "round", 0.0, 0, 2**31 - 1)
+    if not number.is_integer():
+        raise BadRowError("not a number", f"`round` is {number}, not whole")
+    return int(number)
 
 
 def _preference(row: dict[str, Any]) -> Preference:
@@ -69,7 +78,7 @@ def _preference(row: dict[str, Any]) -> Preference:
         target=number_of(row, "target", 1.0, 0.5, 1.0),
         weight=number_of(row, "weight", 1.0, 0.0, math.inf),
         margin=number_of(row, "margin", 0.0, -math.inf, math.inf),
-        round=0,
+        round=_round(row),
         judgements=[],
     )
 

@@ -76,6 +76,19 @@ def paired_difference(
     return clustered_bootstrap(differences, clusters, seed=seed, level=level, draws=draws)
 
 
+def independent_difference(new: Interval, old: Interval) -> Interval:
+    """`new` less `old`, of two samples that share no cluster, with its interval; positive means that `new` is larger.
+
+    The interval is put together from the two (Zou & Donner 2008, "Construction of confidence limits about effect
+    measures"; of proportions Newcombe's tenth method): each bound takes from either side the distance to the bound that
+    matters, so it is as lopsided as they are. `n` and `clusters` are those of both.
+    """
+    mean = new.mean - old.mean
+    low = mean - math.hypot(new.mean - new.low, old.high - old.mean)
+    high = mean + math.hypot(new.high - new.mean, old.mean - old.low)
+    return Interval(mean, low, high, new.n + old.n, new.clusters + old.clusters)
+
+
 def wilson(share: float, n: int, *, level: float = 0.95) -> tuple[float, float]:
     """Wilson's (1927) score interval of a `share` in [0, 1] of `n` ≥ 1 independent trials; sound at 0 and 1 too."""
     if n < 1 or not 0 <= share <= 1:

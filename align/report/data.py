@@ -11,6 +11,7 @@ from align.config.recipe import METHODS
 from align.report.people import annotators, conflicts
 from align.report.provenance import changed_versions, outside_files, recipe_text, versions
 from align.report.reading import RunFolder, read_run
+from align.report.reward_models import reward_models
 from align.report.samples import choose_samples
 from align.rounds.forget import tainted
 from align.rounds.journal import read_journal
@@ -58,6 +59,7 @@ def report_data(run: Path) -> dict[str, Any]:
             for r in found.receipts.values()
         ],
         "annotators": annotators(found),
+        "reward_models": reward_models(found),
         "learning_curves": _curves(found),
         "samples": choose_samples(found),
         "versions": versions(found),
@@ -107,9 +109,7 @@ def _round(run: RunFolder, number: int) -> dict[str, Any]:
             del missing["win_rate_vs_sft"]
     policy = run.summary(number, "policy")
     values["checkpoint"], values["reward"] = policy.get("checkpoint"), _reward(policy)
-    judged = run.summary(number, "reward")
-    values["reward_model"] = judged.get("checkpoint")
-    values["reward_accuracy"] = (judged.get("held_out") or {}).get("accuracy")
+    values["reward_model"] = run.summary(number, "reward").get("checkpoint")
     return {**values, "dropped": _dropped(run, number), "seconds": _seconds(run, number), "missing": missing}
 
 

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from align.report import words
 from align.report.data import latest_round, report_data
 from align.report.plots import Estimate, Series, curves_plot, estimates_plot
+from align.report.reward_page import reward_section
 from align.store import replace_file
 
 HERE = Path(__file__).parent
@@ -18,7 +19,13 @@ CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud8
 """Characters that a page must not pass on: controls, those that turn the direction of text, halves of pairs."""
 OPEN_SAMPLES = 8
 """Side-by-side answers that are seen at once; the rest unfolds."""
-STAGES = {"rollouts": "sampling", "reward": "training", "policy": "training", "evaluation": "evaluation"}
+STAGES = {
+    "rollouts": "sampling",
+    "reward": "training",
+    "policy": "training",
+    "reward_check": "evaluation",
+    "evaluation": "evaluation",
+}
 """Stages that have a colour of their own in the time bars; the rest is `other`."""
 
 
@@ -45,7 +52,6 @@ def render(data: dict[str, Any]) -> str:
         "interval": words.interval,
         "duration": words.duration,
         "raised": words.raised,
-        "ranked": words.ranked,
     }
     return environment.get_template("report.html.j2").render(
         data=data,
@@ -58,6 +64,7 @@ def render(data: dict[str, Any]) -> str:
         pictures=_pictures(data),
         compiled="thumbs" if data["method"] == "kto" else "preferences",
         curves=_curves(data),
+        rewards=_rewards(data),
         times=_times(data),
         totals=_totals(data),
         verdicts=_verdicts(data),
@@ -225,6 +232,12 @@ def _agreement(data: dict[str, Any]) -> dict[str, Any]:
     return _table("Round", rows)
 
 
+def _rewards(data: dict[str, Any]) -> dict[str, Any] | None:
+    """What is measured of the reward models, with the table's cells as text; None where nothing is."""
+    found = reward_section(data)
+    return found and {**found, "table": _table("Reward model", found["rows"])}
+
+
 def _estimate(values: dict[str, Any], name: str) -> dict[str, Any] | None:
     if values[name] is None:
         return None
@@ -252,9 +265,11 @@ def _table(first: str, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _cell(column: str, value: Any) -> tuple[str, str]:
+def _cell(column: str, value: Any) -> tuple[str, ...]:
     if value is None:
         return "–", ""
+    if isinstance(value, tuple):
+        return value  # made already
     if not isinstance(value, dict):
         return str(value), ""
     if "hits" in value and column not in SHARES:

@@ -5,7 +5,7 @@ picture is escaped.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -106,6 +106,64 @@ def curves_plot(
     return _svg(frame, title, parts)
 
 
+def reliability_plot(
+    curves: Sequence[tuple[str, str, Sequence[Mapping[str, float]]]],
+    *,
+    title: str,
+    size: tuple[float, float] = (400, 300),
+) -> Markup:
+    """A reliability diagram: (name, kind for its colour, `reward.calibrate.reliability`'s bins) of each way to tell
+    probabilities. Right of the diagonal a model is surer than it is right."""
+    bins = [one for _, _, found in curves for one in found]
+    x_ticks = nice_ticks(0.5, max(0.55, *(one["confidence"] for one in bins)))
+    values = [one.get(name, one["observed"]) for one in bins for name in ("observed", "low", "high")]
+    y_ticks = nice_ticks(min(0.5, *values), max(x_ticks[-1], *values))
+    frame = Frame(*size, (x_ticks[0], x_ticks[-1]), (y_ticks[0], y_ticks[-1]), bottom=46)
+    parts = [_grid(frame, y_ticks)]
+    for tick, text in zip(x_ticks, tick_texts(x_ticks), strict=True):
+        parts.append(_text("tick", frame.px(tick), frame.height - 28, text, anchor="middle"))
+    parts.append(_text("level-text", frame.px(x_ticks[-1]), frame.height - 8, "confidence of the model", anchor="end"))
+    parts.append(_text("level-text", frame.left + 4, frame.top + 4, "how often people agree"))
+    parts.append(_line("level", *(side(at) for at in (x_ticks[0], x_ticks[-1]) for side in (frame.px, frame.py))))
+    for name, kind, found in curves:
+        drawn = Markup("").join(_bin(frame, name, one) for one in found)
+        parts.append(Markup('<g class="{}">{}</g>').format(kind, drawn))
+    return _svg(frame, title, parts)
+
+
+def slices_plot(
+    groups: Sequence[tuple[str, Sequence[tuple[str, float, float, float, int]]]],
+    *,
+    title: str,
+    line: tuple[float, str],
+    width: float = 400,
+) -> Markup:
+    """Shares with intervals, one beneath the other: (heading, rows of (name, value, low, high, number of pairs))."""
+    values = [v for _, rows in groups for row in rows for v in row[1:4]] + [line[0]]
+    ticks = nice_ticks(max(0.0, min(values)), min(1.0, max(values)), wanted=3)
+    places = [(heading, row) for heading, rows in groups for row in (None, *rows)]
+    frame = Frame(width, 20 * len(places) + 40, (ticks[0], ticks[-1]), (0, 1), left=190)
+    parts = []
+    for tick, text in zip(ticks, tick_texts(ticks), strict=True):
+        x = frame.px(tick)
+        parts.append(_line("grid", x, frame.top, x, frame.height - frame.bottom + 6))
+        parts.append(_text("tick", x, frame.height - 8, text, anchor="middle"))
+    parts.append(_line("level", frame.px(line[0]), frame.top, frame.px(line[0]), frame.height - frame.bottom + 6))
+    for number, (heading, row) in enumerate(places):
+        y = frame.top + 20 * number + 10
+        if row is None:
+            parts.append(_text("value", 0, y + 4, heading))
+            continue
+        name, value, low, high, pairs = row
+        parts.append(_text("tick", 10, y + 4, name))
+        said = f"{heading}, {name}: {value:.2f} [{low:.2f}, {high:.2f}], {pairs} pairs"
+        drawn = [_line("bar", frame.px(low), y, frame.px(high), y)] if low < high else []
+        dot = Markup('<circle class="dot" cx="{:.1f}" cy="{:.1f}" r="4.5"><title>{}</title></circle>')
+        drawn.append(dot.format(frame.px(value), y, said))
+        parts.append(Markup('<g class="main">{}</g>').format(Markup("").join(drawn)))
+    return _svg(frame, title, parts)
+
+
 def thinned(points: Points, most: int = MOST_POINTS) -> list[tuple[float, float]]:
     """At most `most` points: means over equal stretches, not every n-th, so that nothing is picked."""
     finite = [(x, y) for x, y in points if math.isfinite(y)]
@@ -163,6 +221,19 @@ def _estimates(frame: Frame, series: Series, shift: float, form: Callable[[float
         if written and series.kind == "main":
             parts.append(_text("value", x - 9, y + 4, form(estimate.value), anchor="end"))
     return Markup('<g class="{}">{}</g>').format(series.kind, Markup("").join(parts))
+
+
+def _bin(frame: Frame, name: str, found: Mapping[str, float]) -> Markup:
+    """One bin of a reliability diagram, with its interval where it has one."""
+    x, y = frame.px(found["confidence"]), frame.py(found["observed"])
+    text = f"{name}: confidence {found['confidence']:.2f}, observed {found['observed']:.2f}"
+    bar = Markup("")
+    if "low" in found:
+        bar = _line("bar", x, frame.py(found["low"]), x, frame.py(found["high"]))
+        text += f" [{found['low']:.2f}, {found['high']:.2f}]"
+    return bar + Markup('<circle class="dot" cx="{:.1f}" cy="{:.1f}" r="5"><title>{}</title></circle>').format(
+        x, y, f"{text}, {found['n']:.0f} pairs"
+    )
 
 
 def _grid(frame: Frame, ticks: Sequence[float]) -> Markup:

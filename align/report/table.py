@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from align.report.reward_models import warnings
 from align.report.words import duration, interval, number
 
 NUMERIC = {"labels", "agreement", "time"}
@@ -33,11 +34,13 @@ def _raised(reward: dict[str, Any] | None) -> str:
 
 
 def summary_lines(data: dict[str, Any]) -> list[str]:
-    """`summary_table` with its columns aligned, one line a row."""
+    """`summary_table` with its columns aligned, one line a row, and beneath it what new labels
+    say against the reward models."""
     rows = summary_table(data)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     right = [heading in NUMERIC for heading in rows[0]]
-    return ["  ".join(_pad(*cell) for cell in zip(row, widths, right, strict=True)).rstrip() for row in rows]
+    lines = ["  ".join(_pad(*cell) for cell in zip(row, widths, right, strict=True)).rstrip() for row in rows]
+    return [*lines, *warnings(data)]
 
 
 def _pad(text: str, width: int, right: bool) -> str:

@@ -109,15 +109,6 @@ def raised(found: dict[str, Any], method: str) -> str | None:
     return f"Round {found['round']}: {what}{kl}."
 
 
-def ranked(found: dict[str, Any]) -> str | None:
-    """A sentence about a round's reward model, or None where there is none or no pair was kept from it."""
-    accuracy = found["reward_accuracy"]
-    if accuracy is None:
-        return None
-    pairs = f"of {accuracy['n']} pairs that it did not learn from"
-    return f"Round {found['round']}, reward model: {pairs} it puts the better answer first in {interval(accuracy)}."
-
-
 def share(value: float) -> str:
     """A share in [0, 1] as a percentage without decimals; what is not all is never rounded up to 100%."""
     percent = round(100 * value)
@@ -177,6 +168,10 @@ GLOSSARY = {
     "Swayed, in points": "By how many percentage points more often people gave the suggested answer where they saw the suggestion than where it was withheld, drawn at random.",
     "Pairs ranked right": "During training: the share of training pairs to which the policy, compared with its parent, gives the chosen answer the larger gain in probability.",
     "Reward margin": "During training: by how much, in log-probability times beta, the chosen answer gains more than the rejected one.",
+    "Held-out pairs": "Pairs of prompts that the reward model did not learn from (reward.model.held_out). New labels are those of the next round, asked about answers that the policy gave after it had learned from this reward model.",
+    "Temperature": "What a difference of two scores is divided by before it is read as a probability. It is fitted on pairs that the reward model did not learn from, and each pair is told by the temperature that fits the pairs of other prompts.",
+    "Log loss": "The mean surprise at what people preferred, in nats: 0.69 is a coin's, less is better, and being sure and wrong costs most.",
+    "Calibration error": "How far apart confidence and being right are on average, over ten groups of pairs of equal number from unsure to sure. It is never 0: in each group some luck is left over.",
     "Mean reward": "During training: what the reward model and the scoring functions give to the policy's own answers. The policy is trained to raise it, so it says nothing about held-out prompts and nothing about people.",
     "KL divergence": "During training: how far the policy's answers have moved from its parent's, in nats per token; 0 is not at all.",
     "Dropped": "A row that went no further. It is counted with its reason; the rows themselves lie in each stage's dropped.parquet.",

@@ -4,6 +4,7 @@ round 0      prompts → demonstrations → policy (SFT, or the given model) →
 round 1…     rollouts → selection → (people) → snapshot → preferences → policy → evaluation
 or, with preferences or thumbs from a file:     preferences → policy → evaluation
 with a reward model:                            preferences → reward → policy → evaluation
+                                     and beside it            reward → reward_check
 where scoring functions alone say what is good:                        policy → evaluation
 and where people judge, behind each evaluation: blind → (people) → blind_snapshot → blind_result
 """
@@ -47,6 +48,7 @@ def make_plan(recipe: Recipe, fingerprints: Fingerprints) -> list[Step]:
         if recipe.reward is not None and recipe.reward.model is not None:
             steps.append(_reward(recipe, recipe.reward.model, number, engine))
         on_rows = recipe.reward is None
+            steps += _reward_check(recipe, recipe.reward.model, number, engine)
         steps.append(_policy_on_rows(recipe, number, engine) if on_rows else _online(recipe, number, outside, engine))
         steps.append(_evaluation(recipe, number, outside, engine))
         if isinstance(recipe.evaluate.judge, PeopleJudge):
@@ -299,6 +301,38 @@ def _online(recipe: Recipe, number: int, outside: dict[str, str], engine: dict[s
         settings={
             "seed": recipe.seed,
             "dtype": recipe.model.dtype,
+def _reward_check(recipe: Recipe, model: RewardModel, number: int, engine: dict[str, Any]) -> list[Stage]:
+    """What the reward model is worth, where there are pairs that it, or the one before it, did not learn from."""
+    if number == 1 and model.held_out == 0:
+        return []
+    known = range(1, number + 1) if asks(recipe) else ()
+    inputs = {
+        "reward": Ref(number, "reward"),
+        **_labels(number, 1.0),
+        **{f"asked_{n:03d}": Ref(n, SELECTION) for n in known},
+        **{f"said_{n:03d}": Ref(n, "snapshot") for n in known},
+    }
+    if number > 1:
+        inputs["before"] = Ref(number - 1, "reward")
+    if number > 2 or (number > 1 and model.held_out > 0):
+        inputs["checked"] = Ref(number - 1, "reward_check")
+    return [
+        Stage(
+            Ref(number, "reward_check"),
+            work="reward_check",
+            version=1,
+            inputs=inputs,
+            settings={
+                "seed": recipe.seed,
+                "dtype": recipe.model.dtype,
+                **model.model_dump(include={"held_out", "replay"}),
+            },
+            tuning=engine,
+            heavy=True,
+        )
+    ]
+
+
             method: recipe.training.model_dump(mode="json"),
             "weights": {"model": reward.weight, "functions": [function.weight for function in reward.functions]},
         },

@@ -13,7 +13,7 @@ from align.config.recipe import Annotate, Evaluate, Prompts
 from align.config.rollouts import Rollouts
 from align.config.training import Sft
 from align.evaluate.compare import SAMPLES
-from align.rounds import training
+from align.rounds import checking, training
 from align.rounds.journal import read_journal
 from align.rounds.parts import checkpoint_of, prompts_of, write_part
 from align.rounds.stage import Job
@@ -285,6 +285,6 @@ WORK: dict[str, Callable[[Job, Progress], Summary]] = {
     f.__name__: f
     for f in (prompts, demonstrations, given_policy, sft_policy, rollouts, selection, snapshot, preferences)
     + (given_preferences, given_thumbs, evaluation, blind, blind_result)
-    + (training.dpo_policy, training.kto_policy, training.reward_model)
+    + (training.dpo_policy, training.kto_policy, training.reward_model, checking.reward_check)
     + (training.ppo_policy, training.rloo_policy, training.grpo_policy, training.best_of_n_policy)
 }

@@ -135,6 +135,23 @@ def test_texts_on_a_phone_are_large_enough_to_read(browser: Browser, hostile_run
     page.close()
 
 
+def test_the_reward_models_fit_a_phone_and_can_be_read_there(browser: Browser, tmp_path: Path) -> None:
+    page, events = watched(browser, 320)
+    page.goto(write_report(make_run(tmp_path, rounds=2, method="ppo")).as_uri())
+    section = page.locator("#reward")
+    assert section.locator("figure").count() == 3 and section.locator(".warn").count() == 2
+    assert page.evaluate("document.documentElement.scrollWidth") == 320 and events == []
+    page.set_viewport_size({"width": 390, "height": 900})
+    heights = page.evaluate(
+        "[...document.querySelectorAll('#reward svg text')].map(t => t.getBoundingClientRect().height)"
+    )
+    assert len(heights) > 30 and min(heights) > 10.5
+    inside = """[...document.querySelectorAll('#reward svg')].flatMap(s => [...s.querySelectorAll('text')].filter(t =>
+        t.getBoundingClientRect().right > s.getBoundingClientRect().right + 1).map(t => t.textContent))"""
+    assert page.evaluate(inside) == []
+    page.close()
+
+
 def test_a_print_shows_what_is_folded_away(browser: Browser, hostile_run: Path, tmp_path: Path) -> None:
     page, _ = watched(browser)
     page.goto((hostile_run / "report.html").as_uri())

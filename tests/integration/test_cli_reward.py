@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -31,8 +32,8 @@ def test_a_reward_model_is_trained_scores_answers_and_is_measured(tmp_path: Path
     assert second["reason"].startswith("longer than the reward model's context (")
 
     bench = [
-        {"prompt": f"What of {n}?", "chosen": "thank you", "rejected": "late late", "subset": "easy"} for n in range(3)
-    ] + [{"prompt": f"What of {n}?", "chosen": "late late", "rejected": "thank you", "subset": "odd"} for n in range(2)]
+        {"prompt": f"What of {n}?", "chosen": "thank you", "rejected": "late late", "subset": "easy"} for n in range(30)
+    ] + [{"prompt": f"What of {n}?", "chosen": "late", "rejected": "thank you", "topic": "odd"} for n in range(2)]
     write_jsonl(tmp_path / "bench.jsonl", bench)
     hh = [{"chosen": f"\n\nHuman: {n}?\n\nAssistant: thank you", "rejected": f"\n\nHuman: {n}?\n\nAssistant: late late"}
           for n in range(2)]  # fmt: skip
@@ -40,12 +41,21 @@ def test_a_reward_model_is_trained_scores_answers_and_is_measured(tmp_path: Path
     files = ("--preferences", "bench.jsonl", "--preferences", "hh.jsonl", "--threads", "1")
     shown = align("reward", "eval", "--model", "judge", *files, "--out", "measured", cwd=tmp_path).stdout
     lines = {line.split()[0]: line.split()[1:3] for line in shown.splitlines() if line}
-    assert lines["easy"] == ["3", "1.000"]
+    assert lines["easy"] == ["30", "1.000"]
     assert lines["odd"] == ["2", "0.000"]
     assert lines["hh"] == ["2", "1.000"]
-    assert lines["all"] == ["7", "0.714"]
+    assert lines["all"] == ["34", "0.941"]
+    assert "length: less than half as long" in shown and "length: about as long" in shown
+    assert "expected calibration error with the temperature: " in shown
     kept = json.loads((tmp_path / "measured/result.json").read_text(encoding="utf-8"))
-    assert kept["accuracy"]["low"] < kept["accuracy"]["mean"] == pytest.approx(5 / 7)
+    assert kept["accuracy"]["low"] < kept["accuracy"]["mean"] == pytest.approx(32 / 34)
+    assert kept["slices"]["subset"]["odd"]["accuracy"]["mean"] == 0.0
+    assert f"temperature: {kept['calibration']['temperature']:.4g}" in shown
+    assert ElementTree.parse(tmp_path / "measured/reliability.svg").getroot().tag == "{http://www.w3.org/2000/svg}svg"
+    pairs = [row for _, row in read_rows(tmp_path / "measured/pairs.jsonl")]
+    assert [row["difference"] > 0 for row in pairs] == [True] * 30 + [False] * 2 + [True] * 2
+    shown = align("reward", "eval", "--model", "judge", *files[2:], "--out", "few", cwd=tmp_path).stdout
+    assert "calibration: not measured, for it takes pairs of 20 prompts" in shown
 
     wrong = align("reward", "score", "--model", "model", *score[4:], "again", cwd=tmp_path, expect=2)
     assert "is no reward model with one score" in wrong.stderr or "would be random" in wrong.stderr

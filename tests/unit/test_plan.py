@@ -100,7 +100,8 @@ def test_a_reward_model_is_trained_before_the_policy_on_this_rounds_labels_and_e
     folder: Path, method: str
 ) -> None:
     recipe = recipe_of(folder, "dpo=null", f"{method}={{}}", "reward.model={}", "rounds=2")
-    assert names(recipe, folder, 2) == [*ASKED, "reward", "policy", "evaluation"]
+    assert names(recipe, folder, 1) == [*ASKED, "reward", "policy", "evaluation"]
+    assert names(recipe, folder, 2) == [*ASKED, "reward", "reward_check", "policy", "evaluation"]
     made = stages(recipe, folder)
     labels = {"preferences": Ref(2, "preferences"), "earlier_001": Ref(1, "preferences")}
     assert made["2/reward"].inputs == {"parent": Ref(1, "policy"), **labels}

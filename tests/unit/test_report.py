@@ -64,15 +64,47 @@ def test_an_online_run_says_how_far_the_reward_rose_and_draws_it(tmp_path: Path)
     page = Page(render(found))
     shown = "".join(page.texts)
     assert "Round 1: PPO took the mean reward from 0.25 to 1.50, with 0.062 nats per token of KL" in shown
-    assert (
-        "Round 1, reward model: of 4 pairs that it did not learn from it puts the better answer first in 0.75" in shown
-    )
     for title in ("PPO: mean reward of the policy's answers", "reward model: pairs ranked right"):
         assert title in shown
     table = summary_table(found)
     assert table[0][3] == "reward" and [row[3] for row in table[1:]] == ["–", "0.25 → 1.50"]
     stages = {(s["round"], s["stage"]) for s in found["stages"]}
     assert (1, "reward") in stages
+
+
+def test_reward_models_are_shown_with_what_new_labels_say_against_them(tmp_path: Path) -> None:
+    run = make_run(tmp_path, rounds=3, method="ppo")
+    found = report_data(run)
+    first, second, third = found["reward_models"]
+    assert (third["fresh"], third["drift"], third["warnings"]) == (None, None, []), "nobody has labelled round 4"
+    assert first["fresh"] == json.loads(stage_file(run, 2, "reward_check", "fresh.json").read_text())
+    assert second["held_out"] == json.loads(stage_file(run, 2, "reward_check", "held_out.json").read_text())
+    assert [said.split(",")[0] for said in second["warnings"]] == [
+        "Drift: of the new labels of round 3", "Drift: on the new labels of round 3",
+    ]  # fmt: skip
+    assert summary_lines(found)[-2:] == second["warnings"], "the terminal says so of the latest round"
+    page = Page(render(found))
+    shown = "".join(page.texts)
+    assert all(said in shown for said in [*first["warnings"], *second["warnings"]]) and "2 earlier" in shown
+    for title in ("Accuracy of each round's reward model", "Reliability, round 3", "Accuracy by slice, round 3"):
+        assert title in shown
+    told = third["held_out"]["calibration"]
+    assert f"With a temperature of {told['temperature']:.2f} the calibration error is" in shown
+    dots = [text for text in page.texts if text.startswith(("with the temperature: ", "as the scores say: "))]
+    assert len(dots) == len(told["before"]["bins"]) + len(told["after"]["bins"])
+    steady = report_data(make_run(tmp_path / "steady", rounds=2, method="ppo", forgets=1.0))
+    assert steady["reward_models"][0]["drift"] is not None and steady["reward_models"][0]["warnings"] == []
+
+
+def test_a_reward_model_that_was_only_trained_shows_what_its_training_measured(tmp_path: Path) -> None:
+    run = make_run(tmp_path, rounds=1, method="ppo", stop_before="1/reward_check")
+    found = report_data(run)
+    assert [model["held_out"] for model in found["reward_models"]] == [None]
+    assert 'id="reward"' not in render(found)
+    found["reward_models"][0]["held_out"] = {"accuracy": {"mean": 0.75, "low": 0.5, "high": 0.9, "n": 4, "clusters": 4},
+                                             "log_loss": {}, "pairs": 4}  # fmt: skip
+    shown = "".join(Page(render(found)).texts)
+    assert "Held-out pairs" in shown and "[0.50, 0.90]" in shown
 
 
 def test_a_run_without_labels_says_why_it_has_none(tmp_path: Path) -> None:
