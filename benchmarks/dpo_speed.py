@@ -270,7 +270,7 @@ def measure(name: str, runs: int, count: int, at: Path) -> dict[str, Any]:
     pairs, source = read_pairs(count)
     rate, floor = matrix_rate(), operations(pairs, model)
     print(f"{name}: {count} pairs ({source}), {floor / count / 1e9:.2f} G operations a pair", flush=True)
-    defaults, best = Work("defaults", DEFAULT_STEP, DEFAULT_STEP, False), fastest(pairs[:32], model)
+    defaults, best = Work("defaults", DEFAULT_STEP, DEFAULT_STEP, False), fastest(pairs[:16], model)
     works = {
         "defaults": (defaults, Work("ours", defaults.step, 0, False)),
         "best": (best, Work("ours", best.step, 0, True)),
@@ -317,7 +317,7 @@ def main() -> None:
         if given.one:
             one(Work(**json.loads(given.one)), given.model, given.pairs, Path(folder))
             return
-        counts = {"small": 16, "large": 16} if given.short else {"small": 64, "large": 64}
+        counts = {"small": 16, "large": 16} if given.short else {"small": 32, "large": 32}
         runs = 2 if given.short else given.runs
         names = [given.model] if given.model else list(counts)
         found = {name: measure(name, runs, counts[name], Path(folder)) for name in names}
