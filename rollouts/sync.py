@@ -11,7 +11,7 @@ from typing import Any
 from align.config.base import Sampling
 from align.errors import StageError
 from align.ids import seed_for
-from align.sync import Agreement, require_agreement
+from align.sync import TOLERANCE, Agreement, require_agreement
 from rollouts.engine import Completion, Generator, Request
 
 PROMPTS, TOKENS = 4, 32
@@ -19,12 +19,18 @@ PROMPTS, TOKENS = 4, 32
 
 
 def check_sync(
-    generator: Generator, checkpoint: Path, requests: Sequence[Request], *, dtype: str, max_tokens: int = TOKENS
+    generator: Generator,
+    checkpoint: Path,
+    requests: Sequence[Request],
+    *,
+    dtype: str,
+    tolerance: float | None = None,
+    max_tokens: int = TOKENS,
 ) -> Agreement:
     """Compare `generator` with `checkpoint` on a few of `requests`, with answers of `max_tokens` and of TOKENS at most.
 
-    Raises StageError where they differ by more than the tolerance of `dtype` (`align.sync`), and where the engine does
-    not say how likely its tokens were.
+    Raises StageError where they differ by more than `tolerance` (that of `dtype` in `align.sync` where not given), and
+    where the engine does not say how likely its tokens were.
     """
     few = list(requests[:: max(1, len(requests) // PROMPTS)])[:PROMPTS]
     sampling = Sampling(max_tokens=min(max_tokens, TOKENS), logprobs=True)
@@ -34,7 +40,7 @@ def check_sync(
     own = [
         token_logprobs(model, request.token_ids, answer.token_ids) for request, answer in zip(few, answers, strict=True)
     ]
-    return require_agreement(said, own, dtype=dtype, where=str(checkpoint))
+    return require_agreement(said, own, tolerance=tolerance or TOLERANCE[dtype], where=str(checkpoint))
 
 
 def load_reference(checkpoint: Path, dtype: str) -> Any:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from align.ids import unit_for
-from align.rounds.stage import RECEIPT, Job
+from align.rounds.stage import RECEIPT, Job, Ref, stage_folder
 from align.store import read_json, read_table, write_table
 from align.types import Prompt, Record, from_table, to_table
 
@@ -19,6 +19,18 @@ def prompts_of(job: Job, split: str) -> list[Prompt]:
 def checkpoint_of(stage: Path) -> str:
     """The id of the checkpoint that a published stage holds."""
     return str(read_json(stage / RECEIPT)["summary"]["checkpoint"])
+
+
+def ancestors_of(policy: Path) -> list[Path]:
+    """The policies that a published one was trained from, the nearest first, as far as their folders are there."""
+    found: list[Path] = []
+    run = policy.parents[2]
+    while (parent := read_json(policy / RECEIPT)["inputs"].get("parent")) is not None:
+        policy = stage_folder(run, Ref(parent["round"], parent["stage"])) / parent["key"]
+        if not (policy / RECEIPT).is_file():
+            break
+        found.append(policy)
+    return found
 
 
 def labels_of(job: Job, name: str, kind: type[Row], replay: float) -> list[Row]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +32,7 @@ from align.rounds.stage import (
 from align.rounds.worker import run_apart, run_here
 from align.store import read_table
 from align.train.launch import require_no_launcher
+from rollouts.server_process import kept_server
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +65,18 @@ def run_rounds(run: Run, tell: Tell, *, wait: bool = False, start_from: str | No
     With `start_from` that stage and all after it are done anew (labels are kept). Raises AlignError.
     """
     require_no_launcher()
-    with run_lock(run.folder):
+    with run_lock(run.folder), _server(run):
         steps = make_plan(run.recipe, Fingerprints(run.folder / "fingerprints.json"))
         if start_from is not None:
             _retire(run.folder, steps[find_stage(steps, start_from) :])
         return _go(run, steps, tell, wait)
+
+
+def _server(run: Run) -> AbstractContextManager[None]:
+    """Where rollouts come from a server of ours, it stays from stage to stage; it begins when it is first needed."""
+    rollouts = run.recipe.rollouts
+    own = rollouts.type == "server" and (rollouts.server is None or rollouts.server.url is None)
+    return kept_server() if own else nullcontext()
 
 
 def recompile(run: Run, tell: Tell) -> list[Ref]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from trl.models import unwrap_model_for_generation
 
 from align.ids import seed_for
-from align.sync import require_agreement
+from align.sync import TOLERANCE, require_agreement
 from align.train.ragged import by_chunks
 from align.train.sampling import Sampled, can_sample, sample
 
@@ -94,7 +94,9 @@ class Ragged:
                     self.model, ids_1T, torch.ones_like(ids_1T), len(answers[row].token_ids)
                 )
             own.append(logps_1A[0].tolist())
-        require_agreement(said, own, dtype="bfloat16" if self.args.bf16 else "float32", top_p=self.top_p)
+        require_agreement(
+            said, own, tolerance=TOLERANCE["bfloat16" if self.args.bf16 else "float32"], top_p=self.top_p
+        )  # fmt: skip
 
     def _draw(self: Any, prompt_ids: list[list[int]]) -> dict[str, int]:
         """What answers are drawn with: all processes together as one would."""

@@ -78,7 +78,7 @@ def test_a_new_round_loads_its_adapter_into_the_running_server(chain, kept, capf
         with opened(chain[number], chain[:number][::-1]) as generator:
             agreement = check_sync(generator, chain[number], REQUESTS, dtype="float32")
             seconds.append(time.monotonic() - began)
-        assert agreement.tokens > 40 and agreement.largest < TOLERANCE["float32"] / 5
+        assert agreement.tokens > 40 and agreement.mean < TOLERANCE["float32"] / 10
         assert pids(kept) == before, "no restart"
     assert max(seconds) < 5  # the benchmark holds it to 2 s on a quiet machine
     assert "loaded 3 adapter(s)" in capfd.readouterr().err
@@ -95,10 +95,10 @@ def test_a_stale_adapter_is_found(chain, kept, tmp_path):
         (planted / FOLDER / name).write_bytes((chain[1] / FOLDER / name).read_bytes())
     with (
         opened(planted, [chain[1], chain[0]]) as generator,
-        pytest.raises(StageError, match="differ by up to") as error,
+        pytest.raises(StageError, match=r"log-probabilities of the same .* tokens differ") as error,
     ):
         check_sync(generator, planted, REQUESTS, dtype="float32")
-    assert "allowed are 0.001 and 0.0001" in str(error.value)
+    assert "allowed are 0.0001 and 0.001" in str(error.value)
 
 
 def test_the_base_model_in_the_policys_place_is_found(chain, kept):

@@ -355,9 +355,9 @@ with server_process.kept_server():
 
 
 def test_agreement_within_the_tolerance():
-    found = require_agreement([[-1.0, -2.0], [-3.0]], [[-1.00005, -2.0], [-3.0001]], dtype="float32")
+    found = require_agreement([[-1.0, -2.0], [-3.0]], [[-1.00005, -2.0], [-3.0001]], tolerance=1e-4)
     assert found == Agreement(pytest.approx(1e-4), pytest.approx(5e-5), 3)
-    assert require_agreement([[]], [[]], dtype="float32") == Agreement(0.0, 0.0, 0)
+    assert require_agreement([[]], [[]], tolerance=1e-4) == Agreement(0.0, 0.0, 0)
 
 
 @pytest.mark.parametrize(
@@ -367,16 +367,16 @@ def test_what_is_no_agreement(said):
     with pytest.raises(
         StageError, match="the engine does not sample from the policy: log-probabilities of the same 2 tokens"
     ):
-        require_agreement([said], [[-1.0, -2.0]], dtype="float32")
+        require_agreement([said], [[-1.0, -2.0]], tolerance=1e-4)
 
 
 def test_numbers_of_a_nucleus_may_be_larger_by_what_it_leaves_out():
     own = [[-1.0, -2.0, -3.0]]
     said = [[-1.0 + 0.1, -2.0, -3.0 - 1e-5]]
-    assert require_agreement(said, own, dtype="float32", top_p=0.9).largest < 2e-5
+    assert require_agreement(said, own, tolerance=1e-4, top_p=0.9).largest < 2e-5
     for wrong in ([[-1.0 + 0.11, -2.0, -3.0]], [[-1.0, -2.1, -3.0]]):
         with pytest.raises(StageError):
-            require_agreement(wrong, own, dtype="float32", top_p=0.9)
+            require_agreement(wrong, own, tolerance=1e-4, top_p=0.9)
 
 
 def test_the_trainers_log_probabilities_are_those_of_the_softmax(chain):
