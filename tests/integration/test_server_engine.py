@@ -13,11 +13,13 @@ import pytest
 from align.config.base import Sampling
 from align.config.rollouts import Engine, Server
 from align.errors import ConfigError, ServiceError, StageError
+from align.rounds.stage import Ref, current, stage_folder
 from align.sync import TOLERANCE
 from rollouts import server_process
 from rollouts.adapters import CONFIG, FOLDER, WEIGHTS
 from rollouts.engine import Request, open_generator
 from rollouts.sync import check_sync
+from tests.loop import align, make_loop
 from tests.tiny import make_tiny_model
 from tests.unit.test_rollouts_server import gone, pids, trained
 
@@ -196,3 +198,34 @@ def test_a_server_that_cannot_start_says_why(tmp_path):
     with pytest.raises(ServiceError, match="vLLM's server ended while it started; its last lines are") as error:
         opened(broken).__enter__()
     assert "safetensors" in str(error.value)
+
+
+@pytest.mark.full
+def test_one_server_serves_all_rounds_of_a_run(tmp_path):
+    """Round by round an adapter more, one start in all, and nothing of it is left when the run has ended."""
+    method = {
+        "type": "transformers",
+        "max_tokens": 12,
+        "prompts": 16,
+        "batch_size": 8,
+        "learning_rate": 1e-2,
+        "samples": 2,
+    }
+    changes = {
+        "sft": None, "annotate": None, "dpo": None, "reward": {"functions": [{"path": "score.py:score"}]},
+        "rloo": {**method, "epochs": 2, "lora": {"r": 4}}, "rollouts": {"type": "server", "shard": 8},
+    }  # fmt: skip
+    recipe = make_loop(tmp_path, tmp_path / "no-server", rounds=2, **changes)
+    align("run", recipe, cwd=tmp_path)
+    run = tmp_path / "runs" / "loop"
+    said = {}
+    for number in (0, 1, 2):
+        receipt = current(run, Ref(number, "evaluation"))
+        folder = stage_folder(run, receipt.ref) / receipt.key
+        said[number] = (folder / "logs" / "stage.log").read_text()
+        assert "sync check: engine and policy agree about" in said[number]
+    assert "rollouts server: serves" in said[0]
+    assert "rollouts server: loaded 1 adapter(s)" in said[1] and "rollouts server: loaded 2 adapter(s)" in said[2]
+    assert not any("rollouts server: s" in said[number] for number in (1, 2)), "no other start"
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(run) not in listed

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from align.config.base import Sampling
 from align.errors import ConfigError, ServiceError, StageError
 from align.sync import Agreement, require_agreement
+from align.types import Prompt, prompt_id
 from rollouts import server_process
 from rollouts.adapters import CONFIG, FOLDER, adapter_id, obstacle, one_adapter
 from rollouts.handover import Handover, adapters_until, handover, model_print
@@ -389,3 +391,22 @@ def test_the_trainers_log_probabilities_are_those_of_the_softmax(chain):
     expected = [float(whole[1, 200]), float(whole[2, 17])]
     assert token_logprobs(model, prompt, answer) == pytest.approx(expected, abs=1e-6)
     assert torch.is_grad_enabled()
+
+
+def test_rollouts_of_other_weights_stop_before_the_first_shard(chain, tmp_path, monkeypatch, capfd):
+    from rollouts import sample
+
+    messages = [{"role": "user", "content": "Where is my order?"}]
+    prompts = [Prompt(prompt_id(messages), messages, "train", "here")]
+    order = {
+        "sampling": Sampling(max_tokens=8), "samples": 2, "engine": "transformers", "dtype": "float32",
+        "max_prompt_tokens": 200, "shard": 2, "seed": 7, "threads": 1,
+    }  # fmt: skip
+    sample.sample_candidates(prompts, chain[1], "first", **order, out=tmp_path / "right")
+    assert "sync check: engine and policy agree about" in capfd.readouterr().err
+    real = sample.open_generator
+    monkeypatch.setattr(sample, "open_generator", lambda engine, checkpoint, **how: real(engine, chain[0], **how))
+    with pytest.raises(StageError, match="the engine does not sample from the policy") as error:
+        sample.sample_candidates(prompts, chain[1], "first", **order, out=tmp_path / "wrong")
+    assert error.value.where == str(chain[1])
+    assert list((tmp_path / "wrong").rglob("*.parquet")) == []
