@@ -162,8 +162,9 @@ def theirs(model: Path, work: Path, seed: int, batches: int, threads: int) -> di
         num_sample_generations=0, use_cpu=True, bf16=False, seed=seed, report_to="none", save_strategy="no",
         logging_steps=1, disable_tqdm=True, gradient_checkpointing=False,
     )  # fmt: skip
+    lengths: list[float] = []
     trainer = PPOTrainer(
-        args=args, processing_class=tokenizer, model=policy, ref_model=reference, reward_model=shares(),
+        args=args, processing_class=tokenizer, model=policy, ref_model=reference, reward_model=shares(lengths),
         value_model=critic, train_dataset=rows, eval_dataset=rows,
     )  # fmt: skip
     began, worked = time.monotonic(), time.process_time()
@@ -173,12 +174,15 @@ def theirs(model: Path, work: Path, seed: int, batches: int, threads: int) -> di
     return {
         "per_second": batches * BATCH / took, "scores": [row["objective/scores"] for row in rows], "took": took,
         "per_cpu_second": batches * BATCH / worked,
-        "kl": [row["objective/kl"] for row in rows],
+        "kl": [row["objective/kl"] for row in rows], "lengths": lengths,
     }  # fmt: skip
 
 
-def shares() -> Any:
-    """`score` as the reward model that TRL's PPO asks for: a backbone and a head, here on token ids."""
+def shares(lengths: list[float]) -> Any:
+    """`score` as the reward model that TRL's PPO asks for: a backbone and a head, here on token ids.
+
+    The mean number of words in each batch goes into `lengths`.
+    """
     import torch
     from transformers.modeling_outputs import BaseModelOutput
 
@@ -199,6 +203,7 @@ def shares() -> Any:
                 (ids_BT1 >= first).cumsum(1),
                 ((ids_BT1 >= first) & (ids_BT1 < first + len(WANTED))).cumsum(1),
             )
+            lengths.append(words[:, -1].float().mean().item())
             return wanted / words.clamp(min=1)
 
     return Shares()
@@ -275,7 +280,8 @@ def compare(folder: Path, seeds: int, batches: int, threads: int) -> None:
         for name, side in zip(("ours", "TRL 1.12.0"), pair, strict=True):
             print(
                 f"seed {seed}  {name:10s}  {side['per_second']:6.2f} answers/s, {side['per_cpu_second']:.2f} per CPU second  score {side['scores'][0]:.3f} → "
-                f"{statistics.fmean(side['scores'][-tail:]):.3f}  KL {side['kl'][-1]:.2f} nats an answer", flush=True,
+                f"{statistics.fmean(side['scores'][-tail:]):.3f}  KL {side['kl'][-1]:.2f} nats an answer  "
+                f"length {side['lengths'][0]:.0f} → {side['lengths'][-1]:.0f}", flush=True,
             )  # fmt: skip
     mine, other = ([pair[side]["per_second"] for pair in results] for side in (0, 1))
     ratios = [a / b for a, b in zip(mine, other, strict=True)]
