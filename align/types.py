@@ -6,7 +6,7 @@ times are attributes and never part of an id.
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal, TypedDict, TypeVar
 
 import pyarrow as pa
@@ -65,7 +65,8 @@ class Prompt:
 class Candidate:
     """One answer to a prompt. `tokens` counts what the engine sampled, the stop token included.
 
-    `finish` is "stop" where the model ended the answer itself and "length" where the limit cut it.
+    `finish` is "stop" where the model ended the answer itself and "length" where the limit cut it. `temperature` is that
+    of the draw, where it is known; `redrawn` counts the draws before it that repeated another answer and were thrown away.
     """
 
     id: str
@@ -75,6 +76,8 @@ class Candidate:
     sample: int
     tokens: int
     finish: FinishReason
+    temperature: float | None = None
+    redrawn: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +200,7 @@ SCHEMAS: dict[type, pa.Schema] = {
     Candidate: pa.schema(
         [("id", pa.string()), ("prompt_id", pa.string()), ("text", pa.string()), ("checkpoint", pa.string())]
         + [("sample", pa.int32()), ("tokens", pa.int32()), ("finish", pa.string())]
+        + [("temperature", pa.float64()), ("redrawn", pa.int32())]
     ),
     Task: pa.schema(
         [("id", pa.string()), ("kind", pa.string()), ("round", pa.int32()), ("purpose", pa.string())]
@@ -236,8 +240,10 @@ def to_table(kind: type[Record], rows: Iterable[Record]) -> pa.Table:
 
 
 def from_table(kind: type[Record], table: pa.Table) -> list[Record]:
-    """The rows of `table` as dataclasses of `kind`; columns that `kind` does not know are left out."""
-    names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    """The rows of `table` as dataclasses of `kind`; columns that `kind` does not know are left out, and fields with a
+    default may have no column, as in files that an earlier version wrote."""
+    columns = set(table.column_names)
+    names = [f.name for f in fields(kind) if f.name in columns or f.default is MISSING]  # type: ignore[arg-type]
     return [kind(**row) for row in table.select(names).to_pylist()]
 
 

@@ -12,6 +12,7 @@ from align.config.rollouts import Engine, EngineType
 from align.errors import ConfigError
 from align.store import read_json
 from align.types import FinishReason
+from rollouts.machine import cores
 
 TINY_BYTES = 64 << 20
 """Models with fewer bytes of weights run on one thread unless told otherwise: on a busy machine, sharing out their
@@ -61,6 +62,8 @@ def resolve_engine(type: EngineType) -> Literal["vllm", "transformers", "server"
         raise ConfigError(
             "vLLM is not installed", where="rollouts.type", hint="install it, or use auto or transformers"
         )
+    if type == "ray" and not _installed("ray"):
+        raise ConfigError("Ray is not installed", where="rollouts.type", hint="pip install 'align-rounds[ray]'")
     return type
 
 
@@ -70,12 +73,19 @@ def _installed(module: str) -> bool:
 
 @contextmanager
 def open_generator(
-    engine: Engine | EngineType, checkpoint: Path, *, dtype: str, max_tokens_total: int, threads: int | None
+    engine: Engine | EngineType,
+    checkpoint: Path,
+    *,
+    dtype: str,
+    max_tokens_total: int,
+    threads: int | None,
+    ancestors: Sequence[Path] = (),
 ) -> Iterator[Generator]:
     """The engine with `checkpoint` loaded, closed at the end of the `with` block; a type alone has its defaults.
 
-    `max_tokens_total` is the longest prompt plus answer. It runs on a GPU where torch sees one. Raises ConfigError for
-    an engine that is not there or cannot run the model, and for a length beyond the model's context.
+    `max_tokens_total` is the longest prompt plus answer. It runs on a GPU where torch sees one. `ancestors` are the
+    checkpoints that this one was trained from, the nearest first: a server that runs with one of them needs the adapters
+    since then and no new start. Raises ConfigError for an engine that is not there or cannot run the model, and for a length beyond the model's context.
     """
     context = context_length(checkpoint)
     if context is not None and max_tokens_total > context:
@@ -84,21 +94,46 @@ def open_generator(
     from align.text import load_tokenizer, stop_token_ids
 
     stops = stop_token_ids(load_tokenizer(checkpoint), checkpoint)
-    threads = threads if threads is not None else 1 if _is_tiny(checkpoint) else None
-    options = engine if isinstance(engine, Engine) else Engine(type=engine)
+    options = as_engine(engine)
+    kind = resolve_engine(options.type)
+    threads = threads_for(options, checkpoint, threads)
     generator: Generator
-    if resolve_engine(options.type) == "vllm":
+    if kind == "server":
+        from rollouts.server_engine import ServerGenerator
+
+        generator = ServerGenerator(
+            checkpoint, stops, options, dtype=dtype, max_tokens_total=max_tokens_total, threads=threads, ancestors=ancestors
+        )  # fmt: skip
+    elif kind == "ray":
+        from rollouts.ray_engine import RayGenerator
+
+        generator = RayGenerator(checkpoint, options, dtype=dtype, max_tokens_total=max_tokens_total)
+    elif kind == "vllm":
         from rollouts.vllm_engine import VllmGenerator
 
-        generator = VllmGenerator(checkpoint, stops, dtype=dtype, max_tokens_total=max_tokens_total, threads=threads)
+        generator = VllmGenerator(
+            checkpoint, stops, dtype=dtype, max_tokens_total=max_tokens_total, threads=threads, cpu=options.cpu
+        )
     else:
         from rollouts.transformers_engine import TransformersGenerator
 
-        generator = TransformersGenerator(checkpoint, stops, dtype=dtype, threads=threads)
+        sequences = options.cpu.sequences if options.cpu else None
+        generator = TransformersGenerator(checkpoint, stops, dtype=dtype, threads=threads, sequences=sequences)
     try:
         yield generator
     finally:
         generator.close()
+
+
+def as_engine(engine: Engine | EngineType) -> Engine:
+    """A type alone means the engine with its defaults."""
+    return engine if isinstance(engine, Engine) else Engine(type=engine)
+
+
+def threads_for(engine: Engine, checkpoint: Path, threads: int | None) -> int:
+    """How many threads compute, where `threads` is what the run allows its stages."""
+    chosen = (engine.cpu.threads if engine.cpu else None) or threads
+    return chosen or (1 if weight_bytes(checkpoint) < TINY_BYTES else cores())
 
 
 def model_config(checkpoint: Path) -> dict[str, Any]:
@@ -113,5 +148,6 @@ def context_length(checkpoint: Path) -> int | None:
     return next((config[k] for k in ("max_position_embeddings", "n_positions") if config.get(k)), None)
 
 
-def _is_tiny(checkpoint: Path) -> bool:
-    return sum(f.stat().st_size for f in checkpoint.glob("*.safetensors")) < TINY_BYTES
+def weight_bytes(checkpoint: Path) -> int:
+    """The size of the weights on disk."""
+    return sum(file.stat().st_size for file in checkpoint.glob("*.safetensors"))

@@ -1,36 +1,46 @@
-"""Candidates: each prompt's sampled answers, shard by shard.
+"""Candidates: each prompt's sampled answers, of one checkpoint or of several, shard by shard.
 
-A shard is a Parquet file of raw samples, published whole; a killed run goes on with the missing ones, and a shard's
-samples do not depend on which others were there. What is no use to people is dropped afterwards, with its reason.
+A shard's samples depend on its own prompts and settings alone, so it does not matter which shards were there before or
+how often the run was killed. What is no use to people is dropped afterwards, with its reason.
 """
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from align.config.base import Decoding, Sampling
 from align.config.recipe import Evaluate
-from align.config.rollouts import Engine, EngineType, Rollouts
+from align.config.rollouts import Cpu, Engine, EngineType, Rollouts
 from align.errors import ConfigError
 from align.ids import content_id, seed_for
-from align.store import checkpoint_id, disk_errors, publish, read_table, write_table
-from align.types import Candidate, Dropped, Prompt, candidate_id
-from rollouts.engine import Completion, Request, context_length, open_generator, resolve_engine
+from align.store import checkpoint_id, disk_errors, read_json, write_json
+from align.types import Candidate, Dropped, Prompt
+from rollouts.draw import Ask, Completions, Work, draw_shards
+from rollouts.engine import (
+    TINY_BYTES,
+    Generator,
+    Request,
+    as_engine,
+    context_length,
+    open_generator,
+    resolve_engine,
+    threads_for,
+    weight_bytes,
+)
+from rollouts.mixture import Policy, Source, counts, sources_of
+from rollouts.process import engine_process
+from rollouts.shards import Row, candidates_of, read_shard, shard_file, write_logprobs
+from rollouts.sync import check_sync
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SHARDS = "shards"
-EMPTY = "empty answer"
-LOSSY = "the tokenizer cannot reproduce the answer"
-
-RAW = pa.schema(
-    [("prompt_id", pa.string()), ("sample", pa.int32()), ("tokens", pa.int32()), ("finish", pa.string())]
-    + [("text", pa.string()), ("same", pa.bool_())]
-)
-"""A shard's columns; `same` says that encoding the text and decoding it again gives the text."""
+MACHINE = "machine.json"
+"""What was taken of the machine when an order was begun, so that it is finished with the same."""
 
 
 def sample_candidates(
@@ -47,48 +57,50 @@ def sample_candidates(
     seed: int,
     threads: int | None,
     out: Path,
+    sources: Sequence[Source] = (),
+    resample: int = 0,
+    logprobs: Path | None = None,
+    ancestors: Sequence[Path] = (),
     keep_all: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Candidate], list[Dropped]]:
-    """`samples` answers of `checkpoint` to each prompt, in the prompts' order, and what was left out.
+    """`samples` answers to each prompt, in the prompts' order, and what was left out.
 
-    Left out are prompts over `max_prompt_tokens` or without room for an answer in the model's context, and answers
-    that are empty, that repeat an earlier one to the same prompt, or that the tokenizer cannot reproduce. With
-    `keep_all` (for evaluation) every sampled answer stays; equal ones then have equal ids.
+    All of them are those of `checkpoint` at `sampling.temperature`, or of `sources` in their shares. An answer that
+    repeats another one to the same prompt is drawn again up to `resample` times.
 
-    `out/shards` keeps the samples until the caller removes it, those of each order (all that they depend on) apart;
-    `shard` is prompts per file. `progress` is told (prompts done, prompts in all).
+    Left out are prompts over `max_prompt_tokens` or without room for an answer in a model's context, and answers that
+    are empty, that repeat an earlier one to the same prompt, or that the tokenizer cannot reproduce. With `keep_all`
+    (for evaluation) every sampled answer stays; equal ones then have equal ids.
+
+    `logprobs` is a file for the candidates' tokens and their log-probabilities (`rollouts.shards.LOGPROBS`), which are
+    kept where it is given. `out/shards` keeps the samples until the caller removes it, those of each order (all that
+    they depend on) apart; `shard` is prompts per file. `ancestors` are those of `open_generator`. `progress` is told
+    (prompts done, prompts in all); with several checkpoints each counts.
     """
-    from align.text import load_tokenizer
-
-    room = _room(checkpoint, max_prompt_tokens, sampling)
-    tokenizer, by_id = load_tokenizer(checkpoint), {p.id: p for p in prompts}
-    requests, dropped = _encode(tokenizer, prompts, max_prompt_tokens, room)
-    shards = [requests[i : i + shard] for i in range(0, len(requests), shard)]
+    sources = list(sources) or [Source(Policy(checkpoint, checkpoint_id), sampling.temperature)]
+    engine, drawn = as_engine(engine), Sampling.like(sampling, logprobs=logprobs is not None)
     order = {
-        "checkpoint": checkpoint_id, "prompts": content_id([[r.prompt_id, r.token_ids] for r in requests]),
-        "sampling": {name: getattr(sampling, name) for name in Decoding.model_fields}, "samples": samples,
-        "engine": resolve_engine(engine.type if isinstance(engine, Engine) else engine), "dtype": dtype, "shard": shard, "seed": seed,
+        "version": 2, "sources": [[s.policy.id, s.temperature, s.share] for s in sources], "samples": samples,
+        "sampling": drawn.model_dump(), "engine": resolve_engine(engine.type), "dtype": dtype, "shard": shard,
+        "seed": seed, "resample": resample,
     }  # fmt: skip
-    folder = out / SHARDS / content_id(order)
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    missing = [n for n in range(len(shards)) if not _file(folder, n).is_file()]
+    works, dropped = _plan(prompts, sources, drawn, order, max_prompt_tokens, out / SHARDS)
     tell = progress or (lambda done, total: None)
-    done = len(requests) - sum(len(shards[n]) for n in missing)
-    tell(done, len(requests))
-    if missing:
-        drawn = Sampling.like(sampling)
-        total = max(len(r.token_ids) for r in requests) + sampling.max_tokens
-        with open_generator(engine, checkpoint, dtype=dtype, max_tokens_total=total, threads=threads) as generator:
-            for n in missing:
-                completions = generator.generate(shards[n], drawn, samples=samples, seed=seed)
-                _write_shard(_file(folder, n), _rows(tokenizer, by_id, shards[n], completions))
-                done += len(shards[n])
-                tell(done, len(requests))
-    rows = [row for n in range(len(shards)) for row in read_table(_file(folder, n)).to_pylist()]
-    kept, unused = _candidates(rows, checkpoint_id, keep_all)
-    return kept, dropped + unused
+    total = sum(len(requests) for work in works for requests in work.shards)
+    done = total - sum(len(work.shards[n]) for work in works for n in work.missing)
+    tell(done, total)
+    for work in works:
+        if not work.missing:
+            continue
+        with _opened(engine, work, dtype=dtype, threads=threads, ancestors=ancestors) as ask:
+            for n in draw_shards(work, ask):
+                done += len(work.shards[n])
+                tell(done, total)
+    kept, unused = candidates_of(_in_order(works), keep_all)
+    if logprobs is not None:
+        write_logprobs(logprobs, kept)
+    return [candidate for candidate, _ in kept], dropped + unused
 
 
 def sample_answers(
@@ -103,17 +115,25 @@ def sample_answers(
     threads: int | None,
     out: Path,
     known_id: str | None = None,
+    policies: Mapping[str, Policy] | None = None,
+    logprobs: Path | None = None,
+    ancestors: Sequence[Path] = (),
     keep_all: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Candidate], list[Dropped]]:
     """`sample_candidates` as a recipe's sections say; each `purpose` draws other numbers from the recipe's `seed`.
 
     `known_id` is the checkpoint's id where the caller knows it, so that its weights need not be read for that.
+    `policies` has the `parent` and the `sft` that a mixture names; without them all is `checkpoint`, as it is in the
+    first round. `logprobs` is the file for them, where the recipe asks for them.
     """
+    current = Policy(checkpoint, known_id or checkpoint_id(checkpoint))
+    mixed = sampling if isinstance(sampling, Rollouts) else None
+    known = {"parent": current, "sft": current, **(policies or {}), "current": current}
     return sample_candidates(
         prompts,
         checkpoint,
-        known_id or checkpoint_id(checkpoint),
+        current.id,
         sampling=sampling,
         samples=sampling.samples,
         engine=engine,
@@ -123,12 +143,61 @@ def sample_answers(
         seed=seed_for(f"{seed} {purpose}") % 2**31,
         threads=threads,
         out=out,
+        sources=sources_of(mixed, known) if mixed else (),
+        resample=mixed.resample if mixed else 0,
+        logprobs=logprobs if mixed and mixed.logprobs else None,
+        ancestors=ancestors,
         keep_all=keep_all,
         progress=progress,
     )
 
 
-def _room(checkpoint: Path, max_prompt_tokens: int, sampling: Decoding) -> int:
+def _plan(
+    prompts: Sequence[Prompt],
+    sources: Sequence[Source],
+    sampling: Sampling,
+    order: dict[str, Any],
+    max_prompt_tokens: int,
+    out: Path,
+) -> tuple[list[Work], list[Dropped]]:
+    """What each policy does, in the order in which `sources` name them, and the prompts that one of them cannot take."""
+    from align.text import load_tokenizer
+
+    policies = {source.policy.id: source.policy for source in sources}
+    encoded, dropped = [], dict[str, Dropped]()
+    for policy in policies.values():
+        tokenizer = load_tokenizer(policy.path)
+        room = _room(policy.path, max_prompt_tokens, sampling)
+        requests, too_long = _encode(tokenizer, prompts, max_prompt_tokens, room)
+        encoded.append((tokenizer, requests))
+        dropped = {**too_long, **dropped}
+    shares, messages = [s.share for s in sources], {p.id: p.messages for p in prompts}
+    amounts = {id: counts(shares, order["samples"], order["seed"], id) for id in messages}
+    works: list[Work] = []
+    for policy, (tokenizer, requests) in zip(policies.values(), encoded, strict=True):
+        asked = [r for r in requests if r.prompt_id not in dropped]
+        own = {"policy": policy.id, "prompts": content_id([[r.prompt_id, r.token_ids] for r in asked])}
+        folder = out / content_id({**order, **own, "before": [work.folder.name for work in works]})
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        work = Work(
+            policy=policy,
+            sources={k: source for k, source in enumerate(sources) if source.policy.id == policy.id},
+            amounts=amounts,
+            tokenizer=tokenizer,
+            messages=messages,
+            shards=[asked[i : i + order["shard"]] for i in range(0, len(asked), order["shard"])],
+            sampling=sampling,
+            seed=order["seed"],
+            resample=order["resample"],
+            folder=folder,
+            before=[work.folder for work in works],
+        )
+        works.append(work)
+    return works, [dropped[p.id] for p in prompts if p.id in dropped]
+
+
+def _room(checkpoint: Path, max_prompt_tokens: int, sampling: Sampling) -> int:
     """The longest prompt that may be sampled from."""
     context = context_length(checkpoint)
     if context is None:
@@ -143,75 +212,76 @@ def _room(checkpoint: Path, max_prompt_tokens: int, sampling: Decoding) -> int:
 
 def _encode(
     tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Prompt], max_prompt_tokens: int, room: int
-) -> tuple[list[Request], list[Dropped]]:
+) -> tuple[list[Request], dict[str, Dropped]]:
+    """Requests, and the prompts that are too long by their ids."""
     from align.text import encode_prompt
 
     limit = (
         "max_prompt_tokens is" if room == max_prompt_tokens else "beside an answer, the model's context has room for"
     )
     requests: list[Request] = []
-    dropped: list[Dropped] = []
+    dropped: dict[str, Dropped] = {}
     for prompt in prompts:
         ids = encode_prompt(tokenizer, prompt.messages)
         if len(ids) <= room:
             requests.append(Request(prompt.id, ids))
         else:
-            dropped.append(Dropped("prompt", prompt.source, f"the prompt has {len(ids)} tokens; {limit} {room}"))
+            dropped[prompt.id] = Dropped("prompt", prompt.source, f"the prompt has {len(ids)} tokens; {limit} {room}")
     return requests, dropped
 
 
-def _file(folder: Path, number: int) -> Path:
-    return folder / f"{number:05d}.parquet"
+@contextmanager
+def _opened(engine: Engine, work: Work, *, dtype: str, threads: int | None, ancestors: Sequence[Path]) -> Iterator[Ask]:
+    """The engine with the policy loaded: in a process of its own, unless others keep it apart already, or the model is so
+    small that another process would take more than it could save."""
+    checkpoint, kind = work.policy.path, resolve_engine(engine.type)
+    if kind == "vllm":
+        engine = _of_this_machine(engine, work, dtype)
+    given: dict[str, Any] = {"dtype": dtype, "max_tokens_total": work.longest}
+    if kind == "vllm" or (kind == "transformers" and weight_bytes(checkpoint) >= TINY_BYTES):
+        given |= {"threads": threads_for(engine, checkpoint, threads), "retries": engine.retries}
+        with engine_process(engine, checkpoint, **given) as process:
+            _check(process, engine, work, dtype)
+            yield process.submit
+    else:
+        with open_generator(engine, checkpoint, threads=threads, ancestors=ancestors, **given) as generator:
+            _check(generator, engine, work, dtype)
+            yield partial(_later, generator)
 
 
-def _write_shard(file: Path, rows: list[dict[str, Any]]) -> None:
-    partial = file.with_name(f".{file.name}.partial")
-    write_table(partial, pa.Table.from_pylist(rows, schema=RAW))
-    publish(partial, file)
+def _check(generator: Generator, engine: Engine, work: Work, dtype: str) -> None:
+    """No answer is sampled from weights that are not the policy's."""
+    requests = [request for several in work.shards for request in several]
+    found = check_sync(
+        generator, work.policy.path, requests, dtype=dtype, tolerance=engine.sync_tolerance,
+        max_tokens=work.sampling.max_tokens,
+    )  # fmt: skip
+    print(f"sync check: engine and policy agree about {found.tokens} tokens to {found.mean:.1e} nats", file=sys.stderr)
 
 
-def _rows(
-    tokenizer: "PreTrainedTokenizerBase",
-    prompts: dict[str, Prompt],
-    requests: Sequence[Request],
-    completions: Sequence[Sequence[Completion]],
-) -> list[dict[str, Any]]:
-    from align.text import decode_answer, encode_answer
-
-    rows = []
-    for request, several in zip(requests, completions, strict=True):
-        messages = prompts[request.prompt_id].messages
-        for sample, completion in enumerate(several):
-            ids = completion.token_ids
-            text = decode_answer(tokenizer, ids[:-1] if completion.finish == "stop" else ids)
-            same = decode_answer(tokenizer, encode_answer(tokenizer, messages, text)) == text
-            row = {"prompt_id": request.prompt_id, "sample": sample, "tokens": len(ids), "finish": completion.finish}
-            rows.append({**row, "text": text, "same": same})
-    return rows
+def _later(generator: Generator, *order: Any, **how: Any) -> Callable[[], Completions]:
+    return partial(generator.generate, *order, **how)
 
 
-def _candidates(
-    rows: Sequence[dict[str, Any]], checkpoint: str, keep_all: bool
-) -> tuple[list[Candidate], list[Dropped]]:
-    """Raw samples as candidates; without `keep_all` only those that people can be asked about."""
-    kept: list[Candidate] = []
-    dropped: list[Dropped] = []
-    first: dict[str, int] = {}
-    for row in rows:
-        prompt, sample, text = row["prompt_id"], row["sample"], row["text"]
-        id = candidate_id(prompt, text, checkpoint)
-        reason = None if keep_all else _unfit(row, first.setdefault(id, sample))
-        if reason is None:
-            kept.append(Candidate(id, prompt, text, checkpoint, sample, row["tokens"], row["finish"]))
-        else:
-            dropped.append(Dropped("answer", f"prompt {prompt}, sample {sample}", reason))
-    return kept, dropped
+def _of_this_machine(engine: Engine, work: Work, dtype: str) -> Engine:
+    """The engine with what it takes of a machine without a GPU: as asked for, as when the order was begun, or chosen."""
+    import torch
+
+    if torch.cuda.is_available():
+        return engine
+    from rollouts.vllm_engine import fitted
+
+    file, cpu = work.folder / MACHINE, engine.cpu or Cpu()
+    if cpu.sequences is None and cpu.cache_gib is None and file.is_file():
+        cpu = Cpu(**read_json(file)).model_copy(update={"threads": cpu.threads})
+    cpu = fitted(cpu, work.policy.path, dtype=dtype, max_tokens_total=work.longest)
+    write_json(file, cpu.model_dump(exclude={"threads"}))
+    return engine.model_copy(update={"cpu": cpu})
 
 
-def _unfit(row: dict[str, Any], first: int) -> str | None:
-    """Why people are not asked about a sample; `first` is the earliest sample with the same text."""
-    if not row["text"].strip():
-        return EMPTY
-    if not row["same"]:
-        return LOSSY
-    return f"the same answer as sample {first}" if first != row["sample"] else None
+def _in_order(works: Sequence[Work]) -> Iterator[tuple[str, Row]]:
+    """(checkpoint id, row) of all samples: prompt by prompt, each prompt's by their number."""
+    for n in range(len(works[0].shards)):
+        rows = [(work.policy.id, row) for work in works for row in read_shard(shard_file(work.folder, n))]
+        order = {request.prompt_id: place for place, request in enumerate(works[0].shards[n])}
+        yield from sorted(rows, key=lambda pair: (order[pair[1]["prompt_id"]], pair[1]["sample"]))

@@ -17,17 +17,26 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BATCH = 64
-"""Sequences per batch; prompts of like length go together."""
+"""Sequences per batch, where nothing else is asked for; prompts of like length go together."""
 
 
 class TransformersGenerator:
-    """`rollouts.Generator` by transformers. `threads` are those of this process; None leaves them as they are."""
+    """`rollouts.Generator` by transformers, `sequences` at a time. `threads` are those of this process; None leaves them
+    as they are."""
 
-    def __init__(self, checkpoint: Path, stops: Sequence[int], *, dtype: str, threads: int | None) -> None:
+    def __init__(
+        self,
+        checkpoint: Path,
+        stops: Sequence[int],
+        *,
+        dtype: str,
+        threads: int | None,
+        sequences: int | None = None,
+    ) -> None:
         import torch
         from transformers import AutoModelForCausalLM, GenerationConfig
 
-        self._stops, self._threads = list(stops), torch.get_num_threads()
+        self._stops, self._threads, self._batch = list(stops), torch.get_num_threads(), sequences or BATCH
         if threads is not None:
             torch.set_num_threads(threads)
         model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=getattr(torch, dtype), local_files_only=True)
@@ -40,7 +49,8 @@ class TransformersGenerator:
         import torch
 
         generator = cls.__new__(cls)
-        generator._stops, generator._threads, generator._model = list(stops), torch.get_num_threads(), model
+        generator._stops, generator._threads, generator._batch = list(stops), torch.get_num_threads(), BATCH
+        generator._model = model
         return generator
 
     def generate(
@@ -49,8 +59,8 @@ class TransformersGenerator:
         flat = [(r, seed_for(seed, r.prompt_id, sample)) for r in requests for sample in range(samples)]
         order = sorted(range(len(flat)), key=lambda i: (len(flat[i][0].token_ids), i))
         done: dict[int, Completion] = {}
-        for start in range(0, len(order), BATCH):
-            batch = order[start : start + BATCH]
+        for start in range(0, len(order), self._batch):
+            batch = order[start : start + self._batch]
             prompts, seeds = [flat[i][0].token_ids for i in batch], [flat[i][1] for i in batch]
             done.update(zip(batch, self._generate_batch(prompts, seeds, sampling), strict=True))
         return [[done[i + s] for s in range(samples)] for i in range(0, len(flat), samples)]
@@ -66,21 +76,22 @@ class TransformersGenerator:
         config = GenerationConfig(
             max_new_tokens=sampling.max_tokens, do_sample=False, eos_token_id=self._stops, pad_token_id=pad
         )
+        watch = _Watch() if sampling.logprobs else None
         with torch.inference_mode():
             output_BT = self._model.generate(
                 input_ids=input_BT,
                 attention_mask=mask_BT,
                 generation_config=config,
-                logits_processor=_processors(sampling, seeds, device),
+                logits_processor=_processors(sampling, seeds, device, watch),
             )
-        return [self._completion(row) for row in output_BT[:, longest:].tolist()]
+        logprobs = watch.of(output_BT) if watch is not None else [None] * len(prompts)
+        return [self._completion(*row) for row in zip(output_BT[:, longest:].tolist(), logprobs, strict=True)]
 
-    def _completion(self, sampled: list[int]) -> Completion:
+    def _completion(self, sampled: list[int], logprobs: list[float] | None) -> Completion:
         """Cut at the first stop token: what follows is padding up to the batch's longest answer."""
-        for place, token in enumerate(sampled):
-            if token in self._stops:
-                return Completion(sampled[: place + 1], "stop")
-        return Completion(sampled, "length")
+        end = next((place + 1 for place, token in enumerate(sampled) if token in self._stops), None)
+        kept = logprobs[:end] if logprobs is not None else None
+        return Completion(sampled[:end], "length" if end is None else "stop", kept)
 
     def close(self) -> None:
         import gc
@@ -94,13 +105,39 @@ class TransformersGenerator:
         torch.set_num_threads(self._threads)
 
 
-def _processors(sampling: Sampling, seeds: list[int], device: Any) -> Any:
-    """What turns the largest logit into a draw; nothing at temperature 0."""
+class _Watch:
+    """A logits processor that changes nothing and sees the model's own logits: each sampled token's log-probability."""
+
+    def __init__(self) -> None:
+        self._logprobs_BV: Tensor | None = None
+        self._sampled: list[Tensor] = []
+
+    def __call__(self, input_BT: "Tensor", logits_BV: "Tensor") -> "Tensor":
+        self._look_back(input_BT)
+        self._logprobs_BV = logits_BV.float().log_softmax(-1)
+        return logits_BV
+
+    def _look_back(self, input_BT: "Tensor") -> None:
+        """The last column is what was drawn from the logits before."""
+        if self._logprobs_BV is not None:
+            self._sampled.append(self._logprobs_BV.gather(1, input_BT[:, -1:]).squeeze(1))
+
+    def of(self, output_BT: "Tensor") -> list[list[float] | None]:
+        """For each row the log-probabilities of all that was sampled, with numbers of no use after its stop token."""
+        import torch
+
+        self._look_back(output_BT)
+        return torch.stack(self._sampled, dim=1).tolist()
+
+
+def _processors(sampling: Sampling, seeds: list[int], device: Any, watch: _Watch | None) -> Any:
+    """What turns the largest logit into a draw, nothing at temperature 0; `watch` comes first."""
     import torch
     from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
+    seen: list[Any] = [watch] if watch is not None else []
     if sampling.temperature == 0:
-        return LogitsProcessorList()
+        return LogitsProcessorList(seen)
     draws = [torch.Generator(device=device).manual_seed(seed) for seed in seeds]
 
     def add_gumbel_noise(_: "Tensor", logits_BV: "Tensor") -> "Tensor":
@@ -109,6 +146,6 @@ def _processors(sampling: Sampling, seeds: list[int], device: Any) -> Any:
             row_V.exponential_(generator=draw)
         return logits_BV.float() - noise_BV.log()
 
-    steps: list[Any] = [TemperatureLogitsWarper(float(sampling.temperature))] if sampling.temperature != 1 else []
+    steps = [TemperatureLogitsWarper(float(sampling.temperature))] if sampling.temperature != 1 else []
     steps += [TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else []
-    return LogitsProcessorList([*steps, add_gumbel_noise])
+    return LogitsProcessorList([*seen, *steps, add_gumbel_noise])

@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from align.config.base import Sampling
+from align.config.rollouts import Cpu
 from align.errors import ConfigError, StageError
 from align.ids import seed_for
-from rollouts.engine import Completion, Request, model_config
+from rollouts.engine import Completion, Request, model_config, weight_bytes
+from rollouts.machine import memory_available
 
 SEQUENCES = 256
-"""Sequences in flight on CPU, where their cache fits `CACHE_BYTES`."""
-CACHE_BYTES = 2 << 30
-"""Most memory for the key-value cache on CPU (more only where one sequence needs it)."""
+"""Sequences in flight on CPU, where there is memory for their cache."""
+CACHE_SHARE = 0.5
+"""Most of the free memory that the key-value cache takes on CPU."""
+GIB = 1 << 30
 BLOCK = 128
 """Tokens per block of that cache: vLLM's own on CPU; with 32 it was slower by a third."""
 BATCHED_TOKENS = 4096
@@ -37,16 +40,32 @@ CPU_ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # cores are shared wi
 
 
 class VllmGenerator:
-    """`rollouts.Generator` by vLLM. `threads` are those of this process; None leaves them as they are."""
+    """`rollouts.Generator` by vLLM. `threads` are those of this process; None leaves them as they are.
+
+    `cpu` says what to take of a machine without a GPU; what it leaves open is chosen by `fitted`.
+    """
 
     def __init__(
-        self, checkpoint: Path, stops: Sequence[int], *, dtype: str, max_tokens_total: int, threads: int | None
+        self,
+        checkpoint: Path,
+        stops: Sequence[int],
+        *,
+        dtype: str,
+        max_tokens_total: int,
+        threads: int | None,
+        cpu: Cpu | None = None,
     ) -> None:
         import torch
 
         on_cpu = not torch.cuda.is_available()
+        options: dict[str, Any] = {}
         if on_cpu:
-            _require_head_dim(checkpoint)
+            require_head_dim(checkpoint)
+            cpu = fitted(cpu or Cpu(), checkpoint, dtype=dtype, max_tokens_total=max_tokens_total)
+            options = cpu_options(cpu, max_tokens_total)
+        elif cpu is not None:
+            hint = "remove it; vLLM takes what it needs of a GPU"
+            raise ConfigError("`cpu` has no use on a machine with a GPU", where="rollouts.cpu", hint=hint)
         self._stops = list(stops)
         self._set_num_threads, self._threads = torch.set_num_threads, torch.get_num_threads()  # vLLM takes it away
         before = dict(os.environ)
@@ -55,7 +74,7 @@ class VllmGenerator:
         try:
             if threads is not None:
                 torch.set_num_threads(threads)
-            self._llm = _load(checkpoint, dtype, max_tokens_total, on_cpu)
+            self._llm = _load(checkpoint, dtype, max_tokens_total, options)
         finally:  # vLLM sets variables of its own too, LD_PRELOAD among them
             changed = [n for n in before | os.environ if before.get(n) != os.environ.get(n)]
             self._replaced = {n: before.get(n) for n in changed}
@@ -77,12 +96,14 @@ class VllmGenerator:
                 seed=seed_for(seed, request.prompt_id, sample),
                 stop_token_ids=self._stops,
                 detokenize=False,
+                logprobs=0 if sampling.logprobs else None,
+                flat_logprobs=sampling.logprobs,
             )
             for request in requests
             for sample in range(samples)
         ]
         outputs = [o.outputs[0] for o in self._llm.generate(prompts, params, use_tqdm=False)]
-        done = [Completion(list(o.token_ids), _finish(o.finish_reason)) for o in outputs]
+        done = [Completion(list(o.token_ids), _finish(o.finish_reason), _logprobs(o, sampling)) for o in outputs]
         return [done[i : i + samples] for i in range(0, len(done), samples)]
 
     def close(self) -> None:
@@ -102,45 +123,86 @@ class VllmGenerator:
         self._replaced = {}
 
 
-def _load(checkpoint: Path, dtype: str, max_tokens_total: int, on_cpu: bool) -> Any:
+def _load(checkpoint: Path, dtype: str, max_tokens_total: int, options: dict[str, Any]) -> Any:
     from vllm import LLM
 
-    return LLM(
-        model=str(checkpoint),
-        dtype=dtype,
-        max_model_len=max_tokens_total,
-        skip_tokenizer_init=True,
-        generation_config="vllm",  # our sampling parameters are the only ones
-        use_tqdm_on_load=False,
-        **(_cpu_options(checkpoint, dtype, max_tokens_total) if on_cpu else {}),
+    try:
+        return LLM(
+            model=str(checkpoint),
+            dtype=dtype,
+            max_model_len=max_tokens_total,
+            skip_tokenizer_init=True,
+            generation_config="vllm",  # our sampling parameters are the only ones
+            use_tqdm_on_load=False,
+            **options,
+        )
+    except (ValueError, NotImplementedError) as refusal:  # vLLM's own checks of the model and of its options
+        raise ConfigError(
+            f"vLLM cannot serve this model ({_first_sentence(str(refusal))})",
+            where=str(checkpoint / "config.json"),
+            hint="use `rollouts.type: transformers`",
+        ) from refusal
+
+
+def fitted(cpu: Cpu, checkpoint: Path, *, dtype: str, max_tokens_total: int, available: int | None = None) -> Cpu:
+    """`cpu` with `sequences` and `cache_gib` for a model on this machine, where `available` bytes are free.
+
+    As much cache as `SEQUENCES` fill at their longest, or as many sequences as fit, so that none has to make room for
+    another. Raises ConfigError where not even one fits, or not as many as `cpu` asks for.
+    """
+    sequence = _sequence_bytes(checkpoint, dtype, max_tokens_total)
+    wanted = cpu.sequences or SEQUENCES
+    free = memory_available() if available is None else available
+    if cpu.cache_gib is not None:
+        room, says = int(cpu.cache_gib * GIB), "cpu.cache_gib is"
+    elif free is not None:
+        room, says = (
+            max(0, int((free - 2 * weight_bytes(checkpoint)) * CACHE_SHARE)),
+            "half of the memory that is free is",
+        )
+    else:
+        room, says = (wanted + 1) * sequence, ""
+    fit = room // sequence - 1  # vLLM keeps a block for itself
+    if fit < (cpu.sequences or 1):
+        what = f"{cpu.sequences or 1} answers of {max_tokens_total} tokens, with their prompts, need a cache of "
+        what += f"{((cpu.sequences or 1) + 1) * sequence / GIB:.3g} GiB, and {says} {room / GIB:.3g}"
+        hint = "lower max_tokens, max_prompt_tokens or rollouts.cpu.sequences, or set rollouts.cpu.cache_gib"
+        raise ConfigError(what, where="rollouts.cpu", hint=hint)
+    sequences = min(wanted, fit)
+    return cpu.model_copy(
+        update={"sequences": sequences, "cache_gib": cpu.cache_gib or (sequences + 1) * sequence / GIB}
     )
 
 
-def _cpu_options(checkpoint: Path, dtype: str, max_tokens_total: int) -> dict[str, Any]:
-    """As much cache as `SEQUENCES` fill, or as many sequences as fit; so none has to make room for another.
+def cpu_options(cpu: Cpu, max_tokens_total: int) -> dict[str, Any]:
+    """vLLM's options for what was `fitted`.
 
     Prompts are never cut into chunks: on CPU vLLM cannot take back the seeded draw after a chunk, and dies.
     """
-    config = model_config(checkpoint)
-    heads = config.get("num_key_value_heads") or config["num_attention_heads"]
-    width = {"float32": 4, "bfloat16": 2}[dtype]
-    tokens = BLOCK * -(-max_tokens_total // BLOCK)
-    sequence_bytes = config["num_hidden_layers"] * 2 * heads * _head_dim(config) * width * tokens
-    sequences = max(1, min(SEQUENCES, CACHE_BYTES // sequence_bytes))
+    assert cpu.cache_gib is not None
     return {
         "enforce_eager": True,
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(BATCHED_TOKENS, max_tokens_total),
-        "max_num_seqs": sequences,
-        "kv_cache_memory_bytes": (sequences + 1) * sequence_bytes,  # vLLM keeps one block for itself
+        "max_num_seqs": cpu.sequences,
+        "kv_cache_memory_bytes": int(cpu.cache_gib * GIB),
     }
+
+
+def _sequence_bytes(checkpoint: Path, dtype: str, max_tokens_total: int) -> int:
+    """What the cache of one sequence takes at its longest, in whole blocks."""
+    config = model_config(checkpoint)
+    heads = config.get("num_key_value_heads") or config["num_attention_heads"]
+    width = {"float32": 4, "bfloat16": 2}[dtype]
+    tokens = BLOCK * -(-max_tokens_total // BLOCK)
+    return int(config["num_hidden_layers"] * 2 * heads * _head_dim(config) * width * tokens)
 
 
 def _head_dim(config: dict[str, Any]) -> int:
     return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
 
 
-def _require_head_dim(checkpoint: Path) -> None:
+def require_head_dim(checkpoint: Path) -> None:
     found = _head_dim(model_config(checkpoint))
     if found not in HEAD_DIMS:
         what = f"vLLM cannot run this model on CPU: its head_dim is {found}, and has to be one of {HEAD_DIMS}"
@@ -151,3 +213,14 @@ def _finish(reason: str | None) -> Any:
     if reason not in ("stop", "length"):
         raise StageError(f"vLLM ended a sample by {reason!r}")
     return reason
+
+
+def _logprobs(output: Any, sampling: Sampling) -> list[float] | None:
+    """One number for each token: flat, and no likelier tokens beside it (`logprobs=0`)."""
+    return list(output.logprobs.logprobs) if sampling.logprobs else None
+
+
+def _first_sentence(text: str) -> str:
+    """Of what pydantic and vLLM say, the part that names the trouble, without the list of all that would work."""
+    text = " ".join(text.rpartition("Value error, ")[2].split())
+    return text.split(" [type=")[0].split(" Supported architectures")[0].rstrip(". ")

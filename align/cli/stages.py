@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from align.cli.train import DTYPE, JSON, MODEL, REVISION, SEED, SETTINGS, TEMPLATE, THREADS, Dtype, say_result
+from align.errors import ConfigError
 
 
 def rollout(
@@ -18,6 +19,8 @@ def rollout(
     keep_all: bool = typer.Option(
         False, "--keep-all", help="Keep empty and repeated answers too, as a fair `align eval` needs."
     ),
+    parent: str = typer.Option(None, "--parent", help="The model that `checkpoint: parent` in a `mixture` means."),
+    sft: str = typer.Option(None, "--sft", help="The model that `checkpoint: sft` in a `mixture` means."),
     revision: str = REVISION,
     chat_template: str = TEMPLATE,
     dtype: Dtype = DTYPE,
@@ -25,25 +28,37 @@ def rollout(
     threads: int = THREADS,
     as_json: bool = JSON,
 ) -> None:
-    """Sample answers of a model to every prompt of a file."""
+    """Sample answers of a model, or of several in a mixture, to every prompt of a file."""
     from align.cli.display import counting
     from align.cli.workplace import workplace
     from align.config.section import Answers, load_section
     from align.data.prompts import read_prompts
     from align.store import checkpoint_id, write_rows
     from align.types import as_dict
+    from rollouts.mixture import Policy, require_named, sources_of
     from rollouts.sample import sample_candidates
 
     config = load_section(
         Answers, settings or [], no_use={"prompts": "every prompt of the file is asked; shorten the file"}
     )
+    named = {"current": model, "parent": parent, "sft": sft}
+    require_named(config, {name for name, path in named.items() if path is not None})
+    if keep_all and config.resample:
+        what = "resample has no use with --keep-all, which keeps what the model gives by itself"
+        raise ConfigError(what, where="--keep-all", hint="leave one of them out")
     asked, unreadable = read_prompts(prompts)
     with workplace(out, threads) as place, counting("rollout", place.terminal, as_json) as progress:
-        base = place.checkpoint(model, revision=revision, chat_template=chat_template, dtype=dtype)
+        revisions = {"current": revision}  # of the others the default branch
+        folders = {
+            name: place.checkpoint(path, revision=revisions.get(name), chat_template=chat_template, dtype=dtype)
+            for name, path in named.items()
+            if path is not None
+        }
+        policies = {name: Policy(folder, checkpoint_id(folder)) for name, folder in folders.items()}
         rows, dropped = sample_candidates(
             asked,
-            base,
-            checkpoint_id(base),
+            policies["current"].path,
+            policies["current"].id,
             sampling=config,
             samples=config.samples,
             engine=config,
@@ -52,6 +67,9 @@ def rollout(
             shard=config.shard,
             seed=seed,
             threads=threads,
+            sources=sources_of(config, policies),
+            resample=config.resample,
+            logprobs=place.out / "logprobs.parquet" if config.logprobs else None,
             keep_all=keep_all,
             out=place.work,
             progress=progress,
@@ -59,9 +77,8 @@ def rollout(
         messages = {p.id: p.messages for p in asked}
         write_rows(place.out / "candidates.jsonl", ({**as_dict(c), "messages": messages[c.prompt_id]} for c in rows))
         write_rows(place.out / "dropped.jsonl", map(as_dict, unreadable + dropped))
-    say_result(
-        out, {"prompts": len(asked), "candidates": len(rows), "dropped": len(unreadable) + len(dropped)}, as_json
-    )
+    counted = {"prompts": len(asked), "candidates": len(rows), "dropped": len(unreadable) + len(dropped)}
+    say_result(out, counted | ({"redrawn": sum(c.redrawn for c in rows)} if config.resample else {}), as_json)
 
 
 def evaluate(

@@ -2,26 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any
 
-from pydantic import Field, model_validator
-
-from align.config.base import Sampling
 from align.config.load import Kind, Places, set_value, validated
-from align.config.rollouts import Engine
+from align.config.rollouts import Mixed
 from align.errors import ConfigError
 
 
-class Answers(Engine, Sampling):
+class Answers(Mixed):
     """The settings of `align rollout`: those of the recipe's `rollouts`, for every prompt of a file."""
-
-    samples: Annotated[int, Field(ge=1)] = 2
-
-    @model_validator(mode="after")
-    def _different_samples(self) -> Self:
-        if self.temperature == 0 and self.samples > 1:
-            raise ValueError(f"`temperature` 0 gives the same answer {self.samples} times; set samples=1")
-        return self
 
 
 def load_section(

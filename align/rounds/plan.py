@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from align.config.recipe import Annotate, FunctionJudge, PeopleJudge, Personas, Recipe
+from align.config.rollouts import HOW, Rollouts
 from align.config.training import RewardModel
 from align.errors import ConfigError
 from align.ids import content_id
@@ -47,8 +48,8 @@ def make_plan(recipe: Recipe, fingerprints: Fingerprints) -> list[Step]:
             steps.append(_from_file(recipe, outside))
         if recipe.reward is not None and recipe.reward.model is not None:
             steps.append(_reward(recipe, recipe.reward.model, number, engine))
-        on_rows = recipe.reward is None
             steps += _reward_check(recipe, recipe.reward.model, number, engine)
+        on_rows = recipe.reward is None
         steps.append(_policy_on_rows(recipe, number, engine) if on_rows else _online(recipe, number, outside, engine))
         steps.append(_evaluation(recipe, number, outside, engine))
         if isinstance(recipe.evaluate.judge, PeopleJudge):
@@ -195,14 +196,20 @@ def _asked(recipe: Recipe, number: int, outside: dict[str, str], engine: dict[st
     """From the parent's answers to compiled preferences, with people in between."""
     assert recipe.annotate is not None
     rollouts, selection, snapshot = Ref(number, "rollouts"), Ref(number, SELECTION), Ref(number, "snapshot")
+    others = {"parent": Ref(max(number - 2, 0), "policy"), "sft": Ref(0, "policy")}
+    mixed = {part.checkpoint for part in recipe.rollouts.mixture}
     return [
         Stage(
             rollouts,
             work="rollouts",
             version=1,
-            inputs={"prompts": Ref(0, "prompts"), "policy": Ref(number - 1, "policy")},
-            settings={"seed": recipe.seed, "dtype": recipe.model.dtype, "rollouts": recipe.rollouts.model_dump()},
-            tuning=engine,
+            inputs={
+                "prompts": Ref(0, "prompts"),
+                "policy": Ref(number - 1, "policy"),
+                **{name: ref for name, ref in others.items() if name in mixed},
+            },
+            settings={"seed": recipe.seed, "dtype": recipe.model.dtype, "rollouts": _which(recipe.rollouts)},
+            tuning={**engine, "how": _how(recipe.rollouts)},
             heavy=True,
         ),
         _selection(recipe.annotate, selection, recipe.seed, outside, rollouts),
@@ -216,6 +223,16 @@ def _asked(recipe: Recipe, number: int, outside: dict[str, str], engine: dict[st
             settings={"compiler": recipe.annotate.compiler},
         ),
     ]
+
+
+def _which(rollouts: Rollouts) -> dict[str, Any]:
+    """What the answers depend on. Keys of later versions are in it where they act, so that runs begun before go on."""
+    idle = {name for name in ("logprobs", "resample", "mixture") if not getattr(rollouts, name)}
+    return rollouts.model_dump(exclude={*HOW, *idle})
+
+
+def _how(rollouts: Rollouts) -> dict[str, Any]:
+    return rollouts.model_dump(mode="json", include=set(HOW))
 
 
 def _selection(annotate: Annotate, ref: Ref, seed: int, outside: dict[str, str], rollouts: Ref) -> Stage:
@@ -284,23 +301,6 @@ def _reward(recipe: Recipe, model: RewardModel, number: int, engine: dict[str, A
     )
 
 
-def _online(recipe: Recipe, number: int, outside: dict[str, str], engine: dict[str, Any]) -> Stage:
-    """PPO, RLOO, GRPO or best-of-n: the policy answers while it learns, and the reward says how well."""
-    assert recipe.reward is not None
-    method, reward = recipe.method, recipe.reward
-    names = [f"reward_{index}" for index in range(len(reward.functions))]
-    return Stage(
-        Ref(number, "policy"),
-        work=f"{method}_policy",
-        version=1,
-        inputs={
-            "prompts": Ref(0, "prompts"),
-            "parent": Ref(number - 1, "policy"),
-            **({"reward": Ref(number, "reward")} if reward.model is not None else {}),
-        },
-        settings={
-            "seed": recipe.seed,
-            "dtype": recipe.model.dtype,
 def _reward_check(recipe: Recipe, model: RewardModel, number: int, engine: dict[str, Any]) -> list[Stage]:
     """What the reward model is worth, where there are pairs that it, or the one before it, did not learn from."""
     if number == 1 and model.held_out == 0:
@@ -333,6 +333,23 @@ def _reward_check(recipe: Recipe, model: RewardModel, number: int, engine: dict[
     ]
 
 
+def _online(recipe: Recipe, number: int, outside: dict[str, str], engine: dict[str, Any]) -> Stage:
+    """PPO, RLOO, GRPO or best-of-n: the policy answers while it learns, and the reward says how well."""
+    assert recipe.reward is not None
+    method, reward = recipe.method, recipe.reward
+    names = [f"reward_{index}" for index in range(len(reward.functions))]
+    return Stage(
+        Ref(number, "policy"),
+        work=f"{method}_policy",
+        version=1,
+        inputs={
+            "prompts": Ref(0, "prompts"),
+            "parent": Ref(number - 1, "policy"),
+            **({"reward": Ref(number, "reward")} if reward.model is not None else {}),
+        },
+        settings={
+            "seed": recipe.seed,
+            "dtype": recipe.model.dtype,
             method: recipe.training.model_dump(mode="json"),
             "weights": {"model": reward.weight, "functions": [function.weight for function in reward.functions]},
         },
@@ -386,6 +403,6 @@ def _evaluation(recipe: Recipe, number: int, outside: dict[str, str], engine: di
             "tie_width": judge.tie_width if judge else None,
         },
         files={"judge": outside["judge"]} if judge else {},
-        tuning={**engine, "judge": judge.path if judge else None},
+        tuning={**engine, "how": _how(recipe.rollouts), "judge": judge.path if judge else None},
         heavy=True,
     )

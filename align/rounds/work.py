@@ -15,7 +15,7 @@ from align.config.training import Sft
 from align.evaluate.compare import SAMPLES
 from align.rounds import checking, training
 from align.rounds.journal import read_journal
-from align.rounds.parts import checkpoint_of, prompts_of, write_part
+from align.rounds.parts import ancestors_of, checkpoint_of, prompts_of, write_part
 from align.rounds.stage import Job
 from align.rounds.training import Summary
 from align.rounds.worker import Progress
@@ -94,12 +94,13 @@ def rollouts(job: Job, progress: Progress) -> Summary:
     """Sample the parent policy's answers to this round's train prompts."""
     from align.data.prompts import prompts_of_round
 
-    config, seed = Rollouts(**job.settings["rollouts"]), job.settings["seed"]
+    config, seed = Rollouts(**job.settings["rollouts"], **job.tuning["how"]), job.settings["seed"]
     drawn = prompts_of_round(prompts_of(job, "train"), round=job.round, count=config.prompts, seed=seed)
     rows, dropped = _sample(job, drawn, config, config, f"rollouts {job.round}", progress)
     write_part(job, "candidates", Candidate, rows)
     write_part(job, "dropped", Dropped, dropped)
-    return {"prompts": len(drawn), "candidates": len(rows), "dropped": len(dropped), **_lengths(rows)}
+    counted = {"prompts": len(drawn), "candidates": len(rows), "dropped": len(dropped), **_lengths(rows)}
+    return counted | {"redrawn": sum(c.redrawn for c in rows)} if config.resample else counted
 
 
 def selection(job: Job, progress: Progress) -> Summary:
@@ -193,7 +194,7 @@ def evaluation(job: Job, progress: Progress) -> Summary:
     from reward.functions import FunctionScorer, load_function
 
     config, seed = Evaluate(**job.settings["evaluate"]), job.settings["seed"]
-    engine = Rollouts(**job.settings["engine"])
+    engine = Rollouts(**job.settings["engine"], **job.tuning["how"])
     held_out = held_out_prompts(prompts_of(job, "test"), config.prompts)
     # every policy answers with the same seeds, so that comparisons are paired where they can be
     rows, dropped = _sample(job, held_out, config, engine, "evaluation", progress, keep_all=True)
@@ -254,8 +255,10 @@ def _sample(
     *,
     keep_all: bool = False,
 ) -> tuple[list[Candidate], list[Dropped]]:
+    from rollouts.mixture import Policy
     from rollouts.sample import sample_answers
 
+    others = {name: job.inputs[name] for name in ("parent", "sft") if name in job.inputs and not keep_all}
     return sample_answers(
         rows,
         job.inputs["policy"],
@@ -264,8 +267,11 @@ def _sample(
         purpose=purpose,
         seed=job.settings["seed"],
         known_id=checkpoint_of(job.inputs["policy"]),
+        policies={name: Policy(folder, checkpoint_of(folder)) for name, folder in others.items()},
+        logprobs=job.out / "logprobs.parquet",
         dtype=job.settings["dtype"],
         threads=job.tuning["threads"],
+        ancestors=ancestors_of(job.inputs["policy"]),
         keep_all=keep_all,
         out=job.scratch,
         progress=progress,

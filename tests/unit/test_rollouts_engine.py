@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from align.config.base import Sampling
+from align.config.rollouts import Cpu, Engine
 from align.errors import ConfigError
-from rollouts.engine import Request, context_length, open_generator, resolve_engine
-from rollouts.vllm_engine import _cpu_options
+from rollouts import engine
+from rollouts.engine import Request, context_length, open_generator, resolve_engine, threads_for, weight_bytes
+from rollouts.vllm_engine import GIB, cpu_options, fitted
 from tests.tiny import make_tiny_model
 
 RAGGED = [Request(f"p{n}", list(range(10, 10 + n))) for n in (5, 1, 17, 3, 9)]
@@ -128,18 +130,56 @@ def test_small_heads_are_refused_by_vllm_before_it_is_loaded(tmp_path: Path):
         pass
 
 
+TOKEN_BYTES = 2 * 2 * 2 * 32 * 4  # of the tiny model's cache: layers, keys and values, heads, head_dim, float32
+
+
+def fit(checkpoint: Path, available: int, tokens: int = 200, **asked) -> Cpu:
+    return fitted(Cpu(**asked), checkpoint, dtype="float32", max_tokens_total=tokens, available=available)
+
+
 def test_cache_holds_every_sequence_in_flight(checkpoint: Path):
-    options = _cpu_options(checkpoint, "float32", 200)
-    token_bytes = 2 * 2 * 2 * 32 * 4  # layers, keys and values, heads, head_dim, float32
+    options = cpu_options(fit(checkpoint, 8 * GIB), 200)
     assert options["max_num_seqs"] == 256
-    assert options["kv_cache_memory_bytes"] == 257 * 256 * token_bytes  # 200 tokens take two blocks of 128
+    assert options["kv_cache_memory_bytes"] == 257 * 256 * TOKEN_BYTES  # 200 tokens take two blocks of 128
     assert options["max_num_batched_tokens"] == 4096
+    assert cpu_options(fit(checkpoint, 8 * GIB, 6000), 6000)["max_num_batched_tokens"] == 6000
 
 
-def test_cache_of_a_large_model_limits_the_sequences(tmp_path: Path):
-    config = {"num_hidden_layers": 28, "num_key_value_heads": 8, "num_attention_heads": 16, "head_dim": 128}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    options = _cpu_options(tmp_path, "bfloat16", 6000)
-    assert options["max_num_seqs"] == 3
-    assert options["max_num_batched_tokens"] == 6000
-    assert options["kv_cache_memory_bytes"] < 3 << 30
+def test_little_memory_means_fewer_sequences(checkpoint: Path):
+    sequence, weights = 256 * TOKEN_BYTES, 2 * weight_bytes(checkpoint)
+    found = fit(checkpoint, weights + 2 * 11 * sequence)  # half of what is free beside the weights holds eleven
+    assert (found.sequences, found.cache_gib) == (10, 11 * sequence / GIB)
+    assert fit(checkpoint, 0, **found.model_dump()) == found, "what is fitted is not looked at again"
+    assert fit(checkpoint, 0, cache_gib=5 * sequence / GIB).sequences == 4
+    says = "1 answers of 200 tokens, with their prompts, need a cache of 0.000488 GiB, and half of the memory .* is 0"
+    with pytest.raises(ConfigError, match=says):
+        fit(checkpoint, weights)
+    with pytest.raises(ConfigError, match=r"300 answers of 200 tokens, .* is 0.00269; lower max_tokens"):
+        fit(checkpoint, weights + 2 * 11 * sequence, sequences=300)
+    assert fit(checkpoint, 8 * GIB, sequences=300).sequences == 300
+
+
+def test_threads_by_recipe_and_by_machine(checkpoint: Path, monkeypatch):
+    assert threads_for(Engine(), checkpoint, None) == 1, "tiny"
+    monkeypatch.setattr(engine, "TINY_BYTES", 0)
+    monkeypatch.setattr(engine, "cores", lambda: 7)
+    assert threads_for(Engine(), checkpoint, None) == 7
+    assert threads_for(Engine(), checkpoint, 3) == 3
+    assert threads_for(Engine(cpu=Cpu(threads=2)), checkpoint, 3) == 2
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+def test_logprobs_are_those_of_the_model_at_temperature_1(checkpoint: Path, temperature: float):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model, top_p = AutoModelForCausalLM.from_pretrained(checkpoint), 1.0 if temperature == 0 else 0.9
+    done = generate(checkpoint, samples=1, temperature=temperature, top_p=top_p, logprobs=True)
+    plain = generate(checkpoint, samples=1, temperature=temperature, top_p=top_p)
+    for request, (completion,), (without,) in zip(RAGGED, done, plain, strict=True):
+        assert (completion.token_ids, without.logprobs) == (without.token_ids, None)
+        ids = torch.tensor([request.token_ids + completion.token_ids])
+        with torch.no_grad():
+            logps = model(ids).logits[0, len(request.token_ids) - 1 : -1].log_softmax(-1)
+        expected = logps.gather(1, ids[0, len(request.token_ids) :, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(completion.logprobs), expected, rtol=0, atol=2e-5)

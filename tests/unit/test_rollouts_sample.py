@@ -9,6 +9,7 @@ import pytest
 from align.config.base import Sampling
 from align.errors import ConfigError
 from align.store import read_table
+from align.sync import Agreement
 from align.types import Prompt, candidate_id, prompt_id
 from rollouts import sample
 from rollouts.engine import Completion
@@ -55,6 +56,7 @@ def engine(monkeypatch):
         yield fake
 
     monkeypatch.setattr(sample, "open_generator", open_fake)
+    monkeypatch.setattr(sample, "check_sync", lambda *_, **__: Agreement(0.0, 0.0, 1))  # its answers come from no model
     return fake
 
 
@@ -142,7 +144,7 @@ def test_what_people_cannot_be_asked_about(checkpoint: Path, engine: FakeGenerat
 def test_an_answer_that_cannot_be_written_again_is_dropped(checkpoint, engine, tmp_path, monkeypatch):
     from align import text
 
-    monkeypatch.setattr(text, "encode_answer", lambda tokenizer, messages, answer: [END])
+    monkeypatch.setattr(text, "encode_answered", lambda tokenizer, prompts, answers: [[END] for _ in answers])
     rows, dropped = run(checkpoint, tmp_path, PROMPTS[:1], samples=1)
     assert rows == []
     assert [d.reason for d in dropped] == ["the tokenizer cannot reproduce the answer"]
