@@ -180,15 +180,11 @@ class ServerGenerator:
         if (room := base.get("max_model_len")) is not None and tokens > room:
             what = f"prompt and answer may take {tokens} tokens, but the server at {url} has room for {room}"
             raise ConfigError(what, where="rollouts.server.url", hint="start it with a larger --max-model-len")
-        root = Path(str(base.get("root")))
-        known = model_print(root) if root.is_dir() else None  # the server may see other folders than we do
-        adapters, found = adapters_until(known, self._checkpoint, self._ancestors)
-        if found is None:
-            raise ConfigError(
-                f"the server at {url} serves {root}, and no chain of adapters leads from there to {self._checkpoint}",
-                where="rollouts.server.url",
-                hint="start it with this checkpoint, or leave `url` out: a server of ours starts anew by itself",
-            )
+        # The server may have a copy of the model, or see other folders than we do: then all adapters that there are make
+        # the policy of what it serves, and the sync check says whether that is so.
+        root, own = Path(str(base.get("root"))), [model_print(p) for p in (self._checkpoint, *self._ancestors)]
+        known = model_print(root) if root.is_dir() else None
+        adapters, _ = adapters_until(known if known in own else None, self._checkpoint, self._ancestors)
         beside = tempfile.TemporaryDirectory(prefix=".adapter-", dir=self._checkpoint.parent)
         folder = Path(self._stack.enter_context(beside))
         folder.chmod(0o755)  # the server may run as another user

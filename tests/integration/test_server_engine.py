@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -123,7 +124,7 @@ def test_only_who_has_the_key_gets_in_and_nobody_sees_it(chain, kept):
     assert server.key not in (kept / server_process.LOG).read_text()
 
 
-def test_a_server_that_runs_already(chain, kept, monkeypatch):
+def test_a_server_that_runs_already(chain, kept, monkeypatch, tmp_path):
     """It is used as it is: adapters are loaded into it and taken out again, and it is never restarted."""
     with opened(chain[0]) as generator:
         expected = generator.generate(REQUESTS, SAMPLING, samples=2, seed=1)
@@ -137,8 +138,14 @@ def test_a_server_that_runs_already(chain, kept, monkeypatch):
     with opened(chain[2], [chain[1], chain[0]], engine=running) as generator:
         check_sync(generator, chain[2], REQUESTS, dtype="float32")
     assert [path.name for path in chain[2].parent.iterdir() if path.name.startswith(".")] == []
-    with pytest.raises(ConfigError, match="no chain of adapters leads from there"):
-        opened(chain[2], engine=running).__enter__()
+    with (
+        opened(chain[2], engine=running) as generator,
+        pytest.raises(StageError, match="does not sample from the policy"),
+    ):
+        check_sync(generator, chain[2], REQUESTS, dtype="float32")
+    copy = shutil.copytree(chain[1], tmp_path / "copy")
+    with opened(copy, [shutil.copytree(chain[0], tmp_path / "base")], engine=running) as generator:
+        check_sync(generator, copy, REQUESTS, dtype="float32")
     with pytest.raises(
         ConfigError, match=r"prompt and answer may take 500 tokens, but the server at .* has room for 128"
     ):
