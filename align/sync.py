@@ -16,6 +16,10 @@ bfloat16 (a model with large logits; others 0.002)."""
 OF_ONE_TOKEN = 10
 """The difference of a single token may be so many times as large."""
 
+SURE_DEVIATIONS = 5
+"""Standard deviations by which more than half of the tokens have to speak for other weights: chance does so once in
+three million checks."""
+
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
@@ -58,3 +62,28 @@ def require_agreement(
             "use `type: transformers`",
         )
     return found
+
+
+def require_nearest(
+    said: Sequence[Sequence[float]],
+    own: Sequence[Sequence[float]],
+    rival: Sequence[Sequence[float]],
+    *,
+    name: str,
+    where: str | None = None,
+) -> None:
+    """StageError where the engine's numbers are nearer to those of a `rival`, weights that it may have had before.
+
+    A sign test over tokens: an engine that has the policy is nearer to the policy on half of them at least, however
+    little the two differ and however coarse the engine's arithmetic is.
+    """
+    pairs = [row for three in zip(said, own, rival, strict=True) for row in zip(*three, strict=True)]
+    gains = [abs(a - b) - abs(a - c) for a, b, c in pairs if abs(a - b) != abs(a - c)]
+    nearer = sum(gain > 0 for gain in gains)
+    if nearer > len(gains) / 2 + SURE_DEVIATIONS * math.sqrt(len(gains)) / 2:
+        raise StageError(
+            f"the engine samples from {name} and not from the policy: its log-probabilities are nearer to those for "
+            f"{nearer} of {len(gains)} tokens",
+            where=where,
+            hint="it has stale weights; start it anew, or use `type: transformers`",
+        )

@@ -234,27 +234,29 @@ def _encode(
 def _opened(engine: Engine, work: Work, *, dtype: str, threads: int | None, ancestors: Sequence[Path]) -> Iterator[Ask]:
     """The engine with the policy loaded: in a process of its own, unless others keep it apart already, or the model is so
     small that another process would take more than it could save."""
-    checkpoint, kind = work.policy.path, resolve_engine(engine.type)
+    checkpoint, kind, older = work.policy.path, resolve_engine(engine.type), list(ancestors)
+    if checkpoint in older:  # in a mixture it may be one of them
+        older = older[older.index(checkpoint) + 1 :]
     if kind == "vllm":
         engine = _of_this_machine(engine, work, dtype)
     given: dict[str, Any] = {"dtype": dtype, "max_tokens_total": work.longest}
     if kind == "vllm" or (kind == "transformers" and weight_bytes(checkpoint) >= TINY_BYTES):
         given |= {"threads": threads_for(engine, checkpoint, threads), "retries": engine.retries}
         with engine_process(engine, checkpoint, **given) as process:
-            _check(process, engine, work, dtype)
+            _check(process, engine, work, dtype, older)
             yield process.submit
     else:
-        with open_generator(engine, checkpoint, threads=threads, ancestors=ancestors, **given) as generator:
-            _check(generator, engine, work, dtype)
+        with open_generator(engine, checkpoint, threads=threads, ancestors=older, **given) as generator:
+            _check(generator, engine, work, dtype, older)
             yield partial(_later, generator)
 
 
-def _check(generator: Generator, engine: Engine, work: Work, dtype: str) -> None:
+def _check(generator: Generator, engine: Engine, work: Work, dtype: str, ancestors: Sequence[Path]) -> None:
     """No answer is sampled from weights that are not the policy's."""
     requests = [request for several in work.shards for request in several]
     found = check_sync(
         generator, work.policy.path, requests, dtype=dtype, tolerance=engine.sync_tolerance,
-        max_tokens=work.sampling.max_tokens,
+        ancestors=ancestors, max_tokens=work.sampling.max_tokens,
     )  # fmt: skip
     print(f"sync check: engine and policy agree about {found.tokens} tokens to {found.mean:.1e} nats", file=sys.stderr)
 

@@ -55,9 +55,7 @@ class ServerGenerator:
         threads: int | None,
         ancestors: Sequence[Path] = (),
     ) -> None:
-        older = list(ancestors)  # in a mixture the checkpoint may be one of them
-        self._ancestors = older[older.index(checkpoint) + 1 :] if checkpoint in older else older
-        self._checkpoint, self._stops = checkpoint, list(stops)
+        self._checkpoint, self._ancestors, self._stops = checkpoint, list(ancestors), list(stops)
         self._options, self._retries, self._stack = engine.server or Server(), engine.retries, ExitStack()
         self._wanted: dict[str, Any] = {
             "model": model_print(checkpoint), "tokens": max_tokens_total, "dtype": dtype, "threads": threads,

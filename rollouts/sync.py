@@ -11,10 +11,10 @@ from typing import Any
 from align.config.base import Sampling
 from align.errors import StageError
 from align.ids import seed_for
-from align.sync import TOLERANCE, Agreement, require_agreement
+from align.sync import TOLERANCE, Agreement, require_agreement, require_nearest
 from rollouts.engine import Completion, Generator, Request
 
-PROMPTS, TOKENS = 4, 32
+PROMPTS, TOKENS = 8, 32
 """How many prompts are answered for the check, and the most tokens of each answer."""
 
 
@@ -25,22 +25,31 @@ def check_sync(
     *,
     dtype: str,
     tolerance: float | None = None,
+    ancestors: Sequence[Path] = (),
     max_tokens: int = TOKENS,
 ) -> Agreement:
     """Compare `generator` with `checkpoint` on a few of `requests`, with answers of `max_tokens` and of TOKENS at most.
 
     Raises StageError where they differ by more than `tolerance` (that of `dtype` in `align.sync` where not given), and
-    where the engine does not say how likely its tokens were.
+    where the engine does not say how likely its tokens were. A round may change less than an engine rounds; so the
+    numbers of the nearest of `ancestors` and of the last one, which an engine may have kept, are looked at too: they
+    must not be nearer to the engine's.
     """
     few = list(requests[:: max(1, len(requests) // PROMPTS)])[:PROMPTS]
     sampling = Sampling(max_tokens=min(max_tokens, TOKENS), logprobs=True)
     answers = [several[0] for several in generator.generate(few, sampling, samples=1, seed=seed_for("sync check"))]
     said = [_said(answer) for answer in answers]
+    pairs = [(request.token_ids, answer.token_ids) for request, answer in zip(few, answers, strict=True)]
+    own = _logprobs_of(checkpoint, pairs, dtype)
+    found = require_agreement(said, own, tolerance=tolerance or TOLERANCE[dtype], where=str(checkpoint))
+    for rival in dict.fromkeys([*ancestors[:1], *ancestors[-1:]]):
+        require_nearest(said, own, _logprobs_of(rival, pairs, dtype), name=str(rival), where=str(checkpoint))
+    return found
+
+
+def _logprobs_of(checkpoint: Path, pairs: Sequence[tuple[list[int], list[int]]], dtype: str) -> list[list[float]]:
     model = load_reference(checkpoint, dtype)
-    own = [
-        token_logprobs(model, request.token_ids, answer.token_ids) for request, answer in zip(few, answers, strict=True)
-    ]
-    return require_agreement(said, own, tolerance=tolerance or TOLERANCE[dtype], where=str(checkpoint))
+    return [token_logprobs(model, prompt, answer) for prompt, answer in pairs]
 
 
 def load_reference(checkpoint: Path, dtype: str) -> Any:

@@ -17,13 +17,14 @@ import pytest
 
 from align.config.base import Sampling
 from align.errors import ConfigError, ServiceError, StageError
-from align.sync import Agreement, require_agreement
+from align.sync import Agreement, require_agreement, require_nearest
 from align.types import Prompt, prompt_id
 from rollouts import server_process
 from rollouts.adapters import CONFIG, FOLDER, adapter_id, obstacle, one_adapter
+from rollouts.engine import Request, open_generator
 from rollouts.handover import Handover, adapters_until, handover, model_print
 from rollouts.server_client import Client
-from rollouts.sync import token_logprobs
+from rollouts.sync import check_sync, token_logprobs
 from tests.tiny import make_tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -379,6 +380,41 @@ def test_numbers_of_a_nucleus_may_be_larger_by_what_it_leaves_out():
     for wrong in ([[-1.0 + 0.11, -2.0, -3.0]], [[-1.0, -2.1, -3.0]]):
         with pytest.raises(StageError):
             require_agreement(wrong, own, tolerance=1e-4, top_p=0.9)
+
+
+def test_an_engine_that_is_nearer_to_other_weights():
+    own, rival = [[-1.0] * 60, [-2.0] * 40], [[-1.001] * 60, [-2.001] * 40]
+    require_nearest(own, own, rival, name="the parent")
+    require_nearest(rival, own, own, name="the same numbers")
+    half = [[-1.001, -1.0] * 30, [-2.0, -2.001] * 20]
+    require_nearest(half, own, rival, name="the parent")
+    with pytest.raises(StageError, match=r"samples from the parent and not from the policy: .* for 100 of 100 tokens"):
+        require_nearest(rival, own, rival, name="the parent")
+    few = [numbers[:10] for numbers in rival[:1]]
+    require_nearest(few, [own[0][:10]], few, name="too few to be sure of")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_that_differ_by_less_than_the_tolerance_are_told_apart(chain, tmp_path, dtype):
+    """A stale engine after a round that changed a two-hundredth of what the fixture's rounds do."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    base, first, *_ = chain
+    policy = shutil.copytree(first, tmp_path / "policy", ignore=shutil.ignore_patterns(FOLDER))
+    old, new = (load_file(folder / "model.safetensors") for folder in (base, first))
+    mixed = {name: old[name] + (new[name] - old[name]) / (200 if dtype == "float32" else 5) for name in new}
+    save_file(mixed, policy / "model.safetensors", metadata={"format": "pt"})
+    requests = [Request(f"p{n}", [10 + (n * i) % 240 for i in range(n)]) for n in range(3, 19)]
+    how = {"dtype": dtype, "max_tokens_total": 100, "threads": 1}
+    with open_generator("transformers", policy, **how) as generator:
+        healthy = check_sync(generator, policy, requests, dtype=dtype, tolerance=1.0, ancestors=[base])
+    with open_generator("transformers", base, **how) as generator:
+        stale = check_sync(generator, policy, requests, dtype=dtype, tolerance=1.0)
+        with pytest.raises(StageError, match=r"samples from .*base and not from the policy"):
+            check_sync(generator, policy, requests, dtype=dtype, tolerance=1.0, ancestors=[base])
+    assert healthy.tokens > 100 and stale.mean < {"float32": 1e-2, "bfloat16": 0.05}[dtype]
 
 
 def test_the_trainers_log_probabilities_are_those_of_the_softmax(chain):
