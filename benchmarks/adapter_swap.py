@@ -28,7 +28,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 GOAL = 2.0
-SCALES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
+SCALES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
 
 
 def main() -> None:
@@ -94,7 +94,8 @@ def swap(policies: Sequence[Path], number: int, requests: Sequence) -> tuple[flo
     with opened(policies, number) as generator:
         generator.generate(requests[:1], one_token(), samples=1, seed=0)
         seconds = time.monotonic() - began
-        return seconds, check_sync(generator, policies[number], requests, dtype="float32").mean
+        older = policies[:number][::-1]
+        return seconds, check_sync(generator, policies[number], requests, dtype="float32", ancestors=older).mean
 
 
 def how_small(base, policies: Sequence[Path], requests: Sequence, folder: Path) -> float | None:
@@ -106,11 +107,12 @@ def how_small(base, policies: Sequence[Path], requests: Sequence, folder: Path) 
     for scale in SCALES:
         scaled = between(policies[0], policies[1], scale, folder / "scaled")
         try:
-            mean = check_sync(base, scaled, requests, dtype="float32").mean
+            mean = check_sync(base, scaled, requests, dtype="float32", ancestors=policies[:1]).mean
             print(f"{scale:>6} of a round's change: not found, {mean:.2g} nats in the mean")
         except StageError as error:
             found = scale
-            print(f"{scale:>6} of a round's change: found, {error.what.partition('tokens ')[2]}")
+            said = error.what.partition("tokens ")[2] or error.what.partition("policy: ")[2]
+            print(f"{scale:>6} of a round's change: found, {said}")
     return found
 
 
