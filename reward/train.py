@@ -1,4 +1,4 @@
-"""Reward models from preferences: the parent with a scalar head, by Bradley–Terry."""
+"""Reward models from preferences: the parent with a scalar head, or an ensemble's several, by Bradley–Terry."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from align.config.training import RewardModel
 from align.errors import ConfigError
-from align.evaluate.pairs import pair_accuracy
-from align.ids import content_id, unit_for
+from align.evaluate.pairs import score_differences
+from align.ids import content_id
 from align.losses import weights_of_mean_one
 from align.text import load_tokenizer, stop_token_ids
 from align.train import arguments, checkpoint
@@ -19,9 +19,13 @@ from align.train import examples as ex
 from align.train.world import agreed, rank
 from align.types import Dropped, Preference
 from reward import model as models
+from reward.ensemble import bootstrap, random_heads
+from reward.measure import is_held_out, measure, summary
 
-Row = tuple[ex.Pair, float]
-"""A pair as tokens, and its margin."""
+Row = tuple[ex.Pair, Preference]
+"""A pair as tokens, and what it was."""
+LOGGED = ("accuracy", "margin", "mean_reward", "deviation")
+"""Of the last logged steps, in the metrics."""
 
 
 def train_reward(
@@ -42,8 +46,12 @@ def train_reward(
     The loss is `reward.trainer.reward_loss`, with the weights scaled to average 1 over the pairs trained on; ties are
     pairs with the target 0.5. The head starts at 0. Under LoRA the head is trained whole and published merged. The
     folder is read again and its scores compared (`reload_score_difference`).
+    With `config.members` over 1 there is a head for each member, and the folder gives an answer as many scores
+    (`reward.ensemble`). With `config.length_head` one more head learns what length explains, and is not published
+    (`reward.length_bias`).
     Of the prompts, the share `config.held_out` is kept from training, by a hash of the prompt alone, and `held_out` in
-    the metrics says how well the published model orders their pairs (`align.evaluate.pairs.pair_accuracy`).
+    the metrics says how well the published model orders their pairs, and the temperature that its scores want
+    (`reward.measure`).
     Files, `work` and resuming are as in `train_sft`. Returns steps, losses, accuracy and margin of the last logged
     steps, and pairs used and dropped by reason.
     """
@@ -54,12 +62,12 @@ def train_reward(
 
     clock = loop.Clock(began)
     clock.lap("import")
-    model = models.load_reward_model(parent, "float32" if config.lora is None else dtype, fresh=True)
+    model = _fresh(parent, config, seed, "float32" if config.lora is None else dtype)
     tokenizer = load_tokenizer(parent)
     stops = stop_token_ids(tokenizer, parent)
     clock.lap("load")
-    held_out = [row for row in preferences if _is_held_out(row, config)]
-    train = [row for row in preferences if not _is_held_out(row, config)]
+    held_out = [row for row in preferences if is_held_out(row.prompt_id, config.held_out)]
+    train = [row for row in preferences if not is_held_out(row.prompt_id, config.held_out)]
     kept, dropped = _encode(tokenizer, train, stops, ex.limit_of(config.max_tokens, checkpoint.context_of(model)))
     if rank() == 0:
         ex.write_dropped(out, dropped)
@@ -67,30 +75,43 @@ def train_reward(
     pairs = [pair for pair, _ in kept]
     sequences = [[*p.prompt_ids, *ids] for p in pairs for ids in (p.chosen_ids, p.rejected_ids)]
     ex.require_vocabulary(sequences, model.get_input_embeddings().num_embeddings)
-    if config.margins and not any(margin for _, margin in kept):
+    if config.margins and not any(row.margin for _, row in kept):
         raise ConfigError("`margins` cannot act: every pair has the margin 0", where="reward.margins")
     clock.lap("encode")
     options = arguments.trainer_options(
         config, rows=len(kept), seed=seed, dtype=dtype, report_to=report_to, out=out, work=work
     )
     pad = models.padding_id(tokenizer, stops)
-    trainer = _trainer(model, tokenizer, kept, config, options, pad)
+    weights = _weights(kept, config.members, seed)
+    trainer = _trainer(model, tokenizer, kept, weights, config, options, pad)
     clock.lap("set up")
     inputs_id = content_id(
-        [str(parent), seed, dtype, config.model_dump(mode="json"), [[astuple(pair), margin] for pair, margin in kept]]
+        [
+            str(parent),
+            seed,
+            dtype,
+            config.model_dump(mode="json"),
+            weights,
+            [[astuple(pair), row.margin] for pair, row in kept],
+        ]
     )
     metrics = loop.run_trainer(trainer, work=work, out=out, inputs_id=inputs_id, progress=progress)
     logged = [row for row in trainer.state.log_history if "accuracy" in row]
-    metrics |= {name: logged[-1][name] for name in ("accuracy", "margin", "mean_reward") if logged}
+    metrics |= {name: logged[-1][name] for name in LOGGED if logged and name in logged[-1]}
     clock.lap("train")
 
     def finish() -> dict[str, Any]:
+        from reward.length_bias import drop_length_head
+
         some = ex.spread(sequences)
+        if config.length_head:
+            drop_length_head(trainer.model)
         difference = models.publish_and_verify(trainer.model, parent, some, pad, out=out, dtype=dtype)
         found: dict[str, Any] = {"reload_score_difference": difference}
         if held_out:
-            scorer = models.ModelScorer(out, dtype=dtype)
-            found["held_out"] = pair_accuracy(held_out, scorer.score, seed=seed)
+            scorer = models.load_scorer(out, engine="transformers", dtype=dtype, threads=None)
+            differences = score_differences(held_out, scorer.score)
+            found["held_out"] = summary(measure(held_out, differences, seed=seed, slices={}))
         return found
 
     metrics |= agreed(finish() if rank() == 0 else {})
@@ -100,9 +121,28 @@ def train_reward(
     return metrics | counts
 
 
-def _is_held_out(row: Preference, config: RewardModel) -> bool:
-    """By a hash of its own: the pairs are of prompts that a round trains on, all on one side of the round's split."""
-    return unit_for("reward held out", row.prompt_id) < config.held_out
+def _fresh(parent: Path, config: RewardModel, seed: int, dtype: str) -> Any:
+    """The parent with new heads. A single one says 0; those of an ensemble, and one beside a length head, are random."""
+    import torch
+
+    members, heads = config.members, config.members + config.length_head
+    model: Any = models.load_reward_model(parent, dtype, fresh=True, labels=heads)
+    if heads > 1:
+        with torch.no_grad():
+            model.score.weight.copy_(random_heads(members, model.score.in_features, seed, more=heads - members))
+    return model
+
+
+def _weights(kept: Sequence[Row], members: int, seed: int) -> list[list[float]]:
+    """For each pair its weight in the eyes of each member; they average 1 over the pairs for each of them."""
+    own = [pair.weight for pair, _ in kept]
+    if members == 1:
+        return [[weight] for weight in weights_of_mean_one(own)]
+    seen = bootstrap([row.prompt_id for _, row in kept], members, seed)
+    columns = [
+        weights_of_mean_one([w * n for w, n in zip(own, draws, strict=True)]) for draws in zip(*seen, strict=True)
+    ]
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
 def _encode(
@@ -112,13 +152,19 @@ def _encode(
     dropped: list[Dropped] = []
     for row in rows:
         pairs, refused = ex.encode_preferences(tokenizer, [row], stops, limit)
-        kept += [(pair, row.margin) for pair in pairs]
+        kept += [(pair, row) for pair in pairs]
         dropped += refused
     return kept, dropped
 
 
 def _trainer(
-    model: Any, tokenizer: Any, kept: Sequence[Row], config: RewardModel, options: dict[str, Any], pad: int
+    model: Any,
+    tokenizer: Any,
+    kept: Sequence[Row],
+    weights: list[list[float]],
+    config: RewardModel,
+    options: dict[str, Any],
+    pad: int,
 ) -> Any:
     from datasets import Dataset
     from trl import RewardConfig
@@ -134,8 +180,10 @@ def _trainer(
         "chosen_ids": [pair.prompt_ids + pair.chosen_ids for pair, _ in kept],
         "rejected_ids": [pair.prompt_ids + pair.rejected_ids for pair, _ in kept],
         "target": [pair.target for pair, _ in kept],
-        "weight": weights_of_mean_one([pair.weight for pair, _ in kept]),
-        "margin": [margin if config.margins else 0.0 for _, margin in kept],
+        "weight": weights,
+        "margin": [row.margin if config.margins else 0.0 for _, row in kept],
+        "chosen_tokens": [len(pair.chosen_ids) for pair, _ in kept],
+        "rejected_tokens": [len(pair.rejected_ids) for pair, _ in kept],
     }
     trainer = Reward(
         model=model,
@@ -145,6 +193,7 @@ def _trainer(
         processing_class=tokenizer,
         peft_config=arguments.lora_config(config.lora, "SEQ_CLS"),
     )
+    trainer.length_head = config.length_head
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise ConfigError("a reward model cannot be sharded over processes", hint="use --accelerate ddp")
     if "train_sampling_strategy" not in config.trainer:

@@ -292,6 +292,10 @@ class BestOfN(OnRows, Decoding):
     """Peak learning rate. Full training of a pretrained model: about 1e-5; LoRA: about 1e-4."""
 
 
+FEWEST_PAIRS_OF_LENGTH_HEAD = 4
+"""Of a forward pass: the correlation of two answers is 1 or −1, whatever they are."""
+
+
 class RewardModel(OnRows):
     """A reward model trained on the round's preferences: the parent with a scalar head (Bradley–Terry)."""
 
@@ -304,10 +308,26 @@ class RewardModel(OnRows):
     """Weight of the squared sum of a pair's rewards, which keeps rewards around 0 (Eisenstein et al. 2023)."""
     margins: bool = False
     """Ask for each pair's `margin` between its rewards (Touvron et al. 2023, equation 2)."""
+    members: Annotated[int, Field(ge=1)] = 1
+    """Over 1: an ensemble of so many heads on one trunk, each with a random start and a bootstrap of the prompts of its
+    own; an answer's score is their mean, and how far they disagree says how far it can be trusted. 5 is a good number."""
+    length_head: bool = False
+    """Take out of the reward what the answer's length explains: a second head learns it, and is not published (ODIN:
+    Chen et al. 2024)."""
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """The share of prompts that are kept from training, to measure on their pairs how often the model is right."""
     replay: Annotated[float, Field(ge=0, le=1)] = 1.0
     """The share of earlier rounds' preferences that are trained on again beside this round's."""
+
+    @model_validator(mode="after")
+    def _lengths_can_correlate(self) -> Self:
+        pairs = self.micro_batch_size or self.batch_size
+        if self.length_head and pairs < FEWEST_PAIRS_OF_LENGTH_HEAD:
+            raise ValueError(
+                f"`length_head` measures correlations within a forward pass, which needs at least "
+                f"{FEWEST_PAIRS_OF_LENGTH_HEAD} pairs, found {pairs}"
+            )
+        return self
 
 
 class RewardFunction(Section):

@@ -1,0 +1,146 @@
+"""Ensembles on a tiny model: the loss is the one written by hand, members differ, folders are whole and give K scores."""
+
+import math
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import pytest
+
+from align.config.training import Lora
+from align.errors import ConfigError
+from align.rounds.rewarding import Part, rewards_id, scorer_of
+from align.store import folder_files, read_json
+from align.types import Preference
+from reward.ensemble import EnsembleScorer, bootstrap
+from reward.model import ModelScorer, load_scorer
+from tests.integration.test_train_reward import GOOD, PAIRS, SOFT, stop_at, train, trainer_on
+from tests.tiny import make_tiny_model
+
+MEMBERS = 3
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("ensemble") / "model", vocab_words=GOOD.split())
+
+
+@pytest.fixture(scope="module")
+def judges(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    at = tmp_path_factory.mktemp("judges")
+    metrics = train(tiny, at, PAIRS, epochs=6, center=0, members=MEMBERS)
+    assert metrics["deviation"] > 0
+    assert metrics["reload_score_difference"] < 1e-4
+    return at / "out"
+
+
+def both(folder: Path, rows: list[Preference]) -> list[tuple[list[float], list[float]]]:
+    """All members' scores of chosen and rejected."""
+    scorer, messages = EnsembleScorer(folder), [row.messages for row in rows]
+    found = [scorer.members(messages, [getattr(row, side) for row in rows]) for side in ("chosen", "rejected")]
+    assert None not in found[0] + found[1]
+    return list(zip(*found, strict=True))  # type: ignore[arg-type]
+
+
+def by_hand(rows: list[Preference], scores: list[tuple[list[float], list[float]]], *, center: float) -> float:
+    """The loss with plain numbers: the mean over members, each with its own bootstrap of the prompts."""
+    drawn = bootstrap([row.prompt_id for row in rows], MEMBERS, 0)
+    losses = []
+    for k in range(MEMBERS):
+        weights = [row.weight * draws[k] for row, draws in zip(rows, drawn, strict=True)]
+        for row, weight, (a, b) in zip(rows, weights, scores, strict=True):
+            d = a[k] - b[k] - row.margin
+            right, wrong = -math.log(1 / (1 + math.exp(-d))), -math.log(1 / (1 + math.exp(d)))
+            entropy = row.target * right + (1 - row.target) * wrong
+            losses.append(weight / fmean(weights) * entropy + center * (a[k] + b[k]) ** 2)
+    return fmean(losses)
+
+
+def test_the_loss_is_the_one_written_by_hand(judges: Path, tmp_path: Path) -> None:
+    trainer = trainer_on(judges, SOFT, tmp_path, center=0.05, margins=True, members=MEMBERS)
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(SOFT))])
+    trainer.model.eval()
+    expected = by_hand(SOFT, both(judges, SOFT), center=0.05)
+    assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(expected, abs=1e-6)
+    assert abs(expected - math.log(2)) > 0.05
+
+
+def test_a_score_is_the_mean_less_the_bound(judges: Path) -> None:
+    messages, answers = [row.messages for row in PAIRS], [row.chosen for row in PAIRS]
+    scorers = {bound: load_scorer(judges, dtype="float32", threads=1, bound=bound) for bound in (0.0, 1.0, 2.5)}
+    members = EnsembleScorer(judges).members(messages, answers)
+    for bound, scorer in scorers.items():
+        for found, row in zip(scorer.score(messages, answers), members, strict=True):
+            assert row is not None
+            assert len(row) == MEMBERS
+            assert stdev(row) > 1e-3
+            assert found == pytest.approx(fmean(row) - bound * stdev(row), abs=1e-5)
+    too_long = EnsembleScorer(judges).members(messages[:1], ["word " * 600])
+    assert too_long == [None]
+    assert scorers[1.0].score(messages[:1], ["word " * 600]) == [None]
+    part = Part(str(judges), 2.0, 1.0)
+    (weighted,) = scorer_of([part], dtype="float32", threads=1).score(messages[:1], answers[:1])
+    (alone,) = scorers[1.0].score(messages[:1], answers[:1])
+    assert alone is not None
+    assert weighted == pytest.approx(2 * alone)
+    assert rewards_id([part]) != rewards_id([Part(str(judges), 2.0)])
+
+
+@pytest.mark.parametrize("lora", [None, Lora(r=4, alpha=8)])
+def test_it_learns_and_publishes_one_whole_folder(tiny: Path, tmp_path: Path, lora: Lora | None) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    metrics = train(tiny, tmp_path, PAIRS, epochs=12, lora=lora, members=MEMBERS, held_out=0.2)
+    assert metrics["reload_score_difference"] < 1e-4
+    assert metrics["held_out"]["accuracy"]["mean"] > 0.9
+    assert read_json(tmp_path / "out/config.json")["architectures"] == ["LlamaForSequenceClassification"]
+    model, info = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert model.score.weight.shape == (MEMBERS, 64)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    for a, b in both(tmp_path / "out", PAIRS):
+        assert all(x > y for x, y in zip(a, b, strict=True))
+    names = set(folder_files(tmp_path / "out"))
+    assert ("adapter/adapter_model.safetensors" in names) == (lora is not None)
+
+
+def test_a_stopped_run_ends_with_the_same_bytes(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from align.train import loop
+
+    settings: dict[str, Any] = {"members": MEMBERS, "length_head": True, "epochs": 4, "trainer": {"logging_steps": 1}}
+    train(tiny, tmp_path / "whole", PAIRS, **settings)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "SAVE_SHARE", 1e9)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny, tmp_path / "cut", PAIRS, progress=stop_at(7), **settings)
+    assert list((tmp_path / "cut/work").glob("checkpoint-*"))
+    train(tiny, tmp_path / "cut", PAIRS, **settings)
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "cut/out" / name).read_bytes() == (tmp_path / "whole/out" / name).read_bytes(), name
+
+
+def test_one_score_is_no_ensemble_and_several_are_not_one(tiny: Path, judges: Path, tmp_path: Path) -> None:
+    train(tiny, tmp_path, PAIRS, epochs=1)
+    with pytest.raises(ConfigError, match="is no ensemble: it gives an answer one score"):
+        load_scorer(tmp_path / "out", dtype="float32", threads=1, bound=1.0)
+    with pytest.raises(ConfigError, match="the bound must be a number from 0 on, found -1"):
+        EnsembleScorer(judges, bound=-1.0)
+    with pytest.raises(ConfigError, match=r"is no reward model with one score, found .* with 3 labels"):
+        ModelScorer(judges)
+    assert isinstance(load_scorer(tmp_path / "out", dtype="float32", threads=1), ModelScorer)
+
+
+def test_a_critic_begins_as_the_mean_of_the_members(tiny: Path, judges: Path) -> None:
+    import torch
+
+    from align.text import encode_answer, encode_prompt, load_tokenizer
+    from align.train.checkpoint import load_model
+    from align.train.critic import separate_critic
+
+    critic, scorer = separate_critic(judges, load_model(tiny, "float32")).eval(), EnsembleScorer(judges)
+    tokenizer = load_tokenizer(judges)
+    ids = encode_prompt(tokenizer, PAIRS[0].messages) + encode_answer(tokenizer, PAIRS[0].messages, PAIRS[0].chosen)
+    with torch.no_grad():
+        values = critic(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long))
+    (expected,) = scorer.score([PAIRS[0].messages], [PAIRS[0].chosen])
+    assert values[0, -1].item() == pytest.approx(expected, abs=1e-5)
