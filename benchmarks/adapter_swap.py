@@ -182,8 +182,8 @@ def trained_rounds(folder: Path) -> list[Path]:
 
 
 def random_rounds(folder: Path) -> list[Path]:
+    from tests.lora import trained
     from tests.tiny import make_tiny_model
-    from tests.unit.test_rollouts_server import trained
 
     policies = [make_tiny_model(folder / "policy_0")]
     for number in (1, 2):

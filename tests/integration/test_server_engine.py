@@ -21,8 +21,9 @@ from rollouts.adapters import CONFIG, FOLDER, WEIGHTS
 from rollouts.engine import Request, open_generator
 from rollouts.sync import check_sync
 from tests.loop import align, make_loop
+from tests.lora import trained
 from tests.tiny import make_tiny_model
-from tests.unit.test_rollouts_server import gone, pids, trained
+from tests.unit.test_rollouts_server import gone, pids
 
 pytestmark = [
     pytest.mark.slow,

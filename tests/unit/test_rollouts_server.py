@@ -1,8 +1,7 @@
-"""The server engine without vLLM: adapters as one, hand-overs, the HTTP client, the keeper, the sync check's arithmetic."""
+"""The server engine without vLLM: the HTTP client, and the keeper of the server's process."""
 
 import asyncio
 import json
-import math
 import os
 import signal
 import subprocess
@@ -15,127 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from align.config.base import Sampling
 from align.errors import ConfigError, ServiceError, StageError
-from align.sync import Agreement, require_agreement, require_nearest
-from align.types import Prompt, prompt_id
 from rollouts import server_process
-from rollouts.adapters import CONFIG, FOLDER, adapter_id, obstacle, one_adapter
-from rollouts.engine import Request, open_generator
-from rollouts.handover import Handover, adapters_until, handover, model_print
 from rollouts.server_client import Client
-from rollouts.sync import check_sync, token_logprobs
-from tests.tiny import make_tiny_model
 
 ROOT = Path(__file__).parents[2]
-
-
-def trained(parent: Path, out: Path, *, seed: int, modules: list[str], rank: int = 4) -> Path:
-    """A checkpoint as training under LoRA publishes it: the parent with a random adapter merged, the adapter beside."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_pretrained(parent, dtype=torch.float32)
-    config = LoraConfig(
-        r=rank, lora_alpha=3 * rank, target_modules=modules, task_type="CAUSAL_LM", init_lora_weights=False
-    )
-    tuned = get_peft_model(model, config)
-    tuned.save_pretrained(out / FOLDER)
-    tuned.merge_and_unload().save_pretrained(out)
-    AutoTokenizer.from_pretrained(parent).save_pretrained(out)
-    return out
-
-
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory) -> list[Path]:
-    """A base model, two rounds of LoRA on it, and a model whose weights were all trained."""
-    folder = tmp_path_factory.mktemp("chain")
-    base = make_tiny_model(folder / "base")
-    first = trained(base, folder / "first", seed=1, modules=["q_proj", "down_proj"])
-    second = trained(first, folder / "second", seed=2, modules=["q_proj", "o_proj"], rank=2)
-    return [base, first, second, make_tiny_model(folder / "full", seed=9)]
-
-
-def logits(model, ids=(5, 60, 200, 17)):
-    import torch
-
-    with torch.no_grad():
-        return model(input_ids=torch.tensor([ids])).logits
-
-
-def test_the_sum_of_adapters_is_what_both_rounds_trained(chain, tmp_path):
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    base, first, second, _ = chain
-    both = one_adapter([first / FOLDER, second / FOLDER], tmp_path / "sum")
-    summed = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), both)
-    merged = AutoModelForCausalLM.from_pretrained(second)
-    alone = AutoModelForCausalLM.from_pretrained(first)
-    torch.testing.assert_close(logits(summed), logits(merged), rtol=0, atol=1e-5)
-    assert (logits(alone) - logits(merged)).abs().max() > 0.01, "the second round changed something"
-    config = json.loads((both / CONFIG).read_text())
-    assert (config["r"], config["lora_alpha"], config["target_modules"]) == (6, 6, ["down_proj", "o_proj", "q_proj"])
-
-
-def test_an_adapter_that_is_alone_stays_where_it_is(chain, tmp_path):
-    assert one_adapter([chain[1] / FOLDER], tmp_path / "sum") == chain[1] / FOLDER
-    assert not (tmp_path / "sum").exists()
-    assert adapter_id([chain[1] / FOLDER]) != adapter_id([chain[2] / FOLDER])
-
-
-def test_adapters_that_cannot_be_added_up(chain, tmp_path):
-    folders = [chain[1] / FOLDER, chain[2] / FOLDER]
-    assert obstacle(folders, 8) is None
-    assert obstacle(folders, 4) == "the adapters' ranks add up to 6, over max_lora_rank (4)"
-    odd = tmp_path / "odd"
-    odd.mkdir()
-    config = json.loads((folders[0] / CONFIG).read_text())
-    (odd / CONFIG).write_text(json.dumps({**config, "use_dora": True}))
-    assert obstacle([odd], 8) == "an adapter has use_dora True"
-
-
-def wanted(model: Path, **changes):
-    return {"model": model_print(model), "tokens": 100, "dtype": "float32", "threads": 1, "max_lora_rank": 8, **changes}
-
-
-def test_how_the_next_checkpoint_reaches_a_running_server(chain):
-    base, first, second, full = chain
-    serves = wanted(base, tokens=128)
-    assert handover(serves, wanted(base), base, []) == Handover([])
-    assert handover(serves, wanted(first), first, [base]) == Handover([first / FOLDER])
-    assert handover(serves, wanted(second), second, [first, base]) == Handover([first / FOLDER, second / FOLDER])
-    assert handover(wanted(first), wanted(second), second, [first, base]) == Handover([second / FOLDER])
-    assert "all its weights were trained" in handover(serves, wanted(full), full, [base]).restart
-    assert "all its weights were trained" in handover(serves, wanted(second), second, []).restart
-    assert "all its weights were trained" in handover(serves, wanted(second), second, [full]).restart
-    assert (
-        "ranks add up to 6"
-        in handover(serves | {"max_lora_rank": 4}, wanted(second, max_lora_rank=4), second, [first, base]).restart
-    )
-    assert handover(serves, wanted(base, tokens=129), base, []).restart.startswith("it has room for 128 tokens")
-    assert (
-        handover(serves, wanted(base, dtype="bfloat16"), base, []).restart
-        == "its dtype is float32, and bfloat16 is asked for"
-    )
-
-
-def test_another_model_at_the_same_path_is_another_model(tmp_path):
-    folder = make_tiny_model(tmp_path / "m")
-    before = model_print(folder)
-    assert model_print(folder) == before
-    os.utime(folder / "model.safetensors", (1, 1))
-    assert model_print(folder) != before
-
-
-def test_a_server_that_shows_no_folder_gets_all_adapters_there_are(chain):
-    base, first, second, full = chain
-    assert adapters_until(None, second, [first, base]) == ([first / FOLDER, second / FOLDER], base)
-    assert adapters_until(None, second, []) == ([], second)
-    assert adapters_until(None, full, [base]) == ([], full)
 
 
 class Fake(BaseHTTPRequestHandler):
@@ -352,97 +235,3 @@ with server_process.kept_server():
     owner.wait()
     assert len(processes) == 3 and gone(*map(int, processes))
     assert not Path(home).exists()
-
-
-# The sync check's arithmetic.
-
-
-def test_agreement_within_the_tolerance():
-    found = require_agreement([[-1.0, -2.0], [-3.0]], [[-1.00005, -2.0], [-3.0001]], tolerance=1e-4)
-    assert found == Agreement(pytest.approx(1e-4), pytest.approx(5e-5), 3)
-    assert require_agreement([[]], [[]], tolerance=1e-4) == Agreement(0.0, 0.0, 0)
-
-
-@pytest.mark.parametrize(
-    "said", [[-1.5, -2.0], [-1.0, math.nan], [math.nan, -2.0], [-1.0, -math.inf], [-1.0005, -2.0005]]
-)
-def test_what_is_no_agreement(said):
-    with pytest.raises(
-        StageError, match="the engine does not sample from the policy: log-probabilities of the same 2 tokens"
-    ):
-        require_agreement([said], [[-1.0, -2.0]], tolerance=1e-4)
-
-
-def test_numbers_of_a_nucleus_may_be_larger_by_what_it_leaves_out():
-    own = [[-1.0, -2.0, -3.0]]
-    said = [[-1.0 + 0.1, -2.0, -3.0 - 1e-5]]
-    assert require_agreement(said, own, tolerance=1e-4, top_p=0.9).largest < 2e-5
-    for wrong in ([[-1.0 + 0.11, -2.0, -3.0]], [[-1.0, -2.1, -3.0]]):
-        with pytest.raises(StageError):
-            require_agreement(wrong, own, tolerance=1e-4, top_p=0.9)
-
-
-def test_an_engine_that_is_nearer_to_other_weights():
-    own, rival = [[-1.0] * 60, [-2.0] * 40], [[-1.001] * 60, [-2.001] * 40]
-    require_nearest(own, own, rival, name="the parent")
-    require_nearest(rival, own, own, name="the same numbers")
-    half = [[-1.001, -1.0] * 30, [-2.0, -2.001] * 20]
-    require_nearest(half, own, rival, name="the parent")
-    with pytest.raises(StageError, match=r"samples from the parent and not from the policy: .* for 100 of 100 tokens"):
-        require_nearest(rival, own, rival, name="the parent")
-    few = [numbers[:10] for numbers in rival[:1]]
-    require_nearest(few, [own[0][:10]], few, name="too few to be sure of")
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_weights_that_differ_by_less_than_the_tolerance_are_told_apart(chain, tmp_path, dtype):
-    """A stale engine after a round that changed a two-hundredth of what the fixture's rounds do."""
-    import shutil
-
-    from safetensors.torch import load_file, save_file
-
-    base, first, *_ = chain
-    policy = shutil.copytree(first, tmp_path / "policy", ignore=shutil.ignore_patterns(FOLDER))
-    old, new = (load_file(folder / "model.safetensors") for folder in (base, first))
-    mixed = {name: old[name] + (new[name] - old[name]) / (200 if dtype == "float32" else 5) for name in new}
-    save_file(mixed, policy / "model.safetensors", metadata={"format": "pt"})
-    requests = [Request(f"p{n}", [10 + (n * i) % 240 for i in range(n)]) for n in range(3, 19)]
-    how = {"dtype": dtype, "max_tokens_total": 100, "threads": 1}
-    with open_generator("transformers", policy, **how) as generator:
-        healthy = check_sync(generator, policy, requests, dtype=dtype, tolerance=1.0, ancestors=[base])
-    with open_generator("transformers", base, **how) as generator:
-        stale = check_sync(generator, policy, requests, dtype=dtype, tolerance=1.0)
-        with pytest.raises(StageError, match=r"samples from .*base and not from the policy"):
-            check_sync(generator, policy, requests, dtype=dtype, tolerance=1.0, ancestors=[base])
-    assert healthy.tokens > 100 and stale.mean < {"float32": 1e-2, "bfloat16": 0.05}[dtype]
-
-
-def test_the_trainers_log_probabilities_are_those_of_the_softmax(chain):
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(chain[0])
-    prompt, answer = [5, 60], [200, 17]
-    whole = logits(model).log_softmax(-1)[0]
-    expected = [float(whole[1, 200]), float(whole[2, 17])]
-    assert token_logprobs(model, prompt, answer) == pytest.approx(expected, abs=1e-6)
-    assert torch.is_grad_enabled()
-
-
-def test_rollouts_of_other_weights_stop_before_the_first_shard(chain, tmp_path, monkeypatch, capfd):
-    from rollouts import sample
-
-    messages = [{"role": "user", "content": "Where is my order?"}]
-    prompts = [Prompt(prompt_id(messages), messages, "train", "here")]
-    order = {
-        "sampling": Sampling(max_tokens=8), "samples": 2, "engine": "transformers", "dtype": "float32",
-        "max_prompt_tokens": 200, "shard": 2, "seed": 7, "threads": 1,
-    }  # fmt: skip
-    sample.sample_candidates(prompts, chain[1], "first", **order, out=tmp_path / "right")
-    assert "sync check: engine and policy agree about" in capfd.readouterr().err
-    real = sample.open_generator
-    monkeypatch.setattr(sample, "open_generator", lambda engine, checkpoint, **how: real(engine, chain[0], **how))
-    with pytest.raises(StageError, match="the engine does not sample from the policy") as error:
-        sample.sample_candidates(prompts, chain[1], "first", **order, out=tmp_path / "wrong")
-    assert error.value.where == str(chain[1])
-    assert list((tmp_path / "wrong").rglob("*.parquet")) == []
