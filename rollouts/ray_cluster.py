@@ -22,7 +22,7 @@ OBJECT_STORE_BYTES = 100 << 20
 """Requests and answers are token ids, so a cluster of our own needs little shared memory."""
 PREFIX = "align-ray-"
 LONGEST_HOME = 20
-"""Ray's sockets lie some 60 characters below its folder, that one takes 25, and a socket's path ends at 107."""
+"""Ray's sockets lie some 60 characters below its folder, that one takes 27, and a socket's path ends at 107."""
 
 
 @contextmanager
@@ -121,7 +121,7 @@ def _own_cluster() -> Iterator[None]:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 _node_ip_address="127.0.0.1",
-                _temp_dir=folder,
+                _temp_dir=f"{folder}/r",  # Ray opens its folder to everybody; the one around it stays ours
             )
         yield
     finally:

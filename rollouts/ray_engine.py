@@ -131,9 +131,16 @@ class RayGenerator:
         self._stack.close()
 
     def _start(self) -> None:
-        """Hire all workers and wait until each has its model."""
+        """Hire all workers, and once each has a place, wait until each has its model."""
+        import ray
+
         for _ in range(self._options.workers):
             self._hire()
+        placed, without = ray.wait(
+            list(self._jobs), num_returns=self._options.workers, timeout=self._options.patience, fetch_local=False
+        )
+        if without:
+            raise _no_room(self._options, self._model.gpus, placed=len(placed))
         while self._jobs:
             self._next()
 
