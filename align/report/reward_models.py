@@ -10,7 +10,8 @@ def reward_models(run: RunFolder) -> list[dict[str, Any]]:
 
     `held_out` is what it makes of pairs that it did not learn from (`reward.measure.measure`), `fresh` the same of the
     next round's labels, before anything learned from them, and `drift` the difference (`reward.drift.drift`); None where
-    that was not measured. `warnings` are sentences.
+    that was not measured. `seen` counts new labels about prompts that it had learned from, which are not in `fresh`.
+    `warnings` are sentences.
     """
     found = []
     for number in sorted(ref.round for ref in run.receipts if ref.stage == "reward"):
@@ -21,6 +22,7 @@ def reward_models(run: RunFolder) -> list[dict[str, Any]]:
                 "round": number,
                 "held_out": measured or run.summary(number, "reward").get("held_out"),
                 "fresh": run.json(number + 1, "reward_check", "fresh.json"),
+                "seen": (next_check.get("fresh") or {}).get("seen", 0),
                 "drift": next_check.get("drift"),
                 "warnings": next_check.get("warnings", []),
             }

@@ -118,3 +118,15 @@ def test_without_held_out_pairs_new_labels_are_compared_with_the_labels_before(s
     after = check(stages, 2, tmp_path / "after", checked=tmp_path / "before")
     assert after["drift"]["accuracy"]["mean"] == 0.0
     assert after["drift"]["against"] == "the model before it did on the labels before"
+
+
+def test_where_every_prompt_was_learned_from_nothing_is_said(stages: Path, tmp_path: Path) -> None:
+    found = check(stages, 2, tmp_path / "out", preferences=stages / "preferences_1")
+    kept = sum(is_held_out(f"prompt {n}", SHARE) for n in range(120))
+    assert (found["fresh"]["pairs"], found["fresh"]["seen"]) == (kept, 120 - kept)
+    (tmp_path / "learned").mkdir()
+    rows = [label(1, n, kind=True) for n in range(120) if not is_held_out(f"prompt {n}", SHARE)]
+    write_table(tmp_path / "learned/preferences.parquet", to_table(Preference, rows))
+    found = check(stages, 2, tmp_path / "none", preferences=tmp_path / "learned")
+    assert found["fresh"] == {"accuracy": None, "log_loss": None, "pairs": 0, "unscored": 0, "ties": 0, "seen": len(rows)}
+    assert (found["drift"], found["warnings"]) == (None, [])

@@ -92,6 +92,9 @@ def test_reward_models_are_shown_with_what_new_labels_say_against_them(tmp_path:
     assert f"With a temperature of {told['temperature']:.2f} the calibration error is" in shown
     dots = [text for text in page.texts if text.startswith(("with the temperature: ", "as the scores say: "))]
     assert len(dots) == len(told["before"]["bins"]) + len(told["after"]["bins"])
+    assert "are about prompts that" not in shown
+    first["seen"] = 17
+    assert "17 of the new labels of round 2 are about prompts that the reward model of round 1" in render(found)
     steady = report_data(make_run(tmp_path / "steady", rounds=2, method="ppo", forgets=1.0))
     assert steady["reward_models"][0]["drift"] is not None and steady["reward_models"][0]["warnings"] == []
 
