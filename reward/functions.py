@@ -65,6 +65,11 @@ class FunctionScorer:
     def score(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | None]:
         return [self.function(messages, answer) for messages, answer in zip(prompts, answers, strict=True)]
 
+    def explain(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | str]:
+        """For each answer its score, or that the function gave none."""
+        none = f"{self.function.spec.rpartition('/')[2]} gave None"
+        return [none if value is None else value for value in self.score(prompts, answers)]
+
 
 def load_function(spec: str, base: Path) -> ScoringFunction:
     """The function that `spec` (`file.py:name`) names; a relative file starts at `base`.

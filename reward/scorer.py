@@ -5,6 +5,8 @@ from typing import Protocol
 
 from align.types import Message
 
+NO_SCORE = "it cannot be scored"
+
 
 class Scorer(Protocol):
     """Scores answers; higher is better, in units of its own."""
@@ -16,3 +18,16 @@ class Scorer(Protocol):
         Raises DataError where scoring fails.
         """
         ...
+
+
+def explain(scorer: Scorer, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | str]:
+    """For each answer its score, or the reason why there is none, as `scorer` gives it where it gives any."""
+    own = getattr(scorer, "explain", None)
+    if own is not None:
+        return list(own(prompts, answers))
+    return [NO_SCORE if value is None else value for value in scorer.score(prompts, answers)]
+
+
+def scores_in(explained: Sequence[float | str]) -> list[float | None]:
+    """The scores among what an `explain` gives: for each answer a float, or the reason why there is none."""
+    return [value if isinstance(value, float) else None for value in explained]

@@ -164,7 +164,7 @@ def _of_method(
     if reward:
         parsed = [parse_reward(text) for text in reward]
         more["score"] = scorer_of(parsed, dtype=dtype, threads=threads).score
-        models = [Path(part.path) for part in parsed if part.is_model]
+        models = [part.folder for part in parsed if part.is_model]
         more |= {"critic": models[0]} if verb.name == "ppo" and models and start.critic == "separate" else {}
     rows = rows_left(parts.load(given["data"])[0] if given["data"] else asked, [*tuning, *final])
     judge = given["judge"]

@@ -7,9 +7,12 @@ Settings are the recipe's fields of that section, as key=value: `align dpo … b
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from reward.compose import Weighted
 
 MODEL = typer.Option(..., "--model", help="A local folder or a Hub id of a causal language model.")
 REVISION = typer.Option(None, "--revision", help="The Hub revision; the default branch where none is named.")
@@ -308,11 +311,13 @@ def learn(
 ) -> dict[str, Any]:
     """Train the checkpoint `model`, in this process, into `out`."""
     order = lesson.order
-    return lesson.train(
+    scorer, critic = _scored(order, lesson.config)
+    metrics = lesson.train(
         model,
         lesson.rows,
         lesson.config,
-        **_scored(order, lesson.config),
+        **({"score": scorer.score} if scorer is not None else {}),
+        **critic,
         seed=order.seed,
         dtype=order.dtype,
         report_to=[],
@@ -321,6 +326,7 @@ def learn(
         work=_work_of(order, work),
         progress=progress,
     )
+    return {**metrics, **(scorer.why_unscored() if scorer is not None else {})}
 
 
 def _work_of(order: Order, work: Path) -> Path:
@@ -330,16 +336,16 @@ def _work_of(order: Order, work: Path) -> Path:
     return work / f"reward-{rewards_id([parse_reward(r) for r in order.rewards])}" if order.rewards else work
 
 
-def _scored(order: Order, config: Any) -> dict[str, Any]:
-    """What the online methods take too: the score of answers, and for PPO a model that a critic of its own starts from."""
+def _scored(order: Order, config: Any) -> "tuple[Weighted | None, dict[str, Any]]":
+    """What the online methods take too: what scores answers, and for PPO a model that a critic of its own starts from."""
     from align.rounds.rewarding import parse_reward, scorer_of
 
     if not order.rewards:
-        return {}
+        return None, {}
     parsed = [parse_reward(text) for text in order.rewards]
-    models = [part.path for part in parsed if part.is_model]
-    critic = {"critic": Path(models[0])} if order.verb == "ppo" and models and config.critic == "separate" else {}
-    return {"score": scorer_of(parsed, dtype=order.dtype, threads=order.threads).score, **critic}
+    models = [part.folder for part in parsed if part.is_model]
+    critic = {"critic": models[0]} if order.verb == "ppo" and models and config.critic == "separate" else {}
+    return scorer_of(parsed, dtype=order.dtype, threads=order.threads), critic
 
 
 def keep_unreadable(folder: Path, unreadable: Sequence[Any]) -> None:

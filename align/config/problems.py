@@ -36,7 +36,8 @@ def _sentence(kind: str, spot: Place, value: Any, cause: object) -> str:
         return "this key is required" + (f" ({takes(spot.field)})" if spot.field else "")
     if kind == "union_tag_not_found":
         assert spot.field
-        return f"must be {takes(spot.field)}, found {shown(value)}"
+        one = takes(spot.field).replace("a list of sections, each", "a section")
+        return f"must be {one if isinstance(spot.keys[-1], int) else takes(spot.field)}, found {shown(value)}"
     if kind == "union_tag_invalid":
         assert spot.field
         tags = [tag_of(choice) for choice in sections_in(spot.field.annotation)]

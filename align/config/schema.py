@@ -59,6 +59,9 @@ def place(loc: Keys, root: type[Section]) -> Place:
         part = parts.pop(0)
         if isinstance(part, int):
             keys.append(part)
+            if field is not None and parts and chosen_by_type(field, inside=True):
+                inner = [choice for choice in inner if tag_of(choice) == parts[0]]
+                parts.pop(0)
             continue
         if not inner:
             break
@@ -69,6 +72,16 @@ def place(loc: Keys, root: type[Section]) -> Place:
             tag = parts.pop(0)
             inner = [choice for choice in inner if tag_of(choice) == tag]
     return Place(tuple(keys), section, field)
+
+
+def chosen_by_type(field: FieldInfo, *, inside: bool) -> bool:
+    """Whether `type:` chooses among the sections that a key takes; with `inside`, those of its list."""
+    if not inside:
+        return field.discriminator is not None
+    if typing.get_origin(field.annotation) is not list:
+        return False
+    (item,) = typing.get_args(field.annotation)
+    return any(getattr(part, "discriminator", None) for part in typing.get_args(item)[1:])
 
 
 def every_key() -> Iterator[tuple[str, str]]:
@@ -85,10 +98,11 @@ def every_key() -> Iterator[tuple[str, str]]:
 
 def takes(field: FieldInfo) -> str:
     """What a key takes, in words: kind and range, such as "a number above 0 and at most 1" or "auto, vllm or none"."""
-    if field.discriminator:
+    if field.discriminator or chosen_by_type(field, inside=True):
         tags = [tag_of(choice) for choice in sections_in(field.annotation)]
         optional = type(None) in typing.get_args(field.annotation)
-        return f"a section with `type:` {_either(tags)}" + (" (or null)" if optional else "")
+        what = "a section" if field.discriminator else "a list of sections, each"
+        return f"{what} with `type:` {_either(tags)}" + (" (or null)" if optional else "")
     return _kind(field.annotation, field.metadata)
 
 

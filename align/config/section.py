@@ -4,8 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from align.config.base import Section
 from align.config.load import Kind, Places, set_value, validated
+from align.config.rewards import AnyFunction, RewardFunction
 from align.config.rollouts import Mixed
+from align.config.yaml_text import parse
 from align.errors import ConfigError
 
 
@@ -29,3 +32,14 @@ def load_section(
             raise ConfigError(f"{key} has no use here", where=f"setting {setting}", hint=no_use[key])
         set_value(data, places, setting, "setting")
     return validated(kind, data, places, Path.cwd(), True)
+
+
+class _Function(Section):
+    reward: RewardFunction
+
+
+def load_function_section(text: str, where: str) -> AnyFunction:
+    """A scoring function from one entry of the recipe's `reward.functions`, in YAML. Relative paths start at the working
+    directory. Raises ConfigError."""
+    value, _ = parse(text, where)
+    return validated(_Function, {"reward": value}, {(): (where, 0)}, Path.cwd(), True).reward

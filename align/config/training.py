@@ -5,7 +5,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from align.config.base import Decoding, Section
-from align.config.paths import File, Function
+from align.config.paths import File
+from align.config.rewards import RewardFunction
 from align.config.trainer import Trainer, check_trainer
 
 
@@ -330,13 +331,6 @@ class RewardModel(OnRows):
         return self
 
 
-class RewardFunction(Section):
-    path: Function
-    """`file.py:function`; scores (messages, answer), higher is better."""
-    weight: float = 1.0
-    """The function's share in the reward."""
-
-
 class Rewards(Section):
     """What the online methods and best-of-n raise: the weighted sum of a trained model's and functions' scores."""
 
@@ -344,13 +338,24 @@ class Rewards(Section):
     """Train a reward model on the preferences, before the policy, and use it."""
     weight: float = 1.0
     """The trained model's share in the reward."""
+    bound: Annotated[float, Field(ge=0)] = 0.0
+    """With `model.members` over 1: so many standard deviations of the members' scores are taken off their mean, so that
+    answers on which they disagree are not worth finding. 0 is the mean; 1 a cautious reward."""
     functions: list[RewardFunction] = []
-    """Scoring functions, added to the model's score."""
+    """Scoring functions, added to the model's score: your own (`path` alone will do), patterns, JSON, length, math, code
+    and language models as judges (docs/reward-functions.md)."""
 
     @model_validator(mode="after")
     def _something(self) -> Self:
         if self.model is None and not self.functions:
             raise ValueError("give `model` (a reward model trained on the preferences), `functions`, or both")
+        return self
+
+    @model_validator(mode="after")
+    def _members_can_disagree(self) -> Self:
+        if self.bound and (self.model is None or self.model.members == 1):
+            found = "no `model`" if self.model is None else f"model.members: {self.model.members}"
+            raise ValueError(f"`bound` acts on an ensemble alone, found {found}; give `model.members` of 2 or more")
         return self
 
 

@@ -39,7 +39,7 @@ def read_prompts(path: Path, test_share: float = 0.0) -> tuple[list[Prompt], lis
     A prompt's side of the split depends on its own messages and on `test_share` only: not on its place, on other
     rows or on a seed. So it never crosses, whatever is added later.
     """
-    good, dropped = parse_rows(path, "prompt", lambda row, _: _prompt(row))
+    good, dropped = parse_rows(path, "prompt", lambda row, _: prompt_in(row))
     prompts: dict[str, Prompt] = {}
     for where, messages in good:
         identity = prompt_id(messages)
@@ -63,7 +63,8 @@ def held_out_prompts(prompts: list[Prompt], count: int) -> list[Prompt]:
     return sorted((p for p in prompts if p.split == "test"), key=lambda p: unit_for("evaluation", p.id))[:count]
 
 
-def _prompt(row: dict[str, Any]) -> list[Message]:
+def prompt_in(row: dict[str, Any]) -> list[Message]:
+    """The conversation that a row asks. Raises BadRowError where it has none."""
     messages = prompt_of(row, ("prompt", "messages", "conversations", "instruction"))
     if messages is not None:
         return messages

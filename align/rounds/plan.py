@@ -20,6 +20,7 @@ from align.errors import ConfigError
 from align.ids import content_id
 from align.rounds.fingerprint import Fingerprints
 from align.rounds.stage import Ref, Stage
+from reward.build import identity
 from reward.functions import function_id
 
 
@@ -110,7 +111,7 @@ def _outside(recipe: Recipe, fingerprints: Fingerprints) -> dict[str, str]:
     if recipe.thumbs is not None:
         found["thumbs"] = _file(recipe.thumbs.path, "thumbs.from", fingerprints)
     for number, function in enumerate(recipe.reward.functions if recipe.reward is not None else []):
-        found[f"reward_{number}"] = function_id(function.path, Path())
+        found[f"reward_{number}"] = identity(function)
     if recipe.annotate is not None and recipe.annotate.gold is not None:
         found["gold"] = _file(recipe.annotate.gold.path, "annotate.gold.path", fingerprints)
     if recipe.annotate is not None and recipe.annotate.suggest is not None:
@@ -351,10 +352,14 @@ def _online(recipe: Recipe, number: int, outside: dict[str, str], engine: dict[s
             "seed": recipe.seed,
             "dtype": recipe.model.dtype,
             method: recipe.training.model_dump(mode="json"),
-            "weights": {"model": reward.weight, "functions": [function.weight for function in reward.functions]},
+            "weights": {
+                "model": reward.weight,
+                "bound": reward.bound,
+                "functions": [function.weight for function in reward.functions],
+            },
         },
         files={name: outside[name] for name in names},
-        tuning={**_training(recipe, engine), "functions": [function.path for function in reward.functions]},
+        tuning={**_training(recipe, engine), "functions": [f.model_dump(mode="json") for f in reward.functions]},
         heavy=True,
     )
 

@@ -5,60 +5,86 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from align.config.rewards import AnyFunction
+from align.config.section import load_function_section
 from align.errors import ConfigError
 from align.ids import content_id
 from align.store import checkpoint_id
+from reward.build import build, identity
+from reward.compose import Weighted, weighted
 from reward.functions import FunctionScorer, function_id, load_function
 from reward.scorer import Scorer
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A reward model's folder, or a function as `file.py:function`, and its share in the sum."""
+    """A reward model's folder, or a scoring function as the recipe names it, and its share in the sum. Text that is no
+    folder is a function of the user's own, `file.py:function`.
 
-    path: str
+    `bound` is how many standard deviations of an ensemble's members are taken off their mean.
+    """
+
+    source: str | AnyFunction
     weight: float = 1.0
+    bound: float = 0.0
 
     @property
     def is_model(self) -> bool:
-        return Path(self.path).is_dir()
+        return isinstance(self.source, str) and Path(self.source).is_dir()
+
+    @property
+    def folder(self) -> Path:
+        """The reward model's folder."""
+        assert isinstance(self.source, str), f"{self.source.type} is no reward model"
+        return Path(self.source)
 
 
 def parse_reward(text: str) -> Part:
-    """`FOLDER` or `file.py:function`, with `=WEIGHT` behind it where it is not 1. Raises ConfigError."""
-    path, equals, weight = text.rpartition("=")
+    """What `--reward` says: `FOLDER` or `file.py:function`, with `=WEIGHT` behind it where it is not 1, or an entry of
+    the recipe's `reward.functions` as `{type: …}`. Raises ConfigError."""
+    if text.lstrip().startswith("{"):
+        function = load_function_section(text, f"--reward {text}")
+        return Part(function, function.weight)
+    source, equals, given = text.rpartition("=")
     if not equals or Path(text).is_dir():
-        path, weight = text, "1"
+        source, given = text, "1"
     try:
-        part = Part(path, float(weight))
+        weight = float(given)
     except ValueError:
-        part = Part(path, math.nan)
-    if not math.isfinite(part.weight):
-        raise ConfigError(f"the weight must be a number, found {weight!r}", where=f"--reward {text}")
-    if not part.is_model and not part.path.rpartition(":")[0].endswith(".py"):
-        what = f"{part.path} is neither a folder nor file.py:function"
-        raise ConfigError(what, where=f"--reward {text}", hint="`align reward train` makes such a folder")
-    return part
+        weight = math.nan
+    if not math.isfinite(weight):
+        raise ConfigError(f"the weight must be a number, found {given!r}", where=f"--reward {text}")
+    if not Path(source).is_dir() and not source.rpartition(":")[0].endswith(".py"):
+        what = f"{source} is neither a folder nor file.py:function"
+        hint = "`align reward train` makes such a folder; other functions are written {type: …}, as in a recipe"
+        raise ConfigError(what, where=f"--reward {text}", hint=hint)
+    return Part(source, weight)
 
 
 def rewards_id(parts: Sequence[Part]) -> str:
-    """Changes with a model's weights, a function's code and the shares."""
-    made_of = [checkpoint_id(Path(p.path)) if p.is_model else function_id(p.path, Path()) for p in parts]
-    return content_id([[one, part.weight] for one, part in zip(made_of, parts, strict=True)])
+    """Changes with a model's weights, with what a function says, and with the shares."""
+
+    def made_of(part: Part) -> str:
+        if isinstance(part.source, str):
+            return checkpoint_id(part.folder) if part.is_model else function_id(part.source, Path())
+        return identity(part.source)
+
+    return content_id([[made_of(part), part.weight, part.bound] for part in parts])
 
 
-def scorer_of(parts: Sequence[Part], *, dtype: str, threads: int | None) -> Scorer:
+def scorer_of(parts: Sequence[Part], *, dtype: str, threads: int | None) -> Weighted:
     """The weighted sum of `parts`; an answer that one of them cannot score has no score.
 
-    Raises ConfigError where a function or a model cannot be loaded.
+    Raises ConfigError or DataError where a function or a model cannot be loaded.
     """
-    from reward.compose import weighted
 
     def one(part: Part) -> Scorer:
+        if not isinstance(part.source, str):
+            return build(part.source)
         if not part.is_model:
-            return FunctionScorer(load_function(part.path, Path()))
+            return FunctionScorer(load_function(part.source, Path()))
         from reward.model import load_scorer
 
-        return load_scorer(Path(part.path), dtype=dtype, threads=threads)
+        return load_scorer(part.folder, dtype=dtype, threads=threads, bound=part.bound)
 
     return weighted([(one(part), part.weight) for part in parts])

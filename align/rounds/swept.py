@@ -137,13 +137,13 @@ def _lesson(
     if section in SCORED:
         number, reward = _latest(run, "reward"), recipe.reward
         assert reward is not None
-        parts = [Part(f.path, f.weight) for f in reward.functions]
+        parts = [Part(f, f.weight) for f in reward.functions]
         if reward.model is not None:
-            parts.insert(0, Part(str(_stage(run, number, "reward")), reward.weight))
+            parts.insert(0, Part(str(_stage(run, number, "reward")), reward.weight, reward.bound))
         parent = _parent(recipe, run, number, model)
         score: Score = scorer_of(parts, dtype=recipe.model.dtype, threads=recipe.threads).score
         own = recipe.ppo is not None and recipe.ppo.critic == "separate" and parts[0].is_model
-        critic = {"critic": Path(parts[0].path)} if own else {}
+        critic = {"critic": parts[0].folder} if own else {}
         return parent, prompts, {"score": score, **critic}
     return _from_labels(recipe, run, model)
 

@@ -7,6 +7,7 @@ As in `align.rounds.work`, every function takes a `Job` and a progress callback,
 from collections.abc import Callable
 from typing import Any
 
+from align.config.rewards import read_function
 from align.config.training import BestOfN, Dpo, Grpo, Kto, Online, Ppo, RewardModel, Rloo
 from align.errors import DataError
 from align.rounds.parts import checkpoint_of, labels_of, prompts_of, write_part
@@ -92,12 +93,13 @@ def _online(
     drawn = prompts_of_round(prompts_of(job, "train"), round=job.round, count=config.prompts, seed=job.settings["seed"])
     write_part(job, "prompts", Prompt, drawn)
     weights = job.settings["weights"]
-    parts = [Part(*pair) for pair in zip(job.tuning["functions"], weights["functions"], strict=True)]
+    functions = [read_function(dumped) for dumped in job.tuning["functions"]]
+    parts = [Part(*pair) for pair in zip(functions, weights["functions"], strict=True)]
     if "reward" in job.inputs:
-        parts.insert(0, Part(str(job.inputs["reward"]), weights["model"]))
-    score = scorer_of(parts, dtype=job.settings["dtype"], threads=job.tuning["threads"]).score
-    metrics = train(job.inputs["parent"], drawn, config, score=score, **more, **_common(job, progress))
-    return _trained(job, metrics, prompts=len(drawn))
+        parts.insert(0, Part(str(job.inputs["reward"]), weights["model"], weights["bound"]))
+    scorer = scorer_of(parts, dtype=job.settings["dtype"], threads=job.tuning["threads"])
+    metrics = train(job.inputs["parent"], drawn, config, score=scorer.score, **more, **_common(job, progress))
+    return _trained(job, {**metrics, **scorer.why_unscored()}, prompts=len(drawn))
 
 
 def _common(job: Job, progress: Progress) -> dict[str, Any]:

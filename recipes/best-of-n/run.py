@@ -34,7 +34,7 @@ def main(changes: list[str]) -> None:
     sample = partial(sample_answers, engine=recipe.rollouts, out=out / "samples", **common)
     judged = FunctionScorer(load_function(judge.path, Path())).score
     measure = partial(evaluate_policy, held_out, score=judged, tie_width=judge.tie_width, seed=seed)
-    score = scorer_of([Part(f.path, f.weight) for f in reward.functions], dtype="float32", threads=None).score
+    score = scorer_of([Part(f, f.weight) for f in reward.functions], dtype="float32", threads=None).score
     policy = out / "policy_0"
     import_model(out=out / "base", **recipe.model.model_dump())
     rows = [(row.messages, row.answer) for row in load_demonstrations(recipe.sft.demonstrations)[0]]

@@ -1,9 +1,9 @@
-"""GSM8K's word problems as prompts, and a reward that can be checked: the number behind `####`.
+"""GSM8K's word problems as prompts with solutions, for the recipe's reward (`type: math`).
 
     python gsm8k.py ~/train.jsonl     # GSM8K's file of `question` and `answer` (also .gz), which you download
     python gsm8k.py --sample          # 64 sums made by code, to see that everything runs
 
-Either writes data/prompts.jsonl for the recipe and data/solutions.json for `correct`.
+Either writes data/prompts.jsonl, each line with `messages` and `solution`.
 """
 
 import argparse
@@ -13,45 +13,29 @@ import random
 import re
 import sys
 from collections.abc import Iterable
-from decimal import Decimal, InvalidOperation
 from functools import cache
 from pathlib import Path
 
+from align.config.rewards import Math
+from align.types import Message
+from reward.build import build
+from reward.scorer import Scorer
+
 DATA = Path(__file__).resolve().parent / "data"
+PROMPTS = DATA / "prompts.jsonl"
 ASKED = "Think step by step, and end with a line that has #### and the number alone, such as: #### 42"
-NUMBER = r"-?[$€£]?\s?-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
-LAST = re.compile(rf"####\s*({NUMBER})\s*\.?\s*$")
-"""The number of an answer that ends as it was asked to."""
-
-
-def number(text: str) -> Decimal | None:
-    """`text` as a number, without currency and thousands' commas; None where it is none."""
-    try:
-        return Decimal(re.sub(r"[,$€£\s]", "", text))
-    except InvalidOperation:
-        return None
-
-
-def final(answer: str) -> Decimal | None:
-    """The number that an answer ends with, behind `####`; None where it does not end so."""
-    found = LAST.search(answer.strip())
-    return number(found[1]) if found else None
+SOLVED = re.compile(r"####\s*(-?[\d,]*\.?\d+)\s*$")
+"""How GSM8K's own answers end."""
 
 
 @cache
-def solutions() -> dict[str, str]:
-    """Question → number, as data/solutions.json has them."""
-    return dict(json.loads((DATA / "solutions.json").read_text(encoding="utf-8")))
+def by_solutions() -> Scorer:
+    return build(Math(solutions=PROMPTS, after="####"))
 
 
-def correct(messages: list[dict[str, str]], answer: str) -> float:
-    """1 for an answer that ends with the right number, else 0. KeyError for a question that is not in data/."""
-    return float(final(answer) == number(solutions()[messages[-1]["content"]]))
-
-
-def form(messages: list[dict[str, str]], answer: str) -> float:
-    """1 for an answer that ends as it was asked to, whatever the number; this is learned first."""
-    return float(final(answer) is not None)
+def correct(messages: list[Message], answer: str) -> float | None:
+    """What the recipe's `type: math` says, as a judge: 1 for the right number behind ####, else 0."""
+    return by_solutions().score([messages], [answer])[0]
 
 
 def read(path: Path) -> dict[str, str]:
@@ -61,12 +45,12 @@ def read(path: Path) -> dict[str, str]:
         for line, text in enumerate(file, 1):
             try:
                 row = json.loads(text)
-                question, solved = row["question"].strip(), final(row["answer"])
+                question, solved = row["question"].strip(), SOLVED.search(row["answer"])
             except (ValueError, KeyError, TypeError, AttributeError):
                 question, solved = "", None
             if not question or solved is None:
                 sys.exit(f"{path}:{line}: needs `question`, and `answer` that ends with #### and a number")
-            found[question] = str(solved)
+            found[question] = solved[1].replace(",", "")
     return found
 
 
@@ -84,12 +68,15 @@ def sample(count: int, seed: int) -> dict[str, str]:
 
 def write(rows: Iterable[tuple[str, str]]) -> None:
     DATA.mkdir(exist_ok=True)
-    kept = dict(rows)
-    prompts = ([{"role": "system", "content": ASKED}, {"role": "user", "content": question}] for question in kept)
-    lines = [json.dumps({"messages": messages}, ensure_ascii=False) + "\n" for messages in prompts]
-    (DATA / "prompts.jsonl").write_text("".join(lines), encoding="utf-8")
-    (DATA / "solutions.json").write_text(json.dumps(kept, ensure_ascii=False, indent=0), encoding="utf-8")
-    print(f"{DATA}: {len(kept)} prompts")
+    made = [
+        {
+            "messages": [{"role": "system", "content": ASKED}, {"role": "user", "content": question}],
+            "solution": solution,
+        }
+        for question, solution in rows
+    ]
+    PROMPTS.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made), encoding="utf-8")
+    print(f"{DATA}: {len(made)} prompts")
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ def main(changes: list[str]) -> None:
     sample = partial(sample_answers, engine=recipe.rollouts, out=out / "samples", **common)
     judged = FunctionScorer(load_function(judge.path, Path())).score
     measure = partial(evaluate_policy, held_out, score=judged, tie_width=judge.tie_width, seed=seed)
-    score = scorer_of([Part(f.path, f.weight) for f in reward.functions], dtype="float32", threads=None).score
+    score = scorer_of([Part(f, f.weight) for f in reward.functions], dtype="float32", threads=None).score
     policy = out / "policy_0"
     import_model(out=policy, **recipe.model.model_dump())
     answers, _ = sample(held_out, policy, recipe.evaluate, purpose="evaluation", keep_all=True)

@@ -59,7 +59,8 @@ def main(changes: list[str]) -> None:
         parent, policy, critic = policy, out / f"policy_{number}", out / f"reward_{number}"
         train_reward(parent, preferences + earlier, model, out=critic, work=out / f"judging_{number}", **training)
         earlier += preferences
-        parts = [Part(str(critic), reward.weight), *(Part(f.path, f.weight) for f in reward.functions)]
+        own = Part(str(critic), reward.weight, reward.bound)
+        parts = [own, *(Part(f, f.weight) for f in reward.functions)]
         score = scorer_of(parts, dtype=recipe.model.dtype, threads=recipe.threads).score
         drawn = prompts_of_round(prompts, round=number, count=recipe.ppo.prompts, seed=seed)
         given = {"score": score, "critic": critic, "out": policy, "work": out / f"work_{number}"}

@@ -75,11 +75,12 @@ def test_where_functions_alone_say_what_is_good_nobody_is_asked(folder: Path) ->
     policy = stages(recipe, folder)["2/policy"]
     assert policy.work == "ppo_policy"
     assert policy.inputs == {"prompts": Ref(0, "prompts"), "parent": Ref(1, "policy")}
-    assert policy.tuning["functions"] == [f"{folder}/score.py:score"]
+    named = {"type": "function", "path": f"{folder}/score.py:score", "weight": 1.0}
+    assert policy.tuning["functions"] == [named]
     other = stages(
         recipe_of(folder, *NO_LABELS[:3], "reward.functions=[{path: 'score.py:score', weight: 2.0}]"), folder
     )
-    assert other["1/policy"].settings["weights"] == {"model": 1.0, "functions": [2.0]}
+    assert other["1/policy"].settings["weights"] == {"model": 1.0, "bound": 0.0, "functions": [2.0]}
 
 
 def test_a_run_that_asks_nobody_has_no_desk_and_says_so(folder: Path, tmp_path: Path) -> None:

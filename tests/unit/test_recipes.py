@@ -17,6 +17,7 @@ from align.data.demonstrations import load_demonstrations
 from align.data.prompts import load_prompts, read_prompts
 from align.rounds.plan import judge_of
 from align.types import prompt_id
+from reward.build import build
 from reward.functions import load_function
 
 RECIPES = shipped()
@@ -100,8 +101,10 @@ ANSWERS = {
     "#### -1010": (0.0, 1.0),
     "#### 10": (0.0, 1.0),
     "1010": (0.0, 0.0),
-    "#### 1010 dollars": (0.0, 0.0),
+    "#### 1010 dollars": (1.0, 0.0),
+    "#### 505*2": (0.0, 0.0),
     "#### 1010 and #### 1010": (1.0, 1.0),
+    "#### 7\nso #### 1010": (1.0, 1.0),
     "####": (0.0, 0.0),
     "": (0.0, 0.0),
 }
@@ -113,8 +116,13 @@ def test_gsm8ks_own_file_becomes_prompts_and_only_the_right_number_is_rewarded(t
     subprocess.run([sys.executable, mine / "gsm8k.py", tmp_path / "train.jsonl"], check=True, capture_output=True)
     prompts, dropped = read_prompts(mine / "data" / "prompts.jsonl")
     assert (len(prompts), dropped) == (2, [])
-    correct, form = (load_function(f"gsm8k.py:{name}", mine) for name in ("correct", "form"))
-    assert {a: (correct(prompts[0].messages, a), form(prompts[0].messages, a)) for a in ANSWERS} == ANSWERS
+    reward = load_recipe(mine, ["model.path=org/name"]).recipe.reward
+    assert reward is not None
+    asked, answers = [prompts[0].messages] * len(ANSWERS), list(ANSWERS)
+    correct, form = (build(function).score(asked, answers) for function in reward.functions)
+    assert dict(zip(ANSWERS, zip(correct, form, strict=True), strict=True)) == ANSWERS
+    judge = load_function("gsm8k.py:correct", mine)
+    assert [judge(prompts[0].messages, answer) for answer in answers] == correct
     (tmp_path / "bad.jsonl").write_text(json.dumps(GSM) + "\n" + json.dumps({"question": "No answer?"}) + "\n")
     command = [sys.executable, mine / "gsm8k.py", tmp_path / "bad.jsonl"]
     refused = subprocess.run(command, capture_output=True, text=True)

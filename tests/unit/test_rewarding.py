@@ -41,6 +41,6 @@ def test_the_id_changes_with_code_and_share(tmp_path: Path) -> None:
     part = Part(f"{file}:score")
     first = rewards_id([part])
     assert rewards_id([part]) == first
-    assert rewards_id([Part(part.path, 2.0)]) != first
+    assert rewards_id([Part(part.source, 2.0)]) != first
     file.write_text("def score(messages, answer):\n    return 2.0\n")
     assert rewards_id([part]) != first

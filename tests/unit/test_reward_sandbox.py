@@ -1,0 +1,217 @@
+"""Programs that nobody trusts: each must be held, and nothing of it may be left."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from align.errors import ConfigError
+from reward import sandbox
+from reward.sandbox import Isolation, Limits, run
+
+SMALL = Limits(seconds=1, wall_seconds=30.0, memory_mb=256, disk_mb=4, processes=8)
+SYSTEM_PYTHON = Path("/usr/bin/python3")
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
+
+
+@pytest.fixture(params=["namespaces", "limits"])
+def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Limits:
+    """Small limits with one isolation and then the other, where this machine can."""
+    isolation: Isolation = request.param
+    found = replace(SMALL, isolation=isolation)
+    try:
+        sandbox.require(found)
+    except ConfigError:
+        if isolation == "limits" and SYSTEM_PYTHON.exists():  # ours may be in root's home, which nobody may read
+            monkeypatch.setattr(sys, "executable", str(SYSTEM_PYTHON))
+            return found
+        pytest.skip(f"this machine has no sandbox with isolation {isolation}")
+    return found
+
+
+def left(marker: str) -> list[int]:
+    """Processes whose command line has `marker`; one that was killed may need a moment."""
+    found: list[int] = []
+    for _ in range(50):
+        found = [
+            int(path.parent.name)
+            for path in Path("/proc").glob("[0-9]*/cmdline")
+            if marker.encode() in _read(path) and int(path.parent.name) != os.getpid()
+        ]
+        if not found:
+            return []
+        time.sleep(0.1)
+    return found
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def test_a_program_reads_prints_and_ends(limits: Limits) -> None:
+    done = run("import sys; print(int(input()) * 2); print('hm', file=sys.stderr); sys.exit(3)", limits, given="21\n")
+    assert (done.end, done.code, done.output, done.error, done.succeeded) == ("exit", 3, "42\n", "hm\n", False)
+    assert run("print(open('notes.txt').read())", limits, files={"notes.txt": "ö"}).output == "ö\n"
+    assert run("import os; os.kill(os.getpid(), 11)", limits).code == signal.SIGSEGV
+
+
+def test_an_endless_loop_is_ended_by_its_cpu_seconds(limits: Limits) -> None:
+    assert run("while True: pass", limits).end == "cpu"
+    stubborn = run("import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass", limits)
+    assert (stubborn.end, stubborn.code) == ("signal", signal.SIGKILL)
+
+
+def test_a_sleeper_is_ended_by_the_clock(limits: Limits) -> None:
+    began = time.monotonic()
+    assert run("import time; time.sleep(600)", replace(limits, wall_seconds=0.5)).end == "clock"
+    assert time.monotonic() - began < 15
+
+
+def test_a_fork_bomb_is_held_and_nothing_of_it_is_left(limits: Limits) -> None:
+    bomb = """
+        import os, time
+        try:
+            while True:
+                os.fork()
+        except OSError:
+            os.execv(os.path.realpath("/proc/self/exe"), ["a-bomb-of-forks", "-c", "import time; time.sleep(600)"])
+    """
+    done = run(textwrap.dedent(bomb), replace(limits, wall_seconds=2.0))
+    assert done.end == "clock"
+    assert left("a-bomb-of-forks") == []
+
+
+def test_processes_and_threads_are_counted(limits: Limits) -> None:
+    forks = """
+        import os, time
+        made = 0
+        try:
+            for made in range(100):
+                if os.fork() == 0:
+                    time.sleep(60)
+                    os._exit(0)
+        except OSError:
+            pass
+        print(made)
+    """
+    assert int(run(textwrap.dedent(forks), limits).output) < 2 * limits.processes
+
+
+def test_what_goes_to_the_background_is_ended_with_the_program(limits: Limits) -> None:
+    daemon = """
+        import os, sys
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                os.execv(sys.executable, ["a-daemon-of-tests", "-c", "import time; time.sleep(600)"])
+            os._exit(0)
+        os.wait()
+    """
+    assert run(textwrap.dedent(daemon), limits).succeeded
+    assert left("a-daemon-of-tests") == []
+
+
+def test_a_memory_hog_is_refused(limits: Limits) -> None:
+    done = run("kept = bytearray(1 << 30)", limits)
+    assert done.code == 1 and done.error.endswith("MemoryError\n")
+
+
+def test_a_file_writer_is_held(limits: Limits) -> None:
+    done = run("open('big', 'wb', buffering=0).write(bytes(1 << 22))\nopen('b', 'wb').write(bytes(1 << 23))", limits)
+    assert not done.succeeded
+    outside = Path.home() / "written-by-a-sandbox"
+    done = run(f"open({str(outside)!r}, 'w').write('x')", limits)
+    assert done.code == 1 and not outside.exists()
+
+
+def test_a_flood_of_output_is_cut_off(limits: Limits) -> None:
+    done = run("while True: print('x' * 1000)", replace(limits, seconds=20))
+    assert (done.end, len(done.output)) == ("output", sandbox.OUTPUT)
+
+
+def test_secrets_of_the_environment_stay_outside(limits: Limits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-a-test")
+    tell = "import os\nfor p in ('self', 'thread-self', str(os.getppid()), '1'):\n"
+    tell += (
+        "  try: print(open(f'/proc/{p}/environ').read())\n  except OSError as error: print(error)\nprint(os.environ)"
+    )
+    assert "sk-of-a-test" not in run(tell, limits).output
+
+
+@pytest.fixture
+def walls(limits: Limits) -> Limits:
+    if limits.isolation == "limits":
+        pytest.skip("limits alone have no walls, and say so")
+    return limits
+
+
+def test_there_is_no_network(walls: Limits) -> None:
+    call = "import socket\nsocket.create_connection(('127.0.0.1', {}), 5)"
+    with __import__("socket").create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        exec(call.format(port))
+        done = run(call.format(port), walls)
+    assert done.code == 1 and "Network is unreachable" in done.error
+
+
+def test_there_are_no_files_but_pythons_own(walls: Limits) -> None:
+    seen = run("import os; print(sorted(os.listdir('.')), os.path.exists('/etc/passwd'), os.getpid() < 10)", walls)
+    assert seen.output == "['program.py'] False True\n"
+    for path in (os.path.realpath(os.__file__), "/usr/written"):
+        assert run(f"open({path!r}, 'a')", walls).code == 1
+    assert run(f"print(open({__file__!r}).read())", walls).code == 1 or sys.prefix in __file__
+
+
+def test_the_walls_cannot_be_taken_down_from_inside(walls: Limits) -> None:
+    climb = """
+        import ctypes, os
+        libc = ctypes.CDLL(None)
+        print(libc.unshare(0x10000000), libc.umount2(b"/usr", 2), libc.mount(b"none", b"/usr", None, 4096 | 32, None))
+        print(os.getuid() == 0 and libc.setuid(0) == 0 and libc.mount(b"none", b"/sandbox", b"tmpfs", 0, None) == 0)
+    """
+    assert run(textwrap.dedent(climb), walls).output == "-1 -1 -1\nFalse\n"
+
+
+def test_a_program_dies_with_whoever_runs_it(limits: Limits) -> None:
+    program = "import os, sys\nos.execv(sys.executable, ['an-orphan-of-tests', '-c', 'import time; time.sleep(600)'])"
+    code = (
+        f"import sys; from reward.sandbox import *\nsys.executable = {sys.executable!r}\nrun({program!r}, {limits!r})"
+    )
+    caller = subprocess.Popen([PYTHON, "-c", code])
+    for _ in range(300):
+        if any(b"an-orphan-of-tests" in _read(path) for path in Path("/proc").glob("[0-9]*/cmdline") if _is_it(path)):
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the program did not start")
+    caller.kill()
+    caller.wait()
+    assert left("an-orphan-of-tests") == []
+
+
+PYTHON = sys.executable
+"""Ours, whatever a test puts in its place."""
+
+
+def _is_it(path: Path) -> bool:
+    """Not a command line that only quotes the name, as the caller's does."""
+    return _read(path).startswith(b"an-orphan-of-tests")
+
+
+def test_a_machine_without_namespaces_is_said_with_the_way_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    child = tmp_path / "child.py"
+    text = sandbox.CHILD.read_text().replace("LIBC.unshare(flags)", "LIBC.unshare(-1)")
+    child.write_text(text)
+    monkeypatch.setattr(sandbox, "CHILD", child)
+    with pytest.raises(ConfigError, match=r"isolation: the sandbox cannot be built: unshare: .*`isolation: limits`"):
+        run("print(1)", SMALL)
