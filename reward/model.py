@@ -28,14 +28,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HEAD = "score.weight"
-TOKENS = 16_384
-"""Most tokens of a forward pass of scoring, padding included; a longer sequence goes alone."""
+TOKENS = {"cpu": 4096, "cuda": 16_384}
+"""Most tokens of a forward pass of scoring, padding included; a longer sequence goes alone. On CPU larger passes no longer
+fit its caches: with 28,000 tokens they took twice as long."""
 RELOAD_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 """Largest difference of a score between memory and the published folder, relative to the largest score where that is
 over 1."""
 
 
-Engine = Literal["auto", "vllm", "transformers"]
+ModelEngine = Literal["vllm", "transformers"]
+Engine = Literal["auto"] | ModelEngine
 
 
 def load_scorer(
@@ -55,8 +57,8 @@ def load_scorer(
     return ModelScorer(folder, dtype=dtype, threads=threads, engine=chosen)
 
 
-def resolve_engine(engine: Engine) -> Literal["vllm", "transformers"]:
-    """Which engine `auto` means: transformers. Imports neither. Raises ConfigError where vLLM is not installed."""
+def resolve_engine(engine: Engine) -> ModelEngine:
+    """Which engine `auto` means where answers come a few at a time: transformers. Imports neither. Raises ConfigError where vLLM is not installed."""
     if engine == "vllm" and importlib.util.find_spec("vllm") is None:
         raise ConfigError("vLLM is not installed", where="engine", hint="install it, or use transformers")
     return "vllm" if engine == "vllm" else "transformers"
@@ -75,6 +77,26 @@ def label_count(folder: Path) -> int:
     return int(config.num_labels) if classifies else 1
 
 
+def require_head(folder: Path, labels: int) -> None:
+    """ConfigError where the safetensors in `folder` have no head with `labels` scores. Reads no weights."""
+    from safetensors import safe_open
+
+    sizes = []
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="numpy") as weights:
+            sizes += [weights.get_slice(name).get_shape()[0] for name in weights.keys() if name == HEAD]  # noqa: SIM118
+    if sizes != [labels]:
+        found = f"a head with {sizes[0]}" if sizes else f"no weights {HEAD}"
+        raise ConfigError(
+            f"{str(folder)!r} is no reward model with {_count(labels)}, found {found}", where="reward",
+            hint="`align reward train` makes one",
+        )  # fmt: skip
+
+
+def _count(labels: int) -> str:
+    return "one score" if labels == 1 else f"{labels} scores"
+
+
 class ModelScorer:
     """A Scorer made of a reward model's folder."""
 
@@ -84,7 +106,7 @@ class ModelScorer:
         *,
         dtype: str = "float32",
         threads: int | None = None,
-        engine: Literal["vllm", "transformers"] = "transformers",
+        engine: ModelEngine = "transformers",
         labels: int = 1,
     ) -> None:
         """`dtype` is that of the weights in memory, `threads` of the CPU (None: as they are), `labels` how many scores
@@ -190,8 +212,7 @@ def load_reward_model(folder: Path, dtype: str, *, fresh: bool = False, labels: 
         raise ConfigError(f"{str(folder)!r} cannot be loaded as a reward model ({line})", where=where) from error
     if model.config.num_labels != labels or not hasattr(model, "score"):
         found = f"{type(model).__name__} with {model.config.num_labels} labels"
-        wanted = "one score" if labels == 1 else f"{labels} scores"
-        raise ConfigError(f"{str(folder)!r} is no reward model with {wanted}, found {found}", where=where,
+        raise ConfigError(f"{str(folder)!r} is no reward model with {_count(labels)}, found {found}", where=where,
                           hint="`align reward train` makes one")  # fmt: skip
     missing = sorted(info["missing_keys"])
     if fresh and missing == [HEAD]:
@@ -228,9 +249,10 @@ def sequence_scores(model: Any, sequences: Sequence[Sequence[int]], pad: int) ->
     was_training = model.training
     model.eval()
     order = sorted(range(len(sequences)), key=lambda row: len(sequences[row]))
+    most = TOKENS.get(model.device.type, TOKENS["cuda"])
     scores_SK = torch.zeros(len(sequences), model.config.num_labels)
     with torch.no_grad():
-        for part in passes([len(sequences[row]) for row in order], TOKENS, None, padded=True):
+        for part in passes([len(sequences[row]) for row in order], most, None, padded=True):
             rows = [order[place] for place in part]
             ids = [torch.tensor(sequences[row]) for row in rows]
             ids_BT = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad).to(model.device)

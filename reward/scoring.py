@@ -1,7 +1,8 @@
 """Scores of many answers: shard by shard, each kept by content, so that nobody scores an answer twice.
 
-A shard is a table of answers of similar length with their scores, published whole. Which answers share a shard depends
-on the answers asked for alone, and those of a shard that no other shard has are scored together; so a call that is
+A shard is a table of answers with their scores, in the order in which they are asked for, so that answers to one prompt
+stay together; batches are made by length within it. It is published whole. Which answers share a shard depends on the
+answers asked for alone, and those of a shard that no other shard has are scored together; so a call that is
 killed and repeated goes on with the missing shards and gives the same bits as one that is not.
 
 Scores are kept by reward model, number type and engine in a folder of the user's, `scores_folder`, and found again by
@@ -12,21 +13,28 @@ loses the time to score again and nothing else.
 from __future__ import annotations
 
 import os
+import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
-from align.errors import DataError
+from align.errors import ConfigError, DataError
 from align.ids import content_id
 from align.store import checkpoint_id, disk_errors, publish, read_table, remove_folder, write_table
 from align.types import Message, prompt_id
-from reward.model import Engine, ModelScorer, label_count, resolve_engine
+from reward.model import Engine, ModelEngine, ModelScorer, label_count, require_head, resolve_engine
+from reward.scorer import scores_in
+from rollouts.engine import weight_bytes
 
 SHARD = 1024
 """Answers in a table."""
+WORTH_VLLM = 4e10
+"""Bytes of weights times answers from which on vLLM is the sooner one, its start of about ten seconds included."""
 ROWS = pa.schema([("answer", pa.string()), ("scores", pa.list_(pa.float32())), ("reason", pa.string())])
 """A shard's columns: `answer_id`, and either all the numbers that the model has for the answer or why it has none."""
 
@@ -52,73 +60,90 @@ class KeptScorer:
         bound: float = 0.0,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """`cache` is `scores_folder()` where not given, `shard` answers per table. `progress` is told (answers done,
-        answers in all). `bound` acts where the folder holds an ensemble: its score is the members' mean less `bound`
-        standard deviations.
+        """`auto` is `engine_for`. `cache` is `scores_folder()` where not given, `shard` answers per table. `bound` acts
+        on an ensemble: its score is the members' mean less `bound` standard deviations. `progress` is told (answers
+        done, answers in all).
 
-        Raises ConfigError where `engine` is not there.
+        Raises ConfigError where `folder` is no reward model, `bound` has no ensemble to act on, or `engine` is not
+        installed.
         """
-        self._folder, self._dtype, self._threads = folder, dtype, threads
-        self._engine, self._labels = resolve_engine(engine), label_count(folder)
+        resolve_engine(engine)
+        self._folder, self._engine, self._dtype, self._threads = folder, engine, dtype, threads
+        self._labels = label_count(folder)
+        require_head(folder, self._labels)
+        if bound and self._labels == 1:
+            raise ConfigError(f"{str(folder)!r} is no ensemble, on which alone a bound acts", where="reward.bound")
         self.id = checkpoint_id(folder)
-        self._kept = (cache or scores_folder()) / self.id / f"{self._engine}-{dtype}"
-        self._shard, self._bound, self._tell = shard, bound, progress or (lambda done, total: None)
-        self._model: ModelScorer | None = None
+        self._cache, self._shard, self._bound = cache or scores_folder(), shard, bound
+        self._tell = progress or (lambda done, total: None)
 
     def score(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | None]:
-        """As `Scorer.score`; None for an answer that the model cannot read."""
-        return [None if isinstance(row, str) else self._score(row) for row in self.outputs(prompts, answers)]
+        """As `Scorer.score`; None for what `explain` has a reason for."""
+        return scores_in(self.explain(prompts, answers))
+
+    def explain(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | str]:
+        """For each answer its score, or the reason why there is none, as `ModelScorer.explain` gives it."""
+        return [row if isinstance(row, str) else self._score(row) for row in self.outputs(prompts, answers)]
 
     def outputs(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[Row]:
         """For each answer all the numbers that the model has for it, or the reason why it has none."""
         ids = answer_ids(prompts, answers)
-        places = {
-            id: place for place, id in reversed(list(enumerate(ids)))
-        }  # an answer that comes twice is scored once
-        sizes = {
-            id: sum(len(m["content"]) for m in prompts[place]) + len(answers[place]) for id, place in places.items()
-        }
-        order = sorted(places, key=lambda id: (sizes[id], id))
-        shards = [order[start : start + self._shard] for start in range(0, len(order), self._shard)]
-        paths = [self._kept / f"{content_id(shard)}.parquet" for shard in shards]
-        with disk_errors(self._kept):
-            self._kept.mkdir(parents=True, exist_ok=True)
-            os.utime(self._kept.parent)  # when this model's scores were last asked for
-            _remove_leftovers(self._kept)
-        missing = [n for n, path in enumerate(paths) if not path.is_file()]
-        known = self._known(paths, {id for n in missing for id in shards[n]})
-        done = len(order) - sum(len(shards[n]) for n in missing)
-        self._tell(done, len(order))
-        for n in missing:
-            new = [id for id in shards[n] if id not in known]
-            rows = self._read([prompts[places[id]] for id in new], [answers[places[id]] for id in new]) if new else []
-            found = known | dict(zip(new, rows, strict=True))
-            _write(paths[n], {id: found[id] for id in shards[n]})
-            done += len(shards[n])
-            self._tell(done, len(order))
-        self._close()
-        values = _read(paths)
+        places: dict[str, int] = {}
+        for place, id in enumerate(ids):
+            places.setdefault(id, place)  # an answer that comes twice is scored once
+        engine = engine_for(self._folder, len(places)) if self._engine == "auto" else self._engine
+        try:
+            values = self._by_shards(engine, prompts, answers, places)
+        except ConfigError as refusal:
+            if self._engine != "auto" or engine == "transformers":
+                raise
+            print(f"{refusal}; scoring with transformers", file=sys.stderr)
+            values = self._by_shards("transformers", prompts, answers, places)
         return [values[id] for id in ids]
 
-    def _known(self, paths: Sequence[Path], wanted: set[str]) -> dict[str, Row]:
-        """What other calls' shards have of the answers `wanted`."""
-        if not wanted:
-            return {}
-        own = {path.name for path in paths}
-        found = _read(path for path in sorted(self._kept.glob("*.parquet")) if path.name not in own)
-        return {id: found[id] for id in wanted & found.keys()}
+    def _by_shards(
+        self, engine: ModelEngine, prompts: Sequence[list[Message]], answers: Sequence[str], places: dict[str, int]
+    ) -> dict[str, Row]:
+        """What the model has for the answers at `places`, by id; those that no shard has are scored, and kept."""
+        kept, order = self._cache / self.id / f"{engine}-{self._dtype}", list(places)
+        shards = [order[start : start + self._shard] for start in range(0, len(order), self._shard)]
+        paths = [kept / f"{content_id(shard)}.parquet" for shard in shards]
+        with disk_errors(kept):
+            kept.mkdir(parents=True, exist_ok=True)
+            os.utime(kept.parent)  # when this model's scores were last asked for
+            _remove_leftovers(kept)
+        missing = [n for n, path in enumerate(paths) if not path.is_file()]
+        known = _known(kept, paths, {id for n in missing for id in shards[n]})
+        done = len(order) - sum(len(shards[n]) for n in missing)
+        self._tell(done, len(order))
+        with self._model(engine) as read:
+            for n in missing:
+                new = [places[id] for id in shards[n] if id not in known]
+                rows = read([prompts[place] for place in new], [answers[place] for place in new])
+                found = known | dict(zip((id for id in shards[n] if id not in known), rows, strict=True))
+                _write(paths[n], {id: found[id] for id in shards[n]})
+                done += len(shards[n])
+                self._tell(done, len(order))
+        return _read(paths)
 
-    def _read(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[Row]:
-        if self._model is None:
-            self._model = ModelScorer(
-                self._folder, dtype=self._dtype, threads=self._threads, engine=self._engine, labels=self._labels
-            )
-        return self._model.outputs(prompts, answers)
+    @contextmanager
+    def _model(self, engine: ModelEngine) -> Iterator[Callable[[Sequence[list[Message]], Sequence[str]], list[Row]]]:
+        """The model's `outputs`. It is loaded when the first answers are there, and goes at the end."""
+        loaded: list[ModelScorer] = []
 
-    def _close(self) -> None:
-        if self._model is not None:
-            self._model.close()
-            self._model = None
+        def read(prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[Row]:
+            if not answers:
+                return []
+            if not loaded:
+                options: Any = {"dtype": self._dtype, "threads": self._threads}
+                loaded.append(ModelScorer(self._folder, engine=engine, labels=self._labels, **options))
+            return loaded[0].outputs(prompts, answers)
+
+        try:
+            yield read
+        finally:
+            for model in loaded:
+                model.close()
 
     def _score(self, row: list[float]) -> float:
         if len(row) == 1:
@@ -127,6 +152,14 @@ class KeptScorer:
 
         mean, deviation = spread(row)
         return mean - self._bound * deviation
+
+
+def engine_for(folder: Path, answers: int) -> ModelEngine:
+    """The engine that scores so many answers sooner: vLLM where it is installed and the work is worth its start."""
+    from importlib.util import find_spec
+
+    worth = weight_bytes(folder) * answers >= WORTH_VLLM
+    return "vllm" if worth and find_spec("vllm") is not None else "transformers"
 
 
 def scores_folder() -> Path:
@@ -170,6 +203,14 @@ def answer_ids(prompts: Sequence[list[Message]], answers: Sequence[str]) -> list
             known[key] = prompt_id(messages)
         found.append(content_id([known[key], answer]))
     return found
+
+
+def _known(folder: Path, own: Sequence[Path], wanted: set[str]) -> dict[str, Row]:
+    """What the shards of other calls have of the answers `wanted`."""
+    if not wanted:
+        return {}
+    found = _read(path for path in sorted(folder.glob("*.parquet")) if path not in own)
+    return {id: found[id] for id in wanted & found.keys()}
 
 
 def _read(paths: Iterable[Path]) -> dict[str, Row]:

@@ -345,7 +345,7 @@ def _scored(order: Order, config: Any) -> "tuple[Weighted | None, dict[str, Any]
     parsed = [parse_reward(text) for text in order.rewards]
     models = [part.folder for part in parsed if part.is_model]
     critic = {"critic": models[0]} if order.verb == "ppo" and models and config.critic == "separate" else {}
-    return scorer_of(parsed, dtype=order.dtype, threads=order.threads), critic
+    return scorer_of(parsed, dtype=order.dtype, threads=order.threads, keep=order.verb == "best-of-n"), critic
 
 
 def keep_unreadable(folder: Path, unreadable: Sequence[Any]) -> None:

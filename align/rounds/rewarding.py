@@ -72,8 +72,11 @@ def rewards_id(parts: Sequence[Part]) -> str:
     return content_id([[made_of(part), part.weight, part.bound] for part in parts])
 
 
-def scorer_of(parts: Sequence[Part], *, dtype: str, threads: int | None) -> Weighted:
+def scorer_of(parts: Sequence[Part], *, dtype: str, threads: int | None, keep: bool = False) -> Weighted:
     """The weighted sum of `parts`; an answer that one of them cannot score has no score.
+
+    With `keep` the scores of reward models are kept on disk (`reward.scoring`): for many answers at once, not for those
+    that a policy gives from step to step and nobody asks about again.
 
     Raises ConfigError or DataError where a function or a model cannot be loaded.
     """
@@ -83,6 +86,10 @@ def scorer_of(parts: Sequence[Part], *, dtype: str, threads: int | None) -> Weig
             return build(part.source)
         if not part.is_model:
             return FunctionScorer(load_function(part.source, Path()))
+        if keep:
+            from reward.scoring import KeptScorer
+
+            return KeptScorer(part.folder, dtype=dtype, threads=threads, bound=part.bound)
         from reward.model import load_scorer
 
         return load_scorer(part.folder, dtype=dtype, threads=threads, bound=part.bound)

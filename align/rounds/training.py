@@ -97,7 +97,8 @@ def _online(
     parts = [Part(*pair) for pair in zip(functions, weights["functions"], strict=True)]
     if "reward" in job.inputs:
         parts.insert(0, Part(str(job.inputs["reward"]), weights["model"], weights["bound"]))
-    scorer = scorer_of(parts, dtype=job.settings["dtype"], threads=job.tuning["threads"])
+    given = {"dtype": job.settings["dtype"], "threads": job.tuning["threads"]}
+    scorer = scorer_of(parts, **given, keep=isinstance(config, BestOfN))
     metrics = train(job.inputs["parent"], drawn, config, score=scorer.score, **more, **_common(job, progress))
     return _trained(job, {**metrics, **scorer.why_unscored()}, prompts=len(drawn))
 

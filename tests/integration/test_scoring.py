@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -14,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from align.errors import ConfigError, DataError
+from align.rounds.rewarding import Part, scorer_of
 from reward import scoring
 from reward.model import ModelScorer, label_count, load_scorer
-from reward.scoring import KeptScorer
+from reward.scoring import KeptScorer, engine_for
 from tests.tiny import make_tiny_model, make_tiny_reward_model
 
 ROOT = Path(__file__).parents[2]
@@ -56,8 +58,7 @@ def test_scores_in_order_and_those_of_the_model(judge: Path, tmp_path: Path, ask
     assert found == pytest.approx(ModelScorer(judge, threads=1).score(PROMPTS, ANSWERS), abs=1e-5)
     assert len({round(score, 4) for score in found if score is not None}) > 30
     assert [len(answers) for answers in asked] == [16, 16, 8]
-    sizes = [len(answer) for answers in asked for answer in answers]
-    assert sizes == sorted(sizes), "answers of a shard are of like length"
+    assert [answer for answers in asked for answer in answers] == ANSWERS
     assert told == [(0, 40), (16, 40), (32, 40), (40, 40)]
 
 
@@ -136,8 +137,49 @@ def test_a_folder_says_what_it_is(judge: Path, tmp_path: Path) -> None:
     assert isinstance(load_scorer(judge, dtype="float32", threads=1), ModelScorer)
     policy = make_tiny_model(tmp_path / "policy")
     assert label_count(policy) == 1
-    with pytest.raises(ConfigError, match=r"lacks 1 weights|is no reward model"):
-        kept(policy, tmp_path).score(PROMPTS[:1], ANSWERS[:1])
+    with pytest.raises(ConfigError, match="is no reward model with one score, found no weights"):
+        kept(policy, tmp_path)
+    with pytest.raises(ConfigError, match="is no ensemble"):
+        kept(judge, tmp_path, bound=1.0)
+
+
+def test_an_ensemble_is_the_mean_of_its_members_less_the_bound(tmp_path: Path) -> None:
+    ensemble = make_tiny_reward_model(tmp_path / "ensemble", labels=3)
+    rows = kept(ensemble, tmp_path).outputs(PROMPTS[:4], ANSWERS[:4])
+    means = [statistics.fmean(row) for row in rows]
+    assert kept(ensemble, tmp_path).score(PROMPTS[:4], ANSWERS[:4]) == pytest.approx(means)
+    bounded = [mean - 2 * statistics.stdev(row) for mean, row in zip(means, rows, strict=True)]
+    assert kept(ensemble, tmp_path, bound=2.0).score(PROMPTS[:4], ANSWERS[:4]) == pytest.approx(bounded)
+
+
+def test_best_of_n_keeps_its_scores(judge: Path, asked: list[list[str]]) -> None:
+    parts = [Part(str(judge), 2.0)]
+    found = [scorer_of(parts, dtype="float32", threads=1, keep=True).score(PROMPTS[:6], ANSWERS[:6]) for _ in range(2)]
+    assert found[0] == found[1]
+    assert sum(map(len, asked)) == 6
+    at_once = scorer_of(parts, dtype="float32", threads=1).score(PROMPTS[:6], ANSWERS[:6])
+    assert found[0] == pytest.approx(at_once, abs=1e-5)
+    assert sum(map(len, asked)) == 6, "without `keep` nothing is looked up"
+
+
+def test_which_engine_is_worth_its_start(judge: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert [engine_for(judge, count) for count in (1, 10**6)] == ["transformers", "vllm"]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert engine_for(judge, 10**6) == "transformers"
+    with pytest.raises(ConfigError, match="vLLM is not installed"):
+        kept(judge, judge, engine="vllm")
+
+
+def test_what_vllm_refuses_is_scored_by_transformers_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    narrow = make_tiny_reward_model(tmp_path / "narrow", head_dim=8)
+    monkeypatch.setattr(scoring, "engine_for", lambda folder, answers: "vllm")
+    assert None not in kept(narrow, tmp_path).score(PROMPTS[:3], ANSWERS[:3])
+    assert "head_dim is 8" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="head_dim is 8"):
+        kept(narrow, tmp_path, engine="vllm").score(PROMPTS[:3], ANSWERS[:3])
 
 
 # Kills: a process that has all libraries starts the ones that score, and kills them.
