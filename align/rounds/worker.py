@@ -4,7 +4,6 @@ Stages that train may run in several, which share `job.scratch`; all but the fir
 that nobody keeps.
 """
 
-import os
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from align.rounds.stage import Job
 from align.store import LOGS, disk_errors, read_json, write_json
 from align.train.launch import accelerate_file, launch_command, launch_environment
 from align.train.world import rank
+from rollouts.machine import cores
 
 __all__ = ["Progress", "run_apart", "run_here", "thread_settings"]
 
@@ -51,8 +51,8 @@ def run_apart(work: str, job: Job, progress: Progress) -> dict[str, Any]:
 
 
 def thread_settings(threads: int | None) -> dict[str, str]:
-    """Environment variables that numeric libraries read when they are loaded; None means all cores."""
-    count = str(threads or os.cpu_count() or 1)
+    """Environment variables that numeric libraries read when they are loaded; None means all cores that are ours."""
+    count = str(threads or cores())
     return {
         "OMP_WAIT_POLICY": "PASSIVE",  # idle threads that spin take the cores from everybody else
         "TOKENIZERS_PARALLELISM": "false",
