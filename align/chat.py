@@ -4,6 +4,7 @@ The key is read from the environment at each call. It goes into the Authorizatio
 error, a reason or a record's `repr`.
 """
 
+import json
 import os
 import time
 from collections.abc import Sequence
@@ -49,12 +50,11 @@ def ask(
     if not conversations:
         return []
     key = os.environ.get(endpoint.key_env)
+    if key and not (key.isascii() and key.isprintable()):  # an error of the client's would show it
+        raise ServiceError(f"the key in ${endpoint.key_env} cannot be one", where=endpoint.url, hint="it is one word")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     bodies = [_body(endpoint, messages, schema) for messages in conversations]
-    try:
-        client = httpx.Client(base_url=endpoint.url, headers=headers, timeout=endpoint.timeout)
-    except (ValueError, UnicodeError):  # a key with a line break or letters beyond ASCII; the error would show it
-        raise ServiceError(f"the key in ${endpoint.key_env} cannot be one", where=endpoint.url) from None
+    client = httpx.Client(base_url=endpoint.url, headers=headers, timeout=endpoint.timeout)
     with client, ThreadPoolExecutor(endpoint.concurrency) as pool:
         waiting = [pool.submit(_one, client, endpoint, body, key) for body in bodies]
         try:
@@ -99,7 +99,10 @@ def _send(client: "httpx.Client", body: dict[str, Any]) -> "tuple[httpx.Response
     import httpx
 
     try:
-        response = client.post("chat/completions", json=body)
+        # json.dumps escapes what UTF-8 refuses, which httpx's own JSON does not
+        response = client.post(
+            "chat/completions", content=json.dumps(body), headers={"content-type": "application/json"}
+        )
     except httpx.HTTPError as error:
         return None, type(error).__name__  # its message may hold anything
     return response, f"HTTP {response.status_code}"
