@@ -28,15 +28,15 @@ def diagram(calibration: dict[str, Any], title: str) -> Markup:
 def reliability_svg(calibration: dict[str, Any], title: str) -> str:
     """The same as an SVG file: it needs no style sheet, loads nothing and runs nothing."""
     keys = [
-        Markup('<g class="{}"><circle class="dot" cx="{}" cy="290" r="5"/></g><text class="key" x="{}" y="294">{}</text>').format(
+        Markup('<g class="{}"><circle class="dot" cx="{}" cy="339" r="5"/></g><text class="key" x="{}" y="343">{}</text>').format(
             kind, 56 + 180 * n, 66 + 180 * n, name
         )
         for n, (name, kind) in enumerate(KINDS.items())
     ]  # fmt: skip
     return str(
         Markup(
-            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 400 330" width="600" height="495" role="img"'
+            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 400 352" width="600" height="528" role="img"'
             ' aria-label="{}"><style>{}</style><text class="key" x="46" y="18">{}</text>'
-            '<g transform="translate(0 24)">{}</g>{}</svg>\n'
+            '<svg y="24" width="400" height="300">{}</svg>{}</svg>\n'
         ).format(escape(title), Markup(STYLE), title, diagram(calibration, title), Markup("").join(keys))
     )

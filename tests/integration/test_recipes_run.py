@@ -71,6 +71,15 @@ METHODS: dict[str, list[str]] = {
     "grpo-gsm8k": [*NO_ROLLOUTS, *online("grpo"), "grpo.samples=2", "grpo.micro_batch_size=4"],
     "kto-thumbs": [*ASKED, *training("kto")],
     "ppo-support-desk": [*ASKED, *online("ppo"), *training("reward.model")],
+    "reward-ensemble": [*ASKED, *online("rloo"), "rloo.samples=2", *training("reward.model")],
+    "reward-hh": [
+        *NO_ROLLOUTS,
+        *online("best_of_n"),
+        "best_of_n.samples=4",
+        "best_of_n.micro_batch_size=4",
+        *training("reward.model"),
+        "reward.model.micro_batch_size=4",
+    ],
     "sft-dpo-rounds": [*SMALL, "sft.trainer={max_steps: 2}", "sft.batch_size=4"],
 }
 """Recipe → the changes that make it small."""
@@ -87,6 +96,10 @@ def prepared(name: str, folder: Path) -> list[str]:
     if name == "grpo-gsm8k":
         subprocess.run([sys.executable, mine / "gsm8k.py", "--sample"], check=True, capture_output=True)
     made = small_world(mine) if (mine / "world.py").is_file() else tiny_model(mine)
+    if name == "reward-hh":
+        subprocess.run([sys.executable, mine / "helpful.py", "--sample"], check=True, capture_output=True)
+        judge = ("reward", "train", "--model", mine / "tiny", "--preferences", mine / "data/judge.jsonl")
+        align(*judge, "--threads", "1", "--out", mine / "data/judge", "trainer={max_steps: 2}", cwd=folder)
     return [*METHODS[name], *made]
 
 
@@ -103,7 +116,7 @@ def test_best_of_n_trains_on_the_best_answers_and_asks_nobody(tmp_path: Path) ->
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", ["best-of-n", "grpo-gsm8k"])
+@pytest.mark.parametrize("name", ["best-of-n", "grpo-gsm8k", "reward-hh"])
 def test_a_recipe_without_labels_and_its_run_py_give_the_same_policy(name: str, tmp_path: Path) -> None:
     changes = prepared(name, tmp_path)
     if name == "grpo-gsm8k":  # a random model solves nothing, and then there is nothing to learn
@@ -117,7 +130,7 @@ def test_a_recipe_without_labels_and_its_run_py_give_the_same_policy(name: str, 
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", ["kto-thumbs", "ppo-support-desk", "sft-dpo-rounds"])
+@pytest.mark.parametrize("name", ["kto-thumbs", "ppo-support-desk", "reward-ensemble", "sft-dpo-rounds"])
 def test_a_recipe_that_asks_and_its_run_py_give_the_same_policy(
     name: str, tmp_path: Path, argilla_server: ArgillaServer
 ) -> None:

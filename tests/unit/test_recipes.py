@@ -1,6 +1,7 @@
 """The shipped recipes without running them: they load, their files are whole, and run.py stays a page."""
 
 import ast
+import gzip
 import json
 import shlex
 import shutil
@@ -14,6 +15,7 @@ from align.cli.recipes import shipped
 from align.config.load import load_recipe
 from align.config.recipe import FunctionJudge, People, PeopleJudge
 from align.data.demonstrations import load_demonstrations
+from align.data.preferences import load_preferences
 from align.data.prompts import load_prompts, read_prompts
 from align.rounds.plan import judge_of
 from align.types import prompt_id
@@ -30,6 +32,8 @@ METHODS = {
     "kto-thumbs": "kto",
     "own-model": "dpo",
     "ppo-support-desk": "ppo",
+    "reward-ensemble": "rloo",
+    "reward-hh": "best_of_n",
     "sft-dpo-rounds": "dpo",
     "support-desk": "dpo",
 }
@@ -136,6 +140,36 @@ def test_every_solution_of_gsm8k_is_a_number(tmp_path: Path) -> None:
     mine = shutil.copytree(RECIPES["grpo-gsm8k"], tmp_path / "mine", ignore=shutil.ignore_patterns("data"))
     done = subprocess.run([sys.executable, mine / "gsm8k.py", data], check=True, capture_output=True, text=True)
     assert done.stdout.endswith("data: 7473 prompts\n")
+
+
+def hh_row(question: str, good: str, bad: str) -> str:
+    return json.dumps(
+        {side: f"\n\nHuman: {question}\n\nAssistant: {a}" for side, a in (("chosen", good), ("rejected", bad))}
+    )
+
+
+def test_hhs_pairs_are_two_files_that_share_no_prompt(tmp_path: Path) -> None:
+    mine = shutil.copytree(RECIPES["reward-hh"], tmp_path / "mine", ignore=shutil.ignore_patterns("data"))
+    rows = [hh_row(f"Question {n // 2}?", "yes", f"no {n}") for n in range(400)]
+    with gzip.open(tmp_path / "train.jsonl.gz", "wt") as file:
+        file.write("\n".join(rows) + "\n")
+    subprocess.run([sys.executable, mine / "helpful.py", tmp_path / "train.jsonl.gz"], check=True, capture_output=True)
+    pairs, judged = (load_preferences(mine / "data" / f"{name}.jsonl")[0] for name in ("pairs", "judge"))
+    assert (len(pairs), len(judged)) == (292, 108)
+    assert not {row.prompt_id for row in pairs} & {row.prompt_id for row in judged}
+    (tmp_path / "bad.jsonl").write_text(rows[0] + "\n" + json.dumps({"chosen": "Hi", "rejected": "No"}) + "\n")
+    command = [sys.executable, mine / "helpful.py", tmp_path / "bad.jsonl"]
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode != 0 and refused.stderr.startswith(f"{tmp_path / 'bad.jsonl'}:2: needs `chosen`")
+
+
+def test_all_of_hhs_helpful_file_is_read(tmp_path: Path) -> None:
+    data = Path(__file__).parents[3] / "shared" / "data" / "hh_helpful_base_test.jsonl.gz"
+    if not data.is_file():
+        pytest.skip(f"there is no {data}")
+    mine = shutil.copytree(RECIPES["reward-hh"], tmp_path / "mine", ignore=shutil.ignore_patterns("data"))
+    done = subprocess.run([sys.executable, mine / "helpful.py", data], check=True, capture_output=True, text=True)
+    assert [line.rpartition(": ")[2] for line in done.stdout.splitlines()] == ["1765 pairs", "589 pairs"]
 
 
 def test_the_demonstrations_of_sft_dpo_rounds_share_no_prompt_with_its_prompts() -> None:
