@@ -8,8 +8,12 @@ import typer
 from align.cli.train import DTYPE, JSON, REWARD_MODEL, SEED, THREADS, Dtype, keep_unreadable, say_result, verb_on_rows
 
 ScoringEngine = Literal["auto", "vllm", "transformers"]
-ENGINE = typer.Option("auto", "--engine", help="What the model runs in.")
-CACHE = typer.Option(None, "--cache", help="Folder in which scores are kept; $ALIGN_CACHE/scores if not given.")
+ENGINE = typer.Option(
+    "auto",
+    "--engine",
+    help="What the model runs in; auto is vLLM where it is installed and the answers are worth its start.",
+)
+CACHE = typer.Option(None, "--cache", help="Folder in which scores are kept, in place of ~/.cache/align/scores.")
 FOLDER = typer.Option(..., "--model", help="A reward model's folder, such as `align reward train` makes.")
 
 reward_app = typer.Typer(help="Reward models: train, score, evaluate.", no_args_is_help=True, rich_markup_mode=None)
@@ -105,6 +109,8 @@ def evaluate(
     out: Path = typer.Option(
         ..., "--out", help="Folder for result.json, pairs.jsonl, reliability.svg and unreadable.jsonl."
     ),
+    engine: ScoringEngine = ENGINE,
+    cache: Path = CACHE,
     dtype: Dtype = DTYPE,
     seed: int = SEED,
     threads: int = THREADS,
@@ -112,24 +118,24 @@ def evaluate(
 ) -> None:
     """How often a reward model puts the better answer first, by file or by the rows' `subset`, and by other slices; and
     how far its probabilities can be trusted, with a temperature and without."""
+    from align.cli.display import counting
     from align.cli.workplace import workplace
     from align.data.preferences import load_subsets
-    from align.evaluate.pairs import score_differences
     from align.report.reliability import reliability_svg
-    from align.store import checkpoint_id, write_json, write_rows
-    from reward.measure import measure, slices_of
-    from reward.model import load_scorer
+    from align.store import write_json, write_rows
+    from reward.measure import measure, score_pairs, slices_of
+    from reward.scoring import KeptScorer
 
     read = [(path, *load_subsets(path)) for path in preferences]
     unreadable = [row for _, _, dropped in read for row in dropped]
     pairs = [pair for _, found, _ in read for pair, _ in found]
     names = [subset or path.name.partition(".")[0] for path, found, _ in read for _, subset in found]
-    with workplace(out, threads) as place:
+    with workplace(out, threads) as place, counting("score", place.terminal, as_json) as progress:
         keep_unreadable(place.out, unreadable)
-        scorer = load_scorer(model, dtype=dtype, threads=threads)
-        differences = score_differences(pairs, scorer.score)
-        result = measure(pairs, differences, seed=seed, slices={"subset": names, **slices_of(pairs)})
-        result |= {"reward_model": checkpoint_id(model), "unreadable": len(unreadable)}
+        scorer = KeptScorer(model, engine=engine, dtype=dtype, threads=threads, cache=cache, progress=progress)
+        differences, doubt = score_pairs(pairs, scorer)
+        result = measure(pairs, differences, seed=seed, slices={"subset": names, **slices_of(pairs), **doubt})
+        result |= {"reward_model": scorer.id, "unreadable": len(unreadable)}
         write_json(place.out / "result.json", result)
         write_rows(
             place.out / "pairs.jsonl",

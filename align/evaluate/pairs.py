@@ -14,10 +14,9 @@ Score = Callable[[Sequence[list[Message]], Sequence[str]], list[float | None]]
 
 def score_differences(preferences: Sequence[Preference], score: Score) -> list[float | None]:
     """The score of `chosen` less that of `rejected` for each pair; None where one of the two has no score."""
-    messages = [row.messages for row in preferences]
-    chosen = score(messages, [row.chosen for row in preferences])
-    rejected = score(messages, [row.rejected for row in preferences])
-    return [None if a is None or b is None else a - b for a, b in zip(chosen, rejected, strict=True)]
+    messages = [row.messages for row in preferences for _ in range(2)]
+    scores = score(messages, [answer for row in preferences for answer in (row.chosen, row.rejected)])
+    return [None if a is None or b is None else a - b for a, b in zip(scores[::2], scores[1::2], strict=True)]
 
 
 def pair_accuracy(

@@ -31,6 +31,22 @@ def test_a_reward_model_is_trained_scores_answers_and_is_measured(tmp_path: Path
     assert second["score"] is None
     assert second["reason"].startswith("longer than the reward model's context (")
 
+    rows.append({"prompt": "Where is it?", "text": "late"})
+    write_jsonl(tmp_path / "answers.jsonl", rows)
+    more = (*score, "more", "--cache", "kept", "--shard", "1", "--json")
+    assert json.loads(align(*more, cwd=tmp_path).stdout)["answers"] == 3
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("*.parquet")}
+    assert len(kept) == 3
+    again = align(*score, "again", "--cache", "kept", "--shard", "1", cwd=tmp_path)
+    assert "score: 3 of 3" in again.stderr
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("*.parquet")} == kept
+    assert (tmp_path / "again/scores.jsonl").read_bytes() == (tmp_path / "more/scores.jsonl").read_bytes()
+    clean = ("reward", "clean", "--cache", "kept", "--unused")
+    assert "0 reward models" in align(*clean, "1", cwd=tmp_path).stdout
+    assert "would remove" in align(*clean, "0", cwd=tmp_path).stdout
+    assert json.loads(align(*clean, "0", "--yes", "--json", cwd=tmp_path).stdout)[0]["removed"]
+    assert list((tmp_path / "kept").iterdir()) == []
+
     bench = [
         {"prompt": f"What of {n}?", "chosen": "thank you", "rejected": "late late", "subset": "easy"} for n in range(30)
     ] + [{"prompt": f"What of {n}?", "chosen": "late", "rejected": "thank you", "topic": "odd"} for n in range(2)]
@@ -57,7 +73,7 @@ def test_a_reward_model_is_trained_scores_answers_and_is_measured(tmp_path: Path
     shown = align("reward", "eval", "--model", "judge", *files[2:], "--out", "few", cwd=tmp_path).stdout
     assert "calibration: not measured, for it takes pairs of 20 prompts" in shown
 
-    wrong = align("reward", "score", "--model", "model", *score[4:], "again", cwd=tmp_path, expect=2)
-    assert "is no reward model with one score" in wrong.stderr or "would be random" in wrong.stderr
+    wrong = align("reward", "score", "--model", "model", *score[4:], "wrong", cwd=tmp_path, expect=2)
+    assert "is no reward model with one score" in wrong.stderr
     none = align(*train, "no", "replay=0.5", cwd=tmp_path, expect=2)
     assert "replay has no use here" in none.stderr
