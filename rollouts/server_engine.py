@@ -60,6 +60,7 @@ class ServerGenerator:
         self._wanted: dict[str, Any] = {
             "model": model_print(checkpoint), "tokens": max_tokens_total, "dtype": dtype, "threads": threads,
             "cpu": engine.cpu.model_dump() if engine.cpu else None, "max_lora_rank": self._options.max_lora_rank,
+            "gpu_share": self._options.gpu_share,
         }  # fmt: skip
         try:
             if self._options.url is None:
@@ -138,7 +139,7 @@ class ServerGenerator:
                 self._await_health(server)
                 break
             except ServiceError as failure:
-                if PORT_TAKEN not in failure.what or attempt + 1 == STARTS:
+                if PORT_TAKEN not in failure.what.lower() or attempt + 1 == STARTS:
                     raise
         _say(f"serves {self._checkpoint} after {time.monotonic() - began:.1f} s")
 
@@ -228,6 +229,8 @@ def server_command(checkpoint: Path, serves: dict[str, Any]) -> tuple[list[str],
         require_head_dim(checkpoint)
         cpu = fitted(Cpu(**(serves["cpu"] or {})), checkpoint, dtype=dtype, max_tokens_total=tokens)
         options |= cpu_options(cpu, tokens)
+    else:
+        options["gpu-memory-utilization"] = serves["gpu_share"]
     environment = ENVIRONMENT | (CPU_ENVIRONMENT if on_cpu else {}) | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
     environment |= {"PYTHONWARNINGS": "ignore"}
     environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING")  # the server's engine is always a process of its own

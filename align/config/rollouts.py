@@ -49,6 +49,8 @@ class Server(Section):
     """Room for adapters in a server that we start: the sum of the ranks of the rounds' adapters since its start. Rounds
     under LoRA load theirs into the running server while that holds; otherwise it starts anew, and says so. 0 is no
     adapters at all."""
+    gpu_share: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """On a GPU, the share of its memory that a server of ours holds for the whole run; training has the rest."""
     timeout: Annotated[float, Field(gt=0)] = 600
     """Seconds that one answer may take, its waiting in the server's queue included."""
     start_timeout: Annotated[float, Field(gt=0)] = 600
@@ -91,7 +93,8 @@ class Engine(Section):
     """What samples, for `rollouts` and for the verbs that sample alone."""
 
     type: EngineType = "auto"
-    """The engine: vLLM in a process on this machine, or transformers; `auto` is vLLM where it is installed."""
+    """The engine: vLLM in a process on this machine, vLLM's server, a Ray cluster of engines, or transformers; `auto` is
+    vLLM where it is installed."""
     max_prompt_tokens: Annotated[int, Field(ge=1)] = 512
     """Longer prompts are dropped, counted and kept with the reason."""
     shard: Annotated[int, Field(ge=1)] = 128
