@@ -14,7 +14,7 @@ from align.config.base import Sampling
 from align.config.rollouts import Cpu
 from align.errors import ConfigError, StageError
 from align.ids import seed_for
-from rollouts.engine import Completion, Request, model_config, weight_bytes
+from rollouts.engine import Completion, Request, weight_bytes
 from rollouts.machine import memory_available
 
 SEQUENCES = 256
@@ -191,19 +191,26 @@ def cpu_options(cpu: Cpu, max_tokens_total: int) -> dict[str, Any]:
 
 def _sequence_bytes(checkpoint: Path, dtype: str, max_tokens_total: int) -> int:
     """What the cache of one sequence takes at its longest, in whole blocks."""
-    config = model_config(checkpoint)
-    heads = config.get("num_key_value_heads") or config["num_attention_heads"]
+    config = _attention(checkpoint)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = {"float32": 4, "bfloat16": 2}[dtype]
     tokens = BLOCK * -(-max_tokens_total // BLOCK)
-    return int(config["num_hidden_layers"] * 2 * heads * _head_dim(config) * width * tokens)
+    return int(config.num_hidden_layers * 2 * heads * _head_dim(config) * width * tokens)
 
 
-def _head_dim(config: dict[str, Any]) -> int:
-    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+def _attention(checkpoint: Path) -> Any:
+    """The language model's configuration; transformers knows what each family calls its heads and layers."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(checkpoint, local_files_only=True).get_text_config()
+
+
+def _head_dim(config: Any) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def require_head_dim(checkpoint: Path) -> None:
-    found = _head_dim(model_config(checkpoint))
+    found = _head_dim(_attention(checkpoint))
     if found not in HEAD_DIMS:
         what = f"vLLM cannot run this model on CPU: its head_dim is {found}, and has to be one of {HEAD_DIMS}"
         raise ConfigError(what, where=str(checkpoint / "config.json"), hint="use `rollouts.type: transformers`")

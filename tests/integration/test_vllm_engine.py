@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from align.config.base import Sampling
+from align.errors import ConfigError
 from rollouts.engine import Completion, Request, open_generator
 from tests.tiny import make_tiny_model
 
@@ -45,6 +47,12 @@ def child(checkpoint: str, first_too: str, result: str) -> None:
             if result == "hang":
                 print("generating", flush=True)
                 generator.generate(LONG * 1000, Sampling(max_tokens=32), samples=1, seed=0)
+    try:
+        strange = Path(checkpoint).with_name("strange")
+        with open_generator("vllm", strange, dtype="float32", max_tokens_total=224, threads=1):
+            pass
+    except ConfigError as refusal:
+        seen["refused"] = str(refusal)
     changed = {k for k in environment | os.environ if environment.get(k) != os.environ.get(k)}
     seen |= {"changed": sorted(changed), "threads": torch.get_num_threads()}
     Path(result).write_text(json.dumps(seen))
@@ -60,9 +68,12 @@ def _children(pid: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
-    folder = make_tiny_model(tmp_path_factory.mktemp("tiny"))
+    folder = make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
     defaults = {"do_sample": True, "temperature": 0.01, "top_k": 1, "max_new_tokens": 2}  # must not act
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": list(range(0, 260, 20)), **defaults}))
+    strange = shutil.copytree(folder, folder.with_name("strange"))
+    config = json.loads((strange / "config.json").read_text())
+    (strange / "config.json").write_text(json.dumps({**config, "architectures": ["NoSuchForCausalLM"]}))
     return folder
 
 
@@ -104,6 +115,15 @@ def test_transformers_gives_the_same_samples(runs: list[dict], checkpoint: Path)
         sampled = generator.generate(RAGGED, SAMPLING, samples=2, seed=4)
     assert runs[0]["greedy"] == _plain(greedy)
     assert runs[0]["ragged"] == _plain(sampled)  # on CPU both draw alike: largest probability / exponential noise
+
+
+def test_a_model_that_vllm_does_not_know_is_refused_in_a_sentence(runs: list[dict]):
+    says = (
+        "vLLM cannot serve this model (Model architectures ['NoSuchForCausalLM'] are not supported for now); "
+        "use `rollouts.type: transformers`"
+    )
+    for seen in runs:
+        assert seen["refused"].endswith(f"strange/config.json: {says}")
 
 
 def test_nothing_is_left_behind(runs: list[dict]):
