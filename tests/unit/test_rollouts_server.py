@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from align.config.rollouts import Engine, Server
 from align.errors import ConfigError, ServiceError, StageError
-from rollouts import server_process
+from rollouts import server_engine, server_process
 from rollouts.server_client import Client
+from rollouts.server_engine import ServerGenerator
 
 ROOT = Path(__file__).parents[2]
 
@@ -235,3 +237,46 @@ with server_process.kept_server():
     owner.wait()
     assert len(processes) == 3 and gone(*map(int, processes))
     assert not Path(home).exists()
+
+
+# The engine, with a program in place of vLLM that finds its port taken the first time.
+
+SERVER = """
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+mark = Path({mark!r})
+if not mark.exists():
+    mark.touch()
+    sys.exit("OSError: [Errno 98] Address already in use")
+class Healthy(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Healthy).serve_forever()
+"""
+
+
+def begun(tmp_path: Path, monkeypatch, program: str, **options) -> ServerGenerator:
+    command = [sys.executable, "-c", program]
+    monkeypatch.setattr(server_engine, "server_command", lambda checkpoint, serves: (command, {}))
+    monkeypatch.setattr(server_engine, "resolve_engine", lambda type: type)
+    (tmp_path / "config.json").write_text("{}")
+    engine = Engine(type="server", server=Server(**options))
+    return ServerGenerator(tmp_path, [2], engine, dtype="float32", max_tokens_total=50, threads=1)
+
+
+def test_a_port_that_was_taken_in_the_meantime(tmp_path, monkeypatch, capfd):
+    generator = begun(tmp_path, monkeypatch, SERVER.format(mark=str(tmp_path / "mark")))
+    generator.close()
+    assert f"rollouts server: serves {tmp_path} after" in capfd.readouterr().err
+
+
+def test_a_server_that_never_answers(tmp_path, monkeypatch):
+    with pytest.raises(ServiceError, match=r"did not answer within 0.5 s.*; raise rollouts.server.start_timeout"):
+        begun(tmp_path, monkeypatch, "import time; time.sleep(600)", start_timeout=0.5)
+
+
+def test_a_server_that_ends_says_why(tmp_path, monkeypatch):
+    with pytest.raises(ServiceError, match="ended while it started; its last lines are\n  out of memory"):
+        begun(tmp_path, monkeypatch, "import sys; sys.exit('out of memory')")
