@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
 from typing import Any
 
-from align.evaluate.pairs import by_group, order_accuracy
+from align.evaluate.pairs import by_group, order_accuracy, score_differences
 from align.ids import unit_for
 from align.types import Preference
 from reward.calibrate import calibration
+from reward.scorer import Scorer
 
 Slices = Mapping[str, Sequence[str | None]]
 """What pairs are sliced by → for each pair the name of its slice, None where it has none."""
@@ -19,7 +21,19 @@ CERTAIN = {0.75: "below 0.75", 0.95: "0.75 to 0.95"}
 """Of a pair's target: names of the ranges that end there."""
 CLEAR = "0.95 and more"
 ALONE, AGREED, DISAGREED = "one annotator", "all agreed", "they disagreed"
-ORDER = [*LENGTHS.values(), LONGEST, *CERTAIN.values(), CLEAR, "first turn", "later turn", ALONE, AGREED, DISAGREED]
+THIRDS = ("surest third", "middle third", "least sure third")
+ORDER = [
+    *LENGTHS.values(),
+    LONGEST,
+    *CERTAIN.values(),
+    CLEAR,
+    "first turn",
+    "later turn",
+    ALONE,
+    AGREED,
+    DISAGREED,
+    *THIRDS,
+]
 """The order in which slices are shown; those with names of other kinds come by name."""
 
 
@@ -49,6 +63,24 @@ def measure(
             temperature=temperature,
         ),
     }
+
+
+def score_pairs(preferences: Sequence[Preference], scorer: Scorer) -> tuple[list[float | None], dict[str, Any]]:
+    """The score of `chosen` less that of `rejected` for each pair, None where one has none; and how the scorer itself
+    slices them: an ensemble by `doubt`, the standard deviation of its members' differences, in thirds."""
+    outputs = getattr(scorer, "outputs", None)
+    if outputs is None:
+        return score_differences(preferences, scorer.score), {}
+    messages = [row.messages for row in preferences]
+    chosen, rejected = (outputs(messages, [getattr(p, side) for p in preferences]) for side in ("chosen", "rejected"))
+    gaps = [
+        None if isinstance(a, str) or isinstance(b, str) else [x - y for x, y in zip(a, b, strict=True)]
+        for a, b in zip(chosen, rejected, strict=True)
+    ]
+    differences = [None if gap is None else fmean(gap) for gap in gaps]
+    doubts = sorted((stdev(gap), place) for place, gap in enumerate(gaps) if gap is not None and len(gap) > 1)
+    third = {place: THIRDS[3 * rank // len(doubts)] for rank, (_, place) in enumerate(doubts)}
+    return differences, {"doubt": [third.get(place) for place in range(len(gaps))]} if doubts else {}
 
 
 def slices_of(preferences: Sequence[Preference]) -> dict[str, list[str | None]]:

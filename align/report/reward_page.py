@@ -12,6 +12,7 @@ SLICES = {
     "agreement": "Annotators",
     "target": "Sureness of the label",
     "round": "Labels of",
+    "doubt": "How far the members disagree",
 }
 """What pairs are sliced by, in the words of the page."""
 

@@ -68,13 +68,12 @@ def _measure(
     temperature: float | None = None,
 ) -> Summary:
     """Measure one reward model on `rows`; the whole goes into the file `name`, and the summary is returned."""
-    from align.evaluate.pairs import score_differences
-    from reward.measure import measure, slices_of, summary
+    from reward.measure import measure, score_pairs, slices_of, summary
     from reward.model import load_scorer
 
-    score = load_scorer(job.inputs[model], dtype=job.settings["dtype"], threads=job.tuning["threads"]).score
-    differences = score_differences(rows, score)
-    slices = {**slices_of(rows), "agreement": _agreement(job, rows)}
+    scorer = load_scorer(job.inputs[model], dtype=job.settings["dtype"], threads=job.tuning["threads"])
+    differences, doubt = score_pairs(rows, scorer)
+    slices = {**slices_of(rows), "agreement": _agreement(job, rows), **doubt}
     result = measure(rows, differences, seed=job.settings["seed"], slices=slices, temperature=temperature)
     write_json(job.out / name, result)
     measured += [(name.partition(".")[0], row, d) for row, d in zip(rows, differences, strict=True)]

@@ -10,7 +10,7 @@ from align.evaluate.pairs import order_accuracy
 from align.evaluate.statistics import Interval, independent_difference, wilson
 from align.types import Preference
 from reward.drift import drift, warnings
-from reward.measure import is_held_out, measure, slices_of, summary
+from reward.measure import THIRDS, is_held_out, measure, score_pairs, slices_of, summary
 
 
 def pair(n: int, **changes: Any) -> Preference:
@@ -63,6 +63,24 @@ def test_a_pair_without_a_slice_is_in_none() -> None:
     assert {name: part["pairs"] for name, part in result["slices"]["agreement"].items()} == {
         "one annotator": 1, "all agreed": 2,
     }  # fmt: skip
+
+
+def test_an_ensembles_pairs_are_sliced_by_how_far_its_members_disagree() -> None:
+    class Ensemble:
+        """Its members say the answer's length times 1, 2 and 3; it cannot read "?"."""
+
+        def outputs(self, prompts: Any, answers: list[str]) -> list[list[float] | str]:
+            return ["it cannot be read" if a == "?" else [float(len(a) * k) for k in (1, 2, 3)] for a in answers]
+
+    rows = [pair(n, chosen="x" * (10 + n)) for n in (6, 1, 4)] + [pair(7, chosen="?"), *(pair(n) for n in (8, 9, 10))]
+    differences, slices = score_pairs(rows, Ensemble())  # type: ignore[arg-type]
+    assert differences == [12.0, 2.0, 8.0, None, 0.0, 0.0, 0.0]
+    sure, middle, least = THIRDS
+    assert slices["doubt"] == [least, middle, least, None, sure, sure, middle]
+    plain = type("Plain", (), {"score": lambda self, prompts, answers: [float(len(a)) for a in answers]})()
+    assert score_pairs(rows[:2], plain) == ([6.0, 1.0], {})
+    one = type("One", (), {"outputs": lambda self, prompts, answers: [[float(len(a))] for a in answers]})()
+    assert score_pairs(rows[:2], one) == ([6.0, 1.0], {}), "one member has no deviation"
 
 
 def test_ties_and_what_has_no_score_are_not_calibrated() -> None:
