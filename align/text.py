@@ -113,7 +113,8 @@ def encode_answered(
 ) -> list[list[int] | DataError]:
     """`encode_prompt(...) + encode_answer(...)` of many rows, in a fraction of the time; or why a row has no ids.
 
-    Each prompt is rendered once, and the tokenizer is asked for many texts at a time.
+    Each prompt is rendered and encoded once; of it only what follows its last control token, at which tokenizers begin
+    anew, is encoded again with each answer. The tokenizer is asked for many texts at a time.
     """
     keys = [tuple((m["role"], m["content"]) for m in messages) for messages in prompts]
     rendered: dict[tuple[tuple[str, str], ...], str | DataError] = {}
@@ -122,20 +123,32 @@ def encode_answered(
             rendered[key] = _render(tokenizer, messages)
         except DataError as refusal:
             rendered[key] = refusal
-    texts = [text for text in rendered.values() if isinstance(text, str)]
-    before = dict(zip(texts, _encode_many(tokenizer, texts), strict=True))
+    cut = _cut(tokenizer, [text for text in rendered.values() if isinstance(text, str)])
     end, rows = _end_of_answer(tokenizer), [rendered[key] for key in keys]
     literals = [_break_up(tokenizer, answer) for answer in answers]
-    asked = [(row, literal) for row, literal in zip(rows, literals, strict=True) if isinstance(row, str)]
-    wholes = iter(_encode_many(tokenizer, [row + literal for row, literal in asked]))
+    asked = [cut[row][1] + literal for row, literal in zip(rows, literals, strict=True) if isinstance(row, str)]
+    encoded = iter(_encode_many(tokenizer, asked))
     found: list[list[int] | DataError] = []
     for row, literal in zip(rows, literals, strict=True):
         if isinstance(row, DataError):
             found.append(row)
             continue
-        ids, whole = before[row], next(wholes)
-        together = whole[: len(ids)] == ids
-        found.append([*whole, end] if together else [*ids, *_encode(tokenizer, literal, follows=True), end])
+        (head, _, before), whole = cut[row], next(encoded)
+        together = whole[: len(before)] == before
+        found.append([*head, *(whole if together else [*before, *_encode(tokenizer, literal, follows=True)]), end])
+    return found
+
+
+def _cut(tokenizer: "PreTrainedTokenizerBase", rendered: Sequence[str]) -> dict[str, tuple[list[int], str, list[int]]]:
+    """Each text → the ids of its beginning, its end from the last control token on, and the end's ids."""
+    seen = _control(tokenizer).keys() - _unseen(tokenizer).keys()
+    ends = [text[max([text.rfind(token) for token in seen] + [0]) :] for text in rendered]
+    found = {}
+    for text, ids, end, tail in zip(
+        rendered, _encode_many(tokenizer, rendered), ends, _encode_many(tokenizer, ends), strict=True
+    ):
+        begin = len(ids) - len(tail)
+        found[text] = (ids[:begin], end, tail) if tail and ids[begin:] == tail else ([], text, ids)
     return found
 
 
