@@ -87,7 +87,10 @@ def evaluate(
     ),
     against: Path = typer.Option(None, "--against", help="candidates.jsonl of another model, on the same prompts."),
     judge: str = typer.Option(
-        ..., "--judge", help="file.py:function that scores (messages, answer), higher is better."
+        ...,
+        "--judge",
+        help="What scores answers, higher is better: file.py:function, an entry of reward.functions as '{type: …}', or a"
+        " reward model's folder.",
     ),
     tie_width: float = typer.Option(0.0, "--tie-width", min=0, help="Scores closer than this are a tie."),
     out: Path = typer.Option(..., "--out", help="Folder for result.json and samples.parquet."),
@@ -98,13 +101,13 @@ def evaluate(
     from align.cli.workplace import workplace
     from align.data.candidates import load_candidates
     from align.evaluate.compare import RESULT, evaluate_policy
+    from align.rounds.rewarding import judged_by
     from align.store import write_json
-    from reward.functions import FunctionScorer, load_function
 
     ours = load_candidates(candidates)
     theirs = load_candidates(against) if against is not None else None
     with workplace(out, None) as place:
-        score = FunctionScorer(load_function(judge, Path())).score
+        score = judged_by(judge).score
         first = None
         if theirs is not None:
             first = place.work / "against"

@@ -38,7 +38,9 @@ def sweep(
     model: str = typer.Option(None, "--model", help="With a method: the model that every trial starts from."),
     data: Path = typer.Option(None, "--data", help="With sft, dpo, kto: demonstrations, preferences or thumbs."),
     prompts: Path = typer.Option(None, "--prompts", help="With a method: prompts to score trials on."),
-    judge: str = typer.Option(None, "--judge", help="With a method: file.py:function that scores (messages, answer)."),
+    judge: str = typer.Option(
+        None, "--judge", help="With a method: file.py:function that scores (messages, answer), or '{type: …}'."
+    ),
     reward: list[str] = typer.Option(None, "--reward", help="With ppo, rloo, grpo, best-of-n: what is raised."),
     temperature: float = typer.Option(0.7, "--temperature", min=0, help="With a method: of the scored answers."),
     max_tokens: int = typer.Option(256, "--max-tokens", min=1, help="With a method: longest scored answer."),
@@ -150,9 +152,9 @@ def _of_method(
     from align.config.section import load_section
     from align.config.yaml_text import dump
     from align.data.prompts import read_prompts
-    from align.rounds.rewarding import parse_reward, scorer_of
+    from align.rounds.rewarding import judged_by, parse_reward, scorer_of
     from align.rounds.sweep import Subject, tuning_and_final
-    from align.rounds.swept import bound, judged_by, rows_id, rows_left
+    from align.rounds.swept import bound, rows_id, rows_left
 
     dtype, seed, threads = how
     parts = verb.parts()
@@ -176,7 +178,7 @@ def _of_method(
         parent=parent,
         tuning=tuning,
         final=final,
-        score=judged_by(judge) if judge else more["score"],
+        score=judged_by(judge).score if judge else more["score"],
         sampling=Sampling(**sampling),
         dtype=dtype,
         data_id=rows_id(rows),

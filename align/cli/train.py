@@ -31,8 +31,8 @@ PROMPTS = typer.Option(..., "--prompts", help="JSONL or Parquet of prompts; all 
 REWARD = typer.Option(
     ...,
     "--reward",
-    help="What is raised: a reward model's folder or file.py:function, =WEIGHT behind it (1 where not given);"
-    " give it several times for the weighted sum.",
+    help="What is raised: a reward model's folder or file.py:function, =WEIGHT behind it (1 where not given), or an"
+    " entry of reward.functions as '{type: …}' (docs/reward-functions.md); give it several times for the weighted sum.",
 )
 
 Dtype = Literal["float32", "bfloat16"]

@@ -39,11 +39,11 @@ class Part:
         return Path(self.source)
 
 
-def parse_reward(text: str) -> Part:
-    """What `--reward` says: `FOLDER` or `file.py:function`, with `=WEIGHT` behind it where it is not 1, or an entry of
+def parse_reward(text: str, option: str = "--reward") -> Part:
+    """What `option` says: `FOLDER` or `file.py:function`, with `=WEIGHT` behind it where it is not 1, or an entry of
     the recipe's `reward.functions` as `{type: …}`. Raises ConfigError."""
     if text.lstrip().startswith("{"):
-        function = load_function_section(text, f"--reward {text}")
+        function = load_function_section(text, f"{option} {text}")
         return Part(function, function.weight)
     source, equals, given = text.rpartition("=")
     if not equals or Path(text).is_dir():
@@ -53,12 +53,19 @@ def parse_reward(text: str) -> Part:
     except ValueError:
         weight = math.nan
     if not math.isfinite(weight):
-        raise ConfigError(f"the weight must be a number, found {given!r}", where=f"--reward {text}")
+        raise ConfigError(f"the weight must be a number, found {given!r}", where=f"{option} {text}")
     if not Path(source).is_dir() and not source.rpartition(":")[0].endswith(".py"):
         what = f"{source} is neither a folder nor file.py:function"
         hint = "`align reward train` makes such a folder; other functions are written {type: …}, as in a recipe"
-        raise ConfigError(what, where=f"--reward {text}", hint=hint)
+        raise ConfigError(what, where=f"{option} {text}", hint=hint)
     return Part(source, weight)
+
+
+def judged_by(text: str) -> Scorer:
+    """What `--judge` says, as the Scorer: `file.py:function`, a reward model's folder, or `{type: …}` as an entry of
+    `reward.functions`. Raises ConfigError or DataError."""
+    part = parse_reward(text, "--judge") if text.lstrip().startswith("{") else Part(text)
+    return scorer_of([part], dtype="float32", threads=None)
 
 
 def rewards_id(parts: Sequence[Part]) -> str:

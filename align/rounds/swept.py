@@ -16,12 +16,11 @@ from align.errors import ConfigError
 from align.ids import content_id
 from align.rounds.measuring import Score
 from align.rounds.plan import judge_of
-from align.rounds.rewarding import Part, scorer_of
+from align.rounds.rewarding import Part, judged_by, scorer_of
 from align.rounds.stage import Ref, current, stage_folder
 from align.rounds.sweep import Subject, tuning_and_final
 from align.store import read_table
 from align.types import Preference, Prompt, Thumb, as_dict, from_table, prompt_id
-from reward.functions import FunctionScorer, load_function
 
 
 def rows_left(rows: Sequence[Any], held_out: Sequence[Prompt]) -> list[Any]:
@@ -39,11 +38,6 @@ def rows_left(rows: Sequence[Any], held_out: Sequence[Prompt]) -> list[Any]:
 def rows_id(rows: Sequence[Any]) -> str:
     """Content id of rows, whatever their kind."""
     return content_id([list(row) if isinstance(row, tuple) else as_dict(row) for row in rows])
-
-
-def judged_by(function: str) -> Score:
-    """The scores of `file.py:function`."""
-    return FunctionScorer(load_function(function, Path())).score
 
 
 def bound(train: Callable[..., dict[str, Any]], parent: Path, rows: Sequence[Any], **given: Any) -> Any:
@@ -95,7 +89,7 @@ def subject_of_recipe(loaded: Loaded, run: Path, section: str, *, model: Path, s
         parent=parent,
         tuning=tuning,
         final=held_out_prompts(prompts, recipe.evaluate.prompts),
-        score=judged_by(judge.path),
+        score=judged_by(judge.path).score,
         sampling=Sampling.like(recipe.evaluate),
         tie_width=judge.tie_width,
         max_prompt_tokens=limit,

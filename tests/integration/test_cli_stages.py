@@ -98,6 +98,8 @@ def test_answers_of_others_are_compared_on_shared_prompts_and_without_counts(our
     )  # fmt: skip
     assert (found["win_rate"]["mean"], found["win_rate"]["n"], found["win_rate"]["left_out"]) == (1.0, 3, 2)
     assert "mean_tokens" not in found, "nobody counted them"
+    short = ("eval", "--candidates", "new.jsonl", "--judge", "{type: length, high: 3, unit: characters}", "--out", "short")
+    assert json_of(*short, cwd=ours)["mean_score"] == 0.4
     write_jsonl(ours / "strange.jsonl", [{"prompt": f"q{n}", "text": "a"} for n in range(3)])
     arguments = ("eval", "--candidates", "new.jsonl", "--against", "strange.jsonl", "--judge", "score.py:score")
     for _ in range(2):  # the second call meets what the first one left

@@ -103,8 +103,11 @@ def prepared(name: str, folder: Path) -> list[str]:
     return [*METHODS[name], *made]
 
 
+SHORT = "{type: length, low: 1, high: 40, margin: 40, weight: 0.1}"
+
+
 def test_best_of_n_trains_on_the_best_answers_and_asks_nobody(tmp_path: Path) -> None:
-    changes = [*prepared("best-of-n", tmp_path), "reward.functions=[{path: 'world.py:utility'}]"]
+    changes = [*prepared("best-of-n", tmp_path), f"reward.functions=[{{path: 'world.py:utility'}}, {SHORT}]"]
     align("run", "mine", *changes, cwd=tmp_path)
     run = tmp_path / "runs" / "best-of-n"
     policy = current(run, Ref(1, "policy"))

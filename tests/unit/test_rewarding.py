@@ -1,11 +1,19 @@
 """What `--reward` may say, and the sum that comes of it."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from align.config.rewards import Length, Regex, read_function
+from align.config.section import load_function_section
+from align.config.yaml_text import parse
 from align.errors import ConfigError
-from align.rounds.rewarding import Part, parse_reward, rewards_id
+from align.rounds.rewarding import Part, judged_by, parse_reward, rewards_id, scorer_of
+from align.types import Message
+
+DOCS = Path(__file__).parents[2] / "docs" / "reward-functions.md"
+ASKED: list[Message] = [{"role": "user", "content": "Hi"}]
 
 
 def test_a_reward_is_a_folder_or_a_function_with_a_weight_behind_it(tmp_path: Path) -> None:
@@ -27,6 +35,11 @@ def test_a_reward_is_a_folder_or_a_function_with_a_weight_behind_it(tmp_path: Pa
         ("score.py:score=", "the weight must be a number, found ''"),
         ("no-such-folder", "no-such-folder is neither a folder nor file.py:function"),
         ("score.py", "score.py is neither a folder nor file.py:function"),
+        ("{type: rgex}", "reward: there is no type 'rgex'; did you mean regex?"),
+        ("{type: regex, patern: x}", "reward.patern: unknown key; did you mean pattern?"),
+        ("{type: length, high: low}", "reward.high: must be a whole number"),
+        ("{type: code, tests: none.jsonl}", "reward.tests: there is no file"),
+        ("{type: regex", "--reward {type: regex"),
     ],
 )
 def test_what_is_no_reward_is_said_in_one_sentence(text: str, said: str) -> None:
@@ -44,3 +57,43 @@ def test_the_id_changes_with_code_and_share(tmp_path: Path) -> None:
     assert rewards_id([Part(part.source, 2.0)]) != first
     file.write_text("def score(messages, answer):\n    return 2.0\n")
     assert rewards_id([part]) != first
+
+
+def test_an_entry_of_the_recipe_is_a_reward_too_and_all_add_up(tmp_path: Path) -> None:
+    length = parse_reward("{type: length, high: 2, weight: 0.5}")
+    assert length == Part(Length(high=2, weight=0.5), 0.5) and not length.is_model
+    file = tmp_path / "score.py"
+    file.write_text("def score(messages, answer):\n    return None if answer == 'x' else len(answer)\n")
+    parts = [length, Part(Regex(pattern="b"), -2.0), parse_reward(f"{file}:score=0.1")]
+    scorer = scorer_of(parts, dtype="float32", threads=None)
+    assert scorer.score([ASKED] * 3, ["a", "a b", "a b c"]) == [pytest.approx(v) for v in (0.6, -1.2, -1.5)]
+    assert scorer.score([ASKED] * 2, ["x", "x"]) == [None, None]
+    assert scorer.why_unscored() == {"unscored_reasons": {"score.py:score gave None": 2}}
+    assert rewards_id(parts) != rewards_id([*parts[:2], Part(parts[2].source, 0.2)])
+
+
+def test_a_judge_may_be_an_entry_too() -> None:
+    assert judged_by("{type: length, high: 2}").score([ASKED] * 2, ["a b", "a b c"]) == [1.0, 0.0]
+    with pytest.raises(ConfigError, match=r"--judge \{type: no\}"):
+        judged_by("{type: no}")
+
+
+def test_every_entry_in_the_docs_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    for name in ("prompts.jsonl", "data/prompts.jsonl", "score.py", "schema.json"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    text = DOCS.read_text()
+    entries = [entry for block in text.split("```yaml\n")[1:] for entry in _functions(block.split("```")[0])]
+    lines = [line.split("'")[1] for line in text.splitlines() if line.startswith("align ") and "'" in line]
+    found = [load_function_section(entry, "docs") for entry in [*entries, *lines]]
+    assert [function.type for function in found] == [
+        "math", "length", "regex", "function", "code", "judge", "math", "json_schema",
+    ]  # fmt: skip
+    for function in found:
+        assert read_function(function.model_dump(mode="json")) == function
+
+
+def _functions(block: str) -> list[str]:
+    data, _ = parse(block, "docs")
+    return [json.dumps(entry) for entry in data["reward"]["functions"]]
