@@ -17,11 +17,12 @@ from align.data.preferences import load_preferences
 from align.rounds.desk import open_desk
 from align.rounds.labelling import open_backend
 from align.rounds.stage import Ref, current
-from align.store import checkpoint_id, folder_id, read_rows
+from align.store import checkpoint_id, folder_id, read_rows, read_table
 from align.train.checkpoint import load_model
 from annotation.backend import Answer
 from tests.loop import align, make_loop, said, write_jsonl
 from tests.server_fixtures import ArgillaServer, add_annotator
+from tests.tiny import make_tiny_model
 
 pytestmark = pytest.mark.slow
 
@@ -98,7 +99,15 @@ def test_answers_of_others_are_compared_on_shared_prompts_and_without_counts(our
     )  # fmt: skip
     assert (found["win_rate"]["mean"], found["win_rate"]["n"], found["win_rate"]["left_out"]) == (1.0, 3, 2)
     assert "mean_tokens" not in found, "nobody counted them"
-    short = ("eval", "--candidates", "new.jsonl", "--judge", "{type: length, high: 3, unit: characters}", "--out", "short")
+    short = (
+        "eval",
+        "--candidates",
+        "new.jsonl",
+        "--judge",
+        "{type: length, high: 3, unit: characters}",
+        "--out",
+        "short",
+    )
     assert json_of(*short, cwd=ours)["mean_score"] == 0.4
     write_jsonl(ours / "strange.jsonl", [{"prompt": f"q{n}", "text": "a"} for n in range(3)])
     arguments = ("eval", "--candidates", "new.jsonl", "--against", "strange.jsonl", "--judge", "score.py:score")
@@ -122,6 +131,26 @@ def test_a_killed_rollout_goes_on_and_ends_with_the_same_answers(ours: Path, ans
     align(*verb, cwd=ours)
     assert (ours / "killed" / "candidates.jsonl").read_bytes() == answers.read_bytes()
     assert not (ours / "killed.partial").exists()
+
+
+def test_two_models_at_two_temperatures_in_one_call(ours: Path) -> None:
+    make_tiny_model(ours / "other", seed=1)
+    verb = ("rollout", "--model", "model", "--prompts", "prompts.jsonl", *ANSWERS, "samples=3")
+    mixture = "mixture=[{share: 2}, {checkpoint: sft, temperature: 0.5}]"
+    done = align(*verb, "--out", "mixed", mixture, cwd=ours, expect=2)
+    assert "the mixture has answers of `sft`, and no such model is given; name it with --sft" in done.stderr
+    told = json_of(*verb, "--sft", "other", "--out", "mixed", "--keep-all", mixture, "logprobs=true", cwd=ours)
+    rows = [row for _, row in read_rows(ours / "mixed" / "candidates.jsonl")]
+    assert told["candidates"] == len(rows) == 3 * told["prompts"]
+    kinds = [(row["checkpoint"], row["temperature"]) for row in rows]
+    assert kinds == [kinds[0], kinds[0], kinds[2]] * told["prompts"]
+    assert (kinds[0][1], kinds[2][1]) == (1.0, 0.5)
+    assert kinds[0][0] != kinds[2][0]
+    kept = read_table(ours / "mixed" / "logprobs.parquet").to_pylist()
+    assert [(k["candidate"], k["checkpoint"], len(k["logprobs"])) for k in kept] == [
+        (row["id"], row["checkpoint"], row["tokens"]) for row in rows
+    ]
+    assert all(value <= 0 for k in kept for value in k["logprobs"])
 
 
 def label(folder: Path, key: str, outcomes: list[str]) -> None:
