@@ -108,7 +108,7 @@ def test_answers_of_others_are_compared_on_shared_prompts_and_without_counts(our
         "--out",
         "short",
     )
-    assert json_of(*short, cwd=ours)["mean_score"] == 0.4
+    assert json_of(*short, cwd=ours)["mean_score"]["mean"] == 0.4
     write_jsonl(ours / "strange.jsonl", [{"prompt": f"q{n}", "text": "a"} for n in range(3)])
     arguments = ("eval", "--candidates", "new.jsonl", "--against", "strange.jsonl", "--judge", "score.py:score")
     for _ in range(2):  # the second call meets what the first one left
