@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # no process of its own: starts sooner, and its memory is ours to free
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # no process of its own: starts sooner, schedules the same way each time
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",

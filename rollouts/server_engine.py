@@ -27,6 +27,7 @@ from rollouts.server_client import Client
 MODEL = "policy"
 """What a server of ours calls the model that it was begun with."""
 PORT_TAKEN = "address already in use"
+DYING_SECONDS = 10.0
 STARTS = 3
 """How often a server is begun whose port another process has taken in the meantime."""
 _numbers = itertools.count()
@@ -90,6 +91,7 @@ class ServerGenerator:
                 if attempt == self._retries:
                     raise
                 _say(f"starts again, for it ended: {end.what}")
+                server_process.stop(self._home)
                 self._begin()
         done = [_completion(choice, sampling.logprobs) for choice in choices]
         return [done[i : i + samples] for i in range(0, len(done), samples)]
@@ -145,14 +147,19 @@ class ServerGenerator:
 
     def _client_of(self, server: server_process.Server) -> Client:
         def diagnose() -> AlignError | None:
-            if server_process.alive(server.home):
-                return None
+            """A front end that answers for a dead engine is given the time to notice."""
+            deadline = time.monotonic() + DYING_SECONDS
+            while server_process.alive(server.home) and time.monotonic() < deadline:
+                if client.healthy():
+                    return None
+                time.sleep(0.1)
             return ServerEndedError(f"the server that we started has ended; {server_process.last_lines(server.home)}")
 
         options = self._options
-        return Client(
+        client = Client(
             server.url, server.key, concurrency=options.concurrency, timeout=options.timeout, own=True, diagnose=diagnose
         )  # fmt: skip
+        return client
 
     def _await_health(self, server: server_process.Server) -> None:
         deadline = time.monotonic() + self._options.start_timeout
@@ -184,9 +191,10 @@ class ServerGenerator:
         root, own = Path(str(base.get("root"))), [model_print(p) for p in (self._checkpoint, *self._ancestors)]
         known = model_print(root) if root.is_dir() else None
         adapters, _ = adapters_until(known if known in own else None, self._checkpoint, self._ancestors)
-        beside = tempfile.TemporaryDirectory(prefix=".adapter-", dir=self._checkpoint.parent)
-        folder = Path(self._stack.enter_context(beside))
-        folder.chmod(0o755)  # the server may run as another user
+        folder = self._checkpoint.parent
+        if len(adapters) > 1:  # their sum has to be where the server sees it
+            folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix=".adapter-", dir=folder)))
+            folder.chmod(0o755)  # it may run as another user
         self._serve(str(base["id"]), adapters, folder)
 
     def _serve(self, base: str, adapters: Sequence[Path], folder: Path) -> None:
@@ -215,7 +223,8 @@ def server_command(checkpoint: Path, serves: dict[str, Any]) -> tuple[list[str],
     """vLLM's command line, but for address and key, and what it needs in its environment."""
     import torch
 
-    from rollouts.vllm_engine import CPU_ENVIRONMENT, ENVIRONMENT, cpu_options, fitted, require_head_dim
+    from align.vllm import CPU_ENVIRONMENT, ENVIRONMENT
+    from rollouts.vllm_engine import cpu_options, fitted, require_head_dim
 
     on_cpu = not torch.cuda.is_available()
     rank, threads, dtype, tokens = serves["max_lora_rank"], serves["threads"], serves["dtype"], serves["tokens"]

@@ -6,28 +6,18 @@ loads and packs again. A head that is tied to the embeddings is packed by itself
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from align.errors import ConfigError
 from align.ids import seed_for
 from align.train.sampling import Sampled
+from align.vllm import undisturbed
 
-ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the weights are in this process
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-    "VLLM_HOST_IP": "127.0.0.1",  # otherwise vLLM looks for the machine's address in the network
-}
-CPU_ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # cores are shared with other processes
 CACHE_BYTES = 2 << 30
 """Memory for the key-value cache on CPU."""
 GPU_SHARE = 0.3
@@ -48,7 +38,7 @@ class VllmPolicy:
         on_cpu = policy.device.type == "cpu"
         cpu = {"kv_cache_memory_bytes": CACHE_BYTES, "enable_chunked_prefill": False}
         cpu |= {"max_num_batched_tokens": max(BATCHED_TOKENS, tokens), "enforce_eager": True}
-        with _undisturbed(on_cpu):
+        with undisturbed(on_cpu):
             try:
                 from vllm import LLM
 
@@ -108,21 +98,3 @@ def merged_weights(policy: Any) -> Iterator[tuple[str, Tensor]]:
     if head is not None and head.weight is embeddings.weight:
         name = next(name for name, module in model.named_modules() if module is head)
         yield f"{name}.weight", head.weight.detach().clone()
-
-
-@contextlib.contextmanager
-def _undisturbed(on_cpu: bool) -> Iterator[None]:
-    """Environment, threads and random states are afterwards what they were: starting vLLM changes all three."""
-    before, threads, set_threads = dict(os.environ), torch.get_num_threads(), torch.set_num_threads
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    os.environ.update(ENVIRONMENT | (CPU_ENVIRONMENT if on_cpu else {}))
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-        torch.set_num_threads = set_threads
-        torch.set_num_threads(threads)
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])
-        random.setstate(states[2])

@@ -14,10 +14,10 @@ from align.config.rewards import Judge, read_function
 from align.errors import ServiceError
 from align.judge import compare, rate
 from align.types import Message
+from align.vllm import CPU_ENVIRONMENT, ENVIRONMENT
 from reward.build import build
 from reward.scorer import explain
 from rollouts import server_process
-from rollouts.vllm_engine import CPU_ENVIRONMENT, ENVIRONMENT
 from tests.tiny import make_tiny_model
 
 pytestmark = [
