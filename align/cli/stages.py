@@ -4,11 +4,16 @@ Settings are the recipe's fields of that section, as key=value: `align rollout â
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from align.cli.train import DTYPE, JSON, MODEL, REVISION, SEED, SETTINGS, TEMPLATE, THREADS, Dtype, say_result
 from align.errors import ConfigError
+
+if TYPE_CHECKING:
+    from align.config.section import Answers
+    from align.types import Candidate, Dropped
 
 
 def rollout(
@@ -18,6 +23,12 @@ def rollout(
     out: Path = typer.Option(..., "--out", help="Folder for candidates.jsonl and dropped.jsonl."),
     keep_all: bool = typer.Option(
         False, "--keep-all", help="Keep empty and repeated answers too, as a fair `align eval` needs."
+    ),
+    rewards: list[str] = typer.Option(
+        [],
+        "--reward",
+        help="Score the answers, for `keep=best` and `keep=accepted beta=â€¦`: a reward model's folder or"
+        " file.py:function, as for `align best-of-n`.",
     ),
     parent: str = typer.Option(None, "--parent", help="The model that `checkpoint: parent` in a `mixture` means."),
     sft: str = typer.Option(None, "--sft", help="The model that `checkpoint: sft` in a `mixture` means."),
@@ -33,7 +44,9 @@ def rollout(
     from align.cli.workplace import workplace
     from align.config.section import Answers, load_section
     from align.data.prompts import read_prompts
+    from align.rounds.rewarding import parse_reward, scorer_of
     from align.store import checkpoint_id, write_rows
+    from align.train.online import checked_scores
     from align.types import as_dict
     from rollouts.mixture import Policy, require_named, sources_of
     from rollouts.sample import sample_candidates
@@ -46,6 +59,9 @@ def rollout(
     if keep_all and config.resample:
         what = "resample has no use with --keep-all, which keeps what the model gives by itself"
         raise ConfigError(what, where="--keep-all", hint="leave one of them out")
+    parts = [parse_reward(text) for text in rewards]
+    if config.keep != "all" and not parts:
+        raise ConfigError(f"keep={config.keep} needs a reward", where="keep", hint="name it with --reward")
     asked, unreadable = read_prompts(prompts)
     with workplace(out, threads) as place, counting("rollout", place.terminal, as_json) as progress:
         revisions = {"current": revision}  # of the others the default branch
@@ -75,10 +91,30 @@ def rollout(
             progress=progress,
         )
         messages = {p.id: p.messages for p in asked}
-        write_rows(place.out / "candidates.jsonl", ({**as_dict(c), "messages": messages[c.prompt_id]} for c in rows))
+        told: list[dict[str, Any]] = [{**as_dict(c), "messages": messages[c.prompt_id]} for c in rows]
+        if parts:
+            score = scorer_of(parts, dtype=dtype, threads=threads).score
+            scores = checked_scores(score, [messages[c.prompt_id] for c in rows], [c.text for c in rows])
+            chosen, rejected = _chosen(config, rows, scores, seed)
+            told = [{**told[kept], "score": scores[kept]} for kept in chosen]
+            dropped = dropped + rejected
+        write_rows(place.out / "candidates.jsonl", told)
         write_rows(place.out / "dropped.jsonl", map(as_dict, unreadable + dropped))
-    counted = {"prompts": len(asked), "candidates": len(rows), "dropped": len(unreadable) + len(dropped)}
+    counted = {"prompts": len(asked), "candidates": len(told), "dropped": len(unreadable) + len(dropped)}
     say_result(out, counted | ({"redrawn": sum(c.redrawn for c in rows)} if config.resample else {}), as_json)
+
+
+def _chosen(
+    config: "Answers", rows: "list[Candidate]", scores: list[float | None], seed: int
+) -> "tuple[list[int], list[Dropped]]":
+    """Places of the answers that stay by their scores, and the others with the reason."""
+    from rollouts.select import best_of_n, rejection_sample
+
+    if config.keep == "best":
+        return best_of_n(rows, scores)
+    if config.beta is not None:
+        return rejection_sample(rows, scores, beta=config.beta, seed=seed)
+    return list(range(len(rows))), []
 
 
 def evaluate(

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
 
 from align.config.base import Section
 from align.config.load import Kind, Places, set_value, validated
@@ -14,6 +16,17 @@ from align.errors import ConfigError
 
 class Answers(Mixed):
     """The settings of `align rollout`: those of the recipe's `rollouts`, for every prompt of a file."""
+
+    keep: Literal["all", "best", "accepted"] = "all"
+    """With `--reward`: all answers, the best one to each prompt, or those that statistical rejection sampling accepts."""
+    beta: Annotated[float, Field(gt=0)] | None = None
+    """With `keep: accepted`: the coefficient of the KL divergence, in units of the reward."""
+
+    @model_validator(mode="after")
+    def _beta_of_rejection_sampling(self) -> Self:
+        if (self.beta is not None) != (self.keep == "accepted"):
+            raise ValueError(f"`beta` goes with `keep: accepted` and is needed there; found keep: {self.keep}")
+        return self
 
 
 def load_section(

@@ -139,18 +139,22 @@ def test_two_models_at_two_temperatures_in_one_call(ours: Path) -> None:
     mixture = "mixture=[{share: 2}, {checkpoint: sft, temperature: 0.5}]"
     done = align(*verb, "--out", "mixed", mixture, cwd=ours, expect=2)
     assert "the mixture has answers of `sft`, and no such model is given; name it with --sft" in done.stderr
-    told = json_of(*verb, "--sft", "other", "--out", "mixed", "--keep-all", mixture, "logprobs=true", cwd=ours)
-    rows = [row for _, row in read_rows(ours / "mixed" / "candidates.jsonl")]
-    assert told["candidates"] == len(rows) == 3 * told["prompts"]
-    kinds = [(row["checkpoint"], row["temperature"]) for row in rows]
-    assert kinds == [kinds[0], kinds[0], kinds[2]] * told["prompts"]
-    assert (kinds[0][1], kinds[2][1]) == (1.0, 0.5)
-    assert kinds[0][0] != kinds[2][0]
+    told = json_of(
+        *verb, "--sft", "other", "--out", "mixed", "--keep-all", mixture, "logprobs=true", "--reward", "score.py:score",
+        "keep=best", cwd=ours,
+    )  # fmt: skip
     kept = read_table(ours / "mixed" / "logprobs.parquet").to_pylist()
-    assert [(k["candidate"], k["checkpoint"], len(k["logprobs"])) for k in kept] == [
-        (row["id"], row["checkpoint"], row["tokens"]) for row in rows
-    ]
-    assert all(value <= 0 for k in kept for value in k["logprobs"])
+    kinds = [k["checkpoint"] for k in kept]
+    assert kinds == [kinds[0], kinds[0], kinds[2]] * told["prompts"]
+    assert kinds[0] != kinds[2]
+    assert all(len(k["logprobs"]) == len(k["token_ids"]) and max(k["logprobs"]) <= 0 for k in kept)
+    best = [row for _, row in read_rows(ours / "mixed" / "candidates.jsonl")]
+    assert (len(best), len({row["prompt_id"] for row in best})) == (told["candidates"], told["prompts"])
+    for row in best:
+        assert row["temperature"] == (1.0 if row["checkpoint"] == kinds[0] else 0.5)
+    rejected = [row["reason"] for _, row in read_rows(ours / "mixed" / "dropped.jsonl")]
+    assert len(rejected) == 2 * told["prompts"]
+    assert all(re.fullmatch(r"sample \d has a higher score, or came first", reason) for reason in rejected)
 
 
 def label(folder: Path, key: str, outcomes: list[str]) -> None:
