@@ -1,8 +1,10 @@
 """Reward ensembles: several heads on one trunk, whose disagreement says how far a score can be trusted.
 
-What makes the members differ is what each of them starts from and what it sees: heads that begin as random directions
-(a randomised prior: Osband et al. 2018) and a bootstrap of the prompts for each (Osband et al. 2016; the weights are
-Rubin's of 1981). The priors of all members add up to 0, so the mean begins where a single model does.
+The trunk learns as that of a single model does. Then each member gets a head of its own, drawn from what the pairs leave
+open about the trained one: the Laplace approximation of its posterior (MacKay 1992; for the last layer alone: Kristiadi
+et al. 2020; of reward models: Yang et al. 2024). So the members' mean is the single model, and they disagree about answers
+that differ in ways in which no pair of the training did. Heads that are trained together, each with a random start and a
+bootstrap of the pairs (Osband et al. 2018), cost the trunk accuracy: docs/decisions.md.
 """
 
 from __future__ import annotations
@@ -14,16 +16,16 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Literal
 
 from align.errors import ConfigError
-from align.ids import seed_for, unit_for
+from align.ids import seed_for
 from align.types import Message
 from reward.model import ModelScorer, label_count
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-PRIOR = 1.0
-"""Length of a head's random start. Hidden states have about one unit in each direction, so that scores start out about
-this far apart."""
+PRECISION = 1.0
+"""Of the normal prior of a head's weights. Hidden states have about one unit in each direction, and pairs are many, so
+that what the deviation says hardly depends on it."""
 
 
 def spread(scores: Sequence[float]) -> tuple[float, float]:
@@ -91,25 +93,40 @@ class EnsembleScorer:
         self._model.close()
 
 
-def bootstrap(prompt_ids: Sequence[str], members: int, seed: int) -> list[list[float]]:
-    """For each row one weight > 0 a member, of mean 1 over prompts: how often, so to speak, the member saw it.
+def posterior_heads(
+    head_H: Tensor,
+    chosen_NH: Tensor,
+    rejected_NH: Tensor,
+    weight_N: Tensor,
+    margin_N: Tensor,
+    *,
+    center: float,
+    members: int,
+    seed: int,
+) -> Tensor:
+    """Heads [members, H] drawn from the Laplace approximation of the posterior over a trained head, float32.
 
-    They are independent exponential draws (the Bayesian bootstrap: Rubin 1981), one for each prompt and member, so that
-    all pairs of a prompt go together. A draw depends on the seed, the prompt and the member's number alone.
-    """
-    return [[-math.log1p(-unit_for("bootstrap", seed, prompt, k)) for k in range(members)] for prompt in prompt_ids]
+    `chosen_NH` (a) and `rejected_NH` (b) are the hidden states of the N pairs that it learned from, `weight_N` (w) their
+    weights and `margin_N` (m) their margins. The covariance is the inverse of the Hessian of the summed loss
+    (`reward.trainer.reward_loss`, with its centring c) and of a normal prior of precision `PRECISION`,
 
+        Σ w · p (1 − p) · (a − b)(a − b)ᵀ + 2 c · Σ (a + b)(a + b)ᵀ + PRECISION · I,   p = σ(head · (a − b) − m)
 
-def random_heads(members: int, width: int, seed: int, *, more: int = 0) -> Tensor:
-    """Where the heads of `members` begin, and behind them `more` others, [members + more, width].
-
-    They are random directions of length `PRIOR`; those of several members have their mean taken off.
-    """
+    Draws have their mean taken off, so that the mean of the members is the trained head itself, and are scaled such that
+    the sample covariance (divided by K − 1) has the posterior as its expectation. The same seed gives the same draws.
+    """  # fmt: skip
     import torch
 
-    draw = torch.Generator().manual_seed(seed_for("heads", seed))
-    heads_NH = torch.randn(members + more, width, generator=draw)
-    heads_NH = PRIOR * heads_NH / heads_NH.norm(dim=1, keepdim=True)
-    if members > 1:
-        heads_NH[:members] -= heads_NH[:members].mean(dim=0)
-    return heads_NH
+    head, chosen, rejected = head_H.double(), chosen_NH.double(), rejected_NH.double()
+    apart, both = chosen - rejected, chosen + rejected
+    p_N = torch.sigmoid(apart @ head - margin_N.double())
+    curvature_N = weight_N.double() * p_N * (1 - p_N)
+    hessian = (apart * curvature_N[:, None]).T @ apart + 2 * center * both.T @ both
+    hessian += PRECISION * torch.eye(len(head), dtype=torch.float64)
+    draw = torch.Generator().manual_seed(seed_for("posterior heads", seed))
+    normal_HK = torch.randn(len(head), members, generator=draw, dtype=torch.float64)
+    normal_HK -= normal_HK.mean(dim=1, keepdim=True)
+    # hessian = L Lᵀ, so L⁻ᵀ z has its inverse as covariance
+    factor = torch.linalg.cholesky(hessian)
+    away_HK = torch.linalg.solve_triangular(factor.T, normal_HK, upper=True)
+    return (head + away_HK.T).float()

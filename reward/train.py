@@ -19,13 +19,11 @@ from align.train import examples as ex
 from align.train.world import agreed, rank
 from align.types import Dropped, Preference
 from reward import model as models
-from reward.ensemble import bootstrap, random_heads
+from reward.ensemble import posterior_heads
 from reward.measure import is_held_out, measure, summary
 
-Row = tuple[ex.Pair, Preference]
-"""A pair as tokens, and what it was."""
-LOGGED = ("accuracy", "margin", "mean_reward", "deviation")
-"""Of the last logged steps, in the metrics."""
+Row = tuple[ex.Pair, float]
+"""A pair as tokens, and its margin."""
 
 
 def train_reward(
@@ -46,9 +44,9 @@ def train_reward(
     The loss is `reward.trainer.reward_loss`, with the weights scaled to average 1 over the pairs trained on; ties are
     pairs with the target 0.5. The head starts at 0. Under LoRA the head is trained whole and published merged. The
     folder is read again and its scores compared (`reload_score_difference`).
-    With `config.members` over 1 there is a head for each member, and the folder gives an answer as many scores
-    (`reward.ensemble`). With `config.length_head` one more head learns what length explains, and is not published
-    (`reward.length_bias`).
+    With `config.members` over 1 the trained head is replaced by as many, drawn from its posterior, and the folder gives
+    an answer as many scores (`reward.ensemble`). With `config.length_head` a second head learns what length explains, and
+    is not published (`reward.length_bias`).
     Of the prompts, the share `config.held_out` is kept from training, by a hash of the prompt alone, and `held_out` in
     the metrics says how well the published model orders their pairs, and the temperature that its scores want
     (`reward.measure`).
@@ -75,15 +73,14 @@ def train_reward(
     pairs = [pair for pair, _ in kept]
     sequences = [[*p.prompt_ids, *ids] for p in pairs for ids in (p.chosen_ids, p.rejected_ids)]
     ex.require_vocabulary(sequences, model.get_input_embeddings().num_embeddings)
-    if config.margins and not any(row.margin for _, row in kept):
+    if config.margins and not any(margin for _, margin in kept):
         raise ConfigError("`margins` cannot act: every pair has the margin 0", where="reward.margins")
     clock.lap("encode")
     options = arguments.trainer_options(
         config, rows=len(kept), seed=seed, dtype=dtype, report_to=report_to, out=out, work=work
     )
     pad = models.padding_id(tokenizer, stops)
-    weights = _weights(kept, config.members, seed)
-    trainer = _trainer(model, tokenizer, kept, weights, config, options, pad)
+    trainer = _trainer(model, tokenizer, kept, config, options, pad)
     clock.lap("set up")
     inputs_id = content_id(
         [
@@ -91,21 +88,22 @@ def train_reward(
             seed,
             dtype,
             config.model_dump(mode="json"),
-            weights,
-            [[astuple(pair), row.margin] for pair, row in kept],
+            [[astuple(pair), margin] for pair, margin in kept],
         ]
     )
     metrics = loop.run_trainer(trainer, work=work, out=out, inputs_id=inputs_id, progress=progress)
     logged = [row for row in trainer.state.log_history if "accuracy" in row]
-    metrics |= {name: logged[-1][name] for name in LOGGED if logged and name in logged[-1]}
+    metrics |= {name: logged[-1][name] for name in ("accuracy", "margin", "mean_reward") if logged}
     clock.lap("train")
 
     def finish() -> dict[str, Any]:
-        from reward.length_bias import drop_length_head
+        from reward.head import head_of, set_head
 
         some = ex.spread(sequences)
-        if config.length_head:
-            drop_length_head(trainer.model)
+        if config.members > 1:
+            set_head(trainer.model, _drawn(trainer.model, trainer.train_dataset, pad, config, seed))
+        elif config.length_head:
+            set_head(trainer.model, head_of(trainer.model).weight.detach()[:1])
         difference = models.publish_and_verify(trainer.model, parent, some, pad, out=out, dtype=dtype)
         found: dict[str, Any] = {"reload_score_difference": difference}
         if held_out:
@@ -122,27 +120,30 @@ def train_reward(
 
 
 def _fresh(parent: Path, config: RewardModel, seed: int, dtype: str) -> Any:
-    """The parent with new heads. A single one says 0; those of an ensemble, and one beside a length head, are random."""
+    """The parent with a new head that says 0; beside a length head both begin at random, since 0 correlates with nothing."""
     import torch
 
-    members, heads = config.members, config.members + config.length_head
-    model: Any = models.load_reward_model(parent, dtype, fresh=True, labels=heads)
-    if heads > 1:
+    model: Any = models.load_reward_model(parent, dtype, fresh=True, labels=2 if config.length_head else 1)
+    if config.length_head:
+        draw = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            model.score.weight.copy_(random_heads(members, model.score.in_features, seed, more=heads - members))
+            model.score.weight.normal_(std=model.score.in_features**-0.5, generator=draw)
     return model
 
 
-def _weights(kept: Sequence[Row], members: int, seed: int) -> list[list[float]]:
-    """For each pair its weight in the eyes of each member; they average 1 over the pairs for each of them."""
-    own = [pair.weight for pair, _ in kept]
-    if members == 1:
-        return [[weight] for weight in weights_of_mean_one(own)]
-    seen = bootstrap([row.prompt_id for _, row in kept], members, seed)
-    columns = [
-        weights_of_mean_one([w * n for w, n in zip(own, draws, strict=True)]) for draws in zip(*seen, strict=True)
-    ]
-    return [list(row) for row in zip(*columns, strict=True)]
+def _drawn(model: Any, data: Any, pad: int, config: RewardModel, seed: int) -> Any:
+    """The heads of an ensemble, drawn from the posterior of a trained model's head; shape [members, width]."""
+    import torch
+
+    from reward.head import head_of, hidden_states
+
+    chosen_NH, rejected_NH = (hidden_states(model, data[name], pad) for name in ("chosen_ids", "rejected_ids"))
+    weight_N, margin_N = (torch.tensor(data[name]) for name in ("weight", "margin"))
+    own_H, *by_length = head_of(model).weight.detach().float().cpu()
+    for head_H in by_length:  # what is ranked is the sum of both heads
+        margin_N = margin_N - (chosen_NH - rejected_NH) @ head_H
+    options: dict[str, Any] = {"center": config.center, "members": config.members, "seed": seed}
+    return posterior_heads(own_H, chosen_NH, rejected_NH, weight_N, margin_N, **options)
 
 
 def _encode(
@@ -152,19 +153,13 @@ def _encode(
     dropped: list[Dropped] = []
     for row in rows:
         pairs, refused = ex.encode_preferences(tokenizer, [row], stops, limit)
-        kept += [(pair, row) for pair in pairs]
+        kept += [(pair, row.margin) for pair in pairs]
         dropped += refused
     return kept, dropped
 
 
 def _trainer(
-    model: Any,
-    tokenizer: Any,
-    kept: Sequence[Row],
-    weights: list[list[float]],
-    config: RewardModel,
-    options: dict[str, Any],
-    pad: int,
+    model: Any, tokenizer: Any, kept: Sequence[Row], config: RewardModel, options: dict[str, Any], pad: int
 ) -> Any:
     from datasets import Dataset
     from trl import RewardConfig
@@ -180,8 +175,8 @@ def _trainer(
         "chosen_ids": [pair.prompt_ids + pair.chosen_ids for pair, _ in kept],
         "rejected_ids": [pair.prompt_ids + pair.rejected_ids for pair, _ in kept],
         "target": [pair.target for pair, _ in kept],
-        "weight": weights,
-        "margin": [row.margin if config.margins else 0.0 for _, row in kept],
+        "weight": weights_of_mean_one([pair.weight for pair, _ in kept]),
+        "margin": [margin if config.margins else 0.0 for _, margin in kept],
         "chosen_tokens": [len(pair.chosen_ids) for pair, _ in kept],
         "rejected_tokens": [len(pair.rejected_ids) for pair, _ in kept],
     }

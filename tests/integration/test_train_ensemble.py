@@ -1,6 +1,5 @@
-"""Ensembles on a tiny model: the loss is the one written by hand, members differ, folders are whole and give K scores."""
+"""Ensembles on a tiny model: their mean is the single model, members differ where pairs say nothing, folders are whole."""
 
-import math
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -12,9 +11,9 @@ from align.errors import ConfigError
 from align.rounds.rewarding import Part, rewards_id, scorer_of
 from align.store import folder_files, read_json
 from align.types import Preference
-from reward.ensemble import EnsembleScorer, bootstrap
+from reward.ensemble import PRECISION, EnsembleScorer, posterior_heads
 from reward.model import ModelScorer, load_scorer
-from tests.integration.test_train_reward import GOOD, PAIRS, SOFT, stop_at, train, trainer_on
+from tests.integration.test_train_reward import GOOD, PAIRS, stop_at, train
 from tests.tiny import make_tiny_model
 
 MEMBERS = 3
@@ -28,9 +27,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def judges(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     at = tmp_path_factory.mktemp("judges")
-    metrics = train(tiny, at, PAIRS, epochs=6, center=0, members=MEMBERS)
-    assert metrics["deviation"] > 0
-    assert metrics["reload_score_difference"] < 1e-4
+    assert train(tiny, at, PAIRS, epochs=6, members=MEMBERS)["reload_score_difference"] < 1e-4
     return at / "out"
 
 
@@ -42,27 +39,48 @@ def both(folder: Path, rows: list[Preference]) -> list[tuple[list[float], list[f
     return list(zip(*found, strict=True))  # type: ignore[arg-type]
 
 
-def by_hand(rows: list[Preference], scores: list[tuple[list[float], list[float]]], *, center: float) -> float:
-    """The loss with plain numbers: the mean over members, each with its own bootstrap of the prompts."""
-    drawn = bootstrap([row.prompt_id for row in rows], MEMBERS, 0)
-    losses = []
-    for k in range(MEMBERS):
-        weights = [row.weight * draws[k] for row, draws in zip(rows, drawn, strict=True)]
-        for row, weight, (a, b) in zip(rows, weights, scores, strict=True):
-            d = a[k] - b[k] - row.margin
-            right, wrong = -math.log(1 / (1 + math.exp(-d))), -math.log(1 / (1 + math.exp(d)))
-            entropy = row.target * right + (1 - row.target) * wrong
-            losses.append(weight / fmean(weights) * entropy + center * (a[k] + b[k]) ** 2)
-    return fmean(losses)
+def test_the_mean_is_the_model_that_is_trained_without_members(tiny: Path, judges: Path, tmp_path: Path) -> None:
+    train(tiny, tmp_path, PAIRS, epochs=6)
+    messages, answers = [row.messages for row in PAIRS], [row.chosen for row in PAIRS]
+    alone = ModelScorer(tmp_path / "out").score(messages, answers)
+    assert EnsembleScorer(judges).score(messages, answers) == pytest.approx(alone, abs=1e-5)
 
 
-def test_the_loss_is_the_one_written_by_hand(judges: Path, tmp_path: Path) -> None:
-    trainer = trainer_on(judges, SOFT, tmp_path, center=0.05, margins=True, members=MEMBERS)
-    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(SOFT))])
-    trainer.model.eval()
-    expected = by_hand(SOFT, both(judges, SOFT), center=0.05)
-    assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(expected, abs=1e-6)
-    assert abs(expected - math.log(2)) > 0.05
+def heads(members: int, seed: int = 0, center: float = 0.02) -> Any:
+    import torch
+
+    draw = torch.Generator().manual_seed(1)
+    chosen, rejected = (torch.randn(40, 3, generator=draw) for _ in range(2))
+    weight, margin = torch.rand(40, generator=draw) + 0.5, torch.rand(40, generator=draw)
+    head = torch.tensor([0.5, -1.0, 0.25])
+    return head, posterior_heads(
+        head, chosen, rejected, weight, margin, center=center, members=members, seed=seed
+    ), (chosen, rejected, weight, margin)  # fmt: skip
+
+
+def test_members_have_the_trained_head_as_their_mean() -> None:
+    head, drawn, _ = heads(5)
+    assert drawn.shape == (5, 3)
+    assert (drawn.mean(dim=0) - head).abs().max() < 1e-6
+    assert len({tuple(row.tolist()) for row in drawn}) == 5
+    assert drawn.equal(heads(5)[1])
+    assert not drawn.equal(heads(5, seed=1)[1])
+
+
+def test_members_spread_as_the_inverse_hessian_of_the_loss() -> None:
+    """The Hessian by automatic differentiation of `reward_loss` itself, summed over pairs, and of the prior."""
+    import torch
+
+    from reward.trainer import reward_loss
+
+    head, drawn, (chosen, rejected, weight, margin) = heads(20_000)
+
+    def loss(own: Any) -> Any:
+        mean = reward_loss(chosen @ own, rejected @ own, torch.ones(40), weight, margin, center=0.02)
+        return 40 * mean + PRECISION / 2 * (own**2).sum()
+
+    expected = torch.linalg.inv(torch.autograd.functional.hessian(loss, head))
+    assert torch.allclose(torch.cov(drawn.T), expected, rtol=0.05, atol=0.002)
 
 
 def test_a_score_is_the_mean_less_the_bound(judges: Path) -> None:
@@ -98,8 +116,7 @@ def test_it_learns_and_publishes_one_whole_folder(tiny: Path, tmp_path: Path, lo
     assert model.score.weight.shape == (MEMBERS, 64)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
-    for a, b in both(tmp_path / "out", PAIRS):
-        assert all(x > y for x, y in zip(a, b, strict=True))
+    assert all(fmean(a) - fmean(b) > 1 for a, b in both(tmp_path / "out", PAIRS))
     names = set(folder_files(tmp_path / "out"))
     assert ("adapter/adapter_model.safetensors" in names) == (lora is not None)
 

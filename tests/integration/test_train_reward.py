@@ -95,9 +95,8 @@ def trainer_on(judge: Path, rows: list[Preference], at: Path, **changes: Any) ->
     options = arguments.trainer_options(
         config, rows=len(kept), seed=0, dtype="float32", report_to=[], out=at, work=at / "work"
     )
-    model = load_reward_model(judge, "float32", labels=config.members + config.length_head)
-    weights = module._weights(kept, config.members, 0)
-    return module._trainer(model, tokenizer, kept, weights, config, options, padding_id(tokenizer, stops))
+    model = load_reward_model(judge, "float32")
+    return module._trainer(model, tokenizer, kept, config, options, padding_id(tokenizer, stops))
 
 
 @pytest.mark.parametrize("margins", [False, True])
