@@ -92,12 +92,14 @@ def become_root_of_a_namespace() -> None:
     helper = os.fork()
     if helper == 0:  # stays outside: only from there may root give a second user
         os.close(ready)
-        if os.read(done, 1):
-            maps = [("setgroups", "deny"), ("uid_map", f"0 {uid} 1\n"), ("gid_map", f"0 {gid} 1\n")]
-            if uid == 0:
-                maps = [(name, f"0 0 1\n{NOBODY} {NOBODY} 1\n") for name in ("uid_map", "gid_map")]
-            for name, text in maps:
+        maps = [("setgroups", "deny"), ("uid_map", f"0 {uid} 1\n"), ("gid_map", f"0 {gid} 1\n")]
+        if uid == 0:
+            maps = [(name, f"0 0 1\n{NOBODY} {NOBODY} 1\n") for name in ("uid_map", "gid_map")]
+        try:
+            for name, text in maps if os.read(done, 1) else []:
                 Path(f"/proc/{me}/{name}").write_text(text)
+        except OSError:
+            os._exit(1)
         os._exit(0)
     os.close(done)
     flags = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS
@@ -171,7 +173,7 @@ def read_only(root: str) -> None:
 def first_process(root: str, order: dict[str, Any], go: int, tells: int) -> NoReturn:
     """The first process of the namespace: when it ends, the kernel kills all others there."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    check(LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL), "prctl")
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if not os.read(go, 1):
         os._exit(1)  # whoever started us died in between
     os.close(go)

@@ -215,3 +215,24 @@ def test_a_machine_without_namespaces_is_said_with_the_way_out(monkeypatch: pyte
     monkeypatch.setattr(sandbox, "CHILD", child)
     with pytest.raises(ConfigError, match=r"isolation: the sandbox cannot be built: unshare: .*`isolation: limits`"):
         run("print(1)", SMALL)
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not SYSTEM_PYTHON.exists(), reason="needs root, and Python for everybody")
+def test_a_user_who_is_not_root_has_the_same_walls() -> None:
+    """Root's programs run as nobody; those of others as themselves without rights, which is another way through."""
+    program = (
+        "import os, ctypes\nprint(os.getuid(), os.path.exists('/etc/passwd'), ctypes.CDLL(None).umount2(b'/usr', 2))\n"
+        "made = 0\ntry:\n    while made < 99 and (made := made + 1) and os.fork(): pass\n"
+        "except OSError: pass\nelse:\n    import time; time.sleep(9)\nprint(made)"
+    )
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})\nfrom reward.sandbox import *\n"
+        f"done = run({program!r}, {SMALL!r})\nprint(done.output, done.error)"
+    )
+    command = [str(SYSTEM_PYTHON), "-B", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, user=12345, group=12345, extra_groups=[], cwd="/")
+    if "Permission denied" in done.stderr or "No module named" in done.stderr:
+        pytest.skip("the checkout is not everybody's to read")
+    if "cannot be built" in done.stderr:
+        pytest.skip("this machine lets only root make namespaces")
+    assert done.stdout.split() == ["0", "False", "-1", "8"], done.stderr
