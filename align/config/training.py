@@ -120,7 +120,7 @@ class Dpo(OnRows):
     """The share of earlier rounds' preferences that are trained on again beside this round's."""
     micro_batch_size: Annotated[int, Field(ge=1)] | None = None
     """Pairs per forward pass; where not given, as many as `micro_batch_tokens` hold."""
-    micro_batch_tokens: Annotated[int, Field(ge=1)] = 2048
+    micro_batch_tokens: Annotated[int, Field(ge=1)] = 1024
     """Most tokens per forward pass, a shared prompt counted once; a longer pair goes alone. It changes memory and
     speed, not what is learned; on a GPU raise it until memory is full."""
 
@@ -310,8 +310,8 @@ class RewardModel(OnRows):
     margins: bool = False
     """Ask for each pair's `margin` between its rewards (Touvron et al. 2023, equation 2)."""
     members: Annotated[int, Field(ge=1)] = 1
-    """Over 1: an ensemble of so many heads on one trunk, each with a random start and a bootstrap of the prompts of its
-    own; an answer's score is their mean, and how far they disagree says how far it can be trusted. 5 is a good number."""
+    """Over 1: an ensemble of so many heads on one trunk. Their mean is what one head would say, and how far they disagree
+    tells how far it can be trusted, the better the more there are; they cost next to nothing, so take 32."""
     length_head: bool = False
     """Take out of the reward what the answer's length explains: a second head learns it, and is not published (ODIN:
     Chen et al. 2024)."""
