@@ -1,0 +1,1 @@
+../support-desk/world.py
