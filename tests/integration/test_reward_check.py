@@ -128,5 +128,12 @@ def test_where_every_prompt_was_learned_from_nothing_is_said(stages: Path, tmp_p
     rows = [label(1, n, kind=True) for n in range(120) if not is_held_out(f"prompt {n}", SHARE)]
     write_table(tmp_path / "learned/preferences.parquet", to_table(Preference, rows))
     found = check(stages, 2, tmp_path / "none", preferences=tmp_path / "learned")
-    assert found["fresh"] == {"accuracy": None, "log_loss": None, "pairs": 0, "unscored": 0, "ties": 0, "seen": len(rows)}
+    assert found["fresh"] == {
+        "accuracy": None,
+        "log_loss": None,
+        "pairs": 0,
+        "unscored": 0,
+        "ties": 0,
+        "seen": len(rows),
+    }
     assert (found["drift"], found["warnings"]) == (None, [])
