@@ -80,12 +80,13 @@ def open_generator(
     max_tokens_total: int,
     threads: int | None,
     ancestors: Sequence[Path] = (),
+    gpus: int = 1,
 ) -> Iterator[Generator]:
     """The engine with `checkpoint` loaded, closed at the end of the `with` block; a type alone has its defaults.
 
     `max_tokens_total` is the longest prompt plus answer. It runs on a GPU where torch sees one. `ancestors` are the
     checkpoints that this one was trained from, the nearest first: a server that runs with one of them needs the adapters
-    since then and no new start. Raises ConfigError for an engine that is not there or cannot run the model, and for a length beyond the model's context.
+    since then and no new start. vLLM in process splits the model over `gpus` GPUs. Raises ConfigError for an engine that is not there or cannot run the model, and for a length beyond the model's context.
     """
     context = context_length(checkpoint)
     if context is not None and max_tokens_total > context:
@@ -112,7 +113,13 @@ def open_generator(
         from rollouts.vllm_engine import VllmGenerator
 
         generator = VllmGenerator(
-            checkpoint, stops, dtype=dtype, max_tokens_total=max_tokens_total, threads=threads, cpu=options.cpu
+            checkpoint,
+            stops,
+            dtype=dtype,
+            max_tokens_total=max_tokens_total,
+            threads=threads,
+            cpu=options.cpu,
+            gpus=gpus,
         )
     else:
         from rollouts.transformers_engine import TransformersGenerator

@@ -37,7 +37,7 @@ def cluster(address: str | None, patience: float) -> Iterator[bool]:
         if ray.is_initialized():
             yield False
         elif address is None:
-            with _own_cluster():
+            with _own_token(), _own_cluster():
                 yield True
         else:
             _connect(address, patience)
@@ -109,10 +109,7 @@ def _own_cluster() -> Iterator[None]:
     home = _short_folder()
     _remove_left_behind(home)
     folder = tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=home)
-    os.environ.update(RAY_AUTH_TOKEN=secrets.token_hex(32), RAY_USAGE_STATS_ENABLED="0")
-    os.environ.pop("RAY_AUTH_MODE", None)  # unset, it comes to mean that the token is asked for
     try:
-        _forget_token()
         with _kept_signals(), _loopback():
             ray.init(
                 "local",
@@ -126,8 +123,20 @@ def _own_cluster() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-        _forget_token()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _own_token() -> Iterator[None]:
+    """A cluster that starts here asks everybody for a new random token; afterwards Ray knows no other than before."""
+    try:
+        with _kept_environment():
+            os.environ.update(RAY_AUTH_TOKEN=secrets.token_hex(32), RAY_USAGE_STATS_ENABLED="0")
+            os.environ.pop("RAY_AUTH_MODE", None)  # where it is not set, a new cluster asks for tokens
+            _forget_token()
+            yield
+    finally:
+        _forget_token()
 
 
 def _forget_token() -> None:

@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from align.config.base import Sampling
-from align.config.rollouts import Cpu, Engine, Ray
+from align.config.rollouts import Engine, Ray
 from align.errors import AlignError, ConfigError, ServiceError, StageError
 from align.store import checkpoint_id
 from rollouts.engine import Completion, Generator, Request, open_generator, resolve_engine
 from rollouts.ray_cluster import cluster, inventory, nodes, places, this_node
+
+CLOSING_SECONDS = 20
+"""How long free workers may take to put their engine away before they are ended."""
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +36,7 @@ class _Model:
     engine: Engine
     dtype: str
     max_tokens_total: int
+    threads: int
     gpus: int
     known_on: str
     id: str | None
@@ -42,7 +46,7 @@ class _Engine:
     """In a worker's process: the engine."""
 
     def __init__(self) -> None:
-        self._opened = ExitStack()  # closed by the end of the process
+        self._opened = ExitStack()
 
     def place(self) -> None:
         """Answered as soon as the cluster has found room for the worker and our code runs there."""
@@ -56,7 +60,8 @@ class _Engine:
             model.checkpoint,
             dtype=model.dtype,
             max_tokens_total=model.max_tokens_total,
-            threads=None,
+            threads=model.threads,
+            gpus=max(1, model.gpus),
         )
         self._generator: Generator = self._opened.enter_context(opening)
 
@@ -64,6 +69,9 @@ class _Engine:
         self, requests: Sequence[Request], sampling: Sampling, samples: int, seed: int
     ) -> list[list[Completion]]:
         return self._generator.generate(requests, sampling, samples=samples, seed=seed)
+
+    def close(self) -> None:
+        self._opened.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +133,12 @@ class RayGenerator:
 
     def close(self) -> None:
         """End the workers, and the cluster where it is one of our own."""
+        if self._free:
+            import ray
+
+            # a model on several GPUs has processes of its own, which the engine ends
+            closing = [worker.close.remote() for worker in self._free]
+            ray.wait(closing, num_returns=len(closing), timeout=CLOSING_SECONDS)
         for worker in self._free + [job.worker for job in self._jobs.values()]:
             _kill(worker)
         self._free, self._jobs = [], {}
@@ -202,16 +216,17 @@ class RayGenerator:
 
 def _describe(checkpoint: Path, engine: Engine, gpus: int, dtype: str, max_tokens_total: int) -> _Model:
     """What each worker opens; nodes that may not share this one's files are told what the checkpoint has to be."""
-    options, cpu, here = engine.ray or Ray(), engine.cpu or Cpu(), this_node()
+    options, here = engine.ray or Ray(), this_node()
     type = resolve_engine(options.engine)
     if type == "transformers" and gpus > 1:
         what = f"transformers runs on one GPU, and each worker has {gpus}"
         raise ConfigError(what, where="rollouts.ray.gpus", hint="use 1, or `engine: vllm`")
     return _Model(
         checkpoint=checkpoint.absolute(),
-        engine=Engine(type=type, cpu=cpu.model_copy(update={"threads": cpu.threads or options.cpus})),
+        engine=Engine(type=type, cpu=engine.cpu),
         dtype=dtype,
         max_tokens_total=max_tokens_total,
+        threads=options.cpus,
         gpus=gpus,
         known_on=here,
         id=checkpoint_id(checkpoint) if any(node["NodeID"] != here for node in nodes()) else None,

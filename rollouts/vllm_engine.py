@@ -14,6 +14,7 @@ from align.config.base import Sampling
 from align.config.rollouts import Cpu
 from align.errors import ConfigError, StageError
 from align.ids import seed_for
+from align.vllm import CPU_ENVIRONMENT, ENVIRONMENT
 from rollouts.engine import Completion, Request, weight_bytes
 from rollouts.machine import memory_available
 
@@ -29,20 +30,12 @@ BATCHED_TOKENS = 4096
 HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """What vLLM's attention on CPU can do."""
 
-ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # no process of its own: starts sooner, schedules the same way each time
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-    "VLLM_HOST_IP": "127.0.0.1",  # otherwise vLLM looks for the machine's address in the network
-}
-CPU_ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # cores are shared with other processes
-
 
 class VllmGenerator:
     """`rollouts.Generator` by vLLM. `threads` are those of this process; None leaves them as they are.
 
     `cpu` says what to take of a machine without a GPU; what it leaves open is chosen by `fitted`.
+    The model is split over `gpus` GPUs (tensor parallel), each with a process of its own.
     """
 
     def __init__(
@@ -54,6 +47,7 @@ class VllmGenerator:
         max_tokens_total: int,
         threads: int | None,
         cpu: Cpu | None = None,
+        gpus: int = 1,
     ) -> None:
         import torch
 
@@ -66,6 +60,8 @@ class VllmGenerator:
         elif cpu is not None:
             hint = "remove it; vLLM takes what it needs of a GPU"
             raise ConfigError("`cpu` has no use on a machine with a GPU", where="rollouts.cpu", hint=hint)
+        if gpus > 1:
+            options |= {"tensor_parallel_size": gpus, "distributed_executor_backend": "mp"}
         self._stops = list(stops)
         self._set_num_threads, self._threads = torch.set_num_threads, torch.get_num_threads()  # vLLM takes it away
         before = dict(os.environ)
