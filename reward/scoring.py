@@ -12,6 +12,7 @@ loses the time to score again and nothing else.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 import time
@@ -118,10 +119,10 @@ class KeptScorer:
         self._tell(done, len(order))
         with self._model(engine) as read:
             for n in missing:
-                new = [places[id] for id in shards[n] if id not in known]
-                rows = read([prompts[place] for place in new], [answers[place] for place in new])
-                found = known | dict(zip((id for id in shards[n] if id not in known), rows, strict=True))
-                _write(paths[n], {id: found[id] for id in shards[n]})
+                new = [id for id in shards[n] if id not in known]
+                rows = read([prompts[places[id]] for id in new], [answers[places[id]] for id in new])
+                read_now = dict(zip(new, rows, strict=True))
+                _write(paths[n], {id: read_now[id] if id in read_now else known[id] for id in shards[n]})
                 done += len(shards[n])
                 self._tell(done, len(order))
         return _read(paths)
@@ -155,11 +156,15 @@ class KeptScorer:
 
 
 def engine_for(folder: Path, answers: int) -> ModelEngine:
-    """The engine that scores so many answers sooner: vLLM where it is installed and the work is worth its start."""
-    from importlib.util import find_spec
+    """The engine that scores so many answers sooner: vLLM where it is installed and the work is worth its start.
 
-    worth = weight_bytes(folder) * answers >= WORTH_VLLM
-    return "vllm" if worth and find_spec("vllm") is not None else "transformers"
+    On a GPU, where neither was measured, transformers.
+    """
+    import torch
+
+    if weight_bytes(folder) * answers < WORTH_VLLM or torch.cuda.is_available():
+        return "transformers"
+    return "vllm" if importlib.util.find_spec("vllm") is not None else "transformers"
 
 
 def scores_folder() -> Path:

@@ -11,7 +11,7 @@ ScoringEngine = Literal["auto", "vllm", "transformers"]
 ENGINE = typer.Option(
     "auto",
     "--engine",
-    help="What the model runs in; auto is vLLM where it is installed and the answers are worth its start.",
+    help="What the model runs in; auto is vLLM for many answers on CPU, where it is installed.",
 )
 CACHE = typer.Option(None, "--cache", help="Folder in which scores are kept, in place of ~/.cache/align/scores.")
 FOLDER = typer.Option(..., "--model", help="A reward model's folder, such as `align reward train` makes.")
