@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 import weakref
+from pathlib import Path
 from typing import Any
 
 from align.errors import StageError
@@ -28,6 +29,8 @@ START_SECONDS = 120.0
 MEMORY = 4 << 30
 """Bytes of address space of the child."""
 PR_SET_PDEATHSIG = 1
+ROOT = str(Path(__file__).resolve().parents[1])
+"""Where the package is found."""
 
 
 class Guard:
@@ -53,7 +56,11 @@ class Guard:
         return float(told["score"]) if "score" in told else f"the check failed ({told['failed']})"
 
     def _start(self) -> subprocess.Popen[bytes]:
-        child = subprocess.Popen([sys.executable, "-m", "reward.guard"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        # -P: a file of the user's in the working directory must not pass for a module
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "reward.guard"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])},
+        )  # fmt: skip
         weakref.finalize(self, _kill, child)
         if _exchange(child, self._order, START_SECONDS) is None:
             _kill(child)

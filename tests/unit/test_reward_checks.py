@@ -1,6 +1,8 @@
 """The built-in functions of text, literally; and hostile texts, which must cost an answer its score and nothing else."""
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,34 @@ def test_a_pattern_that_takes_forever_on_a_text_leaves_it_unscored_and_the_next_
         1.0,
     ]
     assert time.monotonic() - began < 60
+
+
+def test_files_of_the_working_directory_do_not_pass_for_modules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("regex.py", "json.py", "sympy.py"):
+        (tmp_path / name).write_text("raise SystemExit")
+    (tmp_path / "reward").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert Guard("math", {"after": None, "read": "number"}).ask("7", "so 7") == 1.0
+
+
+def test_a_check_ends_with_whoever_asks() -> None:
+    code = "from reward.guard import Guard\ng = Guard('regex', {'pattern': '(a+)+$', 'whole': False}, seconds=600)\n"
+    code += "g.ask('a'); print(g._child.pid, flush=True); g.ask('a' * 60 + 'b')"
+    caller = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert caller.stdout is not None
+    child = int(caller.stdout.readline())
+    caller.kill()
+    caller.communicate()
+    for _ in range(100):
+        try:
+            if not Path(f"/proc/{child}/cmdline").read_bytes():
+                return  # dead, and waiting for its new parent
+        except OSError:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"process {child} lives on")
 
 
 SCHEMA = {
