@@ -153,7 +153,8 @@ class Bare:
         import torch
 
         from align.text import load_tokenizer, stop_token_ids
-        from rollouts.vllm_engine import CPU_ENVIRONMENT, ENVIRONMENT, cpu_options, fitted
+        from align.vllm import CPU_ENVIRONMENT, ENVIRONMENT
+        from rollouts.vllm_engine import cpu_options, fitted
 
         os.environ.update(ENVIRONMENT | CPU_ENVIRONMENT)
         torch.set_num_threads(threads)
@@ -278,9 +279,9 @@ def measure(
 ) -> dict[str, list[dict[str, float]]]:
     """`runs` rounds of ours, bare vLLM and transformers at its best batch, one after the other in each round."""
     trial = {}
-    for batch in BATCHES:
+    for batch in BATCHES if count * SAMPLES > BATCHES[-1] else BATCHES[1:2]:
         side = Side("transformers", model, batch, threads, log)
-        trial[batch] = side.run(max(count // 4, BATCHES[-1] // SAMPLES))["rate"]
+        trial[batch] = side.run(min(count, BATCHES[-1] // SAMPLES))["rate"]
         side.close()
     best = max(trial, key=trial.__getitem__)
     print("transformers, tokens/s by batch:", {batch: round(rate) for batch, rate in trial.items()}, flush=True)
@@ -319,7 +320,7 @@ def report(found: dict[str, list[dict[str, float]]], shard: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="32 prompts and one run, to see that it works")
+    parser.add_argument("--short", action="store_true", help="64 prompts and one run, to see that it works")
     parser.add_argument(
         "--shard", type=int, default=PROMPTS, help="prompts in a shard (bare vLLM has one call for all)"
     )
@@ -330,7 +331,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.side:
         return serve(given.side, given.model, given.shard, given.threads)
-    count, runs = (32, 1) if given.short else (PROMPTS, given.runs)
+    count, runs = (64, 1) if given.short else (PROMPTS, given.runs)
     with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w") as log:
         model = make_model(Path(folder) / "model")
         report(measure(model, given.shard, given.threads, runs, count, log), given.shard)

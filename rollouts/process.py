@@ -100,7 +100,10 @@ class EngineProcess:
         counts = dict.fromkeys(THREADS, str(threads)) if threads is not None else {}
         with theirs:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "rollouts.process"], stdin=theirs.fileno(), env={**os.environ, **counts}
+                [sys.executable, "-m", "rollouts.process"],
+                stdin=theirs.fileno(),
+                env={**os.environ, **counts},
+                process_group=0,  # an interrupt from the terminal is ours to answer
             )
         self._lines = self._ours.makefile(encoding="utf-8")
         self._loaded, self._reason = False, ""
