@@ -57,6 +57,8 @@ WAYS = ("heads", "lora", "separate")
 SEEDS, PILOT_SEEDS = range(5), range(20, 25)
 PAIRS, PROMPTS, SAMPLES = 2048, 400, 4
 """Pairs to learn from on support-desk; its held-out prompts, and answers to each."""
+COST_PAIRS = 512
+"""Pairs of support-desk that the cost is measured on."""
 DESK = RewardModel(learning_rate=1e-3, epochs=4, batch_size=16, max_tokens=160)
 HH = RewardModel(learning_rate=3e-4, epochs=2, batch_size=16, max_tokens=500)
 LORA, LORA_RATE = Lora(r=16, alpha=32), 3e-3
@@ -266,7 +268,7 @@ def one_run(what: str, members: int, folder: Path, threads: int) -> dict[str, fl
     from reward.train import train_reward
 
     policy = desk.sft_policy(folder / "policy")
-    pairs = desk.pairs(policy, PAIRS, seed=0, folder=folder / "answers-0")
+    pairs = desk.pairs(policy, COST_PAIRS, seed=0, folder=folder / "answers-cost")
     out = folder / f"cost-{members}"
     config = DESK.model_copy(update={"members": members})
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -287,6 +289,8 @@ def one_run(what: str, members: int, folder: Path, threads: int) -> dict[str, fl
 
 def cost(folder: Path, runs: int, threads: int) -> dict[str, Any]:
     """Five members beside one, each in a process of its own and in turn; ratios at the median."""
+    policy = desk.sft_policy(folder / "policy")
+    desk.pairs(policy, COST_PAIRS, seed=0, folder=folder / "answers-cost")  # sampled here, so that no run does it
     found: dict[tuple[str, int], list[dict[str, float]]] = {}
     for _ in range(runs):
         for what in ("train", "score"):
