@@ -266,3 +266,25 @@ def test_a_mixture_of_demonstrations_is_part_of_the_key_and_leaves_held_out_prom
     assert WORK["demonstrations"](job, lambda done, total: None) == {"rows": 50, "dropped": 1}
     rows = [row.answer for row in read_demonstrations(tmp_path / "out" / "demonstrations.parquet")]
     assert (rows.count("thank you soon"), rows.count("held out")) == (10, 0)
+
+
+def test_a_mixture_asks_the_parent_and_the_first_policy(folder: Path) -> None:
+    mixture = "rollouts.mixture=[{}, {checkpoint: parent}, {checkpoint: sft, temperature: 0.5}]"
+    found = stages(recipe_of(folder, "rounds=3", mixture), folder)
+    policies = {number: {n: str(r) for n, r in found[f"{number}/rollouts"].inputs.items()} for number in (1, 2, 3)}
+    assert policies[1] == {"prompts": "0/prompts", "policy": "0/policy", "parent": "0/policy", "sft": "0/policy"}
+    assert policies[2] == {"prompts": "0/prompts", "policy": "1/policy", "parent": "0/policy", "sft": "0/policy"}
+    assert policies[3] == {"prompts": "0/prompts", "policy": "2/policy", "parent": "1/policy", "sft": "0/policy"}
+
+
+def test_a_run_of_before_mixtures_goes_on_and_how_answers_are_sampled_makes_no_other_ones(folder: Path) -> None:
+    plain = stages(recipe_of(folder), folder)["1/rollouts"]
+    assert set(plain.settings["rollouts"]) == {
+        *("temperature", "top_p", "max_tokens", "type", "max_prompt_tokens", "shard", "prompts", "samples"),
+    }
+    assert set(plain.inputs) == {"prompts", "policy"}
+    how = stages(recipe_of(folder, "rollouts.retries=5", "rollouts.cpu={threads: 1}"), folder)["1/rollouts"]
+    assert how.settings == plain.settings
+    assert (how.tuning["how"]["retries"], how.tuning["how"]["cpu"]["threads"]) == (5, 1)
+    other = stages(recipe_of(folder, "rollouts.logprobs=true", "rollouts.resample=2"), folder)["1/rollouts"]
+    assert (other.settings["rollouts"]["logprobs"], other.settings["rollouts"]["resample"]) == (True, 2)
