@@ -36,6 +36,11 @@ def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> L
     return found
 
 
+def ours(program: str) -> str:
+    """A program whose OURS is a word of this process alone, so that tests beside it are not taken for it."""
+    return textwrap.dedent(program).replace("OURS", str(os.getpid()))
+
+
 def left(marker: str) -> list[int]:
     """Processes whose command line has `marker`; one that was killed may need a moment."""
     found: list[int] = []
@@ -84,11 +89,11 @@ def test_a_fork_bomb_is_held_and_nothing_of_it_is_left(limits: Limits) -> None:
             while True:
                 os.fork()
         except OSError:
-            os.execv(os.path.realpath("/proc/self/exe"), ["a-bomb-of-forks", "-c", "import time; time.sleep(600)"])
+            os.execv(os.path.realpath("/proc/self/exe"), ["a-bomb-OURS", "-c", "import time; time.sleep(600)"])
     """
-    done = run(textwrap.dedent(bomb), replace(limits, wall_seconds=2.0))
+    done = run(ours(bomb), replace(limits, wall_seconds=2.0))
     assert done.end == "clock"
-    assert left("a-bomb-of-forks") == []
+    assert left(ours("a-bomb-OURS")) == []
 
 
 def test_processes_and_threads_are_counted(limits: Limits) -> None:
@@ -113,12 +118,12 @@ def test_what_goes_to_the_background_is_ended_with_the_program(limits: Limits) -
         if os.fork() == 0:
             os.setsid()
             if os.fork() == 0:
-                os.execv(sys.executable, ["a-daemon-of-tests", "-c", "import time; time.sleep(600)"])
+                os.execv(sys.executable, ["a-daemon-OURS", "-c", "import time; time.sleep(600)"])
             os._exit(0)
         os.wait()
     """
-    assert run(textwrap.dedent(daemon), limits).succeeded
-    assert left("a-daemon-of-tests") == []
+    assert run(ours(daemon), limits).succeeded
+    assert left(ours("a-daemon-OURS")) == []
 
 
 def test_a_memory_hog_is_refused(limits: Limits) -> None:
@@ -183,20 +188,20 @@ def test_the_walls_cannot_be_taken_down_from_inside(walls: Limits) -> None:
 
 
 def test_a_program_dies_with_whoever_runs_it(limits: Limits) -> None:
-    program = "import os, sys\nos.execv(sys.executable, ['an-orphan-of-tests', '-c', 'import time; time.sleep(600)'])"
+    program = ours("import os, sys\nos.execv(sys.executable, ['an-orphan-OURS', '-c', 'import time; time.sleep(600)'])")
     code = (
         f"import sys; from reward.sandbox import *\nsys.executable = {sys.executable!r}\nrun({program!r}, {limits!r})"
     )
     caller = subprocess.Popen([PYTHON, "-c", code])
     for _ in range(300):
-        if any(b"an-orphan-of-tests" in _read(path) for path in Path("/proc").glob("[0-9]*/cmdline") if _is_it(path)):
+        if any(_is_it(path) for path in Path("/proc").glob("[0-9]*/cmdline")):
             break
         time.sleep(0.1)
     else:
         pytest.fail("the program did not start")
     caller.kill()
     caller.wait()
-    assert left("an-orphan-of-tests") == []
+    assert left(ours("an-orphan-OURS")) == []
 
 
 PYTHON = sys.executable
@@ -205,7 +210,7 @@ PYTHON = sys.executable
 
 def _is_it(path: Path) -> bool:
     """Not a command line that only quotes the name, as the caller's does."""
-    return _read(path).startswith(b"an-orphan-of-tests")
+    return _read(path).startswith(ours("an-orphan-OURS").encode())
 
 
 def test_a_machine_without_namespaces_is_said_with_the_way_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
