@@ -14,6 +14,9 @@ FIRST_PAUSE = 0.25
 """Seconds before the second attempt; each pause is twice the one before."""
 BUSY = (408, 429, 502, 503, 504)
 """Answers of a server that is overloaded or just starting."""
+BROKEN = 500
+"""Also what it says of a sample while its engine dies."""
+SAMPLE = "/v1/completions"
 QUICK_SECONDS = 10.0
 """For calls that compute nothing."""
 T = TypeVar("T")
@@ -69,7 +72,7 @@ class Client:
 
                 async def one(order: dict[str, Any]) -> dict[str, Any]:
                     async with free:
-                        return self._choice(await self._ask(http, "POST", "/v1/completions", order))
+                        return self._choice(await self._ask(http, "POST", SAMPLE, order))
 
                 async with asyncio.TaskGroup() as group:
                     tasks = [group.create_task(one(order)) for order in orders]
@@ -109,9 +112,10 @@ class Client:
             except httpx.TransportError as error:
                 failure = f"cannot be reached ({str(error) or type(error).__name__})"
                 continue
-            if answer.status_code not in BUSY:
+            dying = answer.status_code == BROKEN and path == SAMPLE
+            if answer.status_code not in BUSY and not dying:
                 return self._content(answer, path)
-            failure = f"is too busy (HTTP {answer.status_code})"
+            failure = f"fails (HTTP {answer.status_code}: {_said(answer)})"
         raise self._diagnose() or ServiceError(
             f"the server at {self._url} {failure}, {ATTEMPTS} times in a row", where="rollouts.server",
             hint="the same command goes on when it answers again",

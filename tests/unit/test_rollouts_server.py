@@ -92,9 +92,16 @@ def test_works_inside_a_running_event_loop(fake):
 
 
 def test_a_busy_server_is_asked_again(fake):
-    fake.failures[:] = [503, 429]
+    fake.failures[:] = [503, 429, 500]
     assert client(fake).complete([{"seed": 1}])[0]["token_ids"] == [1]
-    assert fake.seen["/v1/completions"] == 3
+    assert fake.seen["/v1/completions"] == 4
+
+
+def test_an_adapter_that_is_refused_is_not_offered_again(fake):
+    fake.failures[:] = [500]
+    with pytest.raises(StageError, match=r"refuses /v1/load_lora_adapter \(HTTP 500\): too much of it"):
+        client(fake).load_adapter("name", "/path")
+    assert fake.seen["/v1/load_lora_adapter"] == 1
 
 
 def test_a_refusal_is_said_in_the_servers_words(fake):
