@@ -1,6 +1,6 @@
 """Over-optimisation on support-desk: best-of-n against one member of an ensemble of reward models and against all of them.
 
-    python benchmarks/overoptimisation.py [--short] [--folder DIR] [--seeds 0 1 … 9] [--ensemble separate|heads]
+    python benchmarks/overoptimisation.py [--short] [--folder DIR] [--seeds 0 1 … 9] [--ensemble heads|separate]
         [--threads N] [--figure FILE]
 
 In the shape of Gao et al. (2022): the more answers a reward model chooses from, the further best-of-n is from the policy
@@ -11,8 +11,8 @@ held-out prompts: each member of an ensemble by itself (`member`, the mean over 
 pairs (`alone`), the ensemble's mean (`mean`), and its mean less BOUND standard deviations (`lower`). A random choice stays
 at 0. Expectations for every n come from one sample of answers without bias (align.evaluate.best_of_n).
 
-The members are five whole models, each of a bootstrap of the pairs (`separate`: Coste et al. 2023), or the five heads on
-one trunk that `members: 5` trains (`heads`).
+The members are the heads on one trunk that `members: 32` makes (`heads`), whose mean is a model trained alone; or five
+whole models, each of a bootstrap of the pairs (`separate`: Coste et al. 2023).
 
 What counts is the highest point of the utility's curve, smoothed by the form that Gao et al. found for best-of-n,
 d (α − β d), where d is the square root of the KL divergence: `lower` less `member`, in height and in place, with 95%
@@ -48,7 +48,7 @@ from align.types import Message, Preference, Prompt
 from benchmarks import desk
 from rollouts.sample import sample_candidates
 
-PAIRS, MEMBERS, BOUND = 64, 5, 0.5
+PAIRS, MEMBERS, HEADS, BOUND = 64, 5, 32, 0.5
 TEMPERATURE, SAMPLES, PROMPTS = 1.0, 128, 24
 """Of the answers that best-of-n chooses from, for each held-out prompt."""
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -131,7 +131,7 @@ def trained(folder: Path, seed: int, way: str, threads: int | None) -> list[Path
     policy = desk.sft_policy(folder / "policy")
     pairs = desk.pairs(policy, PAIRS, seed=seed, folder=folder / f"answers-{seed}")
     if way != "separate":
-        return [train(folder, policy, pairs, seed, MEMBERS if way == "heads" else 1, threads)]
+        return [train(folder, policy, pairs, seed, HEADS if way == "heads" else 1, threads)]
     draws = [random.Random(f"{seed}-{member}") for member in range(MEMBERS)]
     return [
         train(folder, policy, draw.choices(pairs, k=len(pairs)), seed_for(seed, member), 1, threads)
@@ -323,9 +323,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the parts' results stay; a temporary folder if not given")
     parser.add_argument("--seeds", nargs="+", type=int, help=f"{SEEDS[0]} to {SEEDS[-1]} if not given")
     parser.add_argument("--threads", type=int, help="of training, sampling and scoring; as many as there are cores if not given")  # fmt: skip
-    parser.add_argument(
-        "--ensemble", choices=["separate", "heads"], default="separate", help="how the members are made"
-    )
+    parser.add_argument("--ensemble", choices=["heads", "separate"], default="heads", help="how the members are made")
     parser.add_argument("--figure", type=Path, help="write the curves there, as SVG")
     given = parser.parse_args()
     prompts, samples = (4, SAMPLES) if given.short else (PROMPTS, SAMPLES)
@@ -348,7 +346,9 @@ def main() -> None:
 
 def report(curves: Mapping[str, Curves], per_seed: Sequence[Mapping[str, list[NDArray]]], seeds: Sequence[int]) -> None:
     for kind, one in curves.items():
-        shown = ", ".join(f"{n}: {u:.2f}" for n, u in zip(COUNTS, one.utility.mean(axis=(0, 1)), strict=True))
+        shown = ", ".join(
+            f"{n}: {round(float(u), 2) + 0.0:.2f}" for n, u in zip(COUNTS, one.utility.mean(axis=(0, 1)), strict=True)
+        )
         print(f"{kind}: utility by n: {shown}; highest {peak(one)}")
     ties = np.mean([kl_with_ties(row, COUNTS[-1]) for seed in per_seed for row in seed["lower"][0]])
     print(
@@ -362,7 +362,7 @@ def report(curves: Mapping[str, Curves], per_seed: Sequence[Mapping[str, list[ND
     result = {
         "name": "over-optimisation: highest hidden utility of best-of-n, ensemble's lower bound against one member",
         "value": value.height, "baseline": baseline.height, "ratio": round(value.height / baseline.height, 3),
-        **ours, "seeds": list(seeds), "goal": "10 seeds, the interval of the difference in height or in place above 0",
+        **ours, "over_alone": over["lower − alone"], "seeds": list(seeds), "goal": "10 seeds, the interval of the difference in height or in place above 0",
         "ok": len(seeds) >= 10 and max(ours[name]["interval"][0] for name in ours) > 0,
     }  # fmt: skip
     print(json.dumps(result))
