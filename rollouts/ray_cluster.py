@@ -83,7 +83,7 @@ def _connect(address: str, patience: float) -> None:
     failures: list[Exception] = []
 
     def attempt() -> None:
-        host, _, port = address.removeprefix("ray://").rpartition(":")
+        host, _, port = address.rpartition(":")
         try:
             with socket.create_connection((host, int(port)), timeout=patience):
                 pass  # where nobody listens, the reason is known at once
@@ -98,7 +98,7 @@ def _connect(address: str, patience: float) -> None:
         reason = _first_line(failures[0]) if failures else f"nothing after {patience:g} s"
         raise ServiceError(
             f"no Ray cluster answers at {address}: {reason}", where="rollouts.ray.address",
-            hint="use host:port on one of its nodes and ray://host:10001 elsewhere; without an address a cluster of our own is started",
+            hint="run on one of its nodes (`ray start --address` makes this one), or leave the address out for a cluster of our own",
         )  # fmt: skip
 
 

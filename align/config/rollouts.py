@@ -16,9 +16,9 @@ HOW = ("retries", "sync_tolerance", "cpu", "server", "ray")
 class Ray(Section):
     """Several engines at once: workers on a Ray cluster, each with a model of its own."""
 
-    address: Annotated[str, Field(pattern=r"^(ray://)?[^/@:\s]+:\d+$")] | None = None
-    """A running cluster: `host:6379` from one of its nodes, `ray://host:10001` from elsewhere. Without it one is started
-    on this machine, on loopback, and ended with the sampling."""
+    address: Annotated[str, Field(pattern=r"^[^/@:\s]+:\d+$")] | None = None
+    """`host:port` of a running cluster (Ray's own port is 6379), of which this machine is a node. Without it one is
+    started on this machine, on loopback, and ended with the sampling."""
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     """The engine in each worker; `auto` is vLLM where it is installed."""
     workers: Annotated[int, Field(ge=1)] = 2
