@@ -3,7 +3,8 @@
 With `isolation="namespaces"` (Linux that lets users make namespaces) the program sees no network, no other process, no
 environment and no files but Python's own, which it cannot write, and an empty folder in memory. With either isolation it
 has limits on CPU seconds of each process, seconds by the clock, address space of each process, what it writes, and
-processes and threads; nothing of it is left when `run` returns, or when the process that called it is killed.
+processes and threads; nothing of it runs on when `run` returns, or when the process that called it is killed (a temporary
+folder then stays, empty with namespaces).
 
 What this does **not** protect against:
 

@@ -93,6 +93,8 @@ def test_tests_that_are_none_are_found_before_any_answer(tmp_path: Path, row: di
 
 
 def test_rows_and_answers_are_read() -> None:
-    assert read_tests({"tests": "x", "cases": [{"input": "a", "output": "b"}]}) == PromptTests(("x",), (Case("a", "b"),))
+    assert read_tests({"tests": "x", "cases": [{"input": "a", "output": "b"}]}) == PromptTests(
+        ("x",), (Case("a", "b"),)
+    )
     assert program_in("```py\na\n```\n```\nb\n```") == "b\n"
     assert program_in("a = 1") == "a = 1"
