@@ -28,6 +28,7 @@ import json
 import math
 import random
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -269,14 +270,16 @@ def one_run(what: str, members: int, folder: Path, threads: int) -> dict[str, fl
 
     policy = desk.sft_policy(folder / "policy")
     pairs = desk.pairs(policy, COST_PAIRS, seed=0, folder=folder / "answers-cost")
-    out = folder / f"cost-{members}"
+    out, work = folder / f"cost-{members}", folder / f"cost-work-{members}"
+    if what == "train":
+        shutil.rmtree(work, ignore_errors=True)  # else it would go on from the run before
     config = DESK.model_copy(update={"members": members})
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began, spent = time.monotonic(), time.process_time()
     if what == "train":
         train_reward(
             policy, pairs, config, seed=0, dtype="float32", report_to=[], threads=threads, out=out,
-            work=folder / f"cost-work-{members}",
+            work=work,
         )  # fmt: skip
     else:
         scorer = load_scorer(out, engine="transformers", dtype="float32", threads=threads)
