@@ -43,7 +43,7 @@ class EngineProcess:
         self, engine: Engine, checkpoint: Path, *, dtype: str, max_tokens_total: int, threads: int | None, retries: int
     ) -> None:
         self._opening: dict[str, Any] = {
-            "engine": engine.model_dump(mode="json"), "checkpoint": str(checkpoint), "dtype": dtype,
+            "engine": engine.model_dump(mode="json", include=set(Engine.model_fields)), "checkpoint": str(checkpoint), "dtype": dtype,
             "max_tokens_total": max_tokens_total, "threads": threads,
         }  # fmt: skip
         self._retries, self._tickets = retries, 0

@@ -135,7 +135,7 @@ def test_rows(refuse: Refuse, here: Path, verb: tuple[str, ...], text: str, said
         ((*DPO, "answers.jsonl", "beta=-1"), r"setting beta=-1: beta: must be a number above 0, found -1"),
         ((*DPO, "answers.jsonl", "replay=0.5"), r"setting replay=0\.5: replay has no use here; .*"),
         ((*ROLLOUT, "model", "prompts=3"), r"setting prompts=3: prompts has no use here; every prompt .*"),
-        ((*ROLLOUT, "model", "temperature=0"), r"answers: `temperature` 0 gives the same answer every time, and 2 are asked for"),
+        ((*ROLLOUT, "model", "temperature=0"), r"answers: `temperature` 0 gives the same answer every time, and 2 are asked for to each prompt; raise it, or ask for one at most"),
         (("run", "none.yaml"), r"there is no recipe none\.yaml; `align init` writes one"),
         (("run", "recipe.yaml", "dpo.betta=1"), r"override dpo\.betta=1: dpo\.betta: unknown key; did you mean beta\?"),
         (("run", "recipe.yaml", "--from", "polcy", "--dry-run"), r"--from: there is no stage 'polcy'; .* are 0/prompts, .*"),

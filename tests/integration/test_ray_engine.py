@@ -180,7 +180,7 @@ def test_a_cluster_of_our_own_is_ours_alone():
         bound = [line.split()[3] for line in sockets if any(name in line for name in ("raylet", "gcs_server", "ray::"))]
         assert len(bound) >= 4
         assert all("127.0.0.1" in address for address in bound), bound
-        listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        listed = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True).stdout
         assert "gcs_server" in listed and token not in listed
         gcs = ray.get_runtime_context().gcs_address
         stranger = {**environment, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
@@ -241,12 +241,12 @@ def test_a_shard_has_work_for_every_worker():
 
 
 def _workers() -> list[int]:
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
     return [int(line.split()[0]) for line in listed.splitlines() if "ray::_Engine" in line]
 
 
 def _running(name: str) -> list[str]:
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     return [line for line in listed.splitlines() if name in line]
 
 

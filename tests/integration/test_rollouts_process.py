@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from align.config.base import Sampling
-from align.config.rollouts import Engine
+from align.config.rollouts import Engine, Rollouts
 from align.errors import ConfigError, StageError
 from align.types import Prompt, prompt_id
 from rollouts.engine import Request, open_generator
@@ -33,8 +33,9 @@ def checkpoint(tmp_path_factory) -> Path:
 
 
 def opened(checkpoint: Path, *, tokens: int = 64, retries: int = 1):
+    section = Rollouts(type="transformers")  # a recipe's: it says more than the engine takes
     return engine_process(
-        TRANSFORMERS, checkpoint, dtype="float32", max_tokens_total=tokens, threads=1, retries=retries
+        section, checkpoint, dtype="float32", max_tokens_total=tokens, threads=1, retries=retries
     )  # fmt: skip
 
 

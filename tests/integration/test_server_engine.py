@@ -120,7 +120,7 @@ def test_only_who_has_the_key_gets_in_and_nobody_sees_it(chain, kept):
     assert httpx.get(f"{server.url}/health").status_code == 200
     headers = {"Authorization": f"Bearer {server.key}"}
     assert httpx.post(f"{server.url}/v1/completions", json=body, headers=headers).status_code == 200
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert "api_server" in listed and server.key not in listed
     assert server.key not in (kept / server_process.LOG).read_text()
 
@@ -247,5 +247,5 @@ def test_one_server_serves_all_rounds_of_a_run(tmp_path):
 
 
 def _servers_of(run: Path) -> list[str]:
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     return [line for line in listed.splitlines() if "api_server" in line and str(run) in line]

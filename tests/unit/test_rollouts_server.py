@@ -192,7 +192,7 @@ def test_no_process_shows_the_key_and_nothing_prints_it():
     with server_process.new_home() as home:
         server = begin(home)
         child_of(home)
-        listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        listed = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True).stdout
         assert "server_process" in listed and server.key not in listed
         assert server.key not in repr(server) and len(server.key) >= 32
         (home / server_process.LOG).write_text(f"vLLM printed {server.key}\n")
