@@ -107,7 +107,7 @@ def calibration_error(confidence: Numbers, observed: Numbers, prompts: Sequence[
     `chance` is what a perfectly calibrated model would have on these pairs on average, found by turning the signs of
     whole prompts' deviations at random. The 95% interval is the bootstrap's over prompts, less its bias twice: that of
     resampling, and that of `value` itself. It begins at 0 where luck alone explains `value`. In simulations of 600 pairs
-    and of 200 it covered 0.86 to 0.98 (`tests/unit/test_reward_calibrate.py`).
+    and of 200 it covered the true error in 82 of 100 at least (`tests/unit/test_reward_calibrate.py`).
     """
     confidence_N, observed_N = np.asarray(confidence, np.float64), np.asarray(observed, np.float64)
     groups = _bins(confidence_N)

@@ -35,7 +35,7 @@ from rollouts.engine import weight_bytes
 SHARD = 1024
 """Answers in a table."""
 WORTH_VLLM = 4e10
-"""Bytes of weights times answers from which on vLLM is the sooner one, its start of about ten seconds included."""
+"""Bytes of weights times answers from which on vLLM is the sooner one, its start, taken for ten seconds, included."""
 ROWS = pa.schema([("answer", pa.string()), ("scores", pa.list_(pa.float32())), ("reason", pa.string())])
 """A shard's columns: `answer_id`, and either all the numbers that the model has for the answer or why it has none."""
 
