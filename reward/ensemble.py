@@ -19,6 +19,7 @@ from align.errors import ConfigError
 from align.ids import seed_for
 from align.types import Message
 from reward.model import ModelScorer, label_count
+from reward.scorer import scores_in
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +32,12 @@ that what the deviation says hardly depends on it."""
 def spread(scores: Sequence[float]) -> tuple[float, float]:
     """The mean of K ≥ 2 members' scores and their sample standard deviation (divided by K − 1), in the score's units."""
     return fmean(scores), stdev(scores)
+
+
+def lower_bound(scores: Sequence[float], bound: float) -> float:
+    """The mean of members' scores less `bound` of their standard deviations."""
+    mean, deviation = spread(scores)
+    return mean - bound * deviation
 
 
 class EnsembleScorer:
@@ -69,7 +76,7 @@ class EnsembleScorer:
 
     def score(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | None]:
         """As `Scorer.score`: mean − bound · standard deviation; None for what `explain` has a reason for."""
-        return [value if isinstance(value, float) else None for value in self.explain(prompts, answers)]
+        return scores_in(self.explain(prompts, answers))
 
     def explain(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | str]:
         """For each answer its score, or the reason why there is none, as `ModelScorer.explain` gives it."""
@@ -85,8 +92,7 @@ class EnsembleScorer:
 
     def bounded(self, scores: Sequence[float]) -> float:
         """What one answer scores of whose members `scores` are."""
-        mean, deviation = spread(scores)
-        return mean - self.bound * deviation
+        return lower_bound(scores, self.bound)
 
     def close(self) -> None:
         """Free the model's memory."""

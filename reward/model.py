@@ -20,7 +20,7 @@ from align.text import encode_answered, load_tokenizer, stop_token_ids
 from align.train.checkpoint import publish_model
 from align.train.order import passes
 from align.types import Message
-from reward.scorer import Scorer
+from reward.scorer import Scorer, scores_in
 from rollouts.engine import context_length
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class ModelScorer:
 
     def score(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | None]:
         """As `Scorer.score`; None for what `explain` has a reason for."""
-        return [value if isinstance(value, float) else None for value in self.explain(prompts, answers)]
+        return scores_in(self.explain(prompts, answers))
 
     def explain(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | str]:
         """For each answer its score, or the reason why there is none: it is longer than the model's context, or the

@@ -149,10 +149,9 @@ class KeptScorer:
     def _score(self, row: list[float]) -> float:
         if len(row) == 1:
             return row[0]
-        from reward.ensemble import spread
+        from reward.ensemble import lower_bound
 
-        mean, deviation = spread(row)
-        return mean - self._bound * deviation
+        return lower_bound(row, self._bound)
 
 
 def engine_for(folder: Path, answers: int) -> ModelEngine:

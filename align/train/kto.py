@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from align.config.training import Kto
-from align.errors import DataError, StageError
+from align.errors import DataError
 from align.ids import content_id, seed_for
 from align.losses import weights_of_mean_one
 from align.text import load_tokenizer, stop_token_ids
 from align.train import arguments, checkpoint
 from align.train import examples as ex
 from align.train.dpo import STEP0_TOLERANCE
+from align.train.reference import require_same_start
 from align.train.world import alone
 from align.types import Thumb
 
@@ -147,17 +148,9 @@ def check_reference(trainer: Any, tolerance: float) -> float:
 
     Looks at a few thumbs, evenly spaced over the data. Raises StageError where the difference is over `tolerance`.
     """
-    worst = 0.0
-    for batch in trainer.batches(ex.spread(range(len(trainer.train_dataset)))):
-        (own_B, _), (reference_B, _) = (trainer.without_gradients(batch, reference=r) for r in (False, True))
-        difference = float((own_B - reference_B).abs().max())
-        worst = difference if not difference <= worst else worst  # keeps a NaN
-    if not worst <= tolerance:
-        raise StageError(
-            f"policy and reference differ before the first step: log-probabilities by {worst:.3g}, allowed is {tolerance:g}",
-            hint="the reference has to be the parent checkpoint; this is a defect of training's set-up",
-        )
-    return worst
+    batches = trainer.batches(ex.spread(range(len(trainer.train_dataset))))
+    both = ([trainer.without_gradients(batch, reference=r)[0] for r in (False, True)] for batch in batches)
+    return require_same_start(both, tolerance)
 
 
 def add_reference(trainer: Any) -> None:

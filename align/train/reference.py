@@ -19,6 +19,8 @@ from align.store import disk_errors, read_table, sync_folder, write_table
 from align.train.world import rank, wait_for_all, world_size
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from align.train.examples import Pair
 
 SHARD = 512
@@ -97,6 +99,21 @@ def check_cached(pairs: Sequence[Pair], cached: Sequence[Logps], fresh: Sequence
                     where=str(at),
                     hint="remove that folder; it is computed again",
                 )
+
+
+def require_same_start(logps: Iterable[Sequence[Tensor]], tolerance: float) -> float:
+    """The largest difference in `logps`: policy's and reference's log-probabilities of answers before the first step, two
+    tensors of shape (B,) at a time. Raises StageError where it is over `tolerance`."""
+    worst = 0.0
+    for policy_B, reference_B in logps:
+        difference = float((policy_B - reference_B).abs().max())
+        worst = difference if not difference <= worst else worst  # keeps a NaN
+    if not worst <= tolerance:
+        raise StageError(
+            f"policy and reference differ before the first step: log-probabilities by {worst:.3g}, allowed is {tolerance:g}",
+            hint="the reference has to be the parent checkpoint; this is a defect of training's set-up",
+        )
+    return worst
 
 
 def add_columns(data: Any, values: Mapping[int, Logps], names: Sequence[str]) -> Any:
