@@ -95,13 +95,18 @@ def finished(process: subprocess.Popen[str]) -> dict[str, object]:
 
 def kill_after_a_save(process: subprocess.Popen[str], work: Path, seconds: float) -> str:
     """Kill with -9 at that time after the first whole checkpoint; the newest one that is there then."""
-    while not list(work.rglob("checkpoint-*/complete.json")):
+    while not whole_checkpoints(work):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it was to be killed in the middle"
-    return max(path.parent.name for path in work.rglob("checkpoint-*/complete.json"))
+    return max(whole_checkpoints(work))
+
+
+def whole_checkpoints(work: Path) -> list[str]:
+    """Their names. Not by `rglob`: training moves and removes folders meanwhile, on which that fails."""
+    return [Path(folder).name for folder, _, files in os.walk(work) if "complete.json" in files]
 
 
 @pytest.mark.parametrize(("method", "kind"), MATRIX)
