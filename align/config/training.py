@@ -120,9 +120,10 @@ class Dpo(OnRows):
     """The share of earlier rounds' preferences that are trained on again beside this round's."""
     micro_batch_size: Annotated[int, Field(ge=1)] | None = None
     """Pairs per forward pass; where not given, as many as `micro_batch_tokens` hold."""
-    micro_batch_tokens: Annotated[int, Field(ge=1)] = 1024
-    """Most tokens per forward pass, a shared prompt counted once; a longer pair goes alone. It changes memory and
-    speed, not what is learned; on a GPU raise it until memory is full."""
+    micro_batch_tokens: Annotated[int, Field(ge=1)] = 768
+    """Most tokens under way at a time, a shared prompt counted once: those of one forward pass, or on a CPU of two that
+    run side by side; a longer pair goes alone. It changes memory and speed, not what is learned; on a GPU raise it
+    until memory is full."""
 
     @model_validator(mode="after")
     def _reference_agrees(self) -> Self:

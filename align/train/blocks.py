@@ -36,13 +36,15 @@ def _mask(queries: int, before: int) -> Tensor:
     return _hidden(most)[:queries, most - before : most + queries]
 
 
-def _blocks(lengths: Sequence[Lengths]) -> Iterator[tuple[int, int, int, list[tuple[int, int]]]]:
+def _blocks(lengths: Sequence[Lengths], answers_only: bool) -> Iterator[tuple[int, int, int, list[tuple[int, int]]]]:
     """For each answer of each pair: its prompt's start, its queries' start, how many keys come before these, and its
-    blocks of queries, as places from that start. The chosen answer's queries are the prompt's too."""
+    blocks of queries, as places from that start. The chosen answer's queries are the prompt's too, if these are asked
+    for."""
     at = 0
     for prompt, chosen, rejected in lengths:
-        for start, before, count in ((at, 0, prompt + chosen), (at + prompt + chosen, prompt, rejected)):
-            yield at, start, before, [(a, min(a + BLOCK, count)) for a in range(0, count, BLOCK)]
+        first = prompt if answers_only else 0
+        for start, before, a, b in ((at, 0, first, prompt + chosen), (at + prompt + chosen, prompt, 0, rejected)):
+            yield at, start, before, [(n, min(n + BLOCK, b)) for n in range(a, b, BLOCK)]
         at += prompt + chosen + rejected
 
 
@@ -53,15 +55,24 @@ def _seen(x: Tensor, at: int, start: int, before: int, end: int) -> Tensor:
 
 
 class PairAttention(torch.autograd.Function):
-    """`apply(query, key, value, lengths, scale)`: three tensors of (1, heads, tokens, head size) give one of it."""
+    """`apply(query, key, value, lengths, scale, answers_only)`: three tensors of (1, heads, tokens, head size) give one.
+
+    With `answers_only` the prompts' places of it are 0.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[Lengths], scale: float
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        lengths: Sequence[Lengths],
+        scale: float,
+        answers_only: bool,
     ) -> Tensor:
-        out = torch.empty_like(query)
+        out = torch.zeros_like(query) if answers_only else torch.empty_like(query)
         sums = []
-        for at, start, before, blocks in _blocks(lengths):
+        for at, start, before, blocks in _blocks(lengths, answers_only):
             keys, values = (_seen(x, at, start, before, blocks[-1][1]) for x in (key, value))
             for a, b in blocks:
                 mine, all_before = slice(start + a, start + b), before + b
@@ -71,15 +82,15 @@ class PairAttention(torch.autograd.Function):
                 )  # fmt: skip
                 sums.append(log_sum)
         ctx.save_for_backward(query, key, value, out, *sums)
-        ctx.lengths, ctx.scale = lengths, scale
+        ctx.lengths, ctx.scale, ctx.answers_only = lengths, scale, answers_only
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, out, *sums = ctx.saved_tensors
         (grad,), left = grads, iter(sums)
-        to_query, to_key, to_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
-        for at, start, before, blocks in _blocks(ctx.lengths):
+        to_query, to_key, to_value = (torch.zeros_like(x) for x in (query, key, value))
+        for at, start, before, blocks in _blocks(ctx.lengths, ctx.answers_only):
             keys, values = (_seen(x, at, start, before, blocks[-1][1]) for x in (key, value))
             for a, b in blocks:
                 mine, all_before = slice(start + a, start + b), before + b
@@ -91,4 +102,4 @@ class PairAttention(torch.autograd.Function):
                     if before:
                         whole[:, :, at : at + before] += part[:, :, :before]
                     whole[:, :, start : start + b] += part[:, :, before:]
-        return to_query, to_key, to_value, None, None
+        return to_query, to_key, to_value, None, None, None

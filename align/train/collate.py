@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
+from align.train.lanes import deal
+from align.train.last_layer import read_at
 from align.train.order import passes
 from align.train.prefix import row_inputs
 
@@ -23,6 +25,7 @@ REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 COUNT_COLUMNS = ("chosen_tokens", "rejected_tokens")
 """Tokens of each answer, stop token included."""
 PASSES = "passes"
+LANES = "lanes"
 BLANK = "blank"
 """Marks a row that counts nothing, and a pass of such rows alone (`align.train.order.Shares`)."""
 
@@ -32,9 +35,11 @@ Batch = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class PairCollator:
-    """The rows of an optimiser step → `{"passes": [batch, …]}`, in the rows' order.
+    """The rows of an optimiser step → `{"passes": [batch, …], "lanes": [[0, …], …]}`, in the rows' order.
 
     A pass has at most `pairs` pairs and `tokens` tokens (None: no limit), padding included; a longer pair goes alone.
+    With several `lanes` rows are dealt out first, so that as many tokens come to each, and `lanes` in the result are the
+    numbers of each one's passes (`align.train.lanes`).
     With `shared` it is a row of pairs as `align.train.prefix` describes it; otherwise it is TRL's padded batch, all
     chosen before all rejected. Either carries the rows' numbers and `COUNT_COLUMNS`, one for each pair.
     """
@@ -43,11 +48,17 @@ class PairCollator:
     shared: bool
     tokens: int | None = None
     pairs: int | None = None
+    lanes: int = 1
 
-    def __call__(self, rows: Sequence[Row]) -> dict[str, list[Batch]]:
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         sizes = [_tokens(row, self.shared) for row in rows]
-        parts = passes(sizes, self.tokens, self.pairs, padded=not self.shared)
-        return {PASSES: [self._counted([rows[n] for n in part]) for part in parts]}
+        found: list[Batch] = []
+        lanes: list[list[int]] = []
+        for mine in deal(sizes, self.lanes) if self.lanes > 1 else [range(len(rows))]:
+            parts = passes([sizes[n] for n in mine], self.tokens, self.pairs, padded=not self.shared)
+            lanes.append([len(found) + n for n in range(len(parts))])
+            found += [self._counted([rows[mine[n]] for n in part]) for part in parts]
+        return {PASSES: found, LANES: lanes}
 
     def _counted(self, rows: Sequence[Row]) -> Batch:
         """A pass without its blank rows; where there are no others, one of them makes a pass that is marked so."""
@@ -130,13 +141,14 @@ def _shared_logps(model: Any, batch: Batch) -> tuple[Sequence[Tensor], Sequence[
     ids, places, targets = batch["input_ids"], batch["answer_places"], batch["answer_ids"]
     inputs = {"input_ids": ids, "position_ids": batch["position_ids"], "use_cache": False}
     inputs |= row_inputs(batch["pair_lengths"], ids.device)
-    if ids.device.type == "cuda":  # the fused head scores answers alone there, and never holds their logits
-        labels = torch.full_like(ids, -100)
-        labels[0, places] = targets
-        logps = model(**inputs, shift_labels=labels, fused_lm_head=True).log_probs[0, places]
-    else:
-        logits = model(**inputs, logits_to_keep=places).logits[0]
-        logps = -cross_entropy(logits.float(), targets, reduction="none")
+    with read_at(places, ids.shape[1]):
+        if ids.device.type == "cuda":  # the fused head scores answers alone there, and never holds their logits
+            labels = torch.full_like(ids, -100)
+            labels[0, places] = targets
+            logps = model(**inputs, shift_labels=labels, fused_lm_head=True).log_probs[0, places]
+        else:
+            logits = model(**inputs, logits_to_keep=places).logits[0]
+            logps = -cross_entropy(logits.float(), targets, reduction="none")
     parts = logps.split([size for _, chosen, rejected in batch["pair_lengths"] for size in (chosen, rejected)])
     return parts[0::2], parts[1::2]
 

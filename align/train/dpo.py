@@ -27,7 +27,7 @@ STEP0_TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2}
 """Largest difference of an answer's log-probability, in nats, between policy and reference before the first step.
 Both are computed on the same padded batch, so that it is 0 when they are the same model, in either type."""
 PAIRS_CHECKED = 8
-REFERENCE_TOKENS = 2048
+REFERENCE_TOKENS = 1024
 """Most tokens in a pass of the reference. It needs no gradients, so that this is little memory; what it computes does
 not depend on the recipe's micro-batches."""
 
@@ -122,6 +122,8 @@ def _trainer(policy: Any, tokenizer: Any, kept: Sequence[ex.Pair], config: Dpo, 
     from trl import DPOConfig
 
     from align.train import collate, prefix, trainers
+    from align.train.lanes import lanes_for
+    from align.train.last_layer import skip_unread
 
     whole_step = options["per_device_train_batch_size"] * options["gradient_accumulation_steps"]
     options |= {"per_device_train_batch_size": whole_step, "gradient_accumulation_steps": 1}
@@ -134,6 +136,8 @@ def _trainer(policy: Any, tokenizer: Any, kept: Sequence[ex.Pair], config: Dpo, 
         alone("a loss of TRL's own")
     if refusal is None:
         prefix.use_shared_attention(policy, args.device)
+        if not args.gradient_checkpointing:
+            skip_unread(policy)
     else:
         _log.warning("chosen and rejected each carry their prompt, which is slower: %s", refusal)
 
@@ -149,6 +153,10 @@ def _trainer(policy: Any, tokenizer: Any, kept: Sequence[ex.Pair], config: Dpo, 
         processing_class=tokenizer,
         peft_config=arguments.lora_config(config.lora),
     )
+    collator = trainer.data_collator
+    if kind is trainers.SoftDpo and collator.shared and collator.tokens is not None:
+        trainer.lanes = lanes_for(trainer.model, args.device, checkpointing=args.gradient_checkpointing)
+        trainer.data_collator = replace(collator, tokens=max(1, collator.tokens // trainer.lanes), lanes=trainer.lanes)
     trainer.preference_loss, trainer.per_token = config.loss, config.length == "mean" or config.loss == "ipo"
     if "train_sampling_strategy" not in config.trainer:
         trainer.row_lengths = [row.tokens for row in kept]
@@ -179,7 +187,7 @@ def check_sharing(trainer: Any, dtype: str) -> None:
         for a, b, ids in zip(together, alone, ("chosen_ids", "rejected_ids"), strict=True)
     )
     if not difference <= reference.CACHED_TOLERANCE[dtype]:
-        trainer.data_collator = apart
+        trainer.data_collator, trainer.lanes = replace(apart, lanes=1), 1
         _log.warning(
             "chosen and rejected each carry their prompt, which is slower: sharing it changes a token's log-probability by %.3g",
             difference,
@@ -195,7 +203,8 @@ def check_reference(trainer: Any, tolerance: float) -> float:
     if trainer.reference_is_policy:
         return 0.0
     rows = ex.spread(range(len(trainer.train_dataset)), PAIRS_CHECKED)
-    both = (zip(trainer.policy_logps(b), trainer.reference_logps(b), strict=True) for b in _batches(trainer, rows))
+    batches = _batches(trainer, rows)
+    both = (zip(trainer.policy_logps(b), *trainer.reference_logps([b]), strict=True) for b in batches)
     return reference.require_same_start(itertools.chain.from_iterable(both), tolerance)
 
 
@@ -216,8 +225,7 @@ def add_reference(trainer: Any, kept: Sequence[ex.Pair], rows: Sequence[int], fo
 
     def compute(some: Sequence[int]) -> list[reference.Logps]:
         found: list[reference.Logps] = []
-        for batch in _batches(trainer, some):
-            chosen_B, rejected_B = trainer.reference_logps(batch)
+        for chosen_B, rejected_B in trainer.reference_logps(_batches(trainer, some)):
             found += zip(chosen_B.tolist(), rejected_B.tolist(), strict=True)
         return found
 
@@ -230,10 +238,9 @@ def add_reference(trainer: Any, kept: Sequence[ex.Pair], rows: Sequence[int], fo
     trainer.train_dataset = reference.add_columns(trainer.train_dataset, values, REFERENCE_COLUMNS)
 
 
-def _batches(trainer: Any, rows: Sequence[int]) -> Any:
+def _batches(trainer: Any, rows: Sequence[int]) -> list[Any]:
     """The rows on the trainer's device, in the order given, in passes of `REFERENCE_TOKENS`."""
     from align.train.collate import PASSES
 
-    collator = replace(trainer.data_collator, tokens=REFERENCE_TOKENS, pairs=None)
-    for batch in collator([trainer.train_dataset[i] for i in rows])[PASSES]:
-        yield trainer._prepare_inputs(batch)
+    collator = replace(trainer.data_collator, tokens=REFERENCE_TOKENS // trainer.lanes, pairs=None, lanes=1)
+    return [trainer._prepare_inputs(batch) for batch in collator([trainer.train_dataset[i] for i in rows])[PASSES]]

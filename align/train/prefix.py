@@ -21,6 +21,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 from align.train.blocks import Lengths, PairAttention
+from align.train.last_layer import ANSWERS_ONLY
 
 SHARED = "align_pairs"
 """The name of our attention in transformers."""
@@ -82,7 +83,9 @@ def attend(
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     if query.device.type == "cpu" and query.dtype == key.dtype == value.dtype == torch.float32:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        found_in_blocks: Tensor = PairAttention.apply(query, key, value, pair_lengths, scale)
+        found_in_blocks: Tensor = PairAttention.apply(
+            query, key, value, pair_lengths, scale, getattr(module, ANSWERS_ONLY, False)
+        )
         return found_in_blocks.transpose(1, 2), None
     queries, keys, values = (x.split(stretches(pair_lengths), 2) for x in (query, key, value))
     found = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from align.losses import Loss, soft_preference_loss
 from align.train.collate import (
     BLANK,
     COUNT_COLUMNS,
+    LANES,
     PAIR_COLUMNS,
     PASSES,
     REFERENCE_COLUMNS,
@@ -30,6 +32,7 @@ from align.train.collate import (
     answer_logps,
     tokens_of,
 )
+from align.train.lanes import Gradients, deal, side_by_side
 from align.train.order import LengthGrouped, Shares
 from align.train.world import summed
 
@@ -105,6 +108,8 @@ class Dpo(Ours, DPOTrainer):
 
     _share = 1.0
     """The share of an optimiser step's pairs that the pass at hand has."""
+    lanes = 1
+    """Passes side by side (`align.train.lanes`)."""
 
     def blank_row(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row that counts nothing: the collator leaves it out."""
@@ -166,12 +171,17 @@ class Dpo(Ours, DPOTrainer):
         """Whether the reference is the model itself, before its first step: there is no adapter to switch off."""
         return not is_peft_model(self.model)
 
-    def reference_logps(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """The same under the reference: the model without its adapter under LoRA, itself before the first step in
-        full training."""
-        adapter_off = nullcontext() if self.reference_is_policy else self.model.disable_adapter()
-        with adapter_off:
-            return self.policy_logps(batch)
+    def reference_logps(self, batches: Sequence[dict[str, Any]]) -> list[tuple[Tensor, Tensor]]:
+        """The same of several passes under the reference: the model without its adapter under LoRA, itself before the
+        first step in full training."""
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+
+        def lane(mine: Sequence[int]) -> None:
+            found.update((number, self.policy_logps(batches[number])) for number in mine)
+
+        with nullcontext() if self.reference_is_policy else self.model.disable_adapter():
+            side_by_side([partial(lane, mine) for mine in deal([tokens_of(b) for b in batches], self.lanes)])
+        return [found[number] for number in range(len(batches))]
 
     def _answer_logps(self, model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         return answer_logps(model, batch, tail=self.ld_alpha)
@@ -186,6 +196,13 @@ def trls_alone(args: Any) -> list[str]:
         "use_weighting": [False],
     }
     return [name for name, values in usual.items() if getattr(args, name) not in values]
+
+
+SEEN = (
+    *("rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected"),
+    *("pairs", "tokens"),
+)
+"""What is summed over a step's pairs: TRL's metrics, then how many pairs and tokens there were."""
 
 
 class SoftDpo(Dpo):
@@ -203,32 +220,62 @@ class SoftDpo(Dpo):
                 f"{', '.join(changed)} cannot act on preferences with soft targets or weights", where="dpo.trainer"
             )
 
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """With several lanes, each adds up the gradients of its passes, and then these are added, in the lanes' order."""
+        if self.lanes == 1:
+            return super().training_step(model, inputs)
+        model.train()
+        parts: list[dict[str, Any]] = self._prepare_inputs(inputs)[PASSES]
+        pairs = sum(len(part[COUNT_COLUMNS[0]]) for part in parts)
+        trained = [weights for weights in model.parameters() if weights.requires_grad]
+
+        def lane(mine: Sequence[int]) -> tuple[Gradients, Tensor, Tensor]:
+            gradients, total, sums = Gradients(trained), torch.zeros(()), torch.zeros(len(SEEN), dtype=torch.float64)
+            for number in mine:
+                with self.compute_loss_context_manager():
+                    loss, seen_S = self._loss_and_sums(model, parts[number])
+                    loss = loss * (len(parts[number][COUNT_COLUMNS[0]]) / pairs)
+                gradients.add_loss(loss)
+                total, sums = total + loss.detach(), sums + seen_S
+            return gradients, total, sums
+
+        of_lanes = side_by_side([partial(lane, mine) for mine in inputs[LANES]])
+        gradients, total, sums_S = of_lanes[0]
+        for more, loss, seen_S in of_lanes[1:]:
+            gradients.add(more.sums)
+            total, sums_S = total + loss, sums_S + seen_S
+        for weights, gradient in zip(trained, gradients.sums, strict=True):
+            weights.grad = gradient
+        self._note(sums_S)
+        return total
+
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Tensor:
         if return_outputs:
             raise NotImplementedError("the soft loss gives no outputs; evaluation is a stage of its own")
+        loss, sums_S = self._loss_and_sums(model, inputs)
+        self._note(summed(float(self._share > 0) * sums_S))
+        return loss
+
+    def _loss_and_sums(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """The mean loss over the pairs of a pass, and sums over them of what `SEEN` names, on CPU."""
         chosen_B, rejected_B = self._answer_logps(model, inputs)
         ref_chosen_B, ref_rejected_B = (inputs[name] for name in REFERENCE_COLUMNS)
         good_B, bad_B = self.beta * (chosen_B - ref_chosen_B), self.beta * (rejected_B - ref_rejected_B)
         if self.per_token:
             good_B, bad_B = (r_B / inputs[n] for r_B, n in zip((good_B, bad_B), COUNT_COLUMNS, strict=True))
-        seen = {
-            "rewards/chosen": good_B,
-            "rewards/rejected": bad_B,
-            "rewards/accuracies": (good_B > bad_B).float(),
-            "rewards/margins": good_B - bad_B,
-            "logps/chosen": chosen_B,
-            "logps/rejected": rejected_B,
-        }
-        mode = "train" if self.model.training else "eval"
-        counted = float(self._share > 0)
-        sums = [*(values_B.detach().sum() for values_B in seen.values()), torch.tensor(len(good_B)), tokens_of(inputs)]
-        *sums_S, pairs, tokens = summed(counted * torch.tensor(sums, dtype=torch.float64)).tolist()
-        for name, value in zip(seen, sums_S, strict=True):
-            self._metrics[mode][name].append(value / pairs)
-        self._total_train_tokens += int(tokens)
-        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+        seen = (good_B, bad_B, (good_B > bad_B).float(), good_B - bad_B, chosen_B, rejected_B)
+        sums = [float(values_B.detach().sum()) for values_B in seen]
         certain_B = torch.ones_like(good_B)
         target_B, weight_B = (inputs.get(name, certain_B) for name in SOFT_COLUMNS)
-        return soft_preference_loss(
+        loss = soft_preference_loss(
             good_B - bad_B, target_B, weight_B, kind=self.preference_loss, beta=float(self.beta)
         )
+        return loss, torch.tensor([*sums, len(good_B), tokens_of(inputs)], dtype=torch.float64)
+
+    def _note(self, sums_S: Tensor) -> None:
+        *sums, pairs, tokens = sums_S.tolist()
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        for name, value in zip(SEEN, sums, strict=False):
+            metrics[name].append(value / pairs)
+        self._total_train_tokens += int(tokens)
+        metrics["num_tokens"] = [self._total_train_tokens]

@@ -42,11 +42,12 @@ def train(
     *,
     progress: Any = None,
     reference_cache: Path | None = None,
+    threads: int = 1,
     **changes: Any,
 ) -> dict[str, Any]:
     dtype = changes.pop("dtype", "float32")
     return dpo.train_dpo(
-        parent, rows, config(**changes), seed=1, dtype=dtype, report_to=[], threads=1, out=at / "out",
+        parent, rows, config(**changes), seed=1, dtype=dtype, report_to=[], threads=threads, out=at / "out",
         work=at / "work", progress=progress, reference_cache=reference_cache,
     )  # fmt: skip
 
@@ -58,12 +59,13 @@ def encoded(parent: Path, rows: list[Preference]) -> tuple[Any, list[ex.Pair]]:
     return tokenizer, kept
 
 
-def make_trainer(parent: Path, rows: list[Preference], work: Path, **changes: Any) -> Any:
+def make_trainer(parent: Path, rows: list[Preference], work: Path, threads: int = 1, **changes: Any) -> Any:
     asked = config(**changes)
     tokenizer, kept = encoded(parent, rows)
+    seed = arguments.prepare_process(1, threads)
     options = arguments.trainer_options(
-        asked, rows=len(kept), seed=arguments.prepare_process(1, 1), dtype="float32", report_to=[], out=work, work=work
-    )  # fmt: skip
+        asked, rows=len(kept), seed=seed, dtype="float32", report_to=[], out=work, work=work
+    )
     trainer = dpo._trainer(checkpoint.load_model(parent, "float32"), tokenizer, kept, asked, options)
     dpo.add_reference(trainer, kept, range(len(kept)), work / "reference", "float32")
     return trainer

@@ -32,7 +32,7 @@ def tensors(dtype: torch.dtype) -> list[Any]:
 def test_it_is_dense_attention_and_so_are_its_gradients(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[int] = []
     real = blocks._blocks
-    monkeypatch.setattr(blocks, "_blocks", lambda lengths: called.append(1) or real(lengths))
+    monkeypatch.setattr(blocks, "_blocks", lambda *given: called.append(1) or real(*given))
     found = []
     for way in ("ours", "dense"):
         inputs = tensors(dtype)
@@ -48,6 +48,21 @@ def test_it_is_dense_attention_and_so_are_its_gradients(dtype: torch.dtype, monk
     for ours, whole in zip(*found, strict=True):
         assert whole.detach().abs().max() > 0.1
         assert torch.allclose(ours, whole, atol=2e-5)
+
+
+def test_answers_only_are_those_of_all_places_and_prompts_get_nothing() -> None:
+    found = []
+    for only in (False, True):
+        query, key, value = tensors(torch.float32)
+        module = SimpleNamespace(num_key_value_groups=1, align_answers_only=only)
+        out, _ = prefix.attend(module, query, key, value, None, scaling=0.3, pair_lengths=LENGTHS)
+        parts = out.split([size for pair in LENGTHS for size in pair], 1)
+        assert all((part == 0).all() == only for part in parts[::3] if part.numel())
+        answers = torch.cat([part for n, part in enumerate(parts) if n % 3], 1)
+        (answers * torch.linspace(-1, 1, answers.numel()).view(answers.shape)).sum().backward()
+        found.append([answers, query.grad, key.grad, value.grad])
+    for whole, some in zip(*found, strict=True):
+        assert torch.allclose(whole, some, atol=1e-5)
 
 
 def test_a_mask_is_a_triangle_behind_what_comes_before() -> None:

@@ -9,10 +9,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 from trl.trainer.utils import add_fused_lm_head
 
-from align.train import collate, prefix
+from align.train import collate, last_layer, prefix
 from align.train.order import passes
 from tests.tiny import make_tiny_model
 
@@ -75,6 +83,16 @@ def test_the_passes_of_a_step_keep_the_rows_order() -> None:
     assert [batch["pair_lengths"] for batch in step["passes"]] == [[(0, 2, 3), (2, 1, 2)]]
 
 
+def test_with_lanes_as_many_tokens_come_to_each() -> None:
+    rows = [{"prompt_ids": [5] * n, "chosen_ids": [6], "rejected_ids": [7]} for n in (10, 3, 9, 4)]  # n + 1 places each
+    step = collate.PairCollator(pad_token_id=0, shared=True, tokens=12, lanes=2)(rows)
+    assert [batch["pair_lengths"] for batch in step["passes"]] == [
+        *([(9, 1, 1)], [(2, 1, 1)]),  # the first lane: 11 and 4 places
+        [(3, 1, 1)],  # the second: 5 and 10
+        [(8, 1, 1)],
+    ]
+
+
 @given(
     st.lists(st.integers(1, 50), min_size=1, max_size=30),
     st.none() | st.integers(1, 200), st.none() | st.integers(1, 8), st.booleans(),
@@ -119,6 +137,37 @@ def test_sharing_changes_no_gradient() -> None:
         found.append({name: p.grad for name, p in model.named_parameters()})
     assert max(float(g.abs().max()) for g in found[0].values()) > 1e-2
     assert all(torch.allclose(found[0][name], g, atol=1e-5) for name, g in found[1].items())
+
+
+@pytest.mark.parametrize("kind", [LlamaConfig, Qwen3Config, Gemma2Config])
+def test_the_last_layer_works_on_answers_alone_and_changes_no_number(kind: Any) -> None:
+    found = []
+    for skips in (False, True):
+        model = small(
+            kind(
+                vocab_size=40, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+                num_key_value_heads=2, head_dim=8, max_position_embeddings=128, tie_word_embeddings=False,
+            )
+        )  # fmt: skip
+        prefix.use_shared_attention(model, torch.device("cpu"))
+        assert last_layer.skip_unread(model) if skips else True
+        seen: list[int] = []
+        model.model.layers[-1].mlp.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0].shape[1]))
+        batch = collate.PairCollator(pad_token_id=0, shared=True).batch(ROWS)
+        chosen, rejected = collate.answer_logps(model, batch)
+        (chosen - 2 * rejected).sum().backward()
+        assert seen == [8 if skips else 10]
+        model(torch.tensor([[5, 6, 7]]))  # what is not read at places goes through whole
+        assert seen[1:] == [3]
+        found.append(({"chosen": chosen, "rejected": rejected}, {name: p.grad for name, p in model.named_parameters()}))
+    (logps, gradients), (some_logps, some_gradients) = found
+    assert all(torch.allclose(logps[name], some_logps[name], atol=1e-5) for name in logps)
+    assert max(float(g.abs().max()) for g in gradients.values()) > 1e-2
+    assert all(torch.allclose(g, some_gradients[name], atol=1e-5) for name, g in gradients.items())
+
+
+def test_a_model_of_other_parts_computes_its_last_layer_whole() -> None:
+    assert not last_layer.skip_unread(small(GPT2Config(vocab_size=40, n_embd=32, n_layer=2, n_head=2, n_positions=64)))
 
 
 def test_learned_positions_start_again_too() -> None:
