@@ -4,8 +4,9 @@
 
 TRL 1.12.0 is installed into an environment of its own (in DIR, with this environment's other packages; pip has to reach
 an index the first time). Both sides get the same model (a million parameters, random but for the odds of ending an
-answer), prompts, reward (the share of wanted words), batch (64 answers, four passes) and seeds, each in a process of its
-own, one after the other. The ratio is of answers per second of training, at the median over seeds; the reward is the
+answer), prompts, reward (the share of wanted words, of 48 where an answer has fewer: without that, and with more weight on
+the KL divergence, which a short answer has less of, both sides learned to end at once), batch (64 answers, four passes) and
+seeds, each in a process of its own, one after the other. The ratio is of answers per second of training, at the median over seeds; the reward is the
 mean of the last fifth of the batches. The floor is the multiplications that ours cannot avoid, at the machine's own rate.
 """
 
@@ -26,8 +27,8 @@ WANTED = frozenset(WORDS[:48])
 ASKED = [f"q{n}" for n in range(64)]
 PAD, END = 0, 1
 WIDTH, INNER, LAYERS = 128, 352, 4
-LONGEST, ENDS_AFTER = 256, 70
-BATCH, PASSES, RATE, BETA = 64, 4, 1e-3, 0.02
+LONGEST, ENDS_AFTER, ENOUGH = 256, 70, 48
+BATCH, PASSES, RATE, BETA = 64, 4, 1e-3, 0.002
 GOAL = 2.0
 TRL = "trl==1.12.0"
 
@@ -81,9 +82,9 @@ def asked(number: int) -> str:
 
 
 def score(conversations: Sequence[Any], answers: Sequence[str]) -> list[float | None]:
-    """The share of an answer's words that are wanted."""
+    """The share of an answer's words that are wanted, or of `ENOUGH` where it has fewer."""
     words = [answer.split() for answer in answers]
-    return [sum(word in WANTED for word in said) / max(1, len(said)) for said in words]
+    return [sum(word in WANTED for word in said) / max(ENOUGH, len(said)) for said in words]
 
 
 # The two sides, each in a process of its own
@@ -204,7 +205,7 @@ def shares(lengths: list[float]) -> Any:
                 ((ids_BT1 >= first) & (ids_BT1 < first + len(WANTED))).cumsum(1),
             )
             lengths.append(words[:, -1].float().mean().item())
-            return wanted / words.clamp(min=1)
+            return wanted / words.clamp(min=ENOUGH)
 
     return Shares()
 

@@ -60,7 +60,7 @@ def train_dpo(
     """
     began = time.monotonic()
     seed = arguments.prepare_process(seed, threads)
-    from align.train import loop, trainers  # noqa: F401 - the imports are timed here
+    from align.train import dpo_trainer, loop  # noqa: F401 - the imports are timed here
 
     clock = loop.Clock(began)
     clock.lap("import")
@@ -121,7 +121,7 @@ def _trainer(policy: Any, tokenizer: Any, kept: Sequence[ex.Pair], config: Dpo, 
     from datasets import Dataset
     from trl import DPOConfig
 
-    from align.train import collate, prefix, trainers
+    from align.train import collate, dpo_trainer, prefix
     from align.train.lanes import lanes_for
     from align.train.last_layer import skip_unread
 
@@ -130,9 +130,9 @@ def _trainer(policy: Any, tokenizer: Any, kept: Sequence[ex.Pair], config: Dpo, 
     alpha = config.length_alpha if config.length == "desensitised" else None
     args = DPOConfig(beta=config.beta, ld_alpha=alpha, disable_dropout=True, precompute_ref_log_probs=True, **options)
     longest = max(row.tokens for row in kept)
-    kind = trainers.Dpo if is_plain(kept) and trainers.trls_alone(args) else trainers.SoftDpo
-    refusal = "the loss is TRL's" if kind is trainers.Dpo else prefix.refusal(policy, longest)
-    if kind is trainers.Dpo:
+    kind = dpo_trainer.Dpo if is_plain(kept) and dpo_trainer.trls_alone(args) else dpo_trainer.SoftDpo
+    refusal = "the loss is TRL's" if kind is dpo_trainer.Dpo else prefix.refusal(policy, longest)
+    if kind is dpo_trainer.Dpo:
         alone("a loss of TRL's own")
     if refusal is None:
         prefix.use_shared_attention(policy, args.device)
@@ -154,7 +154,7 @@ def _trainer(policy: Any, tokenizer: Any, kept: Sequence[ex.Pair], config: Dpo, 
         peft_config=arguments.lora_config(config.lora),
     )
     collator = trainer.data_collator
-    if kind is trainers.SoftDpo and collator.shared and collator.tokens is not None:
+    if kind is dpo_trainer.SoftDpo and collator.shared and collator.tokens is not None:
         trainer.lanes = lanes_for(trainer.model, args.device, checkpointing=args.gradient_checkpointing)
         trainer.data_collator = replace(collator, tokens=max(1, collator.tokens // trainer.lanes), lanes=trainer.lanes)
     trainer.preference_loss, trainer.per_token = config.loss, config.length == "mean" or config.loss == "ipo"

@@ -10,7 +10,7 @@ from transformers import Trainer
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from align.train import collate, trainers
+from align.train import collate, dpo_trainer, trainers
 
 
 def parameters(function: Any) -> list[str]:
@@ -41,7 +41,7 @@ def test_the_methods_that_we_replace_or_call(base: type, name: str, expected: li
 
 
 def test_ours_come_before_trls() -> None:
-    for ours in (trainers.Sft, trainers.Dpo, trainers.SoftDpo):
+    for ours in (trainers.Sft, dpo_trainer.Dpo, dpo_trainer.SoftDpo):
         assert ours._send_telemetry is trainers.Ours._send_telemetry
         assert ours._get_train_sampler is trainers.Ours._get_train_sampler
         assert ours.create_model_card is trainers.Ours.create_model_card
@@ -55,9 +55,9 @@ def test_the_reference_columns_are_those_that_trls_loss_reads() -> None:
 
 def test_our_data_preparation_changes_nothing_and_refuses_other_columns() -> None:
     data = Dataset.from_dict({"prompt_ids": [[1]], "chosen_ids": [[2]], "rejected_ids": [[3]]})
-    assert trainers.Dpo._prepare_dataset(None, data, None, None, "train") is data  # type: ignore[arg-type]
+    assert dpo_trainer.Dpo._prepare_dataset(None, data, None, None, "train") is data  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"lacks the columns \['rejected_ids'\]"):
-        trainers.Dpo._prepare_dataset(None, data.remove_columns("rejected_ids"), None, None, "train")  # type: ignore[arg-type]
+        dpo_trainer.Dpo._prepare_dataset(None, data.remove_columns("rejected_ids"), None, None, "train")  # type: ignore[arg-type]
 
 
 def test_defaults_that_our_options_stand_on() -> None:

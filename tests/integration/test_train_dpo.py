@@ -11,7 +11,7 @@ import pytest
 from align.config.training import Dpo, Lora
 from align.errors import ConfigError, StageError
 from align.store import folder_files
-from align.train import arguments, checkpoint, collate, dpo, loop, trainers
+from align.train import arguments, checkpoint, collate, dpo, dpo_trainer, loop
 from align.train import examples as ex
 from align.types import Preference
 from tests.tiny import make_tiny_model
@@ -166,10 +166,10 @@ def test_certain_targets_of_equal_weight_give_trls_loss_and_gradients(
     import torch
 
     ours = make_trainer(parent, PAIRS, tmp_path / "ours", **changes)
-    monkeypatch.setattr(trainers, "trls_alone", lambda args: ["all of it"])
+    monkeypatch.setattr(dpo_trainer, "trls_alone", lambda args: ["all of it"])
     theirs = make_trainer(parent, PAIRS, tmp_path / "theirs", **changes)
-    assert (type(theirs), theirs.data_collator.shared) == (trainers.Dpo, False)
-    assert (type(ours), ours.data_collator.shared) == (trainers.SoftDpo, True)
+    assert (type(theirs), theirs.data_collator.shared) == (dpo_trainer.Dpo, False)
+    assert (type(ours), ours.data_collator.shared) == (dpo_trainer.SoftDpo, True)
     found = []
     for trainer in (theirs, ours):
         torch.manual_seed(0)

@@ -15,7 +15,7 @@ from align.config.training import Lora
 from align.errors import StageError
 from align.store import folder_files
 from align.train import blocks, dpo, reference
-from align.train import trainers as ours
+from align.train import dpo_trainer as ours
 from tests.integration.test_train_dpo import PAIRS, SOFT, config, encoded, make_trainer, parent, train  # noqa: F401
 from tests.tiny import make_tiny_model
 
