@@ -155,7 +155,9 @@ def _trainer(policy: Any, tokenizer: Any, kept: Sequence[ex.Pair], config: Dpo, 
     )
     collator = trainer.data_collator
     if kind is dpo_trainer.SoftDpo and collator.shared and collator.tokens is not None:
-        trainer.lanes = lanes_for(trainer.model, args.device, checkpointing=args.gradient_checkpointing)
+        trainer.lanes = lanes_for(
+            trainer.model, trainer.model.config, args.device, checkpointing=args.gradient_checkpointing
+        )
         trainer.data_collator = replace(collator, tokens=max(1, collator.tokens // trainer.lanes), lanes=trainer.lanes)
     trainer.preference_loss, trainer.per_token = config.loss, config.length == "mean" or config.loss == "ipo"
     if "train_sampling_strategy" not in config.trainer:

@@ -26,18 +26,18 @@ ROPES_THAT_CHANGE = {"dynamic", "longrope"}
 """Rotary positions whose table a long sequence changes, in the model, for all who use it."""
 
 
-def lanes_for(model: Any, device: torch.device, *, checkpointing: bool) -> int:
-    """How many passes of `model` may run side by side: `LANES` or 1.
+def lanes_for(model: Any, config: Any, device: torch.device, *, checkpointing: bool) -> int:
+    """How many passes of `model`, whose config of transformers' is given, may run side by side: `LANES` or 1.
 
     More than one where a single process trains a small model on several cores of a CPU, and where a pass leaves
     nothing behind that the other could meet: no random numbers, no table of positions that grows.
     """
     trained = sum(weights.numel() for weights in model.parameters() if weights.requires_grad)
     random = any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in model.modules())
-    config = model.config.get_text_config()
-    changing = any(kind in str(getattr(config, "rope_parameters", "")) for kind in ROPES_THAT_CHANGE)
+    text = config.get_text_config()
+    changing = any(kind in str(getattr(text, "rope_parameters", "")) for kind in ROPES_THAT_CHANGE)
     alone = device.type != "cpu" or world_size() > 1 or torch.get_num_threads() < LANES
-    one = alone or checkpointing or random or changing or bool(getattr(config, "router_jitter_noise", 0))
+    one = alone or checkpointing or random or changing or bool(getattr(text, "router_jitter_noise", 0))
     return 1 if one or trained > MOST_TRAINED else LANES
 
 

@@ -6,6 +6,7 @@ weights are parameters of the one optimiser, so that its state is saved and rest
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,11 +22,14 @@ from align.ids import seed_for
 from align.store import read_json, write_json
 from align.train import advantages as adv
 from align.train.critic import SharedHead
+from align.train.lanes import Gradients, deal, lanes_for, side_by_side
 from align.train.online_trainer import Answering
 from align.train.ragged import by_chunks
 
 CRITIC_FILE, CONTROL_FILE = "critic.safetensors", "kl_control.json"
 PIECES = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "old_per_token_logps", "advantages", "returns", "values", "mask")  # fmt: skip
+SEEN = ("loss/policy", "loss/value", "clip_share", "approx_kl", "entropy")
+"""What is logged of a pass, each a mean over its tokens."""
 GROUP_METRICS = ("frac_reward_zero_std",)
 """What TRL logs about groups of answers to one prompt, which a critic does not need."""
 
@@ -34,6 +38,8 @@ class PpoTrainer(Answering, GRPOTrainer):  # type: ignore[misc]
     """`ppo` are the options; `critic` is a module from `align.train.critic`."""
 
     beta: float
+    lanes = 1
+    """Parts of a pass side by side (`align.train.lanes`)."""
     _buffered_inputs: dict[str, Any] | None
 
     def __init__(self, *, ppo: Ppo, critic: nn.Module, **given: Any) -> None:
@@ -46,6 +52,11 @@ class PpoTrainer(Answering, GRPOTrainer):  # type: ignore[misc]
         if isinstance(critic, SharedHead):
             critic.watch(self.accelerator.unwrap_model(self.model))
         self.critic = self.accelerator.prepare_model(critic)
+        if not isinstance(critic, SharedHead):  # which looks at the policy's newest pass, whosever it is
+            both = nn.ModuleList([self.accelerator.unwrap_model(self.model), critic])
+            self.lanes = lanes_for(
+                both, self.model.config, self.args.device, checkpointing=self.args.gradient_checkpointing
+            )
 
     # The critic trains with the policy
 
@@ -158,7 +169,41 @@ class PpoTrainer(Answering, GRPOTrainer):  # type: ignore[misc]
 
     # The loss
 
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """With several lanes (`align.train.lanes`) each learns from its share of the answers; gradients are added in the
+        lanes' order."""
+        if self.lanes == 1:
+            return cast(Tensor, super().training_step(model, inputs, num_items_in_batch))
+        model.train()
+        batch = self._prepare_inputs(inputs)
+        trained = [w for part in (model, self.critic) for w in part.parameters() if w.requires_grad]
+
+        def lane(mine: list[int]) -> tuple[Gradients, Tensor, Tensor]:
+            rows, gradients = torch.tensor(sorted(mine)), Gradients(trained)
+            with self.compute_loss_context_manager():
+                loss, sums = self._loss_and_sums(model, {n: v[rows] if n in PIECES else v for n, v in batch.items()})
+            gradients.add_loss(loss)
+            return gradients, loss.detach(), sums
+
+        sizes = (batch["prompt_mask"].sum(1) + batch["completion_mask"].sum(1)).tolist()
+        of_lanes = side_by_side([partial(lane, mine) for mine in deal(sizes, self.lanes)])
+        gradients, loss, sums = of_lanes[0]
+        for more, other_loss, other_sums in of_lanes[1:]:
+            gradients.add(more.sums)
+            loss, sums = loss + other_loss, sums + other_sums
+        for weights, gradient in zip(trained, gradients.sums, strict=True):
+            weights.grad = gradient if weights.grad is None or gradient is None else weights.grad + gradient
+        self._note(sums)
+        self._step += 1
+        return loss
+
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        loss, sums = self._loss_and_sums(model, inputs)
+        self._note(sums)
+        return loss
+
+    def _loss_and_sums(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """The loss, and sums over tokens of what `SEEN` names; the last is how many tokens there are."""
         ids_BT = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
         seen_BT = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
         mask_BT, size = inputs["mask"], inputs["tokens"]
@@ -176,15 +221,17 @@ class PpoTrainer(Answering, GRPOTrainer):  # type: ignore[misc]
             logps_BT, inputs["old_per_token_logps"], inputs["advantages"], mask_BT, clip=self.ppo.clip
         )
         value = adv.value_loss(values_BT, inputs["values"], inputs["returns"], mask_BT, clip=self.ppo.value_clip)
-        tokens = mask_BT.sum().clamp(min=1)
-        moved = ((logps_BT - inputs["old_per_token_logps"]).detach() ** 2 * mask_BT).sum() / tokens / 2
-        for name, number in {
-            "loss/policy": policy / tokens, "loss/value": value / tokens, "clip_share": held,
-            "approx_kl": moved, "entropy": (entropy_BT.detach() * mask_BT).sum() / tokens,
-        }.items():  # fmt: skip
-            self._metrics["train"][name].append(gather(number.detach()[None]).mean().item())
+        tokens = mask_BT.sum()
+        moved = ((logps_BT - inputs["old_per_token_logps"]).detach() ** 2 * mask_BT).sum() / 2
+        entropy = (entropy_BT.detach() * mask_BT).sum()
         weight = self.ppo.value_weight if self.ppo.critic == "shared" else 1.0
-        return (policy + weight * value) / size / self.current_gradient_accumulation_steps
+        loss = (policy + weight * value) / size / self.current_gradient_accumulation_steps
+        return loss, torch.stack([policy.detach(), value.detach(), held * tokens, moved, entropy, tokens])
+
+    def _note(self, sums_S: Tensor) -> None:
+        *sums, tokens = sums_S
+        for name, number in zip(SEEN, sums, strict=True):
+            self._metrics["train"][name].append(gather((number / tokens.clamp(min=1))[None]).mean().item())
 
     # Checkpoints
 

@@ -127,5 +127,5 @@ def test_one_lane_where_passes_could_disturb_each_other_or_gain_nothing(
         monkeypatch.setattr(lanes, "MOST_TRAINED", 100)
     if what == "several":
         monkeypatch.setenv("WORLD_SIZE", "2")
-    found = lanes.lanes_for(model, torch.device("cpu"), checkpointing=what == "checkpointing")
+    found = lanes.lanes_for(model, model.config, torch.device("cpu"), checkpointing=what == "checkpointing")
     assert found == (2 if what == "none" else 1)

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from align.config.training import Lora, Ppo
 from align.errors import ConfigError, StageError
 from align.store import folder_files
-from align.train import loop, online
+from align.train import loop, online, ppo_trainer
 from align.train.ppo import train_ppo
 from align.types import Message, Prompt, prompt_id
 from tests.tiny import make_tiny_model
@@ -48,12 +50,12 @@ def louder(folder: Path, name: str, *, tied: bool) -> Path:
 
 def train(
     parent: Path, at: Path, score: online.Score = letters, *, rows: Any = PROMPTS, progress: Any = None,
-    critic_from: Path | None = None, dtype: str = "float32", **changes: Any,
+    critic_from: Path | None = None, dtype: str = "float32", threads: int = 1, **changes: Any,
 ) -> dict[str, Any]:  # fmt: skip
     usual = {"learning_rate": 3e-3, "batch_size": 16, "samples": 2, "max_tokens": 6, "beta": 0.01}
     config = Ppo(**{**usual, "type": "transformers", **changes})
     return train_ppo(
-        parent, rows, config, score=score, seed=1, dtype=dtype, report_to=[], threads=1, out=at / "out",
+        parent, rows, config, score=score, seed=1, dtype=dtype, report_to=[], threads=threads, out=at / "out",
         work=at / "work", progress=progress, critic=critic_from,
     )  # fmt: skip
 
@@ -133,6 +135,34 @@ def test_a_run_cut_short_ends_with_the_same_bytes(
     assert folder_files(tmp_path / "cut/out") == folder_files(tmp_path / "whole/out")
     for name in ("reward", "beta", "explained_variance", "loss/value", "loss"):
         assert curve(tmp_path / "cut", name) == curve(tmp_path / "whole", name)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"micro_batch_size": 8}, {"lora": Lora(r=4)}], ids=["full", "in two pieces", "lora"]
+)
+def test_two_lanes_learn_what_one_learns(
+    parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: Any
+) -> None:
+    """One step, so that answers are the same."""
+    at_a_time: list[int] = []
+    real = ppo_trainer.side_by_side
+    monkeypatch.setattr(ppo_trainer, "side_by_side", lambda works: at_a_time.append(len(works)) or real(works))
+    changes = {"epochs": 1, "ppo_epochs": 1, "learning_rate": 1e-2, "trainer": {"logging_steps": 1}, **changes}
+    found = {}
+    for threads in (1, 2):
+        at = tmp_path / str(threads)
+        train(parent, at, threads=threads, **changes)
+        rows = (at / "out/logs/metrics.jsonl").read_text().splitlines()
+        found[threads] = json.loads(rows[0]), load_file(at / "out/model.safetensors")
+    assert at_a_time == [2] * (2 if "micro_batch_size" in changes else 1)
+    (one, weights), (two, other) = found[1], found[2]
+    for name in ("reward", "loss", "loss/value", "entropy", "clip_share", "grad_norm"):
+        assert two[name] == pytest.approx(one[name], rel=1e-3, abs=1e-5)
+    before = load_file(parent / "model.safetensors")
+    assert max(float((weights[n] - before[n]).abs().max()) for n in weights) > 1e-3
+    # Adam's first step is as large for a gradient of 1e-9 as for one of 1
+    apart = torch.cat([(weights[n] - other[n]).abs().flatten() for n in weights])
+    assert float((apart < 1e-4).float().mean()) > 0.99
 
 
 def score_or_none(conversations: Sequence[list[Message]], answers: Sequence[str]) -> list[float | None]:
