@@ -4,10 +4,10 @@
 
 TRL 1.12.0 is installed into an environment of its own (in DIR, with this environment's other packages; pip has to reach
 an index the first time). Both sides get the same model (a million parameters, random but for the odds of ending an
-answer), prompts, reward (the share of wanted words, of 48 where an answer has fewer: without that, and with more weight on
-the KL divergence, which a short answer has less of, both sides learned to end at once), batch (64 answers, four passes) and
-seeds, each in a process of its own, one after the other. The ratio is of answers per second of training, at the median over seeds; the reward is the
-mean of the last fifth of the batches. The floor is the multiplications that ours cannot avoid, at the machine's own rate.
+answer), prompts, reward (the share of wanted words, of 48 where an answer has fewer: without that, and with more weight
+on the KL divergence, which a short answer has less of, both sides learned to end at once), batch (64 answers, four
+passes) and seeds, each in a process of its own, one after the other. The ratio is of answers per second of training, at
+the median over seeds; the reward is the mean of the last fifth of the batches. The floor is the multiplications that ours cannot avoid, at the machine's own rate.
 """
 
 import argparse

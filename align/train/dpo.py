@@ -155,10 +155,9 @@ def _trainer(policy: Any, tokenizer: Any, kept: Sequence[ex.Pair], config: Dpo, 
     )
     collator = trainer.data_collator
     if kind is dpo_trainer.SoftDpo and collator.shared and collator.tokens is not None:
-        trainer.lanes = lanes_for(
-            trainer.model, trainer.model.config, args.device, checkpointing=args.gradient_checkpointing
-        )
-        trainer.data_collator = replace(collator, tokens=max(1, collator.tokens // trainer.lanes), lanes=trainer.lanes)
+        model = trainer.model
+        lanes = lanes_for(model, model.config, args.device, checkpointing=args.gradient_checkpointing)
+        trainer.data_collator = replace(collator, tokens=max(1, collator.tokens // lanes), lanes=lanes)
     trainer.preference_loss, trainer.per_token = config.loss, config.length == "mean" or config.loss == "ipo"
     if "train_sampling_strategy" not in config.trainer:
         trainer.row_lengths = [row.tokens for row in kept]
@@ -178,7 +177,7 @@ def check_sharing(trainer: Any, dtype: str) -> None:
     """Look at one pair both ways, and share no prompts where that changes its log-probabilities; the log says so."""
     if not trainer.data_collator.shared:
         return
-    apart = replace(trainer.data_collator, shared=False)
+    apart = replace(trainer.data_collator, shared=False, lanes=1)
     row = min(trainer.train_dataset, key=lambda row: len(row["chosen_ids"]) + len(row["rejected_ids"]))
     together, alone = (
         trainer.policy_logps(trainer._prepare_inputs(collator.batch([row])))
@@ -189,7 +188,7 @@ def check_sharing(trainer: Any, dtype: str) -> None:
         for a, b, ids in zip(together, alone, ("chosen_ids", "rejected_ids"), strict=True)
     )
     if not difference <= reference.CACHED_TOLERANCE[dtype]:
-        trainer.data_collator, trainer.lanes = replace(apart, lanes=1), 1
+        trainer.data_collator = apart
         _log.warning(
             "chosen and rejected each carry their prompt, which is slower: sharing it changes a token's log-probability by %.3g",
             difference,
@@ -207,7 +206,8 @@ def check_reference(trainer: Any, tolerance: float) -> float:
     rows = ex.spread(range(len(trainer.train_dataset)), PAIRS_CHECKED)
     batches = _batches(trainer, rows)
     both = (zip(trainer.policy_logps(b), *trainer.reference_logps([b]), strict=True) for b in batches)
-    return reference.require_same_start(itertools.chain.from_iterable(both), tolerance)
+    differences = reference.largest_differences(itertools.chain.from_iterable(both))
+    return reference.require_same_start(differences, tolerance)
 
 
 def rows_seen(trainer: Any, count: int) -> list[int]:

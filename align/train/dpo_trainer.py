@@ -6,7 +6,7 @@ Replaced in TRL's: the data preparation (rows arrive as tokens), the reference (
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -29,8 +29,8 @@ from align.train.collate import (
     answer_logps,
     tokens_of,
 )
-from align.train.lanes import Gradients, deal, side_by_side
-from align.train.trainers import Ours
+from align.train.lanes import deal, learn, side_by_side
+from align.train.trainers import Ours, require_columns
 from align.train.world import summed
 
 
@@ -39,18 +39,18 @@ class Dpo(Ours, DPOTrainer):
 
     _share = 1.0
     """The share of an optimiser step's pairs that the pass at hand has."""
-    lanes = 1
-    """Passes side by side (`align.train.lanes`)."""
+
+    @property
+    def lanes(self) -> int:
+        """Passes side by side (`align.train.lanes`)."""
+        return int(self.data_collator.lanes)
 
     def blank_row(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row that counts nothing: the collator leaves it out."""
         return {**row, BLANK: True}
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
-        missing = [name for name in PAIR_COLUMNS if name not in dataset.column_names]
-        if missing:
-            raise ValueError(f"the {dataset_name} data set lacks the columns {missing}")
-        return dataset
+        return require_columns(dataset, PAIR_COLUMNS, dataset_name)
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         """`align.train.reference` does it, after the trainer is made, and keeps what it found."""
@@ -129,11 +129,8 @@ def trls_alone(args: Any) -> list[str]:
     return [name for name, values in usual.items() if getattr(args, name) not in values]
 
 
-SEEN = (
-    *("rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected"),
-    *("pairs", "tokens"),
-)
-"""What is summed over a step's pairs: TRL's metrics, then how many pairs and tokens there were."""
+SEEN = ("rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected")
+"""TRL's metrics, each a mean over a step's pairs."""
 
 
 class SoftDpo(Dpo):
@@ -152,7 +149,7 @@ class SoftDpo(Dpo):
             )
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """With several lanes, each adds up the gradients of its passes, and then these are added, in the lanes' order."""
+        """With several lanes, each learns from its passes (`align.train.lanes.learn`)."""
         if self.lanes == 1:
             return super().training_step(model, inputs)
         model.train()
@@ -160,23 +157,14 @@ class SoftDpo(Dpo):
         pairs = sum(len(part[COUNT_COLUMNS[0]]) for part in parts)
         trained = [weights for weights in model.parameters() if weights.requires_grad]
 
-        def lane(mine: Sequence[int]) -> tuple[Gradients, Tensor, Tensor]:
-            gradients, total, sums = Gradients(trained), torch.zeros(()), torch.zeros(len(SEEN), dtype=torch.float64)
+        def passes(mine: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
             for number in mine:
                 with self.compute_loss_context_manager():
-                    loss, seen_S = self._loss_and_sums(model, parts[number])
+                    loss, sums_S = self._loss_and_sums(model, parts[number])
                     loss = loss * (len(parts[number][COUNT_COLUMNS[0]]) / pairs)
-                gradients.add_loss(loss)
-                total, sums = total + loss.detach(), sums + seen_S
-            return gradients, total, sums
+                yield loss, sums_S
 
-        of_lanes = side_by_side([partial(lane, mine) for mine in inputs[LANES]])
-        gradients, total, sums_S = of_lanes[0]
-        for more, loss, seen_S in of_lanes[1:]:
-            gradients.add(more.sums)
-            total, sums_S = total + loss, sums_S + seen_S
-        for weights, gradient in zip(trained, gradients.sums, strict=True):
-            weights.grad = gradient
+        total, sums_S = learn(trained, inputs[LANES], passes)
         self._note(sums_S)
         return total
 
@@ -188,7 +176,7 @@ class SoftDpo(Dpo):
         return loss
 
     def _loss_and_sums(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """The mean loss over the pairs of a pass, and sums over them of what `SEEN` names, on CPU."""
+        """The mean loss over the pairs of a pass, and sums over them on CPU: what `SEEN` names, pairs, tokens."""
         chosen_B, rejected_B = self._answer_logps(model, inputs)
         ref_chosen_B, ref_rejected_B = (inputs[name] for name in REFERENCE_COLUMNS)
         good_B, bad_B = self.beta * (chosen_B - ref_chosen_B), self.beta * (rejected_B - ref_rejected_B)
@@ -206,7 +194,7 @@ class SoftDpo(Dpo):
     def _note(self, sums_S: Tensor) -> None:
         *sums, pairs, tokens = sums_S.tolist()
         metrics = self._metrics["train" if self.model.training else "eval"]
-        for name, value in zip(SEEN, sums, strict=False):
+        for name, value in zip(SEEN, sums, strict=True):
             metrics[name].append(value / pairs)
         self._total_train_tokens += int(tokens)
         metrics["num_tokens"] = [self._total_train_tokens]

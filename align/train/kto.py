@@ -17,7 +17,7 @@ from align.text import load_tokenizer, stop_token_ids
 from align.train import arguments, checkpoint
 from align.train import examples as ex
 from align.train.dpo import STEP0_TOLERANCE
-from align.train.reference import require_same_start
+from align.train.reference import largest_differences, require_same_start
 from align.train.world import alone
 from align.types import Thumb
 
@@ -150,7 +150,7 @@ def check_reference(trainer: Any, tolerance: float) -> float:
     """
     batches = trainer.batches(ex.spread(range(len(trainer.train_dataset))))
     both = ([trainer.without_gradients(batch, reference=r)[0] for r in (False, True)] for batch in batches)
-    return require_same_start(both, tolerance)
+    return require_same_start(largest_differences(both), tolerance)
 
 
 def add_reference(trainer: Any) -> None:

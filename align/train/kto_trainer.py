@@ -14,7 +14,7 @@ from trl import KTOTrainer
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 
 from align.losses import kto
-from align.train.trainers import Ours
+from align.train.trainers import Ours, require_columns
 
 COLUMNS = ("prompt_ids", "completion_ids", "KL_completion_ids", "label")
 SOFT_COLUMNS = ("target", "weight", "ref_logps", "ref_KL_logps")
@@ -38,10 +38,7 @@ class Kto(Ours, KTOTrainer):  # type: ignore[misc]
     """How much the good and the bad side count."""
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
-        missing = [name for name in COLUMNS if name not in dataset.column_names]
-        if missing:
-            raise ValueError(f"the {dataset_name} data set lacks the columns {missing}")
-        return dataset
+        return require_columns(dataset, COLUMNS, dataset_name)
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         """`align.train.kto` does it, after the trainer is made."""

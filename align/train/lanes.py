@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
@@ -90,3 +91,32 @@ class Gradients:
     def add_loss(self, loss: Tensor) -> None:
         found = list(torch.autograd.grad(loss, self.weights, allow_unused=True))
         self.add(found.pop(0) for _ in self.weights)  # each is freed once it is added
+
+
+def learn(
+    weights: Sequence[Tensor],
+    dealt: Sequence[Sequence[int]],
+    passes: Callable[[Sequence[int]], Iterable[tuple[Tensor, Tensor]]],
+) -> tuple[Tensor, Tensor]:
+    """Learn from what is `dealt` out, a lane each: the losses' gradients come to `grad` of the weights.
+
+    `passes(mine)` gives, pass by pass, a loss and sums of what is logged. Returned are the totals of both. Everything is
+    added up within a lane and then in the lanes' order.
+    """
+
+    def lane(mine: Sequence[int]) -> tuple[Gradients, Tensor, Tensor]:
+        gradients = Gradients(weights)
+        seen = []
+        for loss, sums_S in passes(mine):
+            gradients.add_loss(loss)
+            seen.append((loss.detach(), sums_S))
+        losses, sums = zip(*seen, strict=True)
+        return gradients, sum(losses[1:], losses[0]), sum(sums[1:], sums[0])
+
+    (gradients, total, sums_S), *others = side_by_side([partial(lane, mine) for mine in dealt])
+    for more, loss, more_S in others:
+        gradients.add(more.sums)
+        total, sums_S = total + loss, sums_S + more_S
+    for weight, gradient in zip(weights, gradients.sums, strict=True):
+        weight.grad = gradient if weight.grad is None or gradient is None else weight.grad + gradient
+    return total, sums_S

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, Unpack
 
 from align.config.training import Online
-from align.errors import AlignError, ConfigError, DataError, StageError
+from align.errors import AlignError, ConfigError, DataError
 from align.ids import content_id
 from align.text import decode_answer, encode_prompt, load_tokenizer, stop_token_ids
-from align.train import arguments, checkpoint
+from align.train import arguments, checkpoint, reference
 from align.train import examples as ex
 from align.train.world import rank
 from align.types import Dropped, Message, Prompt
@@ -274,16 +274,8 @@ def check_reference(trainer: Any, questions: Sequence[Question], tolerance: floa
     """
     if trainer.beta == 0:
         return 0.0
-    worst = 0.0
-    for question in ex.spread(questions):
-        difference = trainer.reference_difference([*question.prompt_ids, trainer.eos_token_ids[0]])
-        worst = difference if not difference <= worst else worst  # keeps a NaN
-    if not worst <= tolerance:
-        raise StageError(
-            f"policy and reference differ before the first step: log-probabilities by {worst:.3g}, allowed is {tolerance:g}",
-            hint="the reference has to be the parent checkpoint; this is a defect of training's set-up",
-        )
-    return worst
+    asked = ([*question.prompt_ids, trainer.eos_token_ids[0]] for question in ex.spread(questions))
+    return reference.require_same_start((trainer.reference_difference(ids) for ids in asked), tolerance)
 
 
 def curve_ends(history: Sequence[dict[str, Any]]) -> dict[str, float | None]:

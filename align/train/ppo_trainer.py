@@ -6,7 +6,7 @@ weights are parameters of the one optimiser, so that its state is saved and rest
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +22,7 @@ from align.ids import seed_for
 from align.store import read_json, write_json
 from align.train import advantages as adv
 from align.train.critic import SharedHead
-from align.train.lanes import Gradients, deal, lanes_for, side_by_side
+from align.train.lanes import deal, lanes_for, learn
 from align.train.online_trainer import Answering
 from align.train.ragged import by_chunks
 
@@ -170,29 +170,21 @@ class PpoTrainer(Answering, GRPOTrainer):  # type: ignore[misc]
     # The loss
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """With several lanes (`align.train.lanes`) each learns from its share of the answers; gradients are added in the
-        lanes' order."""
+        """With several lanes, each learns from its share of the answers (`align.train.lanes.learn`)."""
         if self.lanes == 1:
             return cast(Tensor, super().training_step(model, inputs, num_items_in_batch))
         model.train()
         batch = self._prepare_inputs(inputs)
         trained = [w for part in (model, self.critic) for w in part.parameters() if w.requires_grad]
 
-        def lane(mine: list[int]) -> tuple[Gradients, Tensor, Tensor]:
-            rows, gradients = torch.tensor(sorted(mine)), Gradients(trained)
+        def passes(mine: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+            rows = torch.tensor(sorted(mine))
             with self.compute_loss_context_manager():
-                loss, sums = self._loss_and_sums(model, {n: v[rows] if n in PIECES else v for n, v in batch.items()})
-            gradients.add_loss(loss)
-            return gradients, loss.detach(), sums
+                found = self._loss_and_sums(model, {n: v[rows] if n in PIECES else v for n, v in batch.items()})
+            yield found
 
         sizes = (batch["prompt_mask"].sum(1) + batch["completion_mask"].sum(1)).tolist()
-        of_lanes = side_by_side([partial(lane, mine) for mine in deal(sizes, self.lanes)])
-        gradients, loss, sums = of_lanes[0]
-        for more, other_loss, other_sums in of_lanes[1:]:
-            gradients.add(more.sums)
-            loss, sums = loss + other_loss, sums + other_sums
-        for weights, gradient in zip(trained, gradients.sums, strict=True):
-            weights.grad = gradient if weights.grad is None or gradient is None else weights.grad + gradient
+        loss, sums = learn(trained, deal(sizes, self.lanes), passes)
         self._note(sums)
         self._step += 1
         return loss

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,12 +101,17 @@ def check_cached(pairs: Sequence[Pair], cached: Sequence[Logps], fresh: Sequence
                 )
 
 
-def require_same_start(logps: Iterable[Sequence[Tensor]], tolerance: float) -> float:
-    """The largest difference in `logps`: policy's and reference's log-probabilities of answers before the first step, two
-    tensors of shape (B,) at a time. Raises StageError where it is over `tolerance`."""
+def largest_differences(logps: Iterable[Sequence[Tensor]]) -> Iterator[float]:
+    """Of each two tensors of shape (B,), policy's and reference's log-probabilities of answers."""
+    return (float((policy_B - reference_B).abs().max()) for policy_B, reference_B in logps)
+
+
+def require_same_start(differences: Iterable[float], tolerance: float) -> float:
+    """The largest of the `differences` between policy's and reference's log-probabilities before the first step, in nats.
+
+    Raises StageError where it is over `tolerance`."""
     worst = 0.0
-    for policy_B, reference_B in logps:
-        difference = float((policy_B - reference_B).abs().max())
+    for difference in differences:
         worst = difference if not difference <= worst else worst  # keeps a NaN
     if not worst <= tolerance:
         raise StageError(

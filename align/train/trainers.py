@@ -62,6 +62,14 @@ class Ours:
         """A stage's receipt says where a checkpoint comes from; TRL's card would carry paths of this machine."""
 
 
+def require_columns(data: Any, names: Sequence[str], which: str) -> Any:
+    """The data set itself; ValueError where it lacks one of these columns."""
+    missing = [name for name in names if name not in data.column_names]
+    if missing:
+        raise ValueError(f"the {which} data set lacks the columns {missing}")
+    return data
+
+
 class WithBlank:
     """A data set with one more row behind its own."""
 

@@ -77,7 +77,7 @@ def test_two_lanes_give_the_step_of_one(parent: Path, tmp_path: Path, changes: d
         assert (trainer.lanes, trainer.data_collator.tokens) == (2, 200)
         parts = trainer.data_collator([trainer.train_dataset[row] for row in range(8)])["passes"]
         assert len(parts) > 3
-        trainer.lanes = count
+        trainer.data_collator = replace(trainer.data_collator, lanes=count)
         return step(trainer, range(8))
 
     loss, gradients, metrics = one_step(1)
@@ -104,7 +104,8 @@ def test_the_reference_is_the_same_in_one_lane(parent: Path, tmp_path: Path) -> 
     collator = replace(trainer.data_collator, tokens=150)
     batches = collator([trainer.train_dataset[row] for row in range(12)])["passes"]
     found = []
-    for trainer.lanes in (2, 1):
+    for count in (2, 1):
+        trainer.data_collator = replace(trainer.data_collator, lanes=count)
         found.append([(chosen.tolist(), rejected.tolist()) for chosen, rejected in trainer.reference_logps(batches)])
     assert len(batches) > 3
     for one, other in zip(*found, strict=True):

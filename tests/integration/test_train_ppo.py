@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from align.config.training import Lora, Ppo
 from align.errors import ConfigError, StageError
 from align.store import folder_files
-from align.train import loop, online, ppo_trainer
+from align.train import lanes, loop, online
 from align.train.ppo import train_ppo
 from align.types import Message, Prompt, prompt_id
 from tests.tiny import make_tiny_model
@@ -145,8 +145,8 @@ def test_two_lanes_learn_what_one_learns(
 ) -> None:
     """One step, so that answers are the same."""
     at_a_time: list[int] = []
-    real = ppo_trainer.side_by_side
-    monkeypatch.setattr(ppo_trainer, "side_by_side", lambda works: at_a_time.append(len(works)) or real(works))
+    real = lanes.side_by_side
+    monkeypatch.setattr(lanes, "side_by_side", lambda works: at_a_time.append(len(works)) or real(works))
     changes = {"epochs": 1, "ppo_epochs": 1, "learning_rate": 1e-2, "trainer": {"logging_steps": 1}, **changes}
     found = {}
     for threads in (1, 2):
