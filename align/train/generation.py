@@ -30,6 +30,8 @@ class Ragged:
     engine: str = "transformers"
     vllm: Any = None
     sampled: list[Sampled] | None = None
+    lanes = 1
+    """How many parts of a pass over answers run side by side (`align.train.lanes`)."""
     passes_logps: bool = True
     """Whether TRL's trainer takes the engine's log-probabilities beside the answers; RLOO's does not."""
 
@@ -131,7 +133,10 @@ class Ragged:
             said_BT = self._said_by_engine(input_ids, attention_mask, logits_to_keep, of_chunk)
             if said_BT is not None:
                 return said_BT, None, None
-        logps_BT, entropies_BT, _ = by_chunks(of_chunk, input_ids, attention_mask, logits_to_keep, most_rows=batch_size)
+        lanes = 1 if torch.is_grad_enabled() else self.lanes
+        logps_BT, entropies_BT, _ = by_chunks(
+            of_chunk, input_ids, attention_mask, logits_to_keep, lanes=lanes, most_rows=batch_size
+        )
         return logps_BT, entropies_BT, None  # type: ignore[return-value]
 
     def _said_by_engine(self: Any, ids_BT: Tensor, mask_BT: Tensor, answer: int, compute: Any) -> Tensor | None:

@@ -24,7 +24,7 @@ from align.train import advantages as adv
 from align.train.critic import SharedHead
 from align.train.lanes import deal, lanes_for, learn
 from align.train.online_trainer import Answering
-from align.train.ragged import by_chunks
+from align.train.ragged import CHUNK_TOKENS, by_chunks
 
 CRITIC_FILE, CONTROL_FILE = "critic.safetensors", "kl_control.json"
 PIECES = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "old_per_token_logps", "advantages", "returns", "values", "mask")  # fmt: skip
@@ -38,8 +38,6 @@ class PpoTrainer(Answering, GRPOTrainer):  # type: ignore[misc]
     """`ppo` are the options; `critic` is a module from `align.train.critic`."""
 
     beta: float
-    lanes = 1
-    """Parts of a pass side by side (`align.train.lanes`)."""
     _buffered_inputs: dict[str, Any] | None
 
     def __init__(self, *, ppo: Ppo, critic: nn.Module, **given: Any) -> None:
@@ -165,7 +163,7 @@ class PpoTrainer(Answering, GRPOTrainer):  # type: ignore[misc]
             with self.accelerator.autocast():
                 return [self.critic(ids, seen)[:, -width - 1 : -1].float()]
 
-        return cast(Tensor, by_chunks(of_chunk, ids_BT, seen_BT, answer)[0])
+        return cast(Tensor, by_chunks(of_chunk, ids_BT, seen_BT, answer, lanes=self.lanes)[0])
 
     # The loss
 
@@ -207,7 +205,8 @@ class PpoTrainer(Answering, GRPOTrainer):  # type: ignore[misc]
             with self.accelerator.autocast():
                 return [logps, entropy, self.critic(ids, seen)[:, -width - 1 : -1].float()]
 
-        parts = by_chunks(of_chunk, ids_BT, seen_BT, mask_BT.size(1))
+        mine = CHUNK_TOKENS[ids_BT.device.type] // self.lanes  # this is one of the lanes
+        parts = by_chunks(of_chunk, ids_BT, seen_BT, mask_BT.size(1), tokens=mine)
         logps_BT, entropy_BT, values_BT = cast(list[Tensor], parts)
         policy, held = adv.policy_loss(
             logps_BT, inputs["old_per_token_logps"], inputs["advantages"], mask_BT, clip=self.ppo.clip

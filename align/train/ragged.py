@@ -6,13 +6,17 @@ A batch is as TRL's online trainers make it: prompts padded on the left, answers
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from align.train.lanes import deal, side_by_side
+
 CHUNK_TOKENS = {"cpu": 2048, "cuda": 32768}
-"""Tokens of a chunk, padding included: small enough to sort lengths apart, large enough to keep the device busy."""
+"""Tokens of the chunks that are computed at a time, padding included: small enough to sort lengths apart and to stay
+in a core's cache, large enough to keep the device busy. Lanes share them."""
 
 
 class Chunk(NamedTuple):
@@ -23,14 +27,11 @@ class Chunk(NamedTuple):
     answer: int
 
 
-def chunks(
-    attention_mask_BT: Tensor, answer: int, *, tokens: int | None = None, most_rows: int | None = None
-) -> Iterator[Chunk]:
+def chunks(attention_mask_BT: Tensor, answer: int, *, tokens: int, most_rows: int | None = None) -> Iterator[Chunk]:
     """Cut a batch, whose last `answer` columns are answers, into chunks of at most `tokens` tokens, the shortest first.
 
     A row that is longer than `tokens` is a chunk of its own. Every row is in one chunk.
     """
-    tokens = tokens or CHUNK_TOKENS[attention_mask_BT.device.type]
     prompt = attention_mask_BT.size(1) - answer
     before = attention_mask_BT[:, :prompt].sum(1).tolist()
     after = attention_mask_BT[:, prompt:].sum(1).clamp(min=1).tolist()
@@ -61,16 +62,31 @@ def by_chunks(
     input_ids_BT: Tensor,
     attention_mask_BT: Tensor,
     answer: int,
-    **limits: int | None,
+    *,
+    tokens: int | None = None,
+    most_rows: int | None = None,
+    lanes: int = 1,
 ) -> list[Tensor | None]:
     """What `compute(input_ids, attention_mask, answer)` gives for each chunk, put together; 0 where nothing was computed.
 
-    `compute` gives tensors [rows, answer], or None in place of one. Gradients flow.
+    `compute` gives tensors [rows, answer], or None in place of one. Gradients flow. With several `lanes`
+    (`align.train.lanes`) chunks are computed side by side, each of its share of `tokens` (`CHUNK_TOKENS`).
     """
-    parts = []
-    for chunk in chunks(attention_mask_BT, answer, **limits):
-        ids, mask = (x[chunk.rows][:, chunk.columns] for x in (input_ids_BT, attention_mask_BT))
-        parts.append((chunk, compute(ids, mask, chunk.answer)))
+    tokens = tokens or CHUNK_TOKENS[attention_mask_BT.device.type]
+    cut = list(chunks(attention_mask_BT, answer, tokens=tokens // lanes, most_rows=most_rows))
+    learning = torch.is_grad_enabled()  # a thread has its own opinion
+
+    def lane(mine: Sequence[int]) -> list[tuple[Chunk, Sequence[Tensor | None]]]:
+        found = []
+        with torch.set_grad_enabled(learning):
+            for number in mine:
+                chunk = cut[number]
+                ids, mask = (x[chunk.rows][:, chunk.columns] for x in (input_ids_BT, attention_mask_BT))
+                found.append((chunk, compute(ids, mask, chunk.answer)))
+        return found
+
+    sizes = [len(chunk.rows) * (chunk.columns.stop - chunk.columns.start) for chunk in cut]
+    parts = [part for found in side_by_side([partial(lane, mine) for mine in deal(sizes, lanes)]) for part in found]
     kinds = range(len(parts[0][1]))
     return [_together([(chunk, found[kind]) for chunk, found in parts], answer) for kind in kinds]
 

@@ -22,18 +22,22 @@ def test_the_shortest_come_first_and_padding_is_cut_on_both_sides() -> None:
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=12), st.integers(1, 60))
-def test_chunks_together_are_the_whole(lengths: list[tuple[int, int]], tokens: int) -> None:
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=12),
+    st.integers(2, 60),
+    st.integers(1, 2),
+)
+def test_chunks_together_are_the_whole(lengths: list[tuple[int, int]], tokens: int, lanes: int) -> None:
     if max(a for _, a in lengths) == 0:
         lengths = [*lengths, (1, 1)]
     mask, answer = masked(lengths)
     ids = (torch.arange(mask.numel()).view(mask.shape) * mask).double().requires_grad_()
 
     def compute(ids: torch.Tensor, mask: torch.Tensor, answer: int) -> tuple[torch.Tensor, None]:
-        assert len(ids) == 1 or ids.numel() <= tokens
+        assert len(ids) == 1 or ids.numel() <= tokens // lanes
         return (ids * mask)[:, -answer:], None
 
-    found, nothing = by_chunks(compute, ids, mask, answer, tokens=tokens)
+    found, nothing = by_chunks(compute, ids, mask, answer, tokens=tokens, lanes=lanes)
     assert nothing is None
     assert found is not None
     torch.testing.assert_close(found, ids[:, -answer:] * mask[:, -answer:])
@@ -41,3 +45,15 @@ def test_chunks_together_are_the_whole(lengths: list[tuple[int, int]], tokens: i
     expected = mask.clone()
     expected[:, :-answer] = 0
     assert torch.equal(ids.grad, expected.double())
+
+
+def test_lanes_compute_without_gradients_where_none_are_wanted() -> None:
+    mask, answer = masked([(2, 3), (1, 2)])
+    weight = torch.ones(1, requires_grad=True)
+
+    def compute(ids: torch.Tensor, mask: torch.Tensor, answer: int) -> list[torch.Tensor]:
+        return [ids[:, -answer:] * weight]
+
+    with torch.no_grad():
+        assert not by_chunks(compute, mask, mask, answer, tokens=2, lanes=2)[0].requires_grad  # type: ignore[union-attr]
+    assert by_chunks(compute, mask, mask, answer, tokens=2, lanes=2)[0].requires_grad  # type: ignore[union-attr]

@@ -49,6 +49,26 @@ def test_log_probabilities_are_the_models_own(model: Any) -> None:
         torch.testing.assert_close(torch.tensor(found.logps), own, atol=1e-5, rtol=0)
 
 
+def test_small_steps_take_one_thread_and_leave_the_others_as_they_were(model: Any, monkeypatch: Any) -> None:
+    seen: list[tuple[int, int]] = []
+    watch = model.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append((kwargs["input_ids"].size(1), torch.get_num_threads())), with_kwargs=True
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        answers(model, [[7, 8]] * 4)
+        assert set(seen) == {(2, 2), (1, 1)}  # the prompts by two threads, each step by one
+        seen.clear()
+        monkeypatch.setattr("align.train.sampling.WORTH_WAKING", 1)
+        answers(model, [[7, 8]] * 4)
+        assert set(seen) == {(2, 2), (1, 2)}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+        watch.remove()
+
+
 def test_many_more_answers_than_rows_move_the_cache_to_the_left(model: Any) -> None:
     """The cache holds 1 + 2 · 6 columns; fifty answers one after the other need many more."""
     prompts = [[7]] * 50
