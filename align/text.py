@@ -160,7 +160,7 @@ def decode_answer(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int]
     control = _control(tokenizer).values()
     ids = [i for i in token_ids if i not in control]
     anchor = _ANCHORS[-1]
-    text = _decode(tokenizer, _ids(tokenizer, anchor) + ids)
+    text = _decode(tokenizer, _anchor_ids(tokenizer, anchor) + ids)
     return text[len(anchor) :] if text.startswith(anchor) else _decode(tokenizer, ids)
 
 
@@ -260,7 +260,7 @@ def _encode_piece(tokenizer: "PreTrainedTokenizerBase", text: str, *, follows: b
 def _follow(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     """Ids of a text that goes on from another; many tokenizers put a space in front of one that stands alone."""
     for anchor in _ANCHORS:
-        before, both = _ids(tokenizer, anchor), _ids(tokenizer, anchor + text)
+        before, both = _anchor_ids(tokenizer, anchor), _ids(tokenizer, anchor + text)
         if both[: len(before)] == before:
             return both[len(before) :]
     return _ids(tokenizer, text)
@@ -287,6 +287,11 @@ def _end_of_answer(tokenizer: "PreTrainedTokenizerBase") -> int:
 
 
 # Facts of a tokenizer, kept for as long as its template stays the same.
+
+
+@lru_cache(maxsize=16)
+def _anchor_ids(tokenizer: Any, anchor: str) -> list[int]:
+    return _ids(tokenizer, anchor)
 
 
 @lru_cache(maxsize=8)

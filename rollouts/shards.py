@@ -60,19 +60,22 @@ def sampled_rows(
     from align.text import decode_answer, encode_answered
 
     rows: list[Row] = []
+    said: list[list[int]] = []
     for prompt, sample, temperature, redrawn, done in drawn:
         ids = done.token_ids
-        text = decode_answer(tokenizer, ids[:-1] if done.finish == "stop" else ids)
+        said.append(ids[:-1] if done.finish == "stop" else ids)
+        text = decode_answer(tokenizer, said[-1])
         kept = {"token_ids": ids, "logprobs": done.logprobs} if done.logprobs is not None else {}
         rows.append(
             {"prompt_id": prompt, "sample": sample, "temperature": temperature, "redrawn": redrawn,
              "tokens": len(ids), "finish": done.finish, "text": text, **kept}
         )  # fmt: skip
     again = encode_answered(tokenizer, [messages[row["prompt_id"]] for row in rows], [row["text"] for row in rows])
-    for row, whole in zip(rows, again, strict=True):
+    for row, whole, own in zip(rows, again, said, strict=True):
         if isinstance(whole, DataError):
             raise whole
-        row["same"] = decode_answer(tokenizer, whole[len(prompt_ids[row["prompt_id"]]) :]) == row["text"]
+        written = whole[len(prompt_ids[row["prompt_id"]]) : -1]
+        row["same"] = written == own or decode_answer(tokenizer, written) == row["text"]
     return rows
 
 
