@@ -4,8 +4,8 @@
 
 Ways to have several opinions on an answer:
 
-  heads     what `members` trains: heads on one trunk, drawn from the posterior of the trained one; MEMBERS of them, and
-            the first five of these alone
+  members   what `members` gives: one model, and functions of what an answer says that are drawn from what the pairs leave
+            open; MEMBERS of them, and the first five of these alone
   lora      five LoRA adapters on one frozen trunk, each with an order and a bootstrap of the pairs of its own
   separate  five whole models, each with an order and a bootstrap of the pairs of its own
 
@@ -52,9 +52,9 @@ from align.types import Message, Preference
 from benchmarks import desk
 from rollouts.sample import sample_candidates
 
-MEMBERS, FEW, GOAL, COST_GOAL = 32, 5, 8.0, 1.5
+MEMBERS, FEW, GOAL, COST_GOAL = 64, 5, 8.0, 1.5
 STRATUM, DRAWS = 30, 10_000
-WAYS = ("heads", "lora", "separate")
+WAYS = ("members", "lora", "separate")
 SEEDS, PILOT_SEEDS = range(5), range(20, 25)
 PAIRS, PROMPTS, SAMPLES = 2048, 400, 4
 """Pairs to learn from on support-desk; its held-out prompts, and answers to each."""
@@ -156,7 +156,7 @@ def members_of(
 
     texts = {(prompt, text): (m, text) for prompt, m, *both in task.asked for text in both}
     messages, answers = [m for m, _ in texts.values()], [text for _, text in texts.values()]
-    if way == "heads":
+    if way == "members":
         learn(task, task.config.model_copy(update={"members": MEMBERS}), task.learned, task.seed, at, threads)
         found = EnsembleScorer(at / "out", threads=threads).members(messages, answers)
     else:
@@ -193,7 +193,7 @@ def learn(
 
 
 def first(part: dict[str, Any]) -> dict[str, Any]:
-    """The part as an ensemble of FEW heads has it: the first draws, around the same mean."""
+    """The part as an ensemble of FEW members has it: the first draws, around the same mean."""
     all_PK = np.array(part["differences"])
     few_PK = all_PK[:, :FEW]
     few_PK = few_PK - few_PK.mean(axis=1, keepdims=True) + all_PK.mean(axis=1, keepdims=True)
@@ -291,7 +291,7 @@ def one_run(what: str, members: int, folder: Path, threads: int) -> dict[str, fl
 
 
 def cost(folder: Path, runs: int, threads: int) -> dict[str, Any]:
-    """Five members beside one, each in a process of its own and in turn; ratios at the median."""
+    """MEMBERS beside one, each in a process of its own and in turn; ratios at the median."""
     policy = desk.sft_policy(folder / "policy")
     desk.pairs(policy, COST_PAIRS, seed=0, folder=folder / "answers-cost")  # sampled here, so that no run does it
     found: dict[tuple[str, int], list[dict[str, float]]] = {}
@@ -341,20 +341,20 @@ def main() -> None:
             for way in given.ways:
                 parts = [differences(task, way, folder, given.threads) for task in tasks]
                 found[f"{world} {way}"] = judged(world, way, parts)
-                if way == "heads":
+                if way == "members":
                     found[f"{world} few"] = judged(world, f"{way}, the first {FEW}", [first(part) for part in parts])
         ratios = cost(folder, 1 if given.short else RUNS, given.threads) if "cost" in given.worlds else {}
     report(found, ratios, seeds)
 
 
 def report(found: dict[str, dict[str, Any]], ratios: dict[str, float], seeds: Sequence[int]) -> None:
-    ours, few = found.get("desk heads", {}), found.get("desk few", {})
+    ours, few = found.get("desk members", {}), found.get("desk few", {})
     held = [ratios[f"{what} {name}"] for what in ("train", "score") for name in ("seconds", "peak") if ratios]
     result = {
         "name": f"ensemble of {MEMBERS}: accuracy of the most certain third less the least certain, at equal margin, support-desk (points)",
         "value": ours.get("points"), "interval": ours.get("interval"), "baseline": (ours.get("random") or [None])[0],
         f"of {FEW}": few.get("points"), f"interval of {FEW}": few.get("interval"),
-        "hh": found.get("hh heads", {}).get("points"), "hh interval": found.get("hh heads", {}).get("interval"),
+        "hh": found.get("hh members", {}).get("points"), "hh interval": found.get("hh members", {}).get("interval"),
         "ratio": max(held, default=None), "ratios": ratios, "seeds": list(seeds),
         "goal": f"at least {GOAL} points over 5 seeds; time and memory at most {COST_GOAL} times those of one member",
         "ok": bool(ours and held and len(seeds) >= 5 and ours["points"] >= GOAL and max(held) <= COST_GOAL),

@@ -1,6 +1,6 @@
 """Over-optimisation on support-desk: best-of-n against one member of an ensemble of reward models and against all of them.
 
-    python benchmarks/overoptimisation.py [--short] [--folder DIR] [--seeds 0 1 … 9] [--ensemble heads|separate]
+    python benchmarks/overoptimisation.py [--short] [--folder DIR] [--seeds 0 1 … 9] [--ensemble members|separate]
         [--threads N] [--figure FILE]
 
 In the shape of Gao et al. (2022): the more answers a reward model chooses from, the further best-of-n is from the policy
@@ -11,7 +11,7 @@ held-out prompts: each member of an ensemble by itself (`member`, the mean over 
 pairs (`alone`), the ensemble's mean (`mean`), and its mean less BOUND standard deviations (`lower`). A random choice stays
 at 0. Expectations for every n come from one sample of answers without bias (align.evaluate.best_of_n).
 
-The members are the heads on one trunk that `members: 32` makes (`heads`), whose mean is a model trained alone; or five
+The members are those that `members: 64` makes (`members`), whose mean is a model trained alone; or five
 whole models, each of a bootstrap of the pairs (`separate`: Coste et al. 2023).
 
 What counts is the highest point of the utility's curve, smoothed by the form that Gao et al. found for best-of-n,
@@ -19,8 +19,8 @@ d (α − β d), where d is the square root of the KL divergence: `lower` less `
 intervals of a bootstrap over seeds and prompts together (pigeonhole bootstrap: Owen 2007). All numbers are in standard
 deviations of the policy's own answers to a prompt, and 0 is the policy's mean.
 
-The settings were chosen on other seeds (20 and 21), their pairs, and other held-out prompts, with `separate`. Each part's
-result stays in DIR and is not made again, so that seeds may be made at different times. `--figure FILE` writes the curves.
+The settings were chosen on other seeds (20 to 22), their pairs, and other held-out prompts. Each part's result
+stays in DIR and is not made again, so that seeds may be made at different times. `--figure FILE` writes the curves.
 """
 
 import argparse
@@ -48,7 +48,7 @@ from align.types import Message, Preference, Prompt
 from benchmarks import desk
 from rollouts.sample import sample_candidates
 
-PAIRS, MEMBERS, HEADS, BOUND = 64, 5, 32, 0.5
+PAIRS, MODELS, MEMBERS, BOUND = 64, 5, 64, 0.3
 TEMPERATURE, SAMPLES, PROMPTS = 1.0, 128, 24
 """Of the answers that best-of-n chooses from, for each held-out prompt."""
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -111,7 +111,7 @@ def scores(folder: Path, seed: int, way: str, answers: Answers, threads: int | N
         texts = [(m, text) for m, some in zip(answers.messages, answers.texts, strict=True) for text in set(some)]
         asked, said = [m for m, _ in texts], [text for _, text in texts]
         models = trained(folder, seed, way, threads)
-        if way == "heads":
+        if way == "members":
             found = EnsembleScorer(models[0], threads=threads).members(asked, said)
         else:
             each = [ModelScorer(model, threads=threads).score(asked, said) for model in models]
@@ -126,13 +126,13 @@ def scores(folder: Path, seed: int, way: str, answers: Answers, threads: int | N
 
 
 def trained(folder: Path, seed: int, way: str, threads: int | None) -> list[Path]:
-    """The reward models of a seed, all of the same pairs: `alone` one of them all, `heads` an ensemble in one folder,
+    """The reward models of a seed, all of the same pairs: `alone` one of them all, `members` an ensemble in one folder,
     `separate` one for each member, of a bootstrap of the pairs."""
     policy = desk.sft_policy(folder / "policy")
     pairs = desk.pairs(policy, PAIRS, seed=seed, folder=folder / f"answers-{seed}")
     if way != "separate":
-        return [train(folder, policy, pairs, seed, HEADS if way == "heads" else 1, threads)]
-    draws = [random.Random(f"{seed}-{member}") for member in range(MEMBERS)]
+        return [train(folder, policy, pairs, seed, MEMBERS if way == "members" else 1, threads)]
+    draws = [random.Random(f"{seed}-{member}") for member in range(MODELS)]
     return [
         train(folder, policy, draw.choices(pairs, k=len(pairs)), seed_for(seed, member), 1, threads)
         for member, draw in enumerate(draws)
@@ -323,7 +323,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the parts' results stay; a temporary folder if not given")
     parser.add_argument("--seeds", nargs="+", type=int, help=f"{SEEDS[0]} to {SEEDS[-1]} if not given")
     parser.add_argument("--threads", type=int, help="of training, sampling and scoring; as many as there are cores if not given")  # fmt: skip
-    parser.add_argument("--ensemble", choices=["heads", "separate"], default="heads", help="how the members are made")
+    parser.add_argument(
+        "--ensemble", choices=["members", "separate"], default="members", help="how the members are made"
+    )
     parser.add_argument("--figure", type=Path, help="write the curves there, as SVG")
     given = parser.parse_args()
     prompts, samples = (4, SAMPLES) if given.short else (PROMPTS, SAMPLES)

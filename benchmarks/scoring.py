@@ -1,8 +1,8 @@
 """Scoring many answers: `reward.scoring` against the engines alone, on the same tokens.
 
-    python benchmarks/scoring.py [--engine vllm|transformers] [--members K] [--runs N] [--short]
+    python benchmarks/scoring.py [--engine vllm|transformers] [--runs N] [--short]
 
-The reward model is random, of 5 M parameters, with `members` scores; 10,000 answers to 2,500 prompts of 32 to 128 tokens,
+The reward model is random, of 5 M parameters; 10,000 answers to 2,500 prompts of 32 to 128 tokens,
 four to each, of log-normal lengths from 16 to 256 tokens. Sides, in float32 on two threads:
 
   ours  from texts to published shards: chat template, tokens, content ids, batches, tables (`KeptScorer`, no cache)
@@ -59,7 +59,7 @@ def words() -> list[str]:
     return ["".join(draw.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(draw.randint(2, 7))) for _ in range(1500)]
 
 
-def reward_model(folder: Path, members: int) -> Path:
+def reward_model(folder: Path) -> Path:
     """A random reward model of 5 M parameters."""
     import torch
     from transformers import LlamaConfig, LlamaForSequenceClassification
@@ -70,7 +70,7 @@ def reward_model(folder: Path, members: int) -> Path:
     tokenizer.model_max_length = 1024
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=256, intermediate_size=688, num_hidden_layers=5, num_attention_heads=8,
-        num_key_value_heads=8, head_dim=32, max_position_embeddings=1024, num_labels=members, pad_token_id=0,
+        num_key_value_heads=8, head_dim=32, max_position_embeddings=1024, num_labels=1, pad_token_id=0,
         bos_token_id=None, eos_token_id=2,
     )  # fmt: skip
     torch.manual_seed(0)
@@ -78,9 +78,7 @@ def reward_model(folder: Path, members: int) -> Path:
     torch.nn.init.normal_(model.score.weight, std=0.1)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    print(
-        f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {members} scores an answer", flush=True
-    )
+    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters", flush=True)
     return folder
 
 
@@ -187,13 +185,11 @@ def fastest_batch(model: Any, ids: Sequence[list[int]]) -> int:
     return min(took, key=lambda b: took[b])
 
 
-def measure(
-    engine: str, folder: Path, members: int, answers: int, runs: int
-) -> tuple[dict[str, Any], list[list[float]]]:
+def measure(engine: str, folder: Path, answers: int, runs: int) -> tuple[dict[str, Any], list[list[float]]]:
     from align.text import encode_answered
     from reward.model import ModelScorer
 
-    loaded = ModelScorer(folder, dtype="float32", threads=THREADS, engine=engine, labels=members)
+    loaded = ModelScorer(folder, dtype="float32", threads=THREADS, engine=engine)
     prompts, said = texts(answers, answers * PROMPTS // ANSWERS, seed=1)
     ids = encode_answered(loaded.tokenizer, prompts, said)
     tokens = sum(map(len, ids))
@@ -228,15 +224,14 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", choices=["vllm", "transformers"], help="one of them alone")
-    parser.add_argument("--members", type=int, default=1, help="scores of an answer")
     parser.add_argument("--runs", type=int, default=3, help="paired runs")
     parser.add_argument("--short", action="store_true", help=f"{SHORT} times fewer answers")
     given = parser.parse_args()
     answers = ANSWERS // SHORT if given.short else ANSWERS
     with tempfile.TemporaryDirectory() as at:
-        folder = reward_model(Path(at, "model"), given.members)
+        folder = reward_model(Path(at, "model"))
         engines = [given.engine] if given.engine else ["transformers", "vllm"]
-        found = {engine: measure(engine, folder, given.members, answers, given.runs) for engine in engines}
+        found = {engine: measure(engine, folder, answers, given.runs) for engine in engines}
     ok = all(result["ratio"] >= GOAL for result, _ in found.values())
     if len(found) == 2:
         difference = apart(*(scores for _, scores in found.values()))

@@ -1,10 +1,6 @@
-"""Reward ensembles: several heads on one trunk, whose disagreement says how far a score can be trusted.
+"""Reward ensembles: a reward model with members, whose disagreement says how far a score can be trusted.
 
-The trunk learns as that of a single model does. Then each member gets a head of its own, drawn from what the pairs leave
-open about the trained one: the Laplace approximation of its posterior (MacKay 1992; for the last layer alone: Kristiadi
-et al. 2020; of reward models: Yang et al. 2024). So the members' mean is the single model, and they disagree about answers
-that differ in ways in which no pair of the training did. Heads that are trained together, each with a random start and a
-bootstrap of the pairs (Osband et al. 2018), cost the trunk accuracy: docs/decisions.md.
+What the members are, and where they come from: `reward.members`.
 """
 
 from __future__ import annotations
@@ -12,26 +8,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Literal
+from statistics import fmean
+from typing import Literal
 
 from align.errors import ConfigError
-from align.ids import seed_for
 from align.types import Message
-from reward.model import ModelScorer, label_count
+from reward.members import member_count
+from reward.model import ModelScorer
 from reward.scorer import scores_in
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-PRECISION = 1.0
-"""Of the normal prior of a head's weights. Hidden states have about one unit in each direction, and pairs are many, so
-that what the deviation says hardly depends on it."""
 
 
 def spread(scores: Sequence[float]) -> tuple[float, float]:
     """The mean of K ≥ 2 members' scores and their sample standard deviation (divided by K − 1), in the score's units."""
-    return fmean(scores), stdev(scores)
+    mean = fmean(scores)
+    return mean, math.dist(scores, [mean] * len(scores)) / math.sqrt(len(scores) - 1)
 
 
 def lower_bound(scores: Sequence[float], bound: float) -> float:
@@ -57,8 +47,7 @@ class EnsembleScorer:
 
         Raises ConfigError where `folder` is no ensemble.
         """
-        count = label_count(folder)
-        if count < 2:
+        if member_count(folder) < 2:
             raise ConfigError(
                 f"{str(folder)!r} is no ensemble: it gives an answer one score, which has no deviation",
                 where="reward",
@@ -66,12 +55,12 @@ class EnsembleScorer:
             )  # fmt: skip
         if not 0 <= bound < math.inf:
             raise ConfigError(f"the bound must be a number from 0 on, found {bound}", where="reward.bound")
-        self.bound, self.count = bound, count
-        self._model = ModelScorer(folder, dtype=dtype, threads=threads, engine=engine, labels=count)
+        self.bound = bound
+        self._model = ModelScorer(folder, dtype=dtype, threads=threads, engine=engine)
 
     @property
     def id(self) -> str:
-        """The content id of weights, tokenizer and config."""
+        """The content id of weights, tokenizer, config and members."""
         return self._model.id
 
     def score(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | None]:
@@ -97,42 +86,3 @@ class EnsembleScorer:
     def close(self) -> None:
         """Free the model's memory."""
         self._model.close()
-
-
-def posterior_heads(
-    head_H: Tensor,
-    chosen_NH: Tensor,
-    rejected_NH: Tensor,
-    weight_N: Tensor,
-    margin_N: Tensor,
-    *,
-    center: float,
-    members: int,
-    seed: int,
-) -> Tensor:
-    """Heads [members, H] drawn from the Laplace approximation of the posterior over a trained head, float32.
-
-    `chosen_NH` (a) and `rejected_NH` (b) are the hidden states of the N pairs that it learned from, `weight_N` (w) their
-    weights and `margin_N` (m) their margins. The covariance is the inverse of the Hessian of the summed loss
-    (`reward.trainer.reward_loss`, with its centring c) and of a normal prior of precision `PRECISION`,
-
-        Σ w · p (1 − p) · (a − b)(a − b)ᵀ + 2 c · Σ (a + b)(a + b)ᵀ + PRECISION · I,   p = σ(head · (a − b) − m)
-
-    Draws have their mean taken off, so that the mean of the members is the trained head itself, and are scaled such that
-    the sample covariance (divided by K − 1) has the posterior as its expectation. The same seed gives the same draws.
-    """  # fmt: skip
-    import torch
-
-    head, chosen, rejected = head_H.double(), chosen_NH.double(), rejected_NH.double()
-    apart, both = chosen - rejected, chosen + rejected
-    p_N = torch.sigmoid(apart @ head - margin_N.double())
-    curvature_N = weight_N.double() * p_N * (1 - p_N)
-    hessian = (apart * curvature_N[:, None]).T @ apart + 2 * center * both.T @ both
-    hessian += PRECISION * torch.eye(len(head), dtype=torch.float64)
-    draw = torch.Generator().manual_seed(seed_for("posterior heads", seed))
-    normal_HK = torch.randn(len(head), members, generator=draw, dtype=torch.float64)
-    normal_HK -= normal_HK.mean(dim=1, keepdim=True)
-    # hessian = L Lᵀ, so L⁻ᵀ z has its inverse as covariance
-    factor = torch.linalg.cholesky(hessian)
-    away_HK = torch.linalg.solve_triangular(factor.T, normal_HK, upper=True)
-    return (head + away_HK.T).float()

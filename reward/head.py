@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
-
-from reward.model import sequence_scores
 
 
 def head_of(model: Any) -> nn.Linear:
@@ -25,17 +22,6 @@ def set_head(model: Any, weight_KH: Tensor) -> None:
         head.weight = nn.Parameter(weight_KH.to(head.weight).clone(), requires_grad=head.weight.requires_grad)
         head.out_features = len(weight_KH)
     core.num_labels = core.config.num_labels = len(weight_KH)
-
-
-def hidden_states(model: Any, sequences: Sequence[Sequence[int]], pad: int) -> Tensor:
-    """What the head reads of each sequence of token ids, [sequences, width], float32 on CPU."""
-    core, labels, width = _core(model), model.config.num_labels, head_of(model).in_features
-    score, core.score = core.score, nn.Identity()
-    core.config.num_labels = width
-    try:
-        return sequence_scores(model, sequences, pad)
-    finally:
-        core.score, core.config.num_labels = score, labels
 
 
 def _core(model: Any) -> Any:

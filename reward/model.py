@@ -1,4 +1,4 @@
-"""Reward models: a checkpoint with one label, loaded, published and asked for scores.
+"""Reward models: a checkpoint with one label, loaded, published and asked for scores; an ensemble's members beside it.
 
 A score is the head's output at the sequence's last token, the stop token behind the answer. The folder is merged, so
 that whatever loads it (`AutoModelForSequenceClassification`, TRL, vLLM) has the trained head, and its padding token
@@ -14,12 +14,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from align.errors import ConfigError, DataError, StageError
 from align.store import checkpoint_id
-from align.text import encode_answered, load_tokenizer, stop_token_ids
+from align.text import encode_answered, encode_prompt, load_tokenizer, stop_token_ids
 from align.train.checkpoint import publish_model
 from align.train.order import passes
 from align.types import Message
+from reward.members import member_count, read_members
 from reward.scorer import Scorer, scores_in
 from rollouts.engine import context_length
 
@@ -50,7 +53,7 @@ def load_scorer(
     no ensemble to act on.
     """
     chosen = resolve_engine(engine)
-    if bound or label_count(folder) > 1:
+    if bound or member_count(folder) > 1:
         from reward.ensemble import EnsembleScorer
 
         return EnsembleScorer(folder, dtype=dtype, threads=threads, bound=bound, engine=chosen)
@@ -64,31 +67,18 @@ def resolve_engine(engine: Engine) -> ModelEngine:
     return "vllm" if engine == "vllm" else "transformers"
 
 
-def label_count(folder: Path) -> int:
-    """How many scores the folder's model gives an answer; 1 for a folder that holds another kind of model, which
-    `load_reward_model` refuses with the reason."""
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, OSError):
-        return 1
-    classifies = any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
-    return int(config.num_labels) if classifies else 1
-
-
-def require_head(folder: Path, labels: int) -> None:
-    """ConfigError where the safetensors in `folder` have no head with `labels` scores. Reads no weights."""
+def require_head(folder: Path) -> None:
+    """ConfigError where the safetensors in `folder` have no head with one score. Reads no weights."""
     from safetensors import safe_open
 
     sizes = []
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="numpy") as weights:
             sizes += [weights.get_slice(name).get_shape()[0] for name in weights.keys() if name == HEAD]  # noqa: SIM118
-    if sizes != [labels]:
+    if sizes != [1]:
         found = f"a head with {sizes[0]}" if sizes else f"no weights {HEAD}"
         raise ConfigError(
-            f"{str(folder)!r} is no reward model with {_count(labels)}, found {found}", where="reward",
+            f"{str(folder)!r} is no reward model with one score, found {found}", where="reward",
             hint="`align reward train` makes one",
         )  # fmt: skip
 
@@ -107,17 +97,16 @@ class ModelScorer:
         dtype: str = "float32",
         threads: int | None = None,
         engine: ModelEngine = "transformers",
-        labels: int = 1,
     ) -> None:
-        """`dtype` is that of the weights in memory, `threads` of the CPU (None: as they are), `labels` how many scores
-        the model gives an answer.
+        """`dtype` is that of the weights in memory, `threads` of the CPU (None: as they are).
 
         Raises ConfigError where `folder` is no reward model that `align reward train` or somebody else made: another
-        kind of model, another number of labels, or weights missing; and where the engine cannot run it.
+        kind of model, several labels, or weights missing; and where the engine cannot run it.
         """
         self.folder = folder
         self.tokenizer = load_tokenizer(folder)
-        options: dict[str, Any] = {"dtype": dtype, "threads": threads, "labels": labels}
+        self.members = read_members(folder)
+        options: dict[str, Any] = {"dtype": dtype, "threads": threads}
         if engine == "vllm":
             from reward.vllm_scorer import VllmModel
 
@@ -138,35 +127,44 @@ class ModelScorer:
 
     def explain(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | str]:
         """For each answer its score, or the reason why there is none: it is longer than the model's context, or the
-        chat template refuses the conversation."""
-        return [row if isinstance(row, str) else row[0] for row in self.outputs(prompts, answers)]
+        chat template refuses the conversation. Of an ensemble it is the members' mean."""
+        sequences = readable(self.tokenizer, self.context, prompts, answers)
+        scores = iter(self._model.read([ids for ids in sequences if not isinstance(ids, str)]))
+        return [ids if isinstance(ids, str) else next(scores) for ids in sequences]
 
     def close(self) -> None:
         """Free the model's memory."""
         self._model.close()
 
     def outputs(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[list[float] | str]:
-        """As `explain`, with all the numbers that the model has for an answer, one for each label."""
+        """As `explain`, with all the numbers that there are for an answer: one, or an ensemble's one for each member."""
         sequences = readable(self.tokenizer, self.context, prompts, answers)
-        rows = iter(self._model.read([ids for ids in sequences if not isinstance(ids, str)]))
+        known = [ids for ids in sequences if not isinstance(ids, str)]
+        scores = np.array(self._model.read(known))[:, None]
+        if self.members is not None and known:
+            asked = [messages for messages, ids in zip(prompts, sequences, strict=True) if not isinstance(ids, str)]
+            begin = {id(m): len(encode_prompt(self.tokenizer, m)) for m in {id(m): m for m in asked}.values()}
+            said = [ids[begin[id(m)] :] for m, ids in zip(asked, known, strict=True)]
+            scores = scores + self.members.deviations(said)
+        rows = iter(scores.tolist())
         return [ids if isinstance(ids, str) else next(rows) for ids in sequences]
 
 
 class TransformersModel:
     """A reward model in transformers, on a GPU where torch sees one."""
 
-    def __init__(self, folder: Path, pad: int, *, dtype: str, threads: int | None, labels: int) -> None:
+    def __init__(self, folder: Path, pad: int, *, dtype: str, threads: int | None) -> None:
         import torch
 
         if threads is not None:
             torch.set_num_threads(threads)
-        model = load_reward_model(folder, dtype, labels=labels).eval()
+        model = load_reward_model(folder, dtype).eval()
         self._model: Any = model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
         self._pad = pad
 
-    def read(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """The scores of each sequence of token ids, one for each label."""
-        return sequence_scores(self._model, sequences, self._pad).tolist()  # type: ignore[no-any-return]
+    def read(self, sequences: Sequence[Sequence[int]]) -> list[float]:
+        """The score of each sequence of token ids."""
+        return sequence_scores(self._model, sequences, self._pad)[:, 0].tolist()  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Free the model's memory."""
@@ -277,15 +275,14 @@ def publish_and_verify(
     expected, device = sequence_scores(model, sequences, pad), model.device
     kind = type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
     publish_model(model, source, out, dtype=dtype)
-    labels = model.config.num_labels
-    config = AutoConfig.from_pretrained(out, local_files_only=True, num_labels=labels)
+    config = AutoConfig.from_pretrained(out, local_files_only=True, num_labels=1)
     config.architectures = [kind]
     config.get_text_config().pad_token_id = pad
     config.save_pretrained(out)
     tokenizer = load_tokenizer(out)
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
     tokenizer.save_pretrained(out)
-    found = sequence_scores(load_reward_model(out, dtype, labels=labels).to(device), sequences, pad)
+    found = sequence_scores(load_reward_model(out, dtype).to(device), sequences, pad)
     difference = float((found - expected).abs().max())
     allowed = RELOAD_TOLERANCE[dtype] * max(1.0, float(expected.abs().max()))
     if not difference <= allowed:

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -28,7 +27,8 @@ from align.errors import ConfigError, DataError
 from align.ids import content_id
 from align.store import checkpoint_id, disk_errors, publish, read_table, remove_folder, write_table
 from align.types import Message, prompt_id
-from reward.model import Engine, ModelEngine, ModelScorer, label_count, require_head, resolve_engine
+from reward.members import member_count
+from reward.model import Engine, ModelEngine, ModelScorer, require_head, resolve_engine
 from reward.scorer import scores_in
 from rollouts.engine import weight_bytes
 
@@ -37,10 +37,10 @@ SHARD = 1024
 WORTH_VLLM = 4e10
 """Bytes of weights times answers from which on vLLM is the sooner one, its start, taken for ten seconds, included."""
 ROWS = pa.schema([("answer", pa.string()), ("scores", pa.list_(pa.float32())), ("reason", pa.string())])
-"""A shard's columns: `answer_id`, and either all the numbers that the model has for the answer or why it has none."""
+"""A shard's columns: `answer_id`, and either all the numbers that there are for the answer or why there is none."""
 
 Row = list[float] | str
-"""An answer's numbers, one for each label of the model; or the reason why there are none."""
+"""An answer's score, or one for each member of an ensemble; or the reason why there is none."""
 
 
 class KeptScorer:
@@ -70,9 +70,8 @@ class KeptScorer:
         """
         resolve_engine(engine)
         self._folder, self._engine, self._dtype, self._threads = folder, engine, dtype, threads
-        self._labels = label_count(folder)
-        require_head(folder, self._labels)
-        if bound and self._labels == 1:
+        require_head(folder)
+        if bound and member_count(folder) == 1:
             raise ConfigError(f"{str(folder)!r} is no ensemble, on which alone a bound acts", where="reward.bound")
         self.id = checkpoint_id(folder)
         self._cache, self._shard, self._bound = cache or scores_folder(), shard, bound
@@ -136,8 +135,7 @@ class KeptScorer:
             if not answers:
                 return []
             if not loaded:
-                options: Any = {"dtype": self._dtype, "threads": self._threads}
-                loaded.append(ModelScorer(self._folder, engine=engine, labels=self._labels, **options))
+                loaded.append(ModelScorer(self._folder, engine=engine, dtype=self._dtype, threads=self._threads))
             return loaded[0].outputs(prompts, answers)
 
         try:

@@ -19,8 +19,8 @@ from align.train import examples as ex
 from align.train.world import agreed, rank
 from align.types import Dropped, Preference
 from reward import model as models
-from reward.ensemble import posterior_heads
 from reward.measure import is_held_out, measure, summary
+from reward.members import Members, draw_members, write_members
 
 Row = tuple[ex.Pair, float]
 """A pair as tokens, and its margin."""
@@ -44,8 +44,7 @@ def train_reward(
     The loss is `reward.trainer.reward_loss`, with the weights scaled to average 1 over the pairs trained on; ties are
     pairs with the target 0.5. The head starts at 0. Under LoRA the head is trained whole and published merged. The
     folder is read again and its scores compared (`reload_score_difference`).
-    With `config.members` over 1 the trained head is replaced by as many, drawn from its posterior, and the folder gives
-    an answer as many scores (`reward.ensemble`). With `config.length_head` a second head learns what length explains, and
+    With `config.members` over 1 the folder gets as many opinions beside the model's (`reward.members`). With `config.length_head` a second head learns what length explains, and
     is not published (`reward.length_bias`).
     Of the prompts, the share `config.held_out` is kept from training, by a hash of the prompt alone, and `held_out` in
     the metrics says how well the published model orders their pairs, and the temperature that its scores want
@@ -100,11 +99,14 @@ def train_reward(
         from reward.head import head_of, set_head
 
         some = ex.spread(sequences)
-        if config.members > 1:
-            set_head(trainer.model, _drawn(trainer.model, trainer.train_dataset, pad, config, seed))
-        elif config.length_head:
+        members = (
+            _members(trainer.model, kept, trainer.train_dataset, pad, config, seed) if config.members > 1 else None
+        )
+        if config.length_head:
             set_head(trainer.model, head_of(trainer.model).weight.detach()[:1])
         difference = models.publish_and_verify(trainer.model, parent, some, pad, out=out, dtype=dtype)
+        if members is not None:
+            write_members(out, members)
         found: dict[str, Any] = {"reload_score_difference": difference}
         if held_out:
             scorer = models.load_scorer(out, engine="transformers", dtype=dtype, threads=None)
@@ -131,19 +133,19 @@ def _fresh(parent: Path, config: RewardModel, seed: int, dtype: str) -> Any:
     return model
 
 
-def _drawn(model: Any, data: Any, pad: int, config: RewardModel, seed: int) -> Any:
-    """The heads of an ensemble, drawn from the posterior of a trained model's head; shape [members, width]."""
-    import torch
+def _members(model: Any, kept: Sequence[Row], data: Any, pad: int, config: RewardModel, seed: int) -> Members:
+    """An ensemble's members, from the pairs and what the trained model says of them."""
+    import numpy as np
 
-    from reward.head import head_of, hidden_states
-
-    chosen_NH, rejected_NH = (hidden_states(model, data[name], pad) for name in ("chosen_ids", "rejected_ids"))
-    weight_N, margin_N = (torch.tensor(data[name]) for name in ("weight", "margin"))
-    own_H, *by_length = head_of(model).weight.detach().float().cpu()
-    for head_H in by_length:  # what is ranked is the sum of both heads
-        margin_N = margin_N - (chosen_NH - rejected_NH) @ head_H
-    options: dict[str, Any] = {"center": config.center, "members": config.members, "seed": seed}
-    return posterior_heads(own_H, chosen_NH, rejected_NH, weight_N, margin_N, **options)
+    chosen_N, rejected_N = (  # what is ranked is the sum of all heads
+        models.sequence_scores(model, data[name], pad).sum(dim=1).double().numpy()
+        for name in ("chosen_ids", "rejected_ids")
+    )
+    return draw_members(
+        [pair.chosen_ids for pair, _ in kept], [pair.rejected_ids for pair, _ in kept],
+        chosen_N - rejected_N - np.array(data["margin"]), np.array(data["weight"]),
+        members=config.members, seed=seed,
+    )  # fmt: skip
 
 
 def _encode(

@@ -33,17 +33,17 @@ INSTEAD = "score with the engine transformers"
 
 
 class VllmModel:
-    """A reward model with `labels` scores; `threads` are those of this process, None leaves them as they are.
+    """A reward model; `threads` are those of this process, None leaves them as they are.
 
-    Raises ConfigError where `folder` has no head with that many scores.
+    Raises ConfigError where `folder` has no head with one score.
     """
 
-    def __init__(self, folder: Path, *, dtype: str, threads: int | None, labels: int) -> None:
+    def __init__(self, folder: Path, *, dtype: str, threads: int | None) -> None:
         import torch
 
         if threads is not None:
             torch.set_num_threads(threads)
-        require_head(folder, labels)
+        require_head(folder)
         self._folder, self._dtype = folder, dtype
         self._on_cpu, self._context = not torch.cuda.is_available(), context_length(folder)
         if self._on_cpu:
@@ -54,8 +54,8 @@ class VllmModel:
         self._llm: Any = None
         self._longest = 0
 
-    def read(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """The scores of each sequence of token ids, one for each label; no longer than the model's context.
+    def read(self, sequences: Sequence[Sequence[int]]) -> list[float]:
+        """The score of each sequence of token ids, no longer than the model's context.
 
         Raises ConfigError where vLLM cannot run the model.
         """
@@ -67,7 +67,7 @@ class VllmModel:
         params = PoolingParams(task="classify", use_activation=False)  # else a sigmoid of the score
         asked = [{"prompt_token_ids": list(ids)} for ids in sequences]
         found = self._llm.encode(asked, params, pooling_task="classify", use_tqdm=False)
-        return [output.outputs.data.tolist() for output in found]
+        return [output.outputs.data.item() for output in found]
 
     def close(self) -> None:
         """Free the model's memory."""

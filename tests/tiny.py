@@ -64,8 +64,11 @@ def make_tokenizer(vocab_words: Sequence[str], chat_template: str | None = CHATM
     )  # fmt: skip
 
 
-def make_tiny_reward_model(folder: Path, *, labels: int = 1, seed: int = 0, **changes: object) -> Path:
-    """Write a reward model's folder: the tiny model with `labels` random heads, whose scores differ by about 1.
+def make_tiny_reward_model(
+    folder: Path, *, labels: int = 1, members: int = 1, seed: int = 0, **changes: object
+) -> Path:
+    """Write a reward model's folder: the tiny model with `labels` random heads, whose scores differ by about 1, and,
+    over one, `members` that differ by about 1 too.
 
     `changes` are those of `make_tiny_model`.
     """
@@ -79,4 +82,12 @@ def make_tiny_reward_model(folder: Path, *, labels: int = 1, seed: int = 0, **ch
         model = AutoModelForSequenceClassification.from_pretrained(folder, config=config, dtype=torch.float32)
         torch.nn.init.normal_(model.score.weight, std=0.2)
     model.save_pretrained(folder)
+    if members > 1:
+        import numpy as np
+
+        from reward.members import DIMENSIONS, Members, write_members
+
+        draw = np.random.default_rng(seed)
+        functions = draw.normal(size=(members, DIMENSIONS)).astype(np.float32) / 4
+        write_members(folder, Members(functions - functions.mean(0), np.zeros(DIMENSIONS, np.float32)))
     return folder

@@ -311,8 +311,8 @@ class RewardModel(OnRows):
     margins: bool = False
     """Ask for each pair's `margin` between its rewards (Touvron et al. 2023, equation 2)."""
     members: Annotated[int, Field(ge=1)] = 1
-    """Over 1: an ensemble of so many heads on one trunk. Their mean is what one head would say, and how far they disagree
-    tells how far it can be trusted, the better the more there are; they cost next to nothing, so take 32."""
+    """Over 1: an ensemble of so many opinions around the one model. Their mean is what it says alone, and how far they
+    disagree tells how far it can be trusted, the better the more there are; they cost next to nothing, so take 64."""
     length_head: bool = False
     """Take out of the reward what the answer's length explains: a second head learns it, and is not published (ODIN:
     Chen et al. 2024)."""

@@ -62,19 +62,17 @@ class SharedHead(nn.Module):
 def separate_critic(folder: Path, policy: Any, *, lora: Any = None) -> Critic:
     """A critic from a reward model's folder, or from a language model's with a head that says 0 everywhere.
 
-    That of an ensemble begins as the mean of its members.
+    That of an ensemble begins as its members' mean, which is the folder's model.
 
     `lora` is PEFT's config of an adapter for it. Raises ConfigError where it is no model with one label, or reads
     other tokens than the policy.
     """
     from peft import get_peft_model
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification
 
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        judges = any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
         model, info = AutoModelForSequenceClassification.from_pretrained(
-            folder, num_labels=config.num_labels if judges else 1, dtype=torch.float32, local_files_only=True, trust_remote_code=False,
+            folder, num_labels=1, dtype=torch.float32, local_files_only=True, trust_remote_code=False,
             output_loading_info=True,
         )  # fmt: skip
     except (ValueError, OSError, RuntimeError) as error:
@@ -93,9 +91,6 @@ def separate_critic(folder: Path, policy: Any, *, lora: Any = None) -> Critic:
         nn.init.zeros_(model.score.weight)
     elif missing:
         raise ConfigError(f"the critic {folder.name!r} lacks weights, the first is {missing[0]}", where="ppo.critic")
-    if judges and config.num_labels > 1:
-        model.score.weight = nn.Parameter(model.score.weight.detach().mean(dim=0, keepdim=True))
-        model.score.out_features = model.num_labels = model.config.num_labels = 1
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

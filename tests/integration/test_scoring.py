@@ -17,7 +17,8 @@ import pytest
 from align.errors import ConfigError, DataError
 from align.rounds.rewarding import Part, scorer_of
 from reward import scoring
-from reward.model import ModelScorer, label_count, load_scorer
+from reward.members import member_count
+from reward.model import ModelScorer, load_scorer
 from reward.scoring import KeptScorer, engine_for
 from tests.tiny import make_tiny_model, make_tiny_reward_model
 
@@ -132,11 +133,11 @@ def test_where_scores_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 
 def test_a_folder_says_what_it_is(judge: Path, tmp_path: Path) -> None:
-    assert [label_count(make_tiny_reward_model(tmp_path / str(n), labels=n)) for n in (2, 5)] == [2, 5]
-    assert label_count(judge) == 1
+    assert [member_count(make_tiny_reward_model(tmp_path / str(n), members=n)) for n in (2, 5)] == [2, 5]
+    assert member_count(judge) == 1
     assert isinstance(load_scorer(judge, dtype="float32", threads=1), ModelScorer)
     policy = make_tiny_model(tmp_path / "policy")
-    assert label_count(policy) == 1
+    assert member_count(policy) == 1
     with pytest.raises(ConfigError, match="is no reward model with one score, found no weights"):
         kept(policy, tmp_path)
     with pytest.raises(ConfigError, match="is no ensemble"):
@@ -144,7 +145,7 @@ def test_a_folder_says_what_it_is(judge: Path, tmp_path: Path) -> None:
 
 
 def test_an_ensemble_is_the_mean_of_its_members_less_the_bound(tmp_path: Path) -> None:
-    ensemble = make_tiny_reward_model(tmp_path / "ensemble", labels=3)
+    ensemble = make_tiny_reward_model(tmp_path / "ensemble", members=3)
     rows = kept(ensemble, tmp_path).outputs(PROMPTS[:4], ANSWERS[:4])
     means = [statistics.fmean(row) for row in rows]
     assert kept(ensemble, tmp_path).score(PROMPTS[:4], ANSWERS[:4]) == pytest.approx(means)

@@ -1,4 +1,4 @@
-"""Ensembles on a tiny model: their mean is the single model, members differ where pairs say nothing, folders are whole."""
+"""Ensembles on a tiny model: their mean is the single model, a bound acts on answers, folders are whole."""
 
 from pathlib import Path
 from statistics import fmean, stdev
@@ -11,10 +11,11 @@ from align.errors import ConfigError
 from align.rounds.rewarding import Part, rewards_id, scorer_of
 from align.store import folder_files, read_json
 from align.types import Preference
-from reward.ensemble import PRECISION, EnsembleScorer, posterior_heads
+from reward.ensemble import EnsembleScorer
+from reward.members import FUNCTIONS, SUMMARY
 from reward.model import ModelScorer, load_scorer
 from tests.integration.test_train_reward import GOOD, PAIRS, stop_at, train
-from tests.tiny import make_tiny_model
+from tests.tiny import make_tiny_model, make_tiny_reward_model
 
 MEMBERS = 3
 
@@ -44,43 +45,6 @@ def test_the_mean_is_the_model_that_is_trained_without_members(tiny: Path, judge
     messages, answers = [row.messages for row in PAIRS], [row.chosen for row in PAIRS]
     alone = ModelScorer(tmp_path / "out").score(messages, answers)
     assert EnsembleScorer(judges).score(messages, answers) == pytest.approx(alone, abs=1e-5)
-
-
-def heads(members: int, seed: int = 0, center: float = 0.02) -> Any:
-    import torch
-
-    draw = torch.Generator().manual_seed(1)
-    chosen, rejected = (torch.randn(40, 3, generator=draw) for _ in range(2))
-    weight, margin = torch.rand(40, generator=draw) + 0.5, torch.rand(40, generator=draw)
-    head = torch.tensor([0.5, -1.0, 0.25])
-    return head, posterior_heads(
-        head, chosen, rejected, weight, margin, center=center, members=members, seed=seed
-    ), (chosen, rejected, weight, margin)  # fmt: skip
-
-
-def test_members_have_the_trained_head_as_their_mean() -> None:
-    head, drawn, _ = heads(5)
-    assert drawn.shape == (5, 3)
-    assert (drawn.mean(dim=0) - head).abs().max() < 1e-6
-    assert len({tuple(row.tolist()) for row in drawn}) == 5
-    assert drawn.equal(heads(5)[1])
-    assert not drawn.equal(heads(5, seed=1)[1])
-
-
-def test_members_spread_as_the_inverse_hessian_of_the_loss() -> None:
-    """The Hessian by automatic differentiation of `reward_loss` itself, summed over pairs, and of the prior."""
-    import torch
-
-    from reward.trainer import reward_loss
-
-    head, drawn, (chosen, rejected, weight, margin) = heads(20_000)
-
-    def loss(own: Any) -> Any:
-        mean = reward_loss(chosen @ own, rejected @ own, torch.ones(40), weight, margin, center=0.02)
-        return 40 * mean + PRECISION / 2 * (own**2).sum()
-
-    expected = torch.linalg.inv(torch.autograd.functional.hessian(loss, head))
-    assert torch.allclose(torch.cov(drawn.T), expected, rtol=0.05, atol=0.002)
 
 
 def test_a_score_is_the_mean_less_the_bound(judges: Path) -> None:
@@ -113,11 +77,12 @@ def test_it_learns_and_publishes_one_whole_folder(tiny: Path, tmp_path: Path, lo
     assert metrics["held_out"]["accuracy"]["mean"] > 0.9
     assert read_json(tmp_path / "out/config.json")["architectures"] == ["LlamaForSequenceClassification"]
     model, info = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out", output_loading_info=True)
-    assert model.score.weight.shape == (MEMBERS, 64)
+    assert model.score.weight.shape == (1, 64)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
-    assert all(fmean(a) - fmean(b) > 1 for a, b in both(tmp_path / "out", PAIRS))
+    assert all(len(a) == MEMBERS and fmean(a) - fmean(b) > 1 for a, b in both(tmp_path / "out", PAIRS))
     names = set(folder_files(tmp_path / "out"))
+    assert {"members.json", "members/functions.safetensors"} <= names
     assert ("adapter/adapter_model.safetensors" in names) == (lora is not None)
 
 
@@ -132,18 +97,18 @@ def test_a_stopped_run_ends_with_the_same_bytes(tiny: Path, tmp_path: Path, monk
         train(tiny, tmp_path / "cut", PAIRS, progress=stop_at(7), **settings)
     assert list((tmp_path / "cut/work").glob("checkpoint-*"))
     train(tiny, tmp_path / "cut", PAIRS, **settings)
-    for name in ("model.safetensors", "config.json"):
+    for name in ("model.safetensors", "config.json", SUMMARY, FUNCTIONS):
         assert (tmp_path / "cut/out" / name).read_bytes() == (tmp_path / "whole/out" / name).read_bytes(), name
 
 
-def test_one_score_is_no_ensemble_and_several_are_not_one(tiny: Path, judges: Path, tmp_path: Path) -> None:
+def test_one_score_is_no_ensemble(tiny: Path, judges: Path, tmp_path: Path) -> None:
     train(tiny, tmp_path, PAIRS, epochs=1)
     with pytest.raises(ConfigError, match="is no ensemble: it gives an answer one score"):
         load_scorer(tmp_path / "out", dtype="float32", threads=1, bound=1.0)
     with pytest.raises(ConfigError, match="the bound must be a number from 0 on, found -1"):
         EnsembleScorer(judges, bound=-1.0)
     with pytest.raises(ConfigError, match=r"is no reward model with one score, found .* with 3 labels"):
-        ModelScorer(judges)
+        ModelScorer(make_tiny_reward_model(tmp_path / "several", labels=3))
     assert isinstance(load_scorer(tmp_path / "out", dtype="float32", threads=1), ModelScorer)
 
 

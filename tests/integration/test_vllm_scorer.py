@@ -40,7 +40,7 @@ def child(folder: str) -> None:
     for members in (1, 5):
         judge, found = Path(folder, str(members)), {}
         for engine in ("transformers", "vllm"):
-            scorer = ModelScorer(judge, threads=1, engine=engine, labels=members)
+            scorer = ModelScorer(judge, threads=1, engine=engine)
             short = scorer.outputs(*answers(40, 9))
             long = scorer.outputs(*answers(3, 200))  # some are longer than vLLM was started for, some than it can read
             found[engine] = [short, long, scorer.outputs([], []), scorer.outputs(*answers(1, 0))]
@@ -61,7 +61,7 @@ def child(folder: str) -> None:
 def seen(tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("judges")
     for members in (1, 5):
-        make_tiny_reward_model(folder / str(members), labels=members)
+        make_tiny_reward_model(folder / str(members), members=members)
     code = "import sys; from tests.integration.test_vllm_scorer import child; child(*sys.argv[1:])"
     done = subprocess.run(
         [sys.executable, "-c", code, str(folder)], cwd=ROOT, capture_output=True, text=True, timeout=300
@@ -85,7 +85,7 @@ def test_the_numbers_are_those_of_transformers(seen: dict, members: int) -> None
     firsts = [row[0] for row in ours[0]]
     assert any(not 0 <= score <= 1 for score in firsts), "neither a sigmoid nor a softmax"
     spread = [max(row) - min(row) for row in seen["5"]["vllm"][0]]
-    assert min(spread) > 0.3, "five different scores"
+    assert min(spread) > 0.1, "five different scores"
 
 
 @INSTALLED
@@ -105,16 +105,16 @@ def test_nothing_is_left_behind(seen: dict) -> None:
 def test_folders_without_such_a_head_are_refused_before_anything_starts(tmp_path: Path) -> None:
     policy = make_tiny_model(tmp_path / "policy")
     with pytest.raises(ConfigError, match=r"is no reward model with one score, found no weights score\.weight"):
-        VllmModel(policy, dtype="float32", threads=1, labels=1)
+        VllmModel(policy, dtype="float32", threads=1)
     judge = make_tiny_reward_model(tmp_path / "judge", labels=2)
     with pytest.raises(ConfigError, match="found a head with 2"):
-        VllmModel(judge, dtype="float32", threads=1, labels=1)
+        VllmModel(judge, dtype="float32", threads=1)
 
 
 def test_a_head_dim_that_vllm_cannot_do_on_cpu(tmp_path: Path) -> None:
     judge = make_tiny_reward_model(tmp_path / "judge", head_dim=8)
     with pytest.raises(ConfigError, match="head_dim is 8") as raised:
-        VllmModel(judge, dtype="float32", threads=1, labels=1)
+        VllmModel(judge, dtype="float32", threads=1)
     assert raised.value.hint == "score with the engine transformers"
 
 
