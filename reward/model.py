@@ -128,9 +128,9 @@ class ModelScorer:
     def explain(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | str]:
         """For each answer its score, or the reason why there is none: it is longer than the model's context, or the
         chat template refuses the conversation. Of an ensemble it is the members' mean."""
-        sequences = readable(self.tokenizer, self.context, prompts, answers)
-        scores = iter(self._model.read([ids for ids in sequences if not isinstance(ids, str)]))
-        return [ids if isinstance(ids, str) else next(scores) for ids in sequences]
+        sequences, scores = self._read(prompts, answers)
+        rows = iter(scores)
+        return [ids if isinstance(ids, str) else next(rows) for ids in sequences]
 
     def close(self) -> None:
         """Free the model's memory."""
@@ -138,16 +138,30 @@ class ModelScorer:
 
     def outputs(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[list[float] | str]:
         """As `explain`, with all the numbers that there are for an answer: one, or an ensemble's one for each member."""
-        sequences = readable(self.tokenizer, self.context, prompts, answers)
-        known = [ids for ids in sequences if not isinstance(ids, str)]
-        scores = np.array(self._model.read(known))[:, None]
-        if self.members is not None and known:
-            asked = [messages for messages, ids in zip(prompts, sequences, strict=True) if not isinstance(ids, str)]
-            begin = {id(m): len(encode_prompt(self.tokenizer, m)) for m in {id(m): m for m in asked}.values()}
-            said = [ids[begin[id(m)] :] for m, ids in zip(asked, known, strict=True)]
-            scores = scores + self.members.deviations(said)
-        rows = iter(scores.tolist())
+        sequences, scores = self._read(prompts, answers)
+        found = np.array(scores)[:, None]
+        if self.members is not None and scores:
+            found = found + self.members.deviations(self._answers(prompts, sequences))
+        rows = iter(found.tolist())
         return [ids if isinstance(ids, str) else next(rows) for ids in sequences]
+
+    def _read(
+        self, prompts: Sequence[list[Message]], answers: Sequence[str]
+    ) -> tuple[list[list[int] | str], list[float]]:
+        """Token ids or reasons, and the scores of those that have ids."""
+        sequences = readable(self.tokenizer, self.context, prompts, answers)
+        return sequences, self._model.read([ids for ids in sequences if not isinstance(ids, str)])
+
+    def _answers(self, prompts: Sequence[list[Message]], sequences: Sequence[list[int] | str]) -> list[list[int]]:
+        """The answers' part of the sequences that have ids."""
+        begins: dict[int, int] = {}
+        found = []
+        for messages, ids in zip(prompts, sequences, strict=True):
+            if not isinstance(ids, str):
+                if id(messages) not in begins:  # many answers to one prompt share its list
+                    begins[id(messages)] = len(encode_prompt(self.tokenizer, messages))
+                found.append(ids[begins[id(messages)] :])
+        return found
 
 
 class TransformersModel:

@@ -44,8 +44,8 @@ def train_reward(
     The loss is `reward.trainer.reward_loss`, with the weights scaled to average 1 over the pairs trained on; ties are
     pairs with the target 0.5. The head starts at 0. Under LoRA the head is trained whole and published merged. The
     folder is read again and its scores compared (`reload_score_difference`).
-    With `config.members` over 1 the folder gets as many opinions beside the model's (`reward.members`). With `config.length_head` a second head learns what length explains, and
-    is not published (`reward.length_bias`).
+    With `config.members` over 1 the folder gets as many opinions beside the model's (`reward.members`). With
+    `config.length_head` a second head learns what length explains, and is not published (`reward.length_bias`).
     Of the prompts, the share `config.held_out` is kept from training, by a hash of the prompt alone, and `held_out` in
     the metrics says how well the published model orders their pairs, and the temperature that its scores want
     (`reward.measure`).

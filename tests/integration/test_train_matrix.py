@@ -93,20 +93,21 @@ def finished(process: subprocess.Popen[str]) -> dict[str, object]:
     return found
 
 
-def kill_after_a_save(process: subprocess.Popen[str], work: Path, seconds: float) -> str:
-    """Kill with -9 at that time after the first whole checkpoint; the newest one that is there then."""
-    while not whole_checkpoints(work):
+def kill_after_a_save(process: subprocess.Popen[str], work: Path, step: int, seconds: float) -> int:
+    """Kill with -9 at that time after the first whole checkpoint from that step on; the newest one that is there then."""
+    while newest_checkpoint(work) < step:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it was to be killed in the middle"
-    return max(whole_checkpoints(work))
+    return newest_checkpoint(work)
 
 
-def whole_checkpoints(work: Path) -> list[str]:
-    """Their names. Not by `rglob`: training moves and removes folders meanwhile, on which that fails."""
-    return [Path(folder).name for folder, _, files in os.walk(work) if "complete.json" in files]
+def newest_checkpoint(work: Path) -> int:
+    """Its step, 0 where there is none. Not by `rglob`: training moves and removes folders meanwhile, on which that fails."""
+    whole = [folder for folder, _, files in os.walk(work) if "complete.json" in files]
+    return max((int(folder.rpartition("-")[2]) for folder in whole), default=0)
 
 
 @pytest.mark.parametrize(("method", "kind"), MATRIX)
@@ -116,10 +117,11 @@ def test_a_kill_changes_no_bit_and_vllm_gives_the_trainers_numbers(method: str, 
     assert metrics["steps"] == STEPS
     assert float(str(metrics["reload_logp_difference"])) <= 1e-4, "what is published is what was trained"
     training = json.loads((desk / whole / "logs" / "seconds.json").read_text())["train"]
-    seconds = random.uniform(0, training / 2)
-    last = kill_after_a_save(start(method, kind, cut, desk), desk / f"{cut}.partial" / "work", seconds)
+    step, seconds = random.randint(1, STEPS - 8), random.uniform(0, training / STEPS)
+    last = kill_after_a_save(start(method, kind, cut, desk), desk / f"{cut}.partial" / "work", step, seconds)
+    assert last, "there is a checkpoint to go on from"
     again = finished(start(method, kind, cut, desk))
-    print(f"{whole}: trained {training} s, killed {seconds:.2f} s after the first checkpoint, at {last}")
+    print(f"{whole}: trained {training} s, killed {seconds:.2f} s after the checkpoint of step {step}, at {last}")
     assert again == {**metrics, "out": cut}
     assert folder_files(desk / cut) == folder_files(desk / whole)
     assert (desk / cut / "model.safetensors").read_bytes() == (desk / whole / "model.safetensors").read_bytes()
