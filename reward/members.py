@@ -43,10 +43,10 @@ def ngram_counts(answers: Sequence[Sequence[int]]) -> NDArray[np.float32]:
     return counts
 
 
-def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.int64]:
+def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
     for shift, factor in ((30, MIXERS[1]), (27, MIXERS[2])):
         numbers = (numbers ^ (numbers >> np.uint64(shift))) * factor
-    return (numbers ^ (numbers >> np.uint64(31))).astype(np.uint64)  # type: ignore[return-value]
+    return numbers ^ (numbers >> np.uint64(31))
 
 
 @dataclass(frozen=True, slots=True)
