@@ -125,12 +125,15 @@ def kill_at_random(kind: str, checkpoint: Path, folder: Path, kills: int) -> Non
     done, run = 0, 0
     while done < kills:
         out, process = folder / f"run-{run}", start(kind, checkpoint, folder / f"run-{run}")
-        there = shards(out)
-        time.sleep(draw.uniform(first / 2, last))
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)  # its engine's process ends by itself
+        there, began = shards(out), time.time()
+        try:
+            code = process.wait(draw.uniform(first / 2, last))
+            if not there:  # it drew every shard, sooner than the first run did: this machine has less to do than it had
+                last = max(first, time.time() - began)
+        except subprocess.TimeoutExpired:
+            process.kill()  # its engine's process ends by itself
+            code = process.wait()
             done += 1
-        code = process.wait()
         assert there.items() <= shards(out).items(), "a shard was done twice"
         if code == 0:
             same(out, whole)
