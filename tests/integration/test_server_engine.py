@@ -54,6 +54,12 @@ def kept(chain):
         yield Path(os.environ[server_process.HOME])
 
 
+@pytest.fixture
+def alone(monkeypatch):
+    """Whatever server this module keeps, the test begins one of its own, and it ends with the test."""
+    monkeypatch.delenv(server_process.HOME, raising=False)
+
+
 def opened(checkpoint: Path, ancestors=(), engine: Engine | str = "server", **changes):
     return open_generator(engine, checkpoint, **{**OPENING, "ancestors": ancestors, **changes})
 
@@ -158,7 +164,7 @@ def test_a_server_that_runs_already(chain, kept, monkeypatch, tmp_path):
 
 
 @pytest.mark.full
-def test_weights_that_were_all_trained_restart_the_server_and_it_says_so(chain, tmp_path, capfd):
+def test_weights_that_were_all_trained_restart_the_server_and_it_says_so(alone, chain, tmp_path, capfd):
     full = make_tiny_model(tmp_path / "full", seed=7)
     with server_process.kept_server():
         home = Path(os.environ[server_process.HOME])
@@ -174,7 +180,7 @@ def test_weights_that_were_all_trained_restart_the_server_and_it_says_so(chain, 
 
 
 @pytest.mark.full
-def test_adapters_that_outgrow_the_server_restart_it(chain, capfd):
+def test_adapters_that_outgrow_the_server_restart_it(alone, chain, capfd):
     engine = Engine(type="server", server=Server(max_lora_rank=16))
     with server_process.kept_server():
         home = Path(os.environ[server_process.HOME])
@@ -189,7 +195,7 @@ def test_adapters_that_outgrow_the_server_restart_it(chain, capfd):
 
 @pytest.mark.full
 @pytest.mark.parametrize("part", ["front end", "engine"])
-def test_a_server_that_is_killed_is_started_again_and_gives_the_same_answers(chain, capfd, part):
+def test_a_server_that_is_killed_is_started_again_and_gives_the_same_answers(alone, chain, capfd, part):
     with server_process.kept_server(), opened(chain[0]) as generator:
         home = Path(os.environ[server_process.HOME])
         expected = generator.generate(REQUESTS, SAMPLING, samples=2, seed=1)
@@ -213,7 +219,7 @@ def test_a_server_that_cannot_start_says_why(tmp_path):
 
 @pytest.mark.full
 @pytest.mark.timeout(1800)
-def test_one_server_serves_all_rounds_of_a_run(tmp_path):
+def test_one_server_serves_all_rounds_of_a_run(alone, tmp_path):
     """Round by round an adapter more, and nothing of the server is left when the run was killed or has ended."""
     method = {
         "type": "transformers",
