@@ -27,7 +27,6 @@ import argparse
 import json
 import math
 import random
-import resource
 import shutil
 import statistics
 import subprocess
@@ -274,7 +273,7 @@ def one_run(what: str, members: int, folder: Path, threads: int) -> dict[str, fl
     if what == "train":
         shutil.rmtree(work, ignore_errors=True)  # else it would go on from the run before
     config = DESK.model_copy(update={"members": members})
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_kib()
     began, spent = time.monotonic(), time.process_time()
     if what == "train":
         train_reward(
@@ -286,8 +285,14 @@ def one_run(what: str, members: int, folder: Path, threads: int) -> dict[str, fl
         for _ in range(4):
             scorer.score([p.messages for p in pairs] * 2, [p.chosen for p in pairs] + [p.rejected for p in pairs])
     seconds, cpu = time.monotonic() - began, time.process_time() - spent
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = peak_kib()
     return {"seconds": seconds, "cpu": cpu, "peak": peak / 1024, "grown": (peak - before) / 1024}
+
+
+def peak_kib() -> int:
+    """The peak of this process's memory; `ru_maxrss` would begin with that of the process which started it."""
+    (peak,) = (line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
+    return int(peak)
 
 
 def cost(folder: Path, runs: int, threads: int) -> dict[str, Any]:
