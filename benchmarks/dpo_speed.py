@@ -304,15 +304,15 @@ def measure(name: str, runs: int, count: int, at: Path) -> dict[str, Any]:
 
 
 def one(work: Work, name: str, count: int, at: Path) -> None:
+    from benchmarks.memory import peak_bytes
+
     if work.side != "ours":
         import torch  # noqa: F401 - before `align.train`, which tells OpenMP's idle threads to sleep
     pairs, model = read_pairs(count)[0], model_folder(name, at)
     train(work, pairs[: work.step], model)
     gc.collect()  # what that step left behind is not part of it
     done = train(work, pairs, model)
-    # Not getrusage's maximum: that starts from the memory of the process which started this one.
-    (peak,) = (line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
-    print(json.dumps({**done, "peak_mib": round(int(peak) / 1024)}))
+    print(json.dumps({**done, "peak_mib": round(peak_bytes() / 2**20)}))
 
 
 def main() -> None:

@@ -49,6 +49,7 @@ from align.ids import unit_for
 from align.store import read_json, write_json
 from align.types import Message, Preference
 from benchmarks import desk
+from benchmarks.memory import peak_bytes
 from rollouts.sample import sample_candidates
 
 MEMBERS, FEW, GOAL, COST_GOAL = 64, 5, 8.0, 1.5
@@ -273,7 +274,7 @@ def one_run(what: str, members: int, folder: Path, threads: int) -> dict[str, fl
     if what == "train":
         shutil.rmtree(work, ignore_errors=True)  # else it would go on from the run before
     config = DESK.model_copy(update={"members": members})
-    before = peak_kib()
+    before = peak_bytes()
     began, spent = time.monotonic(), time.process_time()
     if what == "train":
         train_reward(
@@ -285,14 +286,8 @@ def one_run(what: str, members: int, folder: Path, threads: int) -> dict[str, fl
         for _ in range(4):
             scorer.score([p.messages for p in pairs] * 2, [p.chosen for p in pairs] + [p.rejected for p in pairs])
     seconds, cpu = time.monotonic() - began, time.process_time() - spent
-    peak = peak_kib()
-    return {"seconds": seconds, "cpu": cpu, "peak": peak / 1024, "grown": (peak - before) / 1024}
-
-
-def peak_kib() -> int:
-    """The peak of this process's memory; `ru_maxrss` would begin with that of the process which started it."""
-    (peak,) = (line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
-    return int(peak)
+    peak = peak_bytes()
+    return {"seconds": seconds, "cpu": cpu, "peak": peak / 2**20, "grown": (peak - before) / 2**20}
 
 
 def cost(folder: Path, runs: int, threads: int) -> dict[str, Any]:

@@ -10,17 +10,20 @@ Each size runs in a process of its own, whose peak of memory holds everything: t
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from align.types import MESSAGES, SCHEMAS, Judgement, Task
 from annotation.compile import compile_labels
+from benchmarks.memory import peak_bytes
 
 SIZES = (10_000, 100_000, 1_000_000)
 OVERLAP = 3
@@ -114,7 +117,7 @@ def one(size: int) -> None:
     found = compile_labels(tasks, said)
     seconds = time.perf_counter() - started
     cpu = time.process_time() - cpu
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_bytes()
     weight = pc.sum(found.preferences["weight"]).as_py()
     print(
         json.dumps(
