@@ -1,6 +1,7 @@
 """Reward ensembles: does their deviation predict error at equal margin, and what do they cost beside one model?
 
-    python benchmarks/ensemble.py [--short] [--folder DIR] [--worlds desk hh cost] [--seeds 0 1 2 3 4] [--threads N]
+    python benchmarks/ensemble.py [--short] [--folder DIR] [--worlds desk hh cost] [--ways members lora separate]
+        [--seeds 0 1 2 3 4] [--threads N]
 
 Ways to have several opinions on an answer:
 
@@ -11,9 +12,10 @@ Ways to have several opinions on an answer:
 
 A seed has pairs of its own, on which all ways learn, and is asked about the same held-out pairs. On support-desk the
 pairs to learn from are judged by the recipe's annotators, and the held-out ones by the hidden utility. On HH (trunk:
-`../shared/models/stories260k`) seeds are the five folds of a split by prompt, so that each pair is held out once.
+`../shared/models/stories260k`, whose context of 512 tokens has room for the last question and the answer) a seed splits
+the prompts into five folds in its own way, and each pair is asked about where its fold is held out.
 
-Held-out pairs are matched by the mean difference of their scores: sorted by it, and cut into strata of STRATUM pairs.
+Held-out pairs of a model are matched by the mean difference of their scores: sorted by it, and cut into strata of STRATUM.
 The certain third of a stratum is that with the smallest standard deviation of the members' differences. What is reported
 is the accuracy of the certain thirds less that of the uncertain ones, in points, with a 95% interval by a bootstrap over
 seeds and prompts together (pigeonhole bootstrap: Owen 2007); `random`, the control, takes thirds at random.
@@ -61,7 +63,8 @@ PAIRS, PROMPTS, SAMPLES = 2048, 400, 4
 COST_PAIRS = 512
 """Pairs of support-desk that the cost is measured on."""
 DESK = RewardModel(learning_rate=1e-3, epochs=4, batch_size=16, max_tokens=160)
-HH = RewardModel(learning_rate=3e-4, epochs=2, batch_size=16, max_tokens=500)
+HH = RewardModel(learning_rate=3e-4, epochs=1, batch_size=16, max_tokens=500)
+FOLDS = 5
 LORA, LORA_RATE = Lora(r=16, alpha=32), 3e-3
 SHARED = Path(__file__).parents[2] / "shared"
 RUNS = 3
@@ -69,9 +72,9 @@ RUNS = 3
 
 @dataclass(frozen=True)
 class Task:
-    """What one seed of a world learns, and what it is asked then: held-out pairs, the better answer first."""
+    """What one model of a world learns, and what it is asked then: held-out pairs, the better answer first."""
 
-    world: str
+    name: str
     seed: int
     parent: Path
     config: RewardModel
@@ -104,10 +107,10 @@ def desk_task(folder: Path, seed: int, *, pilot: bool, short: bool, threads: int
             for bad, worse in known[:n]
             if good > bad
         ]
-    return Task("desk", seed, policy, DESK, learned, asked)
+    return Task(f"desk-{seed}", seed, policy, DESK, learned, asked)
 
 
-def hh_task(folder: Path, seed: int, *, short: bool) -> Task:
+def hh_tasks(folder: Path, seed: int, *, short: bool) -> list[Task]:
     from align.data.preferences import load_preferences
     from align.train.checkpoint import import_model
 
@@ -116,10 +119,15 @@ def hh_task(folder: Path, seed: int, *, short: bool) -> Task:
         given = SHARED / "models/stories260k"
         import_model(str(given), parent, revision=None, chat_template="plain", dtype="float32")
     rows, _ = load_preferences(SHARED / "data/hh_helpful_base_test.jsonl.gz")
-    rows = rows[:200] if short else rows
-    held = [int(unit_for("fold", row.prompt_id) * len(SEEDS)) == seed for row in rows]
-    asked = [(r.prompt_id, r.messages, r.chosen, r.rejected) for r, out in zip(rows, held, strict=True) if out]
-    return Task("hh", seed, parent, HH, [r for r, out in zip(rows, held, strict=True) if not out], asked)
+    rows = [replace(row, messages=row.messages[-1:]) for row in (rows[:200] if short else rows)]
+    folds = [int(unit_for("fold", seed, row.prompt_id) * FOLDS) for row in rows]
+    tasks = []
+    for fold in range(FOLDS):
+        learned = [row for row, of in zip(rows, folds, strict=True) if of != fold]
+        held = [row for row, of in zip(rows, folds, strict=True) if of == fold]
+        asked = [(row.prompt_id, row.messages, row.chosen, row.rejected) for row in held]
+        tasks.append(Task(f"hh-{seed}-{fold}", seed, parent, HH, learned, asked))
+    return tasks
 
 
 # The ways
@@ -130,9 +138,9 @@ def differences(task: Task, way: str, folder: Path, threads: int | None) -> dict
 
     Pairs that the model cannot read are left out, and counted.
     """
-    file = folder / f"{task.world}-{way}-{task.seed}.json"
+    at = folder / f"{way}-{task.name}"
+    file = at.with_suffix(".json")
     if not file.is_file():
-        at = folder / f"{task.world}-{way}-{task.seed}"
         began = time.monotonic()
         scores = members_of(task, way, at, threads)
         known = [
@@ -235,21 +243,29 @@ def pooled(values: Sequence[NDArray], prompts: Sequence[Sequence[str]], seed: in
     return float(np.mean([v.mean() for v in values])), float(low), float(high)
 
 
-def judged(world: str, way: str, parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """All seeds of a way: accuracy, and what certain pairs are ahead by, in points."""
-    arrays, prompts = [np.array(part["differences"]) for part in parts], [part["prompts"] for part in parts]
+def judged(world: str, way: str, seeds: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
+    """All seeds of a way, each of one model or more: accuracy, and what certain pairs are ahead by, in points."""
+    parts = [part for models in seeds for part in models]
+    arrays = [np.array(part["differences"]) for part in parts]
     by_deviation = [contrast(d) for d in arrays]
     rng = random.Random(0)
     by_chance = [contrast(d, by=np.array([rng.random() for _ in d]))[0] for d in arrays]
-    mean, low, high = pooled([value for value, _ in by_deviation], prompts)
+    of_seed = np.repeat(range(len(seeds)), [len(models) for models in seeds])
+
+    def by_seed(values: Sequence[NDArray]) -> list[NDArray]:
+        return [np.concatenate([v for v, s in zip(values, of_seed, strict=True) if s == seed]) for seed in range(len(seeds))]  # fmt: skip
+
+    prompts = [[prompt for part in models for prompt in part["prompts"]] for models in seeds]
+    values = by_seed([value for value, _ in by_deviation])
+    mean, low, high = pooled(values, prompts)
     margins = [
         float(np.mean([np.abs(d.mean(axis=1))[side == which].mean() for d, (_, side) in zip(arrays, by_deviation, strict=True)]))
         for which in (1, -1)
     ]  # fmt: skip
     found = {
         "points": round(100 * mean, 1), "interval": [round(100 * low, 1), round(100 * high, 1)],
-        "each seed": [round(100 * float(value.mean()), 1) for value, _ in by_deviation],
-        "random": [round(100 * x, 1) for x in pooled(by_chance, prompts)],
+        "each seed": [round(100 * float(value.mean()), 1) for value in values],
+        "random": [round(100 * x, 1) for x in pooled(by_seed(by_chance), prompts)],
         "accuracy": round(100 * float(np.mean([(d.mean(axis=1) > 0).mean() for d in arrays])), 1),
         "of one member": round(100 * float(np.mean([(d > 0).mean() for d in arrays])), 1),
         "margin of certain and uncertain": [round(x, 3) for x in margins],
@@ -334,15 +350,16 @@ def main() -> None:
                 print(f"hh: left out, for the real data is not at {SHARED}", flush=True)
                 continue
             tasks = [
-                hh_task(folder, seed, short=given.short) if world == "hh"
-                else desk_task(folder, seed, pilot=given.pilot, short=given.short, threads=given.threads)
+                hh_tasks(folder, seed, short=given.short) if world == "hh"
+                else [desk_task(folder, seed, pilot=given.pilot, short=given.short, threads=given.threads)]
                 for seed in seeds
             ]  # fmt: skip
             for way in given.ways:
-                parts = [differences(task, way, folder, given.threads) for task in tasks]
+                parts = [[differences(task, way, folder, given.threads) for task in models] for models in tasks]
                 found[f"{world} {way}"] = judged(world, way, parts)
                 if way == "members":
-                    found[f"{world} few"] = judged(world, f"{way}, the first {FEW}", [first(part) for part in parts])
+                    few = [[first(part) for part in models] for models in parts]
+                    found[f"{world} few"] = judged(world, f"{way}, the first {FEW}", few)
         ratios = cost(folder, 1 if given.short else RUNS, given.threads) if "cost" in given.worlds else {}
     report(found, ratios, seeds)
 
