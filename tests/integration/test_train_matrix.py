@@ -118,7 +118,7 @@ def test_a_kill_changes_no_bit_and_vllm_gives_the_trainers_numbers(method: str, 
     assert float(str(metrics["reload_logp_difference"])) <= 1e-4, "what is published is what was trained"
     training = json.loads((desk / whole / "logs" / "seconds.json").read_text())["train"]
     step, seconds = random.randint(1, STEPS - 8), random.uniform(0, training / STEPS)
-    last = kill_after_a_save(start(method, kind, cut, desk), desk / f"{cut}.partial" / "work", step, seconds)
+    last = kill_after_a_save(start(method, kind, cut, desk), desk / f"{cut}.work", step, seconds)
     assert last, "there is a checkpoint to go on from"
     again = finished(start(method, kind, cut, desk))
     print(f"{whole}: trained {training} s, killed {seconds:.2f} s after the checkpoint of step {step}, at {last}")

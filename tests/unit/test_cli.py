@@ -131,14 +131,32 @@ def test_a_failed_attempt_leaves_its_work_and_no_result(tmp_path: Path) -> None:
     assert sorted(p.name for p in out.iterdir()) == ["logs"]
     with pytest.raises(ConfigError, match="is there already"), workplace(out, 1):
         pass
-    assert not (tmp_path / "out.partial").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_kill_at_the_end_loses_no_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, work = tmp_path / "out", tmp_path / "out.work"
+    for killed_in, published in (("publish", False), ("remove_folder", True)):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), workplace(out, 1) as place:
+            (place.work / "checkpoint").write_text("trained")
+            patch.setattr(f"align.cli.workplace.{killed_in}", _killed)
+        assert out.exists() == published
+        assert (work / "checkpoint").read_text() == "trained"
+    with pytest.raises(ConfigError, match="is there already"), workplace(out, 1):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["out"], "nothing is left to go on from"
+
+
+def _killed(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_two_processes_do_not_share_a_workplace(tmp_path: Path) -> None:
-    (tmp_path / "out.partial" / "work").mkdir(parents=True)
+    (tmp_path / "out.work").mkdir()
+    (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "half").write_text("of the other process")
     with (
-        run_lock(tmp_path / "out.partial" / "work"),
+        run_lock(tmp_path / "out.work"),
         pytest.raises(ServiceError, match="another process works"),
         workplace(tmp_path / "out", 1),
     ):

@@ -144,7 +144,7 @@ def test_what_people_cannot_be_asked_about(checkpoint: Path, engine: FakeGenerat
 def test_an_answer_that_cannot_be_written_again_is_dropped(checkpoint, engine, tmp_path, monkeypatch):
     from align import text
 
-    monkeypatch.setattr(text, "encode_answered", lambda tokenizer, prompts, answers: [[END] for _ in answers])
+    monkeypatch.setattr(text, "encode_answered", lambda tokenizer, prompts, answers: [([], [END]) for _ in answers])
     rows, dropped = run(checkpoint, tmp_path, PROMPTS[:1], samples=1)
     assert rows == []
     assert [d.reason for d in dropped] == ["the tokenizer cannot reproduce the answer"]

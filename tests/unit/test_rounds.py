@@ -104,6 +104,23 @@ def test_a_failed_stage_publishes_nothing_and_goes_on_from_its_scratch(tmp_path:
     receipt = current(tmp_path, Ref(0, "first"))
     assert receipt is not None
     assert set(receipt.files) == {"number"}, "scratch is not published"
+    assert {path.name for path in stage_folder(tmp_path, Ref(0, "first")).iterdir()} == {receipt.key, "current"}
+
+
+def test_a_kill_while_publishing_loses_no_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    steps: list[runner.Step] = [stage(0, "first", 1, work="fail_once")]
+    with pytest.raises(DataError):
+        go(tmp_path, steps)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("align.rounds.stage.publish", killed)
+        go(tmp_path, steps)
+    (scratch,) = stage_folder(tmp_path, Ref(0, "first")).glob("*.work")
+    assert (scratch / "tried").read_text() == "yes"
+    assert go(tmp_path, steps) == ["0/first"]
+    assert not scratch.exists()
 
 
 def test_a_receipt_says_from_what_by_what_and_what_came_out(tmp_path: Path) -> None:

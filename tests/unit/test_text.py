@@ -136,7 +136,7 @@ def test_many_rows_are_encoded_as_each_alone(rows: list[tuple[str, str]]):
     for template in (CHATML, PLAIN):
         prompts, answers = [user(prompt) for prompt, _ in rows], [answer for _, answer in rows]
         alone = [
-            encode_prompt(tiny(template), p) + encode_answer(tiny(template), p, a)
+            (encode_prompt(tiny(template), p), encode_answer(tiny(template), p, a))
             for p, a in zip(prompts, answers, strict=True)
         ]
         assert encode_answered(tiny(template), prompts, answers) == alone
@@ -150,7 +150,7 @@ def test_a_refused_conversation_is_refused_among_others():
     )
     assert isinstance(second, DataError)
     assert "no system" in second.what
-    assert [ids[-1] for ids in (first, third)] == [END, END]
+    assert [answer[-1] for _, answer in (first, third)] == [END, END]
 
 
 def test_load_tokenizer(tmp_path: Path):
@@ -249,6 +249,6 @@ def test_many_rows_with_tokenizers_that_add_spaces(name: str):
     texts = ["Once upon a time", " there", "<|end_story|>", "a<s>b", "\ufdd0", ""]
     prompts, answers = [user(a) for a in texts for _ in texts], texts * len(texts)
     alone = [
-        encode_prompt(tokenizer, p) + encode_answer(tokenizer, p, a) for p, a in zip(prompts, answers, strict=True)
+        (encode_prompt(tokenizer, p), encode_answer(tokenizer, p, a)) for p, a in zip(prompts, answers, strict=True)
     ]
     assert encode_answered(tokenizer, prompts, answers) == alone
