@@ -9,6 +9,7 @@ Ways to have several opinions on an answer:
             open; MEMBERS of them, and the first five of these alone
   lora      five LoRA adapters on one frozen trunk, each with an order and a bootstrap of the pairs of its own
   separate  five whole models, each with an order and a bootstrap of the pairs of its own
+  splits    on HH: the models of all seeds, each with an order and four fifths of the pairs of its own (costs no more)
 
 A seed has pairs of its own, on which all ways learn, and is asked about the same held-out pairs. On support-desk the
 pairs to learn from are judged by the recipe's annotators, and the held-out ones by the hidden utility. On HH (trunk:
@@ -47,7 +48,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from align.config.base import Sampling
 from align.config.training import Lora, RewardModel
-from align.ids import unit_for
+from align.ids import content_id, unit_for
 from align.store import read_json, write_json
 from align.types import Message, Preference
 from benchmarks import desk
@@ -57,6 +58,7 @@ from rollouts.sample import sample_candidates
 MEMBERS, FEW, GOAL, COST_GOAL = 64, 5, 8.0, 1.5
 STRATUM, DRAWS = 30, 10_000
 WAYS = ("members", "lora", "separate")
+"""Those that `--ways` chooses from; `splits` come with HH's `members`."""
 SEEDS, PILOT_SEEDS = range(5), range(20, 25)
 PAIRS, PROMPTS, SAMPLES = 2048, 400, 4
 """Pairs to learn from on support-desk; its held-out prompts, and answers to each."""
@@ -144,13 +146,14 @@ def differences(task: Task, way: str, folder: Path, threads: int | None) -> dict
         began = time.monotonic()
         scores = members_of(task, way, at, threads)
         known = [
-            (prompt, (np.array(a) - np.array(b)).tolist())
-            for (prompt, *_), (a, b) in zip(task.asked, scores, strict=True)
+            (content_id(asked), asked[0], (np.array(a) - np.array(b)).tolist())
+            for asked, (a, b) in zip(task.asked, scores, strict=True)
             if a is not None and b is not None
         ]
+        pairs, prompts, found = (list(column) for column in zip(*known, strict=True))
         write_json(file, {
-            "prompts": [prompt for prompt, _ in known], "differences": [d for _, d in known],
-            "left out": len(task.asked) - len(known), "seconds": time.monotonic() - began,
+            "pairs": pairs, "prompts": prompts, "differences": found, "left out": len(task.asked) - len(known),
+            "seconds": time.monotonic() - began,
         })  # fmt: skip
     return dict(read_json(file))
 
@@ -206,6 +209,20 @@ def first(part: dict[str, Any]) -> dict[str, Any]:
     few_PK = all_PK[:, :FEW]
     few_PK = few_PK - few_PK.mean(axis=1, keepdims=True) + all_PK.mean(axis=1, keepdims=True)
     return {**part, "differences": few_PK.tolist()}
+
+
+def together(seeds: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
+    """The parts of several seeds as one ensemble's, of which each seed's model is a member; pairs that all were asked."""
+    of_seeds = [
+        {pair: (prompt, float(np.mean(d))) for part in models for pair, prompt, d in zip(part["pairs"], part["prompts"], part["differences"], strict=True)}
+        for models in seeds
+    ]  # fmt: skip
+    shared = [pair for pair in of_seeds[0] if all(pair in known for known in of_seeds)]
+    return {
+        "prompts": [of_seeds[0][pair][0] for pair in shared],
+        "differences": [[known[pair][1] for known in of_seeds] for pair in shared],
+        "left out": len(of_seeds[0]) - len(shared),
+    }
 
 
 def contrast(differences_PK: NDArray, *, by: NDArray | None = None) -> tuple[NDArray, NDArray]:
@@ -360,6 +377,8 @@ def main() -> None:
                 if way == "members":
                     few = [[first(part) for part in models] for models in parts]
                     found[f"{world} few"] = judged(world, f"{way}, the first {FEW}", few)
+                if way == "members" and world == "hh" and len(seeds) > 1:
+                    found["hh splits"] = judged(world, "splits", [[together(parts)]])
         ratios = cost(folder, 1 if given.short else RUNS, given.threads) if "cost" in given.worlds else {}
     report(found, ratios, seeds)
 
@@ -371,7 +390,7 @@ def report(found: dict[str, dict[str, Any]], ratios: dict[str, float], seeds: Se
         "name": f"ensemble of {MEMBERS}: accuracy of the most certain third less the least certain, at equal margin, support-desk (points)",
         "value": ours.get("points"), "interval": ours.get("interval"), "baseline": (ours.get("random") or [None])[0],
         f"of {FEW}": few.get("points"), f"interval of {FEW}": few.get("interval"),
-        "hh": found.get("hh members", {}).get("points"), "hh interval": found.get("hh members", {}).get("interval"),
+        **{f"hh, {way}": (part["points"], *part["interval"]) for way in (*WAYS, "splits") if (part := found.get(f"hh {way}"))},
         "ratio": max(held, default=None), "ratios": ratios, "seeds": list(seeds),
         "goal": f"at least {GOAL} points over 5 seeds; time and memory at most {COST_GOAL} times those of one member",
         "ok": bool(ours and held and len(seeds) >= 5 and ours["points"] >= GOAL and max(held) <= COST_GOAL),
