@@ -37,6 +37,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, argilla_server: ArgillaServ
     }
     settings["annotate"]["by"]["personas"][0]["suggestible"] = 0.5
     settings["sft"]["trainer"] = settings["dpo"]["trainer"] = {"max_steps": 2}
+    settings["dpo"]["learning_rate"] = 1e-2  # far enough for answers to differ, whatever the processor rounds
     settings["evaluate"] |= {"judge": {"type": "people", "tasks": 8, "overlap": 2}, "prompts": 8}
     path.write_text(json.dumps(settings))
     assert kill_at(path, "1/blind_labelling: start", 0.2)
