@@ -267,10 +267,10 @@ def judged(world: str, way: str, seeds: Sequence[Sequence[dict[str, Any]]]) -> d
     by_deviation = [contrast(d) for d in arrays]
     rng = random.Random(0)
     by_chance = [contrast(d, by=np.array([rng.random() for _ in d]))[0] for d in arrays]
-    of_seed = np.repeat(range(len(seeds)), [len(models) for models in seeds])
 
     def by_seed(values: Sequence[NDArray]) -> list[NDArray]:
-        return [np.concatenate([v for v, s in zip(values, of_seed, strict=True) if s == seed]) for seed in range(len(seeds))]  # fmt: skip
+        each = iter(values)
+        return [np.concatenate([next(each) for _ in models]) for models in seeds]
 
     prompts = [[prompt for part in models for prompt in part["prompts"]] for models in seeds]
     values = by_seed([value for value, _ in by_deviation])
