@@ -5,7 +5,7 @@ Everything that people said becomes votes (`annotation.crowd.evidence`); a model
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,16 @@ import pyarrow.compute as pc
 
 from align.errors import ConfigError
 from align.types import SCHEMAS, Dropped, Edit, Judgement, Preference, Task, Thumb, from_table, to_table
-from annotation.crowd import bradley_terry, conflicts, dawid_skene, majority, rows
+from annotation.crowd import bradley_terry, choice, conflicts, dawid_skene, majority, rows, sides
+from annotation.crowd.advice import advise
 from annotation.crowd.beliefs import Beliefs
 from annotation.crowd.evidence import PAIR, Evidence, gather
+from annotation.crowd.face_value import COIN, at_face_value
 from annotation.crowd.people import numbers_of
 from annotation.crowd.reading import Asked, Left, Said, read_judgements, read_tasks
 
+AGAINST = ", but what else was said speaks against it"
+OURS, AUTO = "bradley_terry", "auto"
 MODELS: dict[str, Callable[[Evidence], Beliefs]] = {
     "bradley_terry": bradley_terry.fit,
     "dawid_skene": dawid_skene.fit,
@@ -36,7 +40,8 @@ class Compiled:
     the pair the votes have removed, less where a prompt's pairs say the same thing; `margin` the log-odds with which a
     typical annotator would choose so. A thumb's `target` is the probability that the answer is good.
     `annotators` and `conflicts` are described at `annotation.crowd.people.numbers_of` and
-    `annotation.crowd.conflicts.find`.
+    `annotation.crowd.conflicts.find`. `model` is the one that was taken, and `choice` why, where it was to be chosen
+    (`annotation.crowd.choice.Choice`). `notes` are sentences for people: which labels count little, and what would help.
     """
 
     preferences: pa.Table
@@ -46,17 +51,23 @@ class Compiled:
     annotators: dict[str, dict[str, Any]]
     conflicts: dict[str, Any]
     model: str
+    choice: dict[str, Any] | None
+    notes: list[str]
 
 
-def compile_labels(tasks: pa.Table, judgements: pa.Table, *, model: str = "bradley_terry") -> Compiled:
+def compile_labels(tasks: pa.Table, judgements: pa.Table, *, model: str = AUTO, sides_drawn: bool = False) -> Compiled:
     """Compile `judgements` (schema of Judgement) of `tasks` (schema of Task), in any order, by one of MODELS.
+
+    With `auto` it is `bradley_terry`, unless another one predicts held-out labels better (`annotation.crowd.choice`).
+    `sides_drawn`: who stands left was drawn at random, as for tasks of `annotation.tasks`, so that a crowd which prefers
+    one side is biased; else a crowd that does so much too often is taken as one that met the better answers there.
 
     Of each annotator the last revision on a task counts. Gold tasks tell about annotators and become no rows; tasks of
     purpose eval and blind A/B tasks tell nothing here. Whatever becomes no row is in `dropped` with a reason.
     Raises ConfigError for an unknown model, and DataError for a judgement that its kind of task cannot have.
     """
-    if model not in MODELS:
-        raise ConfigError(f"there is no model {model!r}", hint=f"it is one of {', '.join(MODELS)}")
+    if model not in (AUTO, *MODELS):
+        raise ConfigError(f"there is no model {model!r}", hint=f"it is one of {', '.join((AUTO, *MODELS))}")
     asked, left = read_tasks(tasks)
     said, more = read_judgements(judgements, asked)
     evidence, refused = gather(asked, said)
@@ -65,32 +76,41 @@ def compile_labels(tasks: pa.Table, judgements: pa.Table, *, model: str = "bradl
     dropped += [_unasked(asked, said)]
     if len(evidence.votes.factor) == 0:
         nothing = (SCHEMAS[kind].empty_table() for kind in (Preference, Thumb, Edit))
-        found = numbers_of(asked, said, evidence, None), conflicts.find(asked, evidence, pa.array([]))
-        return Compiled(*nothing, _sorted(dropped), *found, model)  # type: ignore[call-arg]
-    beliefs = MODELS[model](evidence)
+        found = numbers_of(asked, said, evidence, None), conflicts.find(asked, evidence, pa.array([]), [])
+        return Compiled(*nothing, _sorted(dropped), *found, OURS if model == AUTO else model, None, [])  # type: ignore[call-arg]
+    screen = sides.look(asked, said, evidence, drawn=sides_drawn)
+    evidence = replace(evidence, sides=screen.held is None)
+    chosen = choice.choose(asked, evidence, MODELS, OURS) if model == AUTO else None
+    name = model if chosen is None else chosen.model
+    circles = conflicts.circles(evidence)
+    beliefs = at_face_value(evidence, MODELS[name](evidence), circles)
     source = rows.Source(asked, said, evidence)
     pairs = rows.pairs_of(evidence, beliefs)
-    weight = pairs.worth
-    kept = (np.abs(pairs.better - 0.5) >= rows.COIN) & (weight > 0)
+    kept = (np.abs(pairs.better - 0.5) >= COIN) & (pairs.worth > 0)
     dropped += [_coins(source, pairs.take(np.flatnonzero(~kept)))]
     pairs = pairs.take(np.flatnonzero(kept))
     weight = pairs.worth * rows.independent(pairs, len(evidence.kind))
+    thumbs = rows.thumbs(source, beliefs)
+    people = numbers_of(asked, said, evidence, beliefs)
+    weights = np.r_[weight, thumbs["weight"].to_numpy()]
     return Compiled(
         preferences=rows.preferences(source, pairs, weight),
-        thumbs=rows.thumbs(source, beliefs),
+        thumbs=thumbs,
         edits=rows.edits(source),
         dropped=_sorted(dropped),
-        annotators=numbers_of(asked, said, evidence, beliefs),
-        conflicts=conflicts.find(asked, evidence, source.ids),
-        model=model,
+        annotators=people,
+        conflicts=conflicts.find(asked, evidence, source.ids, circles),
+        model=name,
+        choice=None if chosen is None else chosen.record(),
+        notes=advise(evidence, screen, said.names.to_pylist(), people, weights),
     )
 
 
 def compile_preferences(
-    tasks: list[Task], judgements: list[Judgement], model: str = "bradley_terry"
+    tasks: list[Task], judgements: list[Judgement], model: str = AUTO
 ) -> tuple[list[Preference], list[Dropped]]:
-    """`compile_labels` for the small ends: dataclasses in and out."""
-    done = compile_labels(to_table(Task, tasks), to_table(Judgement, judgements), model=model)
+    """`compile_labels` for the small ends: dataclasses in and out; the tasks are those of `annotation.tasks`."""
+    done = compile_labels(to_table(Task, tasks), to_table(Judgement, judgements), model=model, sides_drawn=True)
     return from_table(Preference, done.preferences), from_table(Dropped, done.dropped)
 
 
@@ -150,7 +170,9 @@ def _coins(source: rows.Source, pairs: rows.Pairs) -> pa.Table:
     compared = pairs.factor >= 0
     count = conflicts.counts(source.evidence)[np.maximum(pairs.factor, 0)]
     reasons = [
-        f"no preference: {_number(a)} to {_number(b)} and {_number(t)} ties" if c else "no preference: judged alike"
+        f"no preference: {_number(a)} to {_number(b)} and {_number(t)} ties{AGAINST if a != b else ''}"
+        if c
+        else "no preference: judged alike"
         for c, (a, b, t) in zip(compared.tolist(), count.tolist(), strict=True)
     ]
     return _dropped("pair", where, reasons)

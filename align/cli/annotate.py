@@ -37,13 +37,15 @@ def pull(folder: Path = FOLDER, as_json: bool = JSON) -> None:
     desk = _desk(folder)
     with run_lock(folder):
         fresh = record(desk.journal, open_backend(desk).collect())
-        counts = pull_files(desk, folder)
+        counts, notes = pull_files(desk, folder)
     won = win_rate(folder, desk.tasks, judgements_of(desk))
     if as_json:
-        print_json({"new": len(fresh), **counts, **({"win_rate": won} if won else {})})
+        print_json({"new": len(fresh), **counts, "notes": notes, **({"win_rate": won} if won else {})})
     else:
         made = ", ".join(f"{counts[what]} {what}" for what in ("preferences", "thumbs", "demonstrations"))
         typer.echo(f"{len(fresh)} new judgements, {counts['judgements']} in all; {made} in {folder}")
+        for note in notes:
+            typer.echo(note)
         if won:
             typer.echo(winner(won))
 

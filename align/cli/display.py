@@ -97,6 +97,8 @@ def _sentence(event: "Event") -> str | None:
             return f"{event.ref}: done in {seconds_text(event.seconds)}"
         case "closed":
             return f"{event.ref}: closed, {event.text}"
+        case "note":
+            return f"{event.ref}: {plain(event.text)}"
         case "labelling" if event.text:
             return f"{event.ref}: {event.done} of {event.total} answers; label at {event.text}"
         case _:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from align.config.recipe import Annotate
 
 Kind = Literal["pair", "rank", "single", "rating"]
-Model = Literal["bradley_terry", "dawid_skene", "majority"]
+Model = Literal["auto", "bradley_terry", "dawid_skene", "majority"]
 LISTS = ("criteria", "ask")
 """Settings that are lists; their options take words with commas between."""
 BLIND = ("tasks", "overlap", "guidelines")
@@ -41,7 +41,7 @@ def push(
     ),
     suggest: str = typer.Option(None, "--suggest", help="file.py:function whose better answer is pre-selected."),
     suggest_share: float = typer.Option(None, "--suggest-share", help="The share of tasks that show it. Default: 0.5."),
-    compiler: Model = typer.Option(None, "--compiler", help="The label compiler's model. Default: bradley_terry."),
+    compiler: Model = typer.Option(None, "--compiler", help="The label compiler's model. Default: auto."),
     guidelines: Path = typer.Option(None, "--guidelines", help="A markdown file for annotators."),
     server: str = typer.Option(
         None, "--server", help="Default: embedded; or an Argilla's address (key in ARGILLA_API_KEY)."

@@ -37,7 +37,7 @@ def status(folder: Path = FOLDER, as_json: bool = JSON) -> None:
     if as_json:
         print_json(found.as_dict() | ({"win_rate": won} if won else {}))
         return
-    for line in [*_lines(found), *([winner(won)] if won else [])]:
+    for line in [*_lines(found), *([winner(won)] if won else []), *found.notes]:
         typer.echo(line)
     if found.people:
         print_table([HEAD, *_rows(found)], right=(1, 2, 3))

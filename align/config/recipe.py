@@ -160,9 +160,10 @@ class Annotate(Section):
     """Control items with a known answer, unmarked among the others (kinds pair and single)."""
     suggest: Suggest | None = None
     """Show suggested answers on a share of the tasks (kinds pair and single). Never by default."""
-    compiler: Literal["bradley_terry", "dawid_skene", "majority"] = "bradley_terry"
+    compiler: Literal["auto", "bradley_terry", "dawid_skene", "majority"] = "auto"
     """The label compiler's model: Bradley–Terry with ties, and a reliability and position bias for each annotator;
-    Dawid and Skene's confusion matrices (1979); or smoothed majority, which trusts everybody alike."""
+    Dawid and Skene's confusion matrices (1979); or smoothed majority, which trusts everybody alike. `auto` is the first,
+    unless another one predicts labels that were held out better by two standard errors; the report says which."""
     guidelines: File | None = None
     """A markdown file shown to annotators."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from align.config.recipe import METHODS
-from align.report.people import annotators, conflicts
+from align.report.people import annotators, compilers, conflicts
 from align.report.provenance import changed_versions, outside_files, recipe_text, versions
 from align.report.reading import RunFolder, read_run
 from align.report.reward_models import reward_models
@@ -39,6 +39,7 @@ def report_data(run: Path) -> dict[str, Any]:
     planned = int(found.recipe.get("rounds", 1))
     rounds = [_round(found, n) for n in range(1, planned + 1) if any(ref.round == n for ref in found.receipts)]
     state, state_text = _state(found, planned)
+    compiled = compilers(found)
     by = (found.recipe.get("annotate") or {}).get("by") or {}
     return {
         "name": found.recipe.get("name", run.name),
@@ -59,14 +60,20 @@ def report_data(run: Path) -> dict[str, Any]:
             for r in found.receipts.values()
         ],
         "annotators": annotators(found),
+        "compilers": compiled,
         "reward_models": reward_models(found),
         "learning_curves": _curves(found),
         "samples": choose_samples(found),
         "versions": versions(found),
         "files": outside_files(found),
         "recipe": recipe_text(found.text),
-        "notes": [*_forgotten(run), *_stale(found), *changed_versions(found)],
+        "notes": [*_forgotten(run), *_stale(found), *changed_versions(found), *_of_labels(compiled)],
     }
+
+
+def _of_labels(compiled: list[dict[str, Any]]) -> list[str]:
+    """What the latest round's labels want people to know."""
+    return [f"Round {last['round']}: {note}" for last in compiled[-1:] for note in last["notes"]]
 
 
 def _round(run: RunFolder, number: int) -> dict[str, Any]:

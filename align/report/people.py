@@ -47,6 +47,18 @@ def annotators(run: RunFolder) -> list[dict[str, Any]]:
     ]
 
 
+def compilers(run: RunFolder) -> list[dict[str, Any]]:
+    """How each round's labels were compiled: `round`, `model`, the `reason` where it was chosen, and `notes`, sentences
+    about labels that count little."""
+    found = []
+    for ref in sorted(run.receipts, key=lambda r: r.round):
+        compiled = (run.json(ref.round, ref.stage, "agreement.json") or {}).get("compiled", {})
+        if ref.stage == "preferences" and "notes" in compiled:
+            reason = (compiled["choice"] or {}).get("reason")
+            found.append({"round": ref.round, "reason": reason, **{k: compiled[k] for k in ("model", "notes")}})
+    return found
+
+
 def conflicts(agreement: dict[str, Any]) -> dict[str, int] | None:
     """How often people contradicted each other and themselves: pairs `both_ways`, `cycles`, `self_contradictions`."""
     found = agreement.get("conflicts")

@@ -73,13 +73,14 @@ class Labels:
     annotate: Annotate
 
 
-def pull_files(desk: Desk, folder: Path) -> dict[str, int]:
-    """Write the judgements in force, what they compile to and what was dropped as JSONL; returns the counts."""
+def pull_files(desk: Desk, folder: Path) -> tuple[dict[str, int], list[str]]:
+    """Write the judgements in force, what they compile to and what was dropped as JSONL; returns the counts, and what
+    the label compiler has to say about the labels."""
     parts, compiled = _parts(desk.tasks, judgements_of(desk), desk.annotate.compiler)
     parts["dropped"] = list(map(as_dict, from_table(Dropped, compiled.dropped)))
     for name, rows in parts.items():
         write_rows(folder / f"{name}.jsonl", rows)
-    return {name: len(rows) for name, rows in parts.items()}
+    return {name: len(rows) for name, rows in parts.items()}, compiled.notes
 
 
 def export(folder: Path, out: Path, *, names: bool, format: Literal["parquet", "jsonl"]) -> dict[str, int]:
@@ -156,7 +157,7 @@ def _labels(folder: Path) -> Labels:
 
 
 def _parts(tasks: list[Task], judgements: list[Judgement], model: str) -> tuple[dict[str, list[Row]], Compiled]:
-    compiled = compile_labels(to_table(Task, tasks), to_table(Judgement, judgements), model=model)
+    compiled = compile_labels(to_table(Task, tasks), to_table(Judgement, judgements), model=model, sides_drawn=True)
     by_id = {task.id: task for task in tasks}
     parts = {
         "judgements": [_judgement(j, by_id[j.task_id]) for j in judgements],

@@ -219,7 +219,7 @@ def _asked(recipe: Recipe, number: int, outside: dict[str, str], engine: dict[st
         Stage(
             Ref(number, "preferences"),
             work="preferences",
-            version=2,
+            version=3,
             inputs={"selection": selection, "snapshot": snapshot},
             settings={"compiler": recipe.annotate.compiler},
         ),

@@ -39,7 +39,7 @@ from rollouts.server_process import kept_server
 class Event:
     """What the runner tells while it works; `done` of `total` is a stage's or the labelling's progress."""
 
-    kind: Literal["start", "progress", "done", "kept", "labelling", "closed"]
+    kind: Literal["start", "progress", "done", "kept", "labelling", "closed", "note"]
     ref: Ref
     done: int = 0
     total: int = 0
@@ -177,6 +177,8 @@ def _execute(run: Path, stage: Stage, key: str, inputs: dict[str, Receipt], tell
         seconds,
     )
     tell(Event("done", stage.ref, seconds=seconds))
+    for note in summary.get("notes", ()):
+        tell(Event("note", stage.ref, text=note))
     return receipt
 
 

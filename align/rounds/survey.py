@@ -16,7 +16,8 @@ SILENT = {"value": None, "reason": "nothing said yet"}
 @dataclass(frozen=True, slots=True)
 class Survey:
     """`people` has each annotator's numbers by name: those of `annotation.annotators.statistics`, and from the label
-    compiler `reliability`, `gold` and `consistency`. `closed` says why nothing more is asked, or is None.
+    compiler `reliability`, `gold` and `consistency`. `closed` says why nothing more is asked, or is None; `notes` are
+    the compiler's sentences about the labels so far.
     """
 
     url: str
@@ -25,6 +26,7 @@ class Survey:
     people: dict[str, dict[str, Any]]
     judgements: list[Judgement]
     left: dict[str, Any]
+    notes: list[str]
 
     def as_dict(self) -> dict[str, Any]:
         state = self.progress
@@ -38,6 +40,7 @@ class Survey:
             "url": self.url,
             "left": self.left,
             "annotators": self.people,
+            "notes": self.notes,
         }
 
 
@@ -55,9 +58,11 @@ def survey(desk: Desk, backend: AnnotationBackend) -> Survey:
     present = progress.annotators.keys() - journal.forgotten.annotators
     people = statistics(desk.tasks, judgements, present)
     tables = to_table(Task, desk.tasks), to_table(Judgement, judgements)
-    compiled = compile_labels(*tables, model=desk.annotate.compiler).annotators
+    compiled = compile_labels(*tables, model=desk.annotate.compiler, sides_drawn=True)
     for name, numbers in people.items():
-        numbers |= {what: compiled.get(name, {}).get(what, SILENT) for what in ("reliability", "gold", "consistency")}
+        numbers |= {
+            what: compiled.annotators.get(name, {}).get(what, SILENT) for what in ("reliability", "gold", "consistency")
+        }
     return Survey(
         url=backend.url,
         closed=journal.closed.get(desk.tasks_id),
@@ -65,4 +70,5 @@ def survey(desk: Desk, backend: AnnotationBackend) -> Survey:
         people=people,
         judgements=judgements,
         left=time_left(progress, people),
+        notes=compiled.notes,
     )

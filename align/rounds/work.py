@@ -147,7 +147,7 @@ def preferences(job: Job, progress: Progress) -> Summary:
 
     asked = read_table(job.inputs["selection"] / "tasks.parquet")
     said = read_table(job.inputs["snapshot"] / "judgements.parquet")
-    compiled = compile_labels(asked, said, model=job.settings["compiler"])
+    compiled = compile_labels(asked, said, model=job.settings["compiler"], sides_drawn=True)
     tables = {name: getattr(compiled, name) for name in ("preferences", "thumbs", "edits", "dropped")}
     for name, table in tables.items():
         write_table(job.out / f"{name}.parquet", table)
@@ -155,12 +155,21 @@ def preferences(job: Job, progress: Progress) -> Summary:
     proposed = {s.task_id: s.outcome for s in read_suggestions(job.inputs["selection"])}
     agreement = {
         **summary(tasks, judgements),
-        "compiled": {"model": compiled.model, "annotators": compiled.annotators},
+        "compiled": {
+            "model": compiled.model,
+            "choice": compiled.choice,
+            "notes": compiled.notes,
+            "annotators": compiled.annotators,
+        },
         "conflicts": compiled.conflicts,
         "sway": sway(tasks, judgements, proposed) if proposed else None,
     }
     write_json(job.out / "agreement.json", agreement)
-    return {name: table.num_rows for name, table in tables.items()}
+    return {
+        **{name: table.num_rows for name, table in tables.items()},
+        "compiler": compiled.choice or {"model": compiled.model},
+        "notes": compiled.notes,
+    }
 
 
 def given_thumbs(job: Job, progress: Progress) -> Summary:

@@ -7,23 +7,17 @@ docs/label-compiler.md has the whole model.
 
 import math
 from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import numpy as np
 
 from annotation.crowd.arrays import Array, Runs
 from annotation.crowd.beliefs import Beliefs, People
-from annotation.crowd.evidence import COMPARE, Evidence, Votes
+from annotation.crowd.evidence import COMPARE, Evidence, Votes, shared
 from annotation.crowd.gaussian import PRIOR_VARIANCE, Components, components, joint, labels, sweep
-from annotation.crowd.raters import (
-    GRID,
-    Codes,
-    Raters,
-    fit_habits,
-    fit_steepness,
-    log_likelihood,
-    observed_share,
-    start,
-)
+from annotation.crowd.habits import fit_habits, fit_lapses, fit_steepness, observed_share
+from annotation.crowd.prediction import predict
+from annotation.crowd.raters import GRID, SAME, Codes, Raters, log_likelihood, start
 
 
 def _shape(density: Array) -> Array:
@@ -40,6 +34,28 @@ SHAPES = np.stack([NORMAL, EVEN, PEAKED])
 fitted with the rest."""
 PRIOR_FACTORS = np.array([20.0, 2.0, 2.0])
 """How many factors of each shape the prior is worth."""
+SAME_SHARE, SAME_WORTH = 0.2, 25.0
+"""The guess of how many pairs have no difference that anybody could see, as a share of the ties that were said, and how
+many pairs the guess is worth."""
+POINTS = np.r_[GRID, 0.0]
+"""The differences that the columns of a belief stand for."""
+NEVER = -1e3
+"""The logarithm of no chance at all."""
+TRUTH = np.stack(
+    [
+        np.zeros(SAME + 1),
+        np.where(POINTS > 0, 0.0, NEVER),
+        np.r_[-0.5 * (GRID / 0.25) ** 2, 0.0],
+        np.where(POINTS < 0, 0.0, NEVER),
+    ]
+)
+"""Log prior [4, G + 1] of what is known of gold factors: nothing, the sign, or that there is hardly a difference."""
+ONLY_EVEN = np.array([1e-6, 1e9, 1e-6])
+NOTHING = np.empty(0)
+FEW_JUDGES, SURE, FLATTERY = 50, 1.0, 0.5
+"""Of so many annotators at most it is asked whether all pairs are equally clear. The log evidence has to be larger by SURE,
+and by FLATTERY for each annotator, since habits that are fitted to the same votes make pairs look clearer than they are
+(docs/label-compiler.md has what was measured). Larger crowds move the shares of SHAPES by themselves."""
 ENOUGH = 150_000
 """Votes of which EM sees the rest at the end only."""
 ITERATIONS, LAST_ITERATIONS = 60, 4
@@ -64,6 +80,10 @@ class Problem:
     code: Array
     single: Array
     """[F], 1 where a factor is a single node"""
+    same: float
+    """the guessed share of pairs without a difference"""
+    told: Array
+    """[F], whether it is a pair that was judged twice and whose truth is not given"""
     alone: Array
     groups: list[Components]
     by_factor: Runs
@@ -75,16 +95,22 @@ class Problem:
         alone, groups = components(evidence.first, evidence.second, len(evidence.kind), evidence.known != 0)
         by_code = Runs.of(code, factor, len(codes.rater))
         single = (evidence.second < 0).astype(np.int64)
-        return Problem(evidence, codes, code, single, alone, groups, Runs.of(factor, code, count), by_code)
+        told = np.bincount(factor, shared(evidence), count) > 0
+        told &= (single == 0) & (evidence.known == 0)
+        by_factor = Runs.of(factor, code, count)
+        return Problem(evidence, codes, code, single, _guess_same(evidence), told, alone, groups, by_factor, by_code)
 
 
 @dataclass
 class State:
-    """What EM goes on with: `shapes` [2, 3] is how often lone pairs and lone nodes have each of SHAPES, `belief` [F, G]
-    the distribution of every factor's difference, `sites` [F, 2] what joint normals know of it."""
+    """What EM goes on with: `shapes` [2, 3] is how often lone pairs and lone nodes have each of SHAPES, of which `prior`
+    [3] is worth so many factors, `same` the share of pairs without a difference, `belief` [F, G + 1] the distribution of every factor's difference, `sites` [F, 2] what
+    joint normals know of it."""
 
     raters: Raters
     shapes: Array
+    prior: Array
+    same: float
     belief: Array
     sites: Array
 
@@ -93,24 +119,53 @@ def fit(evidence: Evidence) -> Beliefs:
     """The posterior of every factor, node and annotator; at least one vote is needed.
 
     Of more than ENOUGH votes EM first sees a part, whole components of it, and then goes on with all of them for a few
-    iterations.
+    iterations. Of few annotators it is asked as well whether all pairs are equally clear.
     """
     raters, codes, code = start(evidence)
-    shapes = np.tile(PRIOR_FACTORS / PRIOR_FACTORS.sum(), (2, 1))
-    iterations = ITERATIONS
-    if len(code) > ENOUGH:
-        part, seen = _part(evidence, -(-len(code) // ENOUGH))
-        state = _em(Problem.of(part, codes, code[seen]), raters, shapes, ITERATIONS)
-        raters, shapes, iterations = state.raters, state.shapes, LAST_ITERATIONS
     problem = Problem.of(evidence, codes, code)
-    return _beliefs(problem, _em(problem, raters, shapes, iterations))
+    some = problem
+    if len(code) > ENOUGH:
+        less, seen = part(evidence, -(-len(code) // ENOUGH))
+        some = Problem.of(less, codes, code[seen])
+    state = _em(some, _start(raters, some, PRIOR_FACTORS), ITERATIONS)
+    judges = len(np.unique(codes.rater[(codes.tells[:, 0] > 0) & (raters.family[codes.rater] == COMPARE)]))
+    if 0 < judges <= FEW_JUDGES:
+        even = _em(some, _start(raters, some, ONLY_EVEN), ITERATIONS)
+        if _evidence(even, some) - _evidence(state, some) > SURE + FLATTERY * judges:
+            state = even
+    return _beliefs(problem, state if some is problem else _em(problem, _again(state, problem), LAST_ITERATIONS))
 
 
-def _kept(votes: Votes, mask: Array) -> Votes:
+def _start(raters: Raters, problem: Problem, prior: Array) -> State:
+    return _again(State(raters, np.tile(prior / prior.sum(), (2, 1)), prior, problem.same, NOTHING, NOTHING), problem)
+
+
+def _again(state: State, problem: Problem) -> State:
+    """The habits and shares of a state, with the beliefs still to come."""
+    count = len(problem.evidence.first)
+    return replace(state, belief=np.empty((count, SAME + 1)), sites=np.zeros((count, 2)))
+
+
+def _evidence(state: State, problem: Problem) -> float:
+    """The log probability of what was said about the pairs that stand alone."""
+    mine = problem.alone & (problem.single == 0)
+    log = (problem.by_factor.sums(log_likelihood(state.raters, problem.codes)) + _log_prior(state)[0])[mine]
+    most = log.max(1, keepdims=True, initial=NEVER)
+    return float((most[:, 0] + np.log(np.exp(log - most).sum(1))).sum())
+
+
+def _guess_same(evidence: Evidence) -> float:
+    """The share of pairs without a difference before anything is known but how often ties are said."""
+    votes = evidence.votes
+    mine = votes.family == COMPARE
+    return SAME_SHARE * (votes.tie[mine].sum() + 0.1) / (mine.sum() + 1)
+
+
+def kept(votes: Votes, mask: Array) -> Votes:
     return Votes(**{f.name: getattr(votes, f.name)[mask] for f in fields(Votes)})
 
 
-def _part(evidence: Evidence, stride: int) -> tuple[Evidence, Array]:
+def part(evidence: Evidence, stride: int) -> tuple[Evidence, Array]:
     """Every `stride`-th component, and the gold factors; and which votes these have."""
     home = labels(evidence.first, evidence.second, len(evidence.kind))[evidence.first]
     _, component = np.unique(home, return_inverse=True)
@@ -118,27 +173,26 @@ def _part(evidence: Evidence, stride: int) -> tuple[Evidence, Array]:
     number = np.full(len(evidence.first), -1)
     number[factors] = np.arange(len(factors))
     seen = number[evidence.votes.factor] >= 0
-    votes = _kept(evidence.votes, seen)
+    votes = kept(evidence.votes, seen)
     votes = replace(votes, factor=number[votes.factor])
     picked = {name: getattr(evidence, name)[factors] for name in ("first", "second", "known", "task")}
     return replace(evidence, votes=votes, **picked), seen
 
 
-def _em(problem: Problem, raters: Raters, shapes: Array, iterations: int) -> State:
+def _em(problem: Problem, state: State, iterations: int) -> State:
     """At most so many iterations; the beliefs are those of the last habits."""
-    count = len(problem.evidence.first)
-    state = State(raters, shapes, np.empty((count, len(GRID))), np.zeros((count, 2)))
     codes, code, factor = problem.codes, problem.code, problem.evidence.votes.factor
     for iteration in range(iterations):
         before = state.raters.habits
         _expect(state, problem, SWEEPS)
         seen = problem.by_code.sums(state.belief)
         state.shapes = _fit_shapes(state, problem)
+        state.same = _fit_same(state, problem)
         if iteration % SHARE_EVERY == 0:
             share = observed_share(state.raters, codes, code, state.belief, factor, seen)
             steepness = fit_steepness(state.raters, codes, seen)
             state.raters = replace(state.raters, share=share, steepness=steepness)
-        state.raters = fit_habits(state.raters, codes, seen)
+        state.raters = fit_habits(fit_lapses(state.raters, codes, seen), codes, seen)
         error = np.sqrt(np.diagonal(state.raters.covariance, axis1=1, axis2=2))
         if (np.abs(state.raters.habits - before) / error).max() < TOLERANCE:
             break
@@ -149,25 +203,27 @@ def _em(problem: Problem, raters: Raters, shapes: Array, iterations: int) -> Sta
 def _expect(state: State, problem: Problem, sweeps: int) -> None:
     evidence = problem.evidence
     likelihood = problem.by_factor.sums(log_likelihood(state.raters, problem.codes))
-    log = likelihood + np.log(state.shapes @ SHAPES)[problem.single]
+    log = likelihood + _log_prior(state)[problem.single]
     gold = np.flatnonzero(evidence.known)
-    log[gold] += _truth(evidence.known[gold])
+    log[gold] += TRUTH[evidence.known[gold]]
     log -= log.max(1, keepdims=True)
     np.exp(log, out=log)
     log /= log.sum(1, keepdims=True)
     state.belief = log
+    odds = np.array([np.log(state.same / (1 - state.same)), NEVER])[problem.single]
     for group in problem.groups:
         mine = group.factors
         for _ in range(sweeps):
-            state.belief[mine], state.sites[mine] = sweep(group, state.sites[mine], likelihood[mine], GRID, DAMPING)
+            state.belief[mine], state.sites[mine] = sweep(
+                group, state.sites[mine], likelihood[mine], odds[mine], GRID, DAMPING
+            )
 
 
-def _truth(known: Array) -> Array:
-    """Log prior of what is known of gold factors: the sign, or that there is hardly a difference."""
-    away = -1e3
-    positive = np.where(GRID > 0, 0.0, away)
-    none = -0.5 * (GRID / 0.25) ** 2
-    return np.stack([np.zeros_like(GRID), positive, none, positive[::-1]])[known]
+def _log_prior(state: State) -> Array:
+    """Of pairs and of single nodes that stand alone [2, G + 1]."""
+    prior = np.log(state.shapes @ SHAPES)
+    pair = np.r_[prior[0] + np.log1p(-state.same), np.log(state.same)]
+    return np.stack([pair, np.r_[prior[1], NEVER]])
 
 
 def _fit_shapes(state: State, problem: Problem) -> Array:
@@ -176,10 +232,16 @@ def _fit_shapes(state: State, problem: Problem) -> Array:
     for single in (0, 1):
         mine = problem.alone & (problem.single == single) & (problem.evidence.known == 0)
         # The posterior is proportional to the mixture, so a shape's share of it is its share of the mixture.
-        ratio = state.belief[mine].sum(0) / (state.shapes[single] @ SHAPES)
-        mass = state.shapes[single] * (SHAPES @ ratio) + PRIOR_FACTORS
+        ratio = state.belief[mine, :SAME].sum(0) / (state.shapes[single] @ SHAPES)
+        mass = state.shapes[single] * (SHAPES @ ratio) + state.prior
         found.append(mass / mass.sum())
     return np.stack(found)
+
+
+def _fit_same(state: State, problem: Problem) -> float:
+    """The share of pairs without a difference, an EM step on those that were judged twice."""
+    mass = state.belief[problem.told, SAME].sum() + SAME_WORTH * problem.same
+    return float(mass / (problem.told.sum() + SAME_WORTH))
 
 
 def _beliefs(problem: Problem, state: State) -> Beliefs:
@@ -188,9 +250,9 @@ def _beliefs(problem: Problem, state: State) -> Beliefs:
     typical = raters.mean[np.where(single, 1, COMPARE)]
     # A single answer is good where a typical annotator would sooner call it so: the bar is where α·d + β is 0.
     bar = np.where(single, -typical[:, 1] / typical[:, 0], 0.0)
-    above = np.clip((GRID[None, :] - bar[:, None]) / 0.25 + 0.5, 0, 1)
-    mean = belief @ GRID
-    variance = np.maximum(belief @ GRID**2 - mean**2, 1e-6)
+    above = np.clip((POINTS[None, :] - bar[:, None]) / 0.25 + 0.5, 0, 1)
+    mean = belief @ POINTS
+    variance = np.maximum(belief @ POINTS**2 - mean**2, 1e-6)
     level = np.full((len(evidence.kind), 2), np.nan)
     scale = raters.mean[1, 0]
     lone = np.flatnonzero(problem.alone & single)
@@ -210,7 +272,7 @@ def _beliefs(problem: Problem, state: State) -> Beliefs:
         level=level,
         difference=_normal,
         people=_people(evidence, state),
-        predict=lambda factor, annotator, side: _predict(state, factor, annotator, side),
+        predict=partial(predict, raters, evidence, belief),
     )
 
 
@@ -234,16 +296,3 @@ def _people(evidence: Evidence, state: State) -> People:
     mine = raters.family == COMPARE
     position[raters.annotator[mine]] = raters.habits[mine, 1:2] + bounds * deviation[mine, 1:2]
     return People(reliability, position)
-
-
-def _predict(state: State, factor: Array, annotator: Array, side: Array) -> Array:
-    """Probabilities [n, 3] of first, second and tie for further votes in comparisons."""
-    raters = state.raters
-    mine = np.flatnonzero(raters.family == COMPARE)
-    rater = mine[np.searchsorted(raters.annotator[mine], annotator)]
-    found = []
-    for lean in (0.5, -0.5, 0.0):
-        n = len(factor)
-        codes = Codes(rater, np.full(n, lean), np.full(n, lean == 0), side, np.ones(n), np.zeros(n, np.int8))
-        found.append((state.belief[factor] * np.exp(log_likelihood(raters, codes))).sum(1))
-    return np.stack(found, 1)

@@ -14,8 +14,8 @@ LISTED = 1_000
 """Conflicts listed of each sort; all are counted."""
 
 
-def find(asked: Asked, evidence: Evidence, node_ids: pa.Array) -> dict[str, Any]:
-    """Conflicts of judgements on training pairs, JSON-able.
+def find(asked: Asked, evidence: Evidence, node_ids: pa.Array, circles: list[list[int]]) -> dict[str, Any]:
+    """Conflicts of judgements on training pairs, JSON-able; `circles` as `circles` finds them.
 
     `both_ways` has pairs of which each answer is preferred by somebody, `cycles` the prompts whose net preferences go
     round in a circle, with one circle for each knot of candidates; `self_contradictions` counts annotators' pairs to
@@ -25,7 +25,6 @@ def find(asked: Asked, evidence: Evidence, node_ids: pa.Array) -> dict[str, Any]
     said = _scored(evidence)
     hard, count = outcomes(votes)[said], counts(evidence)
     both = np.flatnonzero((count[:, 0] > 0) & (count[:, 1] > 0))
-    circles = _circles(evidence, count)
     return {
         "both_ways": {
             "count": len(both),
@@ -77,8 +76,9 @@ def _self(factor: Array, annotator: Array, hard: Array) -> int:
     return int(((count[:, 0] > 0) & (count[:, 1] > 0)).sum())
 
 
-def _circles(evidence: Evidence, count: Array) -> list[list[int]]:
+def circles(evidence: Evidence) -> list[list[int]]:
     """One circle of net preferences, each node beating the next, for each knot of nodes that has any."""
+    count = counts(evidence)
     net = count[:, 0] - count[:, 1]
     decided = np.flatnonzero(net != 0)
     winner = np.where(net > 0, evidence.first, evidence.second)[decided]

@@ -4,11 +4,13 @@ The truth of a factor is one of first (good), second (bad) and tie. Annotator j 
 probability π_j[k, l]; sides of the screen do not matter.
 """
 
+from functools import partial
+
 import numpy as np
 
 from annotation.crowd.arrays import Array, group_sums
 from annotation.crowd.beliefs import Beliefs, People
-from annotation.crowd.evidence import COMPARE, FAMILIES, Evidence
+from annotation.crowd.evidence import COMPARE, FAMILIES, THUMB, Evidence
 from annotation.crowd.majority import levels, log_odds, logistic, outcomes
 
 RIGHT, ANY = 1.0, 1.0
@@ -52,10 +54,22 @@ def fit(evidence: Evidence) -> Beliefs:
         level=levels(evidence, better),
         difference=logistic,
         people=People(_reliability(truth, evidence), np.full((evidence.annotators, 3), np.nan)),
-        predict=lambda factor, annotator, side: np.einsum(
-            "nk,nkl->nl", truth[factor], confusion[annotator * FAMILIES + COMPARE]
-        ),
+        predict=partial(_predict, evidence, truth, confusion),
     )
+
+
+def _predict(evidence: Evidence, truth: Array, confusion: Array, factor: Array, annotator: Array, side: Array) -> Array:
+    """A stranger says what all annotators say on average."""
+    votes = evidence.votes
+    spoke = np.unique(votes.annotator * FAMILIES + votes.family)
+    family = np.where(evidence.second[factor] < 0, THUMB, COMPARE)
+    rater = annotator * FAMILIES + family
+    known = (annotator >= 0) & np.isin(rater, spoke)
+    matrix = confusion[np.where(known, rater, 0)]
+    for kind in (COMPARE, THUMB):
+        mine = spoke[spoke % FAMILIES == kind]
+        matrix[~known & (family == kind)] = confusion[mine].mean(0) if len(mine) else np.eye(3)
+    return np.einsum("nk,nkl->nl", truth[factor], matrix)
 
 
 def _classes(truth: Array, single: Array) -> Array:

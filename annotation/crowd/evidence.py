@@ -77,6 +77,8 @@ class Evidence:
     """[N], index into all texts of all tasks, followed by the edits."""
     edits: list["Edited"]
     annotators: int
+    sides: bool = True
+    """Whether sides were drawn, so that they tell of position bias."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,13 @@ class _Block:
     worth: Array
     strength: Array
     main: bool
+
+
+def shared(evidence: Evidence) -> Array:
+    """Which votes something can be held against, bool [V]: their factor was judged twice, or its truth is known."""
+    votes = evidence.votes
+    twice = np.bincount(votes.factor[votes.main], minlength=len(evidence.first)) > 1
+    return (twice | (evidence.known != 0))[votes.factor]
 
 
 def gather(asked: Asked, said: Said) -> tuple[Evidence, list[tuple[str, str]]]:

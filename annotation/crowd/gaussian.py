@@ -69,20 +69,27 @@ def labels(first: Array, second: Array, nodes: int) -> Array:
             return label
 
 
-def sweep(group: Components, sites: Array, likelihood: Array, grid: Array, damping: float) -> tuple[Array, Array]:
-    """One parallel round: the tilted distributions [n, G] of the group's factors, and new sites [n, 2].
+def sweep(
+    group: Components, sites: Array, likelihood: Array, odds: Array, grid: Array, damping: float
+) -> tuple[Array, Array]:
+    """One parallel round: the tilted distributions [n, G + 1] of the group's factors, and new sites [n, 2].
 
-    `sites` are precision and precision times mean; `likelihood` [n, G] is the log likelihood on `grid` [G].
+    `sites` are precision and precision times mean; `likelihood` [n, G + 1] is the log likelihood on `grid` [G] and of no
+    difference, which has the log odds `odds` [n] before anything is said.
     """
     mean, covariance = joint(group, sites)
     m, v = _marginal(group, mean, covariance)
     free = np.maximum(1 / v - sites[:, 0], SMALLEST)
     shift = m / v - sites[:, 1]
-    log = likelihood + shift[:, None] * grid - 0.5 * free[:, None] * grid**2
+    step = grid[1] - grid[0]
+    log = likelihood.copy()
+    cavity = -0.5 * free[:, None] * (grid - (shift / free)[:, None]) ** 2
+    log[:, :-1] += cavity + (0.5 * np.log(free / (2 * np.pi)) + np.log(step))[:, None]
+    log[:, -1] += odds
     tilted = np.exp(log - log.max(1, keepdims=True))
     tilted /= tilted.sum(1, keepdims=True)
-    at = tilted @ grid
-    spread = tilted @ grid**2 - at**2 + (grid[1] - grid[0]) ** 2 / 12  # the nodes stand for intervals
+    at = tilted[:, :-1] @ grid
+    spread = tilted[:, :-1] @ grid**2 - at**2 + step**2 / 12  # the nodes stand for intervals
     # Under the prior alone the grid's moments are not quite the normal's: the site takes the difference of the two.
     fresh = np.maximum(1 / spread - free, 0)
     new = np.stack([fresh, np.where(fresh > 0, at * (free + fresh) - shift, 0)], 1)

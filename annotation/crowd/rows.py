@@ -16,8 +16,6 @@ from annotation.crowd.evidence import ASIDE, TRAIN, Evidence
 from annotation.crowd.gaussian import labels
 from annotation.crowd.reading import Asked, Said
 
-COIN = 0.01
-"""A pair whose better answer is known by less than this beyond one half is no preference."""
 MOST = 16
 """Of so many answers to one prompt that were judged one by one, all pairs are made; of more, each is paired with the one
 half the ranks away."""

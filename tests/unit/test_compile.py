@@ -33,8 +33,10 @@ from tests.labelling import judge, make_task
 EACH_MODEL = pytest.mark.parametrize("model", sorted(MODELS))
 
 
-def compiled(tasks: list[Task], said: list[Judgement], model: str = "bradley_terry") -> Compiled:
-    return compile_labels(to_table(Task, tasks), to_table(Judgement, said), model=model)
+def compiled(
+    tasks: list[Task], said: list[Judgement], model: str = "bradley_terry", *, sides_drawn: bool = False
+) -> Compiled:
+    return compile_labels(to_table(Task, tasks), to_table(Judgement, said), model=model, sides_drawn=sides_drawn)
 
 
 def made(kind: str, name: str, candidates: str, prompt: str = "p", **more: Any) -> Task:
@@ -378,7 +380,7 @@ def test_a_spammer_and_an_adversary_are_seen_through() -> None:
 
 def test_position_bias_is_found_with_its_sign() -> None:
     tasks, said = crowd(300, {"ann": 0.8, "bob": 0.8}, bias=1.0)
-    for a in compiled(tasks, said).annotators.values():
+    for a in compiled(tasks, said, sides_drawn=True).annotators.values():
         assert a["position_bias"]["low"] < a["position_bias"]["value"] < a["position_bias"]["high"]
         assert a["position_bias"]["low"] > 0.3 and a["position_bias"]["high"] < 2.5
 
