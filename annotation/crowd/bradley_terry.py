@@ -196,7 +196,7 @@ def _em(problem: Problem, state: State, iterations: int) -> State:
         error = np.sqrt(np.diagonal(state.raters.covariance, axis1=1, axis2=2))
         if (np.abs(state.raters.habits - before) / error).max() < TOLERANCE:
             break
-    _expect(state, problem, LAST_SWEEPS)
+    _expect(state, replace(problem, codes=replace(codes, worth=codes.once)), LAST_SWEEPS)
     return state
 
 

@@ -49,6 +49,8 @@ class Votes:
     side: Array
     """How far left the first node stands of the second: 1 in a pair, less between neighbours in a ranking, else 0."""
     worth: Array
+    times: Array
+    """How often this annotator spoke in this way about this factor; `worth` is divided by it."""
     strength: Array
     """0 where none was given."""
     judgement: Array
@@ -343,8 +345,9 @@ def _assemble(asked: Asked, said: Said, keys: _Keys, blocks: list[_Block], edits
     # All that a vote says is in the order, so that sums do not depend on that of the rows.
     says = [joined(name) for name in ("worth", "strength", "side", "tie", "lean")]
     order = np.lexsort((*says, main, family, annotator, factor))
-    worth = joined("worth") / _times(factor, annotator, family, main)
-    columns = {"factor": factor, "annotator": annotator, "family": family, "worth": worth, "main": main}
+    times = _times(factor, annotator, family, main)
+    columns = {"factor": factor, "annotator": annotator, "family": family, "main": main}
+    columns |= {"worth": joined("worth") / times, "times": times}
     columns |= {name: joined(name) for name in ("lean", "tie", "side", "strength", "judgement")}
     votes = Votes(**{f.name: columns[f.name][order] for f in fields(Votes)})
     kind, rest = np.divmod(nodes, max(1, keys.width * len(asked.prompts)))

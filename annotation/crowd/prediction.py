@@ -40,7 +40,8 @@ def predict(raters: Raters, evidence: Evidence, belief: Array, factor: Array, an
 def _codes(rater: Array, side: Array, word: int) -> Codes:
     n = len(rater)
     lean, tie = WORDS[word]
-    return Codes(rater, np.full(n, lean), np.full(n, tie), side, np.ones(n), np.zeros(n, np.int8), np.ones((n, 3)))
+    one = np.ones(n)
+    return Codes(rater, np.full(n, lean), np.full(n, tie), side, one, one, np.zeros(n, np.int8), np.ones((n, 3)))
 
 
 def _stranger(raters: Raters, family: int, side: float) -> Array:

@@ -49,6 +49,9 @@ class Codes:
     tie: Array
     side: Array
     worth: Array
+    """[U], as long as habits are fitted: what was said twice tells twice how steady somebody is."""
+    once: Array
+    """[U], where it is about the pair: a repeat is no second vote."""
     strength: Array
     tells: Array
     """[U, 3], how much of the vote tells about α, β and log ν. A vote that nothing can be held against, since nobody
@@ -89,7 +92,10 @@ def start(evidence: Evidence) -> tuple[Raters, Codes, Array]:
     side = np.where(votes.family == COMPARE, votes.side if evidence.sides else 0.0, 1.0)
     held = shared(evidence)
     parts = [rater, votes.tie.astype(np.int64), votes.strength.astype(np.int64), held.astype(np.int64)]
-    parts += [np.unique(np.round(column, 9), return_inverse=True)[1] for column in (votes.lean, side, votes.worth)]
+    parts += [
+        np.unique(np.round(column, 9), return_inverse=True)[1]
+        for column in (votes.lean, side, votes.worth, votes.times)
+    ]
     key = np.zeros(len(rater), np.int64)
     for part in parts:
         key = key * (int(part.max(initial=0)) + 1) + part
@@ -98,7 +104,8 @@ def start(evidence: Evidence) -> tuple[Raters, Codes, Array]:
     lone = np.bincount(rater, np.where(held, 0, votes.worth), len(names))
     of_side = np.where(family == COMPARE, np.minimum(1, SIDES_WORTH / np.maximum(lone, 1)), 0)
     tells = np.stack([held, np.where(held, 1, of_side[rater]), np.ones(len(rater))], 1)
-    picked = [column[example] for column in (rater, votes.lean, votes.tie, side, votes.worth, votes.strength, tells)]
+    columns = (rater, votes.lean, votes.tie, side, votes.worth * votes.times, votes.worth, votes.strength, tells)
+    picked = [column[example] for column in columns]
     counts = np.stack([np.bincount(rater, votes.strength == s, len(names)) for s in (1, 2, 3)], 1)
     overall = (counts.sum(0) + 1) / (counts.sum() + 3)
     raters = Raters(

@@ -86,7 +86,7 @@ METHODS: dict[str, list[str]] = {
 
 
 def test_every_shipped_recipe_is_tried_here() -> None:
-    assert shipped().keys() == {"support-desk", "own-model", *METHODS}
+    assert shipped().keys() == {"support-desk", "own-model", "two-people", *METHODS}
 
 
 def prepared(name: str, folder: Path) -> list[str]:
@@ -158,25 +158,29 @@ def test_support_desk_and_its_run_py_give_the_same_policy(tmp_path: Path, argill
     check_both(tmp_path, "support-desk", said)
 
 
-def test_own_model_and_its_run_py_give_the_same_policy(tmp_path: Path, argilla_server: ArgillaServer) -> None:
+@pytest.mark.parametrize("name", ["own-model", pytest.param("two-people", marks=pytest.mark.full)])
+def test_a_recipe_for_people_and_its_run_py_give_the_same_policy(
+    name: str, tmp_path: Path, argilla_server: ArgillaServer
+) -> None:
     """`align run` with a scoring function as annotator; then run.py with a person who happens to say the same."""
-    align("init", "own-model", "mine", cwd=tmp_path)
+    align("init", name, "mine", cwd=tmp_path)
     changes = [*SMALL, *tiny_model(tmp_path / "mine"), on(argilla_server)]
     align("run", "mine", *changes, SCORER, cwd=tmp_path)
-    labels = rows(tmp_path / "runs" / "own-model", 1, "snapshot", "judgements.parquet")
+    labels = rows(tmp_path / "runs" / name, 1, "snapshot", "judgements.parquet")
     person = server.add_user(argilla_server.home, f"dora-{secrets.token_hex(3)}")
     with in_code(tmp_path, changes) as (process, errors):
         assert process.stdout is not None
         waiting = next((line for line in process.stdout if "label at" in line), "")
         found = re.fullmatch(
-            r"0 of 8 answers are in; label at http://127.0.0.1:\d+/dataset/(\S+)/annotation-mode\n", waiting
+            rf"0 of {8 + (name == 'two-people')} answers are in; label at http://127.0.0.1:\d+/dataset/(\S+)/annotation-mode\n",
+            waiting,
         )
         assert found, waiting + errors.read_text()
         same = [Answer(label["task_id"], label["outcome"], strength=label["strength"]) for label in labels]
         answer(argilla_server, found[1], person.api_key, same)
         said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, errors.read_text()
-    check_both(tmp_path, "own-model", said)
+    check_both(tmp_path, name, said)
 
 
 def on(server: ArgillaServer) -> str:

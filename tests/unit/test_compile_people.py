@@ -3,6 +3,7 @@
 import random
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from annotation.crowd import bradley_terry, choice, dawid_skene, majority, sides
 from annotation.crowd.beliefs import Beliefs
 from annotation.crowd.evidence import Evidence, gather
 from annotation.crowd.reading import Asked, read_judgements, read_tasks
+from benchmarks import label_beliefs
 from benchmarks.crowds import good_three
 from benchmarks.label_compiler import evidence_of
 from tests.labelling import judge, make_task
@@ -276,3 +278,24 @@ def test_enough_overlap_and_no_habits_leave_nothing_to_say() -> None:
         for w in ("ann", "bob")
     ]
     assert compiled(tasks, said, sides_drawn=True).notes == []
+
+
+def test_repeats_tell_a_steady_person_from_a_coin() -> None:
+    found = {}
+    for alike in (20, 10):
+        tasks, said = one_person(100, 0.5)
+        for n in range(20):
+            first = make_task(f"u{n}", prompt=f"q{n}", candidates=(f"c{n}", f"d{n}"), shown=(n % 2, 1 - n % 2))
+            again = replace(first, id=f"{first.id}r", repeat=1, shown=first.shown[::-1])
+            word = "ab"[n // 2 % 2]
+            tasks += [first, again]
+            said += [judge(first.id, "ann", word), judge(again.id, "ann", word if n < alike else "ba"[n // 2 % 2])]
+        rows = compiled(tasks, said, sides_drawn=True).preferences.to_pylist()
+        found[alike] = np.mean([row["target"] for row in rows if row["prompt_id"].startswith("p")])
+    assert found[20] > 0.9 and 0.6 < found[10] < 0.7
+
+
+def test_the_table_of_beliefs_in_the_docs_is_what_the_command_prints() -> None:
+    docs = (Path(__file__).parents[2] / "docs/label-compiler.md").read_text(encoding="utf-8")
+    for line in label_beliefs.rows():
+        assert line in docs

@@ -36,6 +36,7 @@ METHODS = {
     "reward-hh": "best_of_n",
     "sft-dpo-rounds": "dpo",
     "support-desk": "dpo",
+    "two-people": "dpo",
 }
 
 
