@@ -46,3 +46,22 @@ def payload(task: Task, form: Form) -> dict[str, str]:
     packed = json.dumps(content, ensure_ascii=True).encode("ascii")
     words = re.findall(r"\w+", " ".join([m["content"] for m in task.messages] + answers))
     return {"payload": base64.b64encode(packed).decode("ascii"), "words": " ".join(words)[:WORDS_LIMIT]}
+
+
+def seen_otherwise(fields: object, task: Task, form: Form) -> str | None:
+    """In which way a record's `fields`, as the server has them, show something else than `task`; None where they show it."""
+    given = fields.get(FIELD) if isinstance(fields, dict) else None
+    packed = given.get("payload") if isinstance(given, dict) else None
+    if packed == payload(task, form)["payload"]:
+        return None
+    try:
+        content = json.loads(base64.b64decode(packed or "", validate=True))
+        messages, answers = content["messages"], content["answers"]
+    except (ValueError, TypeError, KeyError):
+        return "its page was edited on the server"
+    if messages != task.messages or not isinstance(answers, list) or sorted(map(str, answers)) != sorted(task.texts):
+        return "its page was edited on the server"
+    return None if answers == [task.texts[place] for place in task.shown] else TURNED
+
+
+TURNED = "its answers stand in another order on the server"

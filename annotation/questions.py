@@ -83,6 +83,11 @@ def from_screen(
     if not skipped:
         outcome, ranking, ratings = _main(task, said, shown, form)
     strength = said.get("strength") if outcome in ("a", "b") else None
+    if strength is not None and strength not in STRENGTH_WORDS:
+        raise _unknown(task, "strength", strength)
+    known = _flag_options(len(PLACES))
+    if not all(flag in known for flag in said.get("flags") or []):
+        raise _unknown(task, "flags", said["flags"])
     flags = [f for f in said.get("flags") or [] if PLACES.index(f[0]) < len(shown)]
     return Answer(
         task_id=task,
@@ -128,7 +133,7 @@ def _places_of(ranking: Sequence[int], shown: Sequence[int], answers: int) -> li
 
 def _ranks_of(task: str, value: Any, shown: Sequence[int]) -> list[int]:
     """The rank of each canonical candidate, without gaps: a person may leave a place empty, and means nothing by it."""
-    given = {item["value"]: item["rank"] for item in value or []}
+    given = {item["value"]: item.get("rank") for item in value or []}
     places = PLACES[: len(shown)]
     if any(not isinstance(given.get(place), int) for place in places):
         raise _unknown(task, "ranking", value)

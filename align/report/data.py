@@ -196,7 +196,8 @@ def _progress(run: RunFolder, round: int, stage: str) -> tuple[int, int]:
     """Labels given and wanted for the tasks of a stage; more than wanted on one task count as wanted."""
     tasks = run.rows(round, stage, "tasks.parquet") or []
     given: Counter[str] = Counter()
-    for judgement in read_journal(run.path / "journal.jsonl").judgements(t["id"] for t in tasks):
+    journal = read_journal(run.path / "journal.jsonl", {t["id"] for t in tasks})
+    for judgement in journal.judgements(t["id"] for t in tasks):
         given[judgement.task_id] += judgement.outcome != "skipped"
     return sum(min(given[t["id"]], t["wanted"]) for t in tasks), sum(t["wanted"] for t in tasks)
 

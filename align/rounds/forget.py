@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import ConfigError
-from align.rounds.journal import Tombstones, forget, read_journal
+from align.rounds.journal import Journal, Tombstones, forget, read_journal
 from align.rounds.labelling import DESK, Desk, closed, open_backend
 from align.rounds.lock import run_lock
 from align.rounds.run import require_run
@@ -32,28 +32,31 @@ MODELS = {"policy": "checkpoints", "reward": "reward_models"}
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """Who or what is to be forgotten in `folder`: `kind` is annotator or prompt, and `tombstones` are what that means."""
+    """Who or what is to be forgotten in `folder`: `kind` is annotator or prompt, `id` which one, `name` what people call
+    it, and `tombstones` are what that means."""
 
     folder: Path
     kind: str
+    id: str
     name: str
     tombstones: Tombstones
 
 
 def wish(folder: Path, *, annotator: str | None = None, prompt: str | None = None) -> Wish:
-    """Find an annotator by name, or a prompt by its id or the beginning of it.
+    """Find an annotator by id or name, or a prompt by its id or the beginning of it.
 
-    Raises ConfigError where nobody of that name has said anything, and where no task asks about that prompt.
+    Raises ConfigError where nobody of that name has said anything, where several have, and where no task asks about that
+    prompt.
     """
     if not (folder / DESK).is_file():
         require_run(folder)
     if (annotator is None) == (prompt is None):
         raise ConfigError("say whom or what to forget", hint="give either --annotator NAME or --prompt ID")
     if annotator is not None:
-        return Wish(folder, "annotator", annotator, _annotator(folder, annotator))
+        return _annotator(folder, annotator)
     assert prompt is not None
     found, tombstones = _prompt(folder, prompt)
-    return Wish(folder, "prompt", found, tombstones)
+    return Wish(folder, "prompt", found, found, tombstones)
 
 
 def used_by(wish: Wish) -> dict[str, Any]:
@@ -88,7 +91,7 @@ def write_tombstones(wish: Wish) -> None:
     """
     journal = wish.folder / "journal.jsonl"
     with run_lock(wish.folder):
-        forget(journal, "annotator", sorted(wish.tombstones.annotators))
+        forget(journal, "annotator", [wish.id] if wish.kind == "annotator" else [])
         forget(journal, "task", sorted(wish.tombstones.tasks))
 
 
@@ -103,7 +106,7 @@ def withdraw(desk: Desk, wish: Wish) -> int:
 
 def tainted(run: Path) -> list[dict[str, Any]]:
     """The models in force that descend from forgotten judgements: {id, stage, key, in_force: true}, by round."""
-    tombstones = read_journal(run / "journal.jsonl").forgotten
+    tombstones = read_journal(run / "journal.jsonl", ()).forgotten
     if not tombstones:
         return []
     touched, published = _touched(run, tombstones)
@@ -111,16 +114,26 @@ def tainted(run: Path) -> list[dict[str, Any]]:
     return [row for row in rows if row["in_force"]]
 
 
-def _annotator(folder: Path, name: str) -> Tombstones:
-    journal = read_journal(folder / "journal.jsonl")
-    names = {j.annotator for j in journal.latest.values()} | journal.forgotten.annotators
-    if name not in names:
-        close = difflib.get_close_matches(name, names, n=1)
-        known = (
-            f"did you mean {close[0]}?" if close else f"those who have are {', '.join(sorted(names)[:8]) or 'nobody'}"
-        )
-        raise ConfigError(f"{name!r} has said nothing here", where=str(folder), hint=known)
-    return Tombstones(annotators=frozenset([name]))
+def _annotator(folder: Path, text: str) -> Wish:
+    """Who has the id or the name `text`. An earlier name counts where nobody has it now."""
+    journal = read_journal(folder / "journal.jsonl", ())
+    match journal.find(text):
+        case [who]:
+            return Wish(folder, "annotator", who, journal.called(who), journal.naming(who))
+        case []:
+            raise ConfigError(f"{text!r} has said nothing here", where=str(folder), hint=_known_names(journal, text))
+        case several:
+            raise ConfigError(
+                f"{len(several)} annotators are or were called {text!r}",
+                where=str(folder),
+                hint=f"give the id of one: {', '.join(several)}",
+            )
+
+
+def _known_names(journal: Journal, text: str) -> str:
+    names = sorted(journal.everybody().values())
+    close = difflib.get_close_matches(text, names, n=1)
+    return f"did you mean {close[0]}?" if close else f"those who have are {', '.join(names[:8]) or 'nobody'}"
 
 
 def _prompt(folder: Path, identity: str) -> tuple[str, Tombstones]:
