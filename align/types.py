@@ -12,6 +12,7 @@ from typing import Any, Literal, TypedDict, TypeVar
 import pyarrow as pa
 
 from align.ids import content_id
+from align.normal import normal
 
 Role = Literal["system", "user", "assistant"]
 TaskKind = Literal["pair", "rank", "single", "rating", "blind_ab"]
@@ -253,6 +254,12 @@ def as_dict(row: Any) -> dict[str, Any]:
 
 
 def prompt_id(messages: list[Message]) -> str:
+    """Prompts that read the same are the same, whatever their line ends and Unicode form (`align.normal`)."""
+    return content_id(["prompt", [[m["role"], normal(m["content"])] for m in messages]])
+
+
+def messages_id(messages: list[Message]) -> str:
+    """Of exactly these characters, as a model reads them; a prompt in normal form has it as its `prompt_id` too."""
     return content_id(["prompt", [[m["role"], m["content"]] for m in messages]])
 
 

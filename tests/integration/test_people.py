@@ -1,5 +1,6 @@
 """Who people are, what of a record is trusted, and what a closing freezes: on the real server, on either database."""
 
+import base64
 import json
 import secrets
 from collections.abc import Callable
@@ -11,15 +12,26 @@ import pytest
 
 from align.config.recipe import Annotate
 from align.errors import ServiceError
+from align.rounds.desk import make_desk as make_desk_of_file
 from align.rounds.forget import used_by, wish, withdraw, write_tombstones
 from align.rounds.journal import close, read_journal, reopen
-from align.rounds.labelling import Desk, desk_of_tasks, judgements_of, offer, open_backend, take_in, waits
+from align.rounds.labelling import (
+    Desk,
+    desk_of_folder,
+    desk_of_tasks,
+    judgements_of,
+    offer,
+    open_backend,
+    take_in,
+    waits,
+)
 from align.rounds.survey import survey
 from align.store import write_json
 from align.types import judgement_id
 from annotation.argilla_backend import ArgillaBackend
 from annotation.backend import Answer
 from tests.labelling import pair_tasks
+from tests.loop import write_jsonl
 from tests.server_fixtures import ArgillaServer, add_annotator
 
 MakeDesk = Callable[[int], tuple[Desk, ArgillaBackend]]
@@ -265,3 +277,23 @@ def test_a_data_set_whose_place_another_took_is_closed(either_server: ArgillaSer
     backend.answer(key, [Answer(old.tasks[0].id, "b")])
     dataset = either_server.call("GET", f"/datasets/{again.url.split('/')[-2]}")
     assert dataset["guidelines"] is None
+
+
+def test_people_are_not_asked_to_compare_what_reads_the_same(either_server: ArgillaServer, tmp_path: Path) -> None:
+    """A file as three programs wrote it: two prompts that read the same, and of the answers two that do."""
+    rows = [
+        {"prompt": "cafe\u0301 or\r\ntea?", "text": "one\ntwo"},
+        {"prompt": "caf\u00e9 or\ntea?", "text": "one\r\ntwo"},
+        {"prompt": "caf\u00e9 or\ntea?\u200b", "text": "tea"},
+    ]
+    write_jsonl(tmp_path / "candidates.jsonl", rows)
+    folder = tmp_path / f"desk-{secrets.token_hex(3)}"
+    annotate = Annotate.model_validate({"server": {"type": "embedded", "home": str(either_server.home)}})
+    make_desk_of_file(folder, tmp_path / "candidates.jsonl", annotate, seed=0)
+    desk = desk_of_folder(folder)
+    backend, submitted = offer(desk)
+    assert submitted.added == 1
+    (record,) = records_of(either_server, backend).values()
+    seen = json.loads(base64.b64decode(record["fields"]["comparison"]["payload"]))
+    assert seen["messages"] == [{"role": "user", "content": "cafe\u0301 or\r\ntea?"}], "as it was written first"
+    assert len(seen["answers"]) == 2 and "tea" in seen["answers"]
