@@ -112,7 +112,8 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What one person said about one task.
+    """What one person said about one task. `annotator` is who: a person's user id on the server, which no renaming
+    changes, or a simulated annotator's name in the recipe.
 
     `outcome` is one of `OUTCOMES[kind]`. For a pair "a" and "b" always mean the *canonical* candidates 0 and 1, never
     the sides of the screen; so do the letters of `flags`. `strength` (of a preference) is one of `STRENGTHS`. `ranking`

@@ -66,7 +66,8 @@ def used_by(wish: Wish) -> dict[str, Any]:
     {id, stage, key, in_force}. A checkpoint used what the snapshot of its preferences holds, also where none of its
     pairs names the judgement, because a compiler that learns how far to trust people weighs all pairs together.
     """
-    journal = read_journal(wish.folder / "journal.jsonl").latest.values()
+    about = wish.tombstones.tasks if wish.kind == "prompt" else None
+    journal = read_journal(wish.folder / "journal.jsonl", about).latest.values()
     said = {j.id for j in journal if wish.tombstones.hide(j.id, j.annotator, j.task_id)}
     found: dict[str, set[str]] = {name: set() for name in ("judgements", *ROWS)}
     found["judgements"] |= said

@@ -15,6 +15,7 @@ are, a line says so, and they count as that person's.
 A closing freezes what stands before it: what is said later is kept, and counts once a person reopens the labelling.
 """
 
+import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from align.ids import content_id
-from align.rounds.journal_io import JUDGEMENT, Line, held, lines, write
+from align.rounds.journal_io import BLOCK, JUDGEMENT, Line, Place, held, lines, write
 from align.types import Judgement, judgement_id
 
 
@@ -65,17 +66,14 @@ class Journal:
         self._clear()
 
     def _clear(self) -> None:
-        self.length = 0
-        """Bytes that are read."""
+        self._place = Place()
         self.closed: dict[str, str] = {}
         """Content id of a round's tasks → why their labelling was closed. Other tasks in the same round start open."""
         self.names: dict[str, str] = {}
         """Annotator → what that person is called now."""
-        self._file, self._count = 0, 0
         self._closed_at: dict[str, int] = {}
         self._called: dict[str, set[str]] = {}
         self._owners: dict[str, tuple[str, int]] = {}
-        self._writers: set[str] = set()
         self._said: dict[tuple[str, str], Said] = {}
         self._forgotten: dict[str, set[str]] = {"judgement": set(), "annotator": set(), "task": set()}
 
@@ -83,23 +81,20 @@ class Journal:
         """Read what was written since. Raises DataError for a damaged line anywhere but at the torn end."""
         if not self._path.is_file():
             return self
-        with self._path.open("rb") as file:
-            status = self._path.stat()
-            if self._file not in (0, status.st_ino) or status.st_size < self.length:
+        with self._path.open("rb", buffering=BLOCK) as file:
+            status = os.fstat(file.fileno())
+            if self._place.file not in (0, status.st_ino) or status.st_size < self._place.length:
                 self._clear()  # another file took its place
-            self._file = status.st_ino
-            file.seek(self.length)
-            for line in lines(file, self._path, self._count, self._until, self._tasks):
+            self._place.file = status.st_ino
+            for line in lines(file, self._path, self._place, self._until, self._tasks):
                 self._take(line)
-                self.length, self._count = line.to, self._count + 1
         return self
 
     def _take(self, line: Line) -> None:
         event = line.event
         match line.type:
             case "judgement":
-                self._writers.add(event["annotator"])
-                if "task_id" in event and (self._tasks is None or event["task_id"] in self._tasks):
+                if self._tasks is None or event["task_id"] in self._tasks:
                     judgement = Judgement(**event)
                     key = judgement.task_id, self.identity(judgement.annotator)
                     self._said[key] = Said(line.at, judgement, self._said.get(key))
@@ -130,6 +125,11 @@ class Journal:
             self._said[key[0], owner] = joined
 
     @property
+    def length(self) -> int:
+        """Bytes that are read."""
+        return self._place.length
+
+    @property
     def latest(self) -> dict[tuple[str, str], Judgement]:
         """(task id, annotator) → the newest revision."""
         return {key: self._as_of(said, None) or said.judgement for key, said in self._said.items()}
@@ -142,7 +142,7 @@ class Journal:
     def meet(self, collected: Collection[Judgement], people: Mapping[str, str]) -> Self:
         """Take in who people are, as `record` would write it, where nothing is to be written."""
         for event in _introductions(self, collected, people):
-            self._take(Line(self.length, self.length, "person", event))
+            self._take(Line(self.length, "person", event))
         return self
 
     def identity(self, annotator: str) -> str:
@@ -158,7 +158,9 @@ class Journal:
 
     def everybody(self) -> dict[str, str]:
         """All who have said something here, or were forgotten: annotator → what that person is called now."""
-        return {who: self.called(who) for who in map(self.identity, self._writers | self._forgotten["annotator"])}
+        return {
+            who: self.called(who) for who in map(self.identity, self._place.annotators | self._forgotten["annotator"])
+        }
 
     def find(self, text: str) -> list[str]:
         """The annotators whose id or present name `text` is; where there is none, those who once had that name."""
@@ -178,7 +180,7 @@ class Journal:
     @property
     def strangers(self) -> set[str]:
         """Annotators of whom nothing is known but what their lines, or tombstones, call them."""
-        return (self._writers | self._forgotten["annotator"]) - self.names.keys() - self._owners.keys()
+        return (self._place.annotators | self._forgotten["annotator"]) - self.names.keys() - self._owners.keys()
 
     def judgements(self, tasks: Iterable[str], labelling: str | None = None) -> list[Judgement]:
         """The judgements in force about `tasks`, by id; where `labelling`, the content id of these tasks' folder, is

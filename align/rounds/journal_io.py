@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -18,7 +18,7 @@ from align.errors import DataError
 from align.store import disk_errors
 from align.types import Judgement
 
-BLOCK = 1 << 16
+BLOCK = 1 << 20
 JUDGEMENT = "judgement"
 
 _HEAD = re.compile(
@@ -49,15 +49,21 @@ _SHAPES: dict[str, dict[str, tuple[type, ...]]] = {
 
 
 class Line(NamedTuple):
-    """One line: the bytes `at` which it begins and behind which it ends (`to`), and what it says.
-
-    Of a judgement about a task that was not asked for, `event` holds `annotator` alone.
-    """
+    """One line: the byte `at` which it begins, and what it says."""
 
     at: int
-    to: int
     type: str
     event: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Place:
+    """How far a journal is read: bytes and lines, in which file, and the `annotators` that lines so far name."""
+
+    length: int = 0
+    count: int = 0
+    file: int = 0
+    annotators: set[str] = field(default_factory=set)
 
 
 @contextmanager
@@ -83,25 +89,28 @@ def write(path: Path, file: BinaryIO, events: list[dict[str, Any]]) -> None:
         os.fsync(file.fileno())
 
 
-def lines(file: BinaryIO, path: Path, number: int, until: int | None, tasks: Collection[str] | None) -> Iterator[Line]:
-    """The whole lines of `file` from where it stands up to byte `until`, `number` of which were read before.
+def lines(file: BinaryIO, path: Path, place: Place, until: int | None, tasks: Collection[str] | None) -> Iterator[Line]:
+    """The whole lines of `file` from `place`, which goes along, up to byte `until`.
 
-    With `tasks` a judgement about any other task is not taken apart. Fields that this version does not know are left
-    out. Raises DataError with the line's number for a line that is no entry of a journal.
+    With `tasks` a judgement about any other task is left out: of a million lines only those are taken apart that matter.
+    Raises DataError with the line's number for a line that is no entry of a journal.
     """
     wanted = None if tasks is None else {task.encode() for task in tasks}
-    at = file.tell()
+    file.seek(place.length)
     for raw in file:
+        at = place.length
         if not raw.endswith(b"\n") or (until is not None and at >= until):
             return
-        number += 1
-        to = at + len(raw)
         head = _HEAD.match(raw) if wanted is not None else None
-        if head is not None and head[1] not in (wanted or ()):
-            yield Line(at, to, JUDGEMENT, {"annotator": head[2].decode()})
+        if wanted is not None and head is not None and head[1] not in wanted:
+            place.annotators.add(head[2].decode())
         else:
-            yield Line(at, to, *_parsed(raw, path, number))
-        at = to
+            line = Line(at, *_parsed(raw, path, place.count + 1))
+            if line.type == JUDGEMENT:
+                place.annotators.add(line.event["annotator"])
+            yield line
+        place.count += 1
+        place.length += len(raw)
 
 
 def _parsed(raw: bytes, path: Path, number: int) -> tuple[str, dict[str, Any]]:

@@ -273,8 +273,9 @@ def closed(desk: Desk) -> str | None:
 
 def late_text(count: int) -> str:
     """What is to be said of `count` answers that came after a closing."""
-    answers = "1 answer" if count == 1 else f"{count} answers"
-    return f"{answers} came after the closing and {'does' if count == 1 else 'do'} not count; `align annotate reopen` counts them"
+    if count == 1:
+        return "1 answer came after the closing and does not count; `align annotate reopen` counts it"
+    return f"{count} answers came after the closing and do not count; `align annotate reopen` counts them"
 
 
 def _simulate(

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -278,3 +279,29 @@ def test_what_is_read_up_to_a_byte_stays_the_same(tmp_path: Path) -> None:
     until = read_journal(path).length
     record(path, [judged("t1", "ann", "b"), judged("t1", "bob")])
     assert [j.outcome for j in read_journal(path, until=until).judgements(["t1"])] == ["a"]
+
+
+def test_the_memory_does_not_grow_with_what_nobody_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    record(path, [judged(f"t{n}", "ann") for n in range(20_000)])
+    size = path.stat().st_size
+    assert size > 5_000_000
+    tracemalloc.start()
+    journal = read_journal(path, {"t7"})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [j.task_id for j in journal.judgements(["t7", "t8"])] == ["t7"]
+    assert peak < size / 2
+    assert journal.everybody() == {"ann": "ann"}
+
+
+def test_a_line_that_nobody_asked_for_is_known_by_its_head(tmp_path: Path) -> None:
+    """Whatever is in it: names and reasons with quotes, backslashes and other scripts, and lines of any order of fields."""
+    path = tmp_path / "journal.jsonl"
+    names = ["ann", 'an"n', "a\\nn", "аня", "an\ud83dn"]
+    record(path, [replace(judged("t1", name), reason='"task_id": "t2"') for name in names])
+    turned = dict(reversed(json.loads(path.read_text().splitlines()[0]).items())) | {"annotator": "eve"}
+    append(path, [turned])
+    journal = read_journal(path, {"t2"})
+    assert (journal.judgements(["t1", "t2"]), journal.strangers) == ([], {*names, "eve"})
+    assert {j.annotator for j in read_journal(path, {"t1"}).judgements(["t1"])} == {*names, "eve"}
