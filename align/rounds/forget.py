@@ -14,7 +14,7 @@ from typing import Any
 
 from align.errors import ConfigError
 from align.rounds.journal import Journal, Tombstones, forget, read_journal
-from align.rounds.labelling import DESK, Desk, closed, open_backend
+from align.rounds.labelling import DESK, Desk, closed, journal_of, open_backend
 from align.rounds.lock import run_lock
 from align.rounds.run import require_run
 from align.rounds.stage import CURRENT, RECEIPT, Receipt, Ref, current, stage_folder
@@ -101,8 +101,10 @@ def withdraw(desk: Desk, wish: Wish) -> int:
     instead; returns how many. A prompt's tasks go as a whole. Raises ServiceError."""
     if closed(desk) is not None:
         return 0
-    asked = {task.id for task in desk.tasks}
-    return open_backend(desk).withdraw(wish.tombstones.annotators, wish.tombstones.tasks & asked)
+    backend, asked = open_backend(desk), {task.id for task in desk.tasks}
+    people = journal_of(desk).meet(backend.collect(), backend.people())  # old lines have names, and the server ids
+    annotators = people.naming(wish.id).annotators if wish.kind == "annotator" else frozenset()
+    return backend.withdraw(annotators, wish.tombstones.tasks & asked)
 
 
 def tainted(run: Path) -> list[dict[str, Any]]:
