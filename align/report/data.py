@@ -15,6 +15,9 @@ from align.report.reward_models import reward_models
 from align.report.samples import choose_samples
 from align.rounds.forget import tainted
 from align.rounds.journal import read_journal
+from align.rounds.labelling import late_text
+from align.rounds.plan import BLIND, SELECTION
+from align.store import read_table
 
 COMPARED = ("win_rate_vs_sft", "win_rate_vs_parent")
 MEASURED = ("mean_score", "mean_tokens", "mean_characters", "truncated")
@@ -65,7 +68,7 @@ def report_data(run: Path) -> dict[str, Any]:
         "versions": versions(found),
         "files": outside_files(found),
         "recipe": recipe_text(found.text),
-        "notes": [*_forgotten(run), *_stale(found), *changed_versions(found)],
+        "notes": [*_forgotten(run), *_late(found), *_stale(found), *changed_versions(found)],
     }
 
 
@@ -232,6 +235,18 @@ def _curves(run: RunFolder) -> list[dict[str, Any]]:
                 about = {"round": ref.round, "stage": ref.stage, "metric": metric, "title": title}
                 curves.append({**about, "points": points})
     return curves
+
+
+def _late(run: RunFolder) -> list[str]:
+    """What people said about a round's tasks after its labelling was closed."""
+    notes = []
+    for ref, receipt in run.receipts.items():
+        path = run.file(ref.round, ref.stage, "tasks.parquet") if ref.stage in (SELECTION, BLIND) else None
+        if path is not None:
+            tasks = set(read_table(path, columns=["id"])["id"].to_pylist())
+            if late := read_journal(run.path / "journal.jsonl", tasks).late(tasks, receipt.output):
+                notes.append(f"Round {ref.round}: {late_text(len(late))}.")
+    return notes
 
 
 def _stale(run: RunFolder) -> list[str]:

@@ -2,7 +2,7 @@
 
     {"type": "judgement", …}            a judgement or a later revision of one
     {"type": "person", "id", "name"}    what somebody is called from here on
-    {"type": "person", …, "was": [n]}   and whose the lines before are that name them `n` in place of an id
+    {"type": "person", …, "was": [n]}   and whose the lines are that have the name `n` in place of an id
     {"type": "tombstone", "judgement"}  a judgement that is forgotten
     {"type": "tombstone", "annotator"}  all that this annotator said is forgotten, and whatever they say later
     {"type": "tombstone", "task"}       all that was said about this task, and whatever will be

@@ -152,6 +152,8 @@ def offer(desk: Desk) -> "tuple[ArgillaBackend, Submitted]":
 def left_behind(desk: Desk, backend: "ArgillaBackend") -> dict[str, int]:
     """Data sets of tasks that are no longer asked → how many answers were given there that the journal does not have."""
     given = backend.given_in_others(desk.family) if desk.family else {}
+    if not given:
+        return {}
     journal = read_journal(desk.journal, {task for answers in given.values() for task, _, _ in answers})
     times = {key: judgement.time or "" for key, judgement in journal.latest.items()}
     hidden = journal.forgotten

@@ -182,12 +182,14 @@ def _execute(run: Path, stage: Stage, key: str, inputs: dict[str, Receipt], tell
 
 def _label(run: Run, step: Labelling, tasks: Receipt, tell: Tell, wait: bool) -> Waiting | None:
     """None when the labelling is closed, else what is still missing."""
-    if tasks.output in (known := read_journal(run.journal, ()).closed):
-        late = len(journal_of(desk := desk_of_round(run, tasks)).late([t.id for t in desk.tasks], tasks.output))
-        tell(Event("closed", step.ref, text=known[tasks.output] + (f"; {late_text(late)}" if late else "")))
+    desk, clock = desk_of_round(run, tasks), time.monotonic()
+    journal = journal_of(desk)
+    if tasks.output in journal.closed:
+        late = len(journal.late([task.id for task in desk.tasks], tasks.output))
+        note = f"; {late_text(late)}" if late else ""
+        tell(Event("closed", step.ref, text=journal.closed[tasks.output] + note))
         return None
     tell(Event("start", step.ref))
-    desk, clock = desk_of_round(run, tasks), time.monotonic()
 
     def progress(done: int, total: int) -> None:
         tell(Event("labelling", step.ref, done, total))

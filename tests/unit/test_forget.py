@@ -9,7 +9,7 @@ from align.errors import ConfigError
 from align.report.data import report_data
 from align.rounds.browse import browse
 from align.rounds.forget import tainted, used_by, wish, write_tombstones
-from align.rounds.journal import Tombstones, append, read_journal, record
+from align.rounds.journal import Tombstones, append, close, read_journal, record
 from align.rounds.lineage import trace
 from align.rounds.stage import Job, Ref, current
 from align.rounds.work import snapshot
@@ -156,3 +156,16 @@ def test_a_snapshot_is_of_the_bytes_that_its_key_was_made_of(run: Path, tmp_path
     source = run / "round_001" / "selection" / receipt.key
     snapshot(Job(1, "snapshot", {"tasks": source}, {}, tuning, out), lambda done, total: None)
     assert from_table(Judgement, read_table(out / "judgements.parquet")) == journal.judgements(tasks)
+
+
+def test_what_is_said_after_a_closing_is_in_the_report_and_in_no_snapshot(run: Path) -> None:
+    receipt = current(run, Ref(1, "selection"))
+    assert receipt is not None
+    path, tasks = run / "journal.jsonl", [row["id"] for row in rows(run, 1, "selection", "tasks.parquet")]
+    close(path, 1, receipt.output, "done")
+    assert report_data(run)["notes"] == []
+    counted = read_journal(path).judgements(tasks, receipt.output)
+    record(path, [replace(j, outcome="tie") for j in counted if j.outcome in ("a", "b")][:3])
+    assert read_journal(path).judgements(tasks, receipt.output) == counted
+    text = "Round 1: 3 answers came after the closing and do not count; `align annotate reopen` counts them."
+    assert report_data(run)["notes"] == [text]
