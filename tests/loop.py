@@ -115,6 +115,11 @@ def said(run: Path) -> list[tuple[str, str, int, str]]:
     return sorted((j.id, journal.called(j.annotator), j.revision, j.outcome) for j in journal.latest.values())
 
 
+def by_name(status: dict[str, Any]) -> dict[str, Any]:
+    """The annotators of `align annotate status --json` by what they are called."""
+    return {person["name"]: person for person in status["annotators"].values()}
+
+
 def rows(run: Path, round: int, stage: str, name: str) -> list[dict[str, Any]]:
     receipt = current(run, Ref(round, stage))
     assert receipt is not None, f"{round}/{stage} is not there"

@@ -16,7 +16,7 @@ from align.rounds.labelling import open_backend
 from align.store import read_rows
 from annotation.backend import Answer
 from tests.integration.test_cli_stages import json_of
-from tests.loop import align, write_jsonl
+from tests.loop import align, by_name, write_jsonl
 from tests.server_fixtures import ArgillaServer, add_annotator
 
 pytestmark = pytest.mark.slow
@@ -34,10 +34,6 @@ def asked(tmp_path: Path, argilla_server: ArgillaServer) -> tuple[Path, dict[str
     workspace = open_desk(folder).workspace
     names = [f"{name}-{secrets.token_hex(3)}" for name in ("ann", "bob")]
     return folder, {name: add_annotator(argilla_server, name, workspace)[1] for name in names}
-
-
-def by_name(status: dict[str, Any]) -> dict[str, Any]:
-    return {person["name"]: person for person in status["annotators"].values()}
 
 
 def label(folder: Path, key: str, outcomes: list[str]) -> None:
