@@ -12,6 +12,7 @@ from typing import Any, Literal, TypedDict, TypeVar
 import pyarrow as pa
 
 from align.ids import content_id
+from align.normal import normal
 
 Role = Literal["system", "user", "assistant"]
 TaskKind = Literal["pair", "rank", "single", "rating", "blind_ab"]
@@ -111,7 +112,8 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What one person said about one task.
+    """What one person said about one task. `annotator` is who: a person's user id on the server, which no renaming
+    changes, or a simulated annotator's name in the recipe.
 
     `outcome` is one of `OUTCOMES[kind]`. For a pair "a" and "b" always mean the *canonical* candidates 0 and 1, never
     the sides of the screen; so do the letters of `flags`. `strength` (of a preference) is one of `STRENGTHS`. `ranking`
@@ -253,6 +255,12 @@ def as_dict(row: Any) -> dict[str, Any]:
 
 
 def prompt_id(messages: list[Message]) -> str:
+    """Prompts that read the same are the same, whatever their line ends and Unicode form (`align.normal`)."""
+    return content_id(["prompt", [[m["role"], normal(m["content"])] for m in messages]])
+
+
+def messages_id(messages: list[Message]) -> str:
+    """Of exactly these characters, as a model reads them; a prompt in normal form has it as its `prompt_id` too."""
     return content_id(["prompt", [[m["role"], m["content"]] for m in messages]])
 
 

@@ -1,22 +1,25 @@
 """Argilla as the annotation backend: one workspace per run, one dataset per round. The only importer of `argilla`.
 
-What leaves here is canonical: `annotation.questions` translates between canonical candidates and places on the screen,
-and a record's hidden metadata say which candidate stood where.
+What leaves here is canonical: `annotation.questions` translates between canonical candidates and places on the screen.
+Which candidate stood where is known from the tasks, never from the server: whoever owns it may change a record, so one
+that shows something else than its task is left out, by name, and so is one of nobody's tasks. People are known by their
+user's id, which no renaming changes.
 """
 
 import secrets
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from align.errors import ConfigError, DataError, ServiceError
 from align.ids import content_id
-from align.types import Judgement, Task, judgement_id
+from align.types import Dropped, Judgement, Task, judgement_id
 from annotation.argilla_api import Api, not_argilla, unreachable, wrong_key
-from annotation.argilla_dataset import Dataset, ensure_dataset, question_ids
+from annotation.argilla_dataset import Dataset, close_others, ensure_dataset, others, question_ids
+from annotation.argilla_records import RECORDS_A_CALL, Record, batches, read_records
 from annotation.backend import Answer, Progress, Submitted, progress_of
 from annotation.form import Form
-from annotation.page import FIELD, payload
+from annotation.page import FIELD, TURNED, payload, seen_otherwise
 from annotation.questions import from_screen, to_screen
 from annotation.tasks import item_of
 
@@ -26,13 +29,22 @@ STATUS = {"submitted": "submitted", "discarded": "skipped"}
 SUPPORTED = (2, 8)
 """Argilla's oldest major and minor version that has all we use."""
 
-RECORDS_A_CALL, BYTES_A_CALL, ANSWERS_A_CALL = 100, 4_000_000, 100
-RECORDS_A_PAGE = range(50, 501)
-"""How many records are read at once: more and more while they are small, since Argilla counts to each page anew."""
-KEPT = ("id", "external_id", "metadata", "responses")
-"""What of a record is kept after reading: 50,000 of them must not fill the memory with texts that are at hand."""
+ANSWERS_A_CALL = 100
 SIMULATED = "Simulated annotator"
-"""First name of users that are personas; a person's account is never used for one."""
+"""First name of users that are personas; a person's account is never used for one. The last name is the persona's."""
+FOREIGN = "the record is of no task that was asked here"
+GONE = "the task is not on the server any more"
+
+
+class Known(NamedTuple):
+    """All that was read while the server had one version."""
+
+    version: str
+    records: list[Record]
+    users: dict[str, dict[str, Any]]
+
+    def annotator(self, user_id: str) -> str:
+        return _identity(self.users[user_id]) if user_id in self.users else user_id
 
 
 def open_argilla(
@@ -44,17 +56,21 @@ def open_argilla(
     guidelines: str | None,
     overlap: int,
     form: Form = Form(),
+    tasks: Sequence[Task] = (),
+    without: Collection[str] = (),
     patience: float = 30.0,
 ) -> "ArgillaBackend":
     """Connect as the owner and make the workspace and the dataset where they are missing.
 
-    `form` is what the dataset asks, `overlap` how many submitted answers complete a task. Calls are repeated for up to
+    `form` is what the dataset asks, `overlap` how many submitted answers complete a task, `tasks` what was submitted to
+    it before, `without` the ids of tasks that are forgotten, which it may still hold. Calls are repeated for up to
     `patience` seconds while the server is away. Raises ServiceError (no server, wrong key, another version) and
     ConfigError (guidelines too long; the dataset exists with another overlap or other questions).
     """
     client = _connect(url.rstrip("/"), api_key)
     api = Api(client.http_client, url.rstrip("/"), patience)
-    return ArgillaBackend(api, ensure_dataset(api, workspace, dataset, guidelines, overlap, form), overlap, form)
+    made = ensure_dataset(api, workspace, dataset, guidelines, overlap, form)
+    return ArgillaBackend(api, made, overlap, form, tasks, without)
 
 
 class ArgillaBackend:
@@ -64,12 +80,22 @@ class ArgillaBackend:
     a time at any size.
     """
 
-    def __init__(self, api: Api, dataset: Dataset, overlap: int, form: Form = Form()) -> None:
+    def __init__(
+        self,
+        api: Api,
+        dataset: Dataset,
+        overlap: int,
+        form: Form = Form(),
+        tasks: Sequence[Task] = (),
+        without: Collection[str] = (),
+    ) -> None:
         self._api, self._overlap, self._form = api, overlap, form
-        self._dataset, self._workspace = dataset["id"], dataset["workspace_id"]
+        self._made, self._dataset, self._workspace = dataset, dataset["id"], dataset["workspace_id"]
         self._questions = question_ids(api, dataset) if form.suggest else {}
-        self._read: tuple[str, list[dict[str, Any]]] | None = None
-        self._places: dict[str, tuple[str, list[int]]] = {}
+        self._tasks, self._without = {task.id: task for task in tasks}, frozenset(without)
+        self._read: Known | None = None
+        self._sorted: tuple[Known, list[Judgement], list[Dropped]] | None = None
+        self._places: dict[str, str] = {}
 
     @property
     def url(self) -> str:
@@ -78,55 +104,67 @@ class ArgillaBackend:
     def submit(self, tasks: Sequence[Task]) -> Submitted:
         for task in tasks:
             self._check_task(task)
-        present = self._index()
-        for task in tasks:
-            if task.id in present and present[task.id][1] != task.shown:
-                raise DataError(
-                    "the task is on the server with its answers in another order",
-                    where=f"task {task.id}",
-                    hint="use the seed it was made with, or another run name",
-                )
+        self._tasks |= {task.id: task for task in tasks}
+        self._read = None  # what was a stranger's record may be ours now
+        present = {record.task: record.wrong for record in self._known().records}
+        there = [task for task in tasks if task.id in present]
+        if there and all(present[task.id] == TURNED for task in there):
+            raise DataError(
+                "the task is on the server with its answers in another order",
+                where=f"task {there[0].id}",
+                hint="use the seed it was made with, or another run name",
+            )
         missing = [t for t in tasks if t.id not in present]
-        for batch in _batches(self._record(t) for t in missing):
+        for batch in batches(self._record(t) for t in missing):
             self._api.call("PUT", f"/datasets/{self._dataset}/records/bulk", json={"items": batch})
         self._places.clear()
-        return Submitted(added=len(missing), present=len(tasks) - len(missing))
+        return Submitted(added=len(missing), present=len(there))
 
     def version(self) -> str:
         """Changes with every answer, skip, change of mind, record, member and user. Four small calls, at any size."""
+        return self._version(self._users())
+
+    def _version(self, users: dict[str, dict[str, Any]]) -> str:
         dataset = self._api.call("GET", f"/datasets/{self._dataset}")
         records = self._api.call("GET", f"/datasets/{self._dataset}/progress")
         members = sorted(m["id"] for m in self._members())
-        return content_id([dataset["last_activity_at"], records["total"], members, self._usernames()])
+        names = {identity: user["username"] for identity, user in users.items()}
+        return content_id([dataset["last_activity_at"], records["total"], members, names])
 
     def progress(self) -> Progress:
-        records, names = self._records(), self._usernames()
-        status = {r["external_id"]: {names[a["user_id"]]: STATUS[a["status"]] for a in _answers(r)} for r in records}
-        return progress_of(status, self._overlap, {m["username"] for m in self._members()})
+        known, judgements, left_out = self._sorted_out()
+        status: dict[str, dict[str, str]] = {r.task: {} for r in known.records if r.task and not r.wrong}
+        for judgement in judgements:
+            skipped = judgement.outcome == "skipped"
+            status[judgement.task_id][judgement.annotator] = "skipped" if skipped else "submitted"
+        members = {known.annotator(member["id"]) for member in self._members()}
+        return progress_of(status, self._overlap, members, left_out)
 
     def collect(self) -> list[Judgement]:
-        records, names = self._records(), self._usernames()
-        found = [self._judgement(r, a, names[a["user_id"]]) for r in records for a in _answers(r)]
-        return sorted(found, key=lambda j: j.id)
+        return sorted(self._sorted_out()[1], key=lambda j: j.id)
+
+    def people(self) -> dict[str, str]:
+        return {_identity(user): user["username"] for user in self._known().users.values()}
 
     def ensure_annotator(self, name: str) -> str:
         """Make the simulated annotator `name` (random password), let it label here, and return its API key.
 
         Raises ConfigError where a person has that user name.
         """
-        user = self._user(name)
+        user = self._persona(name)
         if user is None:
-            person = {
+            persona = {
                 "username": name,
                 "first_name": SIMULATED,
+                "last_name": name,
                 "role": "annotator",
                 "password": secrets.token_urlsafe(32),
             }
-            self._api.call("POST", "/users", json=person, conflict=True)
-            user = self._user(name)
-        if user is None or user["first_name"] != SIMULATED or user["role"] != "annotator":
+            self._api.call("POST", "/users", json=persona, conflict=True)
+            user = self._persona(name)
+        if user is None:
             raise ConfigError(
-                f"the user {name!r} of this server is a person",
+                f"the user {name!r} of this server is a person, or another simulated annotator that was renamed",
                 where="annotate.by.personas",
                 hint="give the persona another name",
             )
@@ -134,15 +172,17 @@ class ArgillaBackend:
         return str(user["api_key"])
 
     def admit_people(self, without: Collection[str] = ()) -> list[str]:
-        """Let every person with an annotator's account on this server label here, `without` some of them by name;
-        returns the names of the new ones."""
+        """Let every person with an annotator's account on this server label here, `without` some of them, by annotator
+        or by name; returns what the new ones are called."""
         members = {m["id"] for m in self._members()}
-        people = [
-            u
-            for u in self._api.call("GET", "/users")["items"]
-            if u["role"] == "annotator" and u["first_name"] != SIMULATED and u["username"] not in without
+        new = [
+            user
+            for user in self._users().values()
+            if user["role"] == "annotator"
+            and user["first_name"] != SIMULATED
+            and user["id"] not in members
+            and not {user["id"], user["username"]} & set(without)
         ]
-        new = [u for u in people if u["id"] not in members]
         for user in new:
             self._admit(user["id"])
         return sorted(user["username"] for user in new)
@@ -153,26 +193,46 @@ class ArgillaBackend:
     def withdraw(self, annotators: Collection[str], tasks: Collection[str]) -> int:
         """Delete what `annotators` answered and let them label here no more, and delete `tasks` with all answers to
         them; returns how many answers went. A task that wants answers again is asked of others."""
-        names, records = self._usernames(), self._records()
-        answers = [(r, a) for r in records for a in r.get("responses") or []]
-        alone = [a for r, a in answers if r["external_id"] not in tasks and names[a["user_id"]] in annotators]
-        with_task = [a for r, a in answers if r["external_id"] in tasks]
+        known = self._known()
+        answers = [(r, a) for r in known.records for a in r.responses]
+        alone = [a for r, a in answers if r.task not in tasks and known.annotator(a["user_id"]) in annotators]
+        with_task = [a for r, a in answers if r.task in tasks]
         for answer in alone:
             self._api.call("DELETE", f"/responses/{answer['id']}")
-        dead = [r["id"] for r in records if r["external_id"] in tasks]
+        dead = [r.id for r in known.records if r.task in tasks]
         for start in range(0, len(dead), RECORDS_A_CALL):
             ids = ",".join(dead[start : start + RECORDS_A_CALL])
             self._api.call("DELETE", f"/datasets/{self._dataset}/records", ids=ids)
         for member in self._members():
-            if member["username"] in annotators:
+            if known.annotator(member["id"]) in annotators:
                 self._api.call("DELETE", f"/workspaces/{self._workspace}/users/{member['id']}")
+        self._tasks = {name: task for name, task in self._tasks.items() if name not in tasks}
         self._read = None
         self._places.clear()
         return sum(a["status"] in STATUS for a in [*alone, *with_task])
 
+    def close_others(self, family: str) -> None:
+        """Close for annotators the datasets that this one took the place of: the others whose names begin with `family`.
+        On an Argilla that is not ours they are only said to be closed, in their guidelines."""
+        close_others(self._api, self._made, family)
+
+    def given_in_others(self, family: str) -> dict[str, list[tuple[str, str, str]]]:
+        """Dataset → (task, annotator, time) of each answer and skip in those datasets; none without."""
+        known = self._known()
+        found = {
+            other["name"]: [
+                (record.task, known.annotator(response["user_id"]), _utc(response["updated_at"]))
+                for record in read_records(self._api, other["id"], lambda record: None)
+                for response in record.responses
+                if record.task and response["status"] in STATUS
+            ]
+            for other in others(self._api, self._made, family)
+        }
+        return {name: answers for name, answers in found.items() if answers}
+
     def answer(self, api_key: str, answers: Sequence[Answer]) -> None:
         if any(a.task_id not in self._places for a in answers):
-            self._places = self._index()
+            self._places = {r.task: r.id for r in self._known().records if r.task and not r.wrong}
         for start in range(0, len(answers), ANSWERS_A_CALL):
             items = [self._response(a) for a in answers[start : start + ANSWERS_A_CALL]]
             reply = self._api.call("POST", "/me/responses/bulk", json={"items": items}, key=api_key)
@@ -183,18 +243,17 @@ class ArgillaBackend:
     def _response(self, answer: Answer) -> dict[str, Any]:
         if answer.task_id not in self._places:
             raise DataError("the task is not on the server", where=f"task {answer.task_id}", hint="submit it first")
-        record, shown = self._places[answer.task_id]
-        values = to_screen(answer, shown, self._form)
+        values = to_screen(answer, self._tasks[answer.task_id].shown, self._form)
         try:
             "".join(v["value"] for v in values.values() if isinstance(v["value"], str)).encode("utf-8")
         except UnicodeEncodeError:
             raise DataError("Argilla takes no text with a lone surrogate", where=f"task {answer.task_id}") from None
         status = "discarded" if answer.outcome == "skipped" else "submitted"
-        return {"record_id": record, "status": status} | ({"values": values} if values else {})
+        return {"record_id": self._places[answer.task_id], "status": status} | ({"values": values} if values else {})
 
-    def _judgement(self, record: dict[str, Any], response: dict[str, Any], annotator: str) -> Judgement:
-        task, skipped = record["external_id"], response["status"] == "discarded"
-        said = from_screen(task, response["values"], _shown(record), self._form, skipped=skipped)
+    def _judgement(self, task: str, response: dict[str, Any], annotator: str) -> Judgement:
+        skipped = response["status"] == "discarded"
+        said = from_screen(task, response["values"], self._tasks[task].shown, self._form, skipped=skipped)
         return Judgement(
             id=judgement_id(task, annotator, 0),
             task_id=task,
@@ -240,53 +299,64 @@ class ArgillaBackend:
             "suggestions": [{"question_id": self._questions[name], **value} for name, value in values.items()]
         }
 
-    def _index(self) -> dict[str, tuple[str, list[int]]]:
-        """Task id → (record id, order shown) of all records."""
-        return {r["external_id"]: (r["id"], _shown(r)) for r in self._records()}
+    def _sorted_out(self) -> tuple[Known, list[Judgement], list[Dropped]]:
+        """What was read; the judgements on records that are as they were left; and what is left out."""
+        known = self._known()
+        if self._sorted is not None and self._sorted[0] is known:
+            return self._sorted
+        judgements: list[Judgement] = []
+        left_out = [
+            Dropped("record", r.task or r.id, r.wrong) for r in known.records if r.wrong and r.task not in self._without
+        ]
+        gone = self._tasks.keys() - {record.task for record in known.records}
+        left_out += [Dropped("task", name, GONE) for name in gone]
+        for record in known.records:
+            if record.wrong or record.task is None:
+                continue
+            for response in record.responses:
+                annotator = known.annotator(response["user_id"])
+                try:
+                    if response["status"] in STATUS:
+                        judgements.append(self._judgement(record.task, response, annotator))
+                except DataError as error:
+                    left_out.append(Dropped("answer", record.task, error.what))
+        self._sorted = known, judgements, sorted(left_out, key=lambda row: (row.what, row.where))
+        return self._sorted
 
-    def _records(self) -> list[dict[str, Any]]:
+    def _known(self) -> Known:
         """All records with all responses, without their texts. What changes while they are read changes the version
         too, and is seen the next time."""
-        version = self.version()
-        if self._read is None or self._read[0] != version:
-            self._read = version, self._read_records()
-        return self._read[1]
+        users = self._users()
+        version = self._version(users)
+        if self._read is None or self._read.version != version:
+            records = read_records(self._api, self._dataset, self._wrong)
+            self._read = Known(version, records, users)
+        return self._read
 
-    def _read_records(self) -> list[dict[str, Any]]:
-        """Argilla pages by insertion time, which batches share, so a page may repeat a record and miss another: that
-        is seen by counting, and read again."""
-        for _ in range(3):
-            found: dict[str, dict[str, Any]] = {}
-            total, offset, limit = 1, 0, RECORDS_A_PAGE.start
-            while offset < total:
-                reply = self._api.call(
-                    "GET",
-                    f"/datasets/{self._dataset}/records",
-                    include="responses",
-                    offset=offset,
-                    limit=limit,
-                )
-                total, offset = reply["total"], offset + limit
-                size = sum(_size(record) for record in reply["items"])
-                limit = min(2 * limit, RECORDS_A_PAGE.stop - 1) if size < BYTES_A_CALL / 2 else RECORDS_A_PAGE.start
-                found.update((record["id"], {key: record.get(key) for key in KEPT}) for record in reply["items"])
-            if len(found) == total:
-                return list(found.values())
-        raise ServiceError(
-            f"Argilla says that there are {total} records and lists {len(found)}",
-            where=self._api.url,
-            hint="run the same command again",
-        )
+    def _wrong(self, record: dict[str, Any]) -> str | None:
+        task = self._tasks.get(record["external_id"] or "")
+        return FOREIGN if task is None else seen_otherwise(record["fields"], task, self._form)
 
     def _members(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self._api.call("GET", f"/workspaces/{self._workspace}/users")["items"]
         return found
 
-    def _usernames(self) -> dict[str, str]:
-        return {user["id"]: user["username"] for user in self._api.call("GET", "/users")["items"]}
+    def _users(self) -> dict[str, dict[str, Any]]:
+        """The server's users by their ids."""
+        return {user["id"]: user for user in self._api.call("GET", "/users")["items"]}
 
-    def _user(self, name: str) -> dict[str, Any] | None:
-        return next((u for u in self._api.call("GET", "/users")["items"] if u["username"] == name), None)
+    def _persona(self, name: str) -> dict[str, Any] | None:
+        return next((u for u in self._users().values() if _simulated(u) and _identity(u) == name), None)
+
+
+def _simulated(user: dict[str, Any]) -> bool:
+    return user["first_name"] == SIMULATED and user["role"] == "annotator"
+
+
+def _identity(user: dict[str, Any]) -> str:
+    """Who an answer is by: a person's id; a persona's name in the recipe, so that a run with the same seed comes out the
+    same on every server. (Personas of earlier versions have no last name.)"""
+    return str((user["last_name"] or user["username"]) if _simulated(user) else user["id"])
 
 
 def _connect(url: str, api_key: str) -> Any:
@@ -323,35 +393,6 @@ def _sdk_errors(url: str) -> Iterator[None]:
         raise wrong_key(url) from error
     except (ValueError, KeyError, TypeError, ArgillaAPIError) as error:
         raise not_argilla(url) from error
-
-
-def _batches(records: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """At most RECORDS_A_CALL records and about BYTES_A_CALL bytes at once."""
-    batch: list[dict[str, Any]] = []
-    size = 0
-    for record in records:
-        length = _size(record)
-        if batch and (len(batch) == RECORDS_A_CALL or size + length > BYTES_A_CALL):
-            yield batch
-            batch, size = [], 0
-        batch.append(record)
-        size += length
-    if batch:
-        yield batch
-
-
-def _size(record: dict[str, Any]) -> int:
-    """About how many bytes a record has on its way."""
-    return sum(len(part) for part in record["fields"][FIELD].values())
-
-
-def _shown(record: dict[str, Any]) -> list[int]:
-    return [int(place) for place in record["metadata"]["shown"].split(",")]
-
-
-def _answers(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """The record's responses that are somebody's last word."""
-    return [a for a in record.get("responses") or [] if a["status"] in STATUS]
 
 
 def _utc(time: str) -> str:

@@ -12,6 +12,9 @@ GUIDELINES_LIMIT = 10_000
 METADATA = {"purpose": "terms", "shown": "terms", "item": "terms", "repeat": "integer", "priority": "float"}
 """What every record says besides its text, to us and to the queue; annotators see none of it."""
 
+CLOSED = "This data set is closed: what it asks was replaced. Please go on in the other one of this workspace."
+"""Guidelines of a dataset that is closed for annotators: every Argilla shows them, and the embedded server acts on them."""
+
 Dataset = dict[str, Any]
 """A dataset as Argilla's API gives it."""
 
@@ -41,6 +44,20 @@ def ensure_dataset(api: Api, workspace: str, name: str, guidelines: str | None, 
     if (found["guidelines"] or None) != (guidelines or None):
         api.call("PATCH", f"/datasets/{found['id']}", json={"guidelines": guidelines or None})
     return found
+
+
+def close_others(api: Api, dataset: Dataset, family: str) -> None:
+    """Close for annotators what `dataset` took the place of: the datasets beside it whose names begin with `family`."""
+    for other in others(api, dataset, family):
+        if other["guidelines"] != CLOSED:
+            api.call("PATCH", f"/datasets/{other['id']}", json={"guidelines": CLOSED})
+
+
+def others(api: Api, dataset: Dataset, family: str) -> list[Dataset]:
+    """The published datasets of the same workspace whose names begin with `family`, by name."""
+    found = api.call("GET", "/me/datasets", workspace_id=dataset["workspace_id"])["items"]
+    beside = [d for d in found if d["name"].startswith(family) and d["id"] != dataset["id"] and d["status"] == "ready"]
+    return sorted(beside, key=lambda d: str(d["name"]))
 
 
 def question_ids(api: Api, dataset: Dataset) -> dict[str, str]:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from align.types import Judgement, Rating, Task
+from align.types import Dropped, Judgement, Rating, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,8 @@ class Progress:
     """How far the labelling is. `answers` of the `wanted` are in (more than a task wants are not counted).
 
     A task is `completed` when it has the answers it wants, and `exhausted` when it has not and every annotator has
-    answered or skipped it, so that nobody is left to ask.
+    answered or skipped it, so that nobody is left to ask. `annotators` are counted by id. `left_out` are tasks, records
+    and answers that are not as they were left, each with the reason; they count nowhere else.
     """
 
     tasks: int
@@ -51,6 +52,7 @@ class Progress:
     wanted: int
     answers: int
     annotators: dict[str, Count]
+    left_out: tuple[Dropped, ...] = ()
 
     @property
     def open(self) -> int:
@@ -71,20 +73,34 @@ class AnnotationBackend(Protocol):
     def progress(self) -> Progress: ...
 
     def collect(self) -> list[Judgement]:
-        """Each annotator's latest word on each task, sorted by id, with revision 0 (the journal counts revisions)."""
+        """Each annotator's latest word on each task, sorted by id, with revision 0 (the journal counts revisions).
+
+        What is not as it was left (a record that somebody edited, an answer that no question has) is not among them:
+        `progress` names it.
+        """
+
+    def people(self) -> dict[str, str]:
+        """Everybody who could answer here: annotator → what that person is called now. A name may change; the annotator
+        of a judgement does not."""
 
 
 class SimulationBackend(AnnotationBackend, Protocol):
     """A backend in which simulated annotators can be real users."""
 
     def ensure_annotator(self, name: str) -> str:
-        """Make the user `name` if there is none, let it label here, and return its API key."""
+        """Make the simulated annotator `name` if there is none, let it label here, and return its API key. Its
+        judgements are by `name`, whatever its user is called on the server later."""
 
     def answer(self, api_key: str, answers: Sequence[Answer]) -> None:
         """Give answers as the user whose key it is; a second answer to a task replaces the first."""
 
 
-def progress_of(status: Mapping[str, Mapping[str, str]], wanted: int, annotators: Collection[str]) -> Progress:
+def progress_of(
+    status: Mapping[str, Mapping[str, str]],
+    wanted: int,
+    annotators: Collection[str],
+    left_out: Collection[Dropped] = (),
+) -> Progress:
     """Progress from each task's {annotator: "submitted" | "skipped"}.
 
     `annotators` are those who could be asked. Where none is named, those who have answered anything count as all.
@@ -107,4 +123,5 @@ def progress_of(status: Mapping[str, Mapping[str, str]], wanted: int, annotators
         wanted=wanted * len(status),
         answers=given,
         annotators={name: Count(*counts[name]) for name in sorted(counts)},
+        left_out=tuple(left_out),
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from align.ids import unit_for
+from align.normal import normal
 from align.types import Dropped, Preference, Task, TaskKind, task_id
 from annotation.tasks import order_shown
 
@@ -51,7 +52,7 @@ def gold_tasks(
     A pair expects the chosen answer. A single answer is the chosen one of a preference, expected good, or the rejected
     one, expected bad.
     """
-    alike = {p.id for p in preferences if p.chosen.strip() == p.rejected.strip()}
+    alike = {p.id for p in preferences if normal(p.chosen) == normal(p.rejected)}
     usable = [p for p in preferences if p.id not in alike]
     dropped = [Dropped("gold", name, "its two answers look the same") for name in sorted(alike)]
     drawn = sorted(usable, key=lambda p: (unit_for(seed, "gold", round, p.id), p.id))[

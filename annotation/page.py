@@ -20,6 +20,8 @@ FIELD = "comparison"
 
 WORDS_LIMIT = 4_000
 """Characters of searchable text in a record."""
+EDITED = "its page was edited on the server"
+TURNED = "its answers stand in another order on the server"
 
 
 @cache
@@ -40,9 +42,32 @@ def payload(task: Task, form: Form) -> dict[str, str]:
 
     Neither the purpose nor the canonical order is in it, and a blind comparison looks like any pair.
     """
-    answers = [task.texts[place] for place in task.shown]
+    words = re.findall(r"\w+", " ".join([m["content"] for m in task.messages] + _answers(task)))
+    return {"payload": _packed(task, form), "words": " ".join(words)[:WORDS_LIMIT]}
+
+
+def seen_otherwise(fields: object, task: Task, form: Form) -> str | None:
+    """In which way a record's `fields`, as the server has them, show something else than `task`; None where they show it."""
+    given = fields.get(FIELD) if isinstance(fields, dict) else None
+    packed = given.get("payload") if isinstance(given, dict) else None
+    if packed == _packed(task, form):
+        return None
+    try:
+        content = json.loads(base64.b64decode(packed or "", validate=True))
+        messages, answers = content["messages"], content["answers"]
+    except (ValueError, TypeError, KeyError):
+        return EDITED
+    if messages != task.messages or not isinstance(answers, list) or sorted(map(str, answers)) != sorted(task.texts):
+        return EDITED
+    return None if answers == _answers(task) else TURNED
+
+
+def _answers(task: Task) -> list[str]:
+    """The answers from left to right."""
+    return [task.texts[place] for place in task.shown]
+
+
+def _packed(task: Task, form: Form) -> str:
     kind = "pair" if task.kind == "blind_ab" else task.kind
-    content = {"kind": kind, "places": form.answers, "messages": task.messages, "answers": answers}
-    packed = json.dumps(content, ensure_ascii=True).encode("ascii")
-    words = re.findall(r"\w+", " ".join([m["content"] for m in task.messages] + answers))
-    return {"payload": base64.b64encode(packed).decode("ascii"), "words": " ".join(words)[:WORDS_LIMIT]}
+    content = {"kind": kind, "places": form.answers, "messages": task.messages, "answers": _answers(task)}
+    return base64.b64encode(json.dumps(content, ensure_ascii=True).encode("ascii")).decode("ascii")

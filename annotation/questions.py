@@ -83,14 +83,19 @@ def from_screen(
     if not skipped:
         outcome, ranking, ratings = _main(task, said, shown, form)
     strength = said.get("strength") if outcome in ("a", "b") else None
-    flags = [f for f in said.get("flags") or [] if PLACES.index(f[0]) < len(shown)]
+    if strength is not None and strength not in STRENGTH_WORDS:
+        raise _unknown(task, "strength", strength)
+    given = said.get("flags") or []
+    if not isinstance(given, list) or not all(isinstance(f, str) and f in _flag_options(len(PLACES)) for f in given):
+        raise _unknown(task, "flags", given)
+    flags = [f for f in given if PLACES.index(f[0]) < len(shown)]
     return Answer(
         task_id=task,
         outcome=outcome,
         strength=STRENGTH_WORDS.index(strength) + 1 if strength else None,
         flags=sorted(_turned(f, PLACES, LETTERS, shown.__getitem__) for f in flags) or None,
-        edit=None if skipped else _storable(said.get("edit")),
-        reason=_storable(said.get("reason")),
+        edit=None if skipped else _storable(task, "edit", said.get("edit")),
+        reason=_storable(task, "reason", said.get("reason")),
         ranking=ranking,
         ratings=ratings,
     )
@@ -111,7 +116,7 @@ def _main(
         return "rated", None, [_score_of(task, said, criterion) for criterion in form.criteria]
     name = MAIN[form.kind]
     label = said.get(name)
-    if label not in (VERDICTS if form.kind == "single" else BETTER):
+    if not isinstance(label, str) or label not in (VERDICTS if form.kind == "single" else BETTER):
         raise _unknown(task, name, label)
     return LETTERS[shown[SIDES.index(label)]] if label in SIDES else str(label), None, None
 
@@ -128,7 +133,8 @@ def _places_of(ranking: Sequence[int], shown: Sequence[int], answers: int) -> li
 
 def _ranks_of(task: str, value: Any, shown: Sequence[int]) -> list[int]:
     """The rank of each canonical candidate, without gaps: a person may leave a place empty, and means nothing by it."""
-    given = {item["value"]: item["rank"] for item in value or []}
+    items = value if isinstance(value, list) else []
+    given: dict[str, Any] = {str(i.get("value")): i.get("rank") for i in items if isinstance(i, Mapping)}
     places = PLACES[: len(shown)]
     if any(not isinstance(given.get(place), int) for place in places):
         raise _unknown(task, "ranking", value)
@@ -152,8 +158,10 @@ def _turned(flag: str, before: str, after: str, turn: Any) -> str:
     return f"{after[turn(before.index(name))]}:{what}"
 
 
-def _storable(text: Any) -> str | None:
+def _storable(task: str, question: str, text: Any) -> str | None:
     """None for white space alone, which Argilla's text field leaves behind."""
+    if text is not None and not isinstance(text, str):
+        raise _unknown(task, question, text)
     return escape(text) if text and text.strip() else None
 
 

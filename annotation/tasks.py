@@ -6,6 +6,7 @@ from itertools import islice
 
 from align.errors import DataError
 from align.ids import unit_for
+from align.normal import normal
 from align.types import Candidate, Dropped, Prompt, Purpose, Split, Task, TaskKind, task_id
 from annotation.form import Form
 
@@ -102,8 +103,8 @@ def _known(prompts: list[Prompt], candidates: Iterable[Candidate], split: Split)
 
 
 def _seen(candidate: Candidate) -> str:
-    """What people can tell apart: white space around a text cannot be seen."""
-    return candidate.text.strip()
+    """What people can tell apart: neither white space around a text nor how a line end is written can be seen."""
+    return normal(candidate.text)
 
 
 def _distinct(candidates: Iterable[Candidate]) -> list[Candidate]:

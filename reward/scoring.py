@@ -26,7 +26,7 @@ import pyarrow as pa
 from align.errors import ConfigError, DataError
 from align.ids import content_id
 from align.store import checkpoint_id, disk_errors, publish, read_table, remove_folder, write_table
-from align.types import Message, prompt_id
+from align.types import Message, messages_id
 from reward.members import member_count
 from reward.model import Engine, ModelEngine, ModelScorer, require_head, resolve_engine
 from reward.scorer import scores_in
@@ -202,7 +202,7 @@ def answer_ids(prompts: Sequence[list[Message]], answers: Sequence[str]) -> list
     for messages, answer in zip(prompts, answers, strict=True):
         key = tuple((m["role"], m["content"]) for m in messages)
         if key not in known:
-            known[key] = prompt_id(messages)
+            known[key] = messages_id(messages)
         found.append(content_id([known[key], answer]))
     return found
 

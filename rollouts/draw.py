@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from align.config.base import Sampling
 from align.ids import seed_for
+from align.normal import normal
 from align.types import Message
 from rollouts.engine import Completion, Request
 from rollouts.mixture import Policy, Source
@@ -103,7 +104,7 @@ def _publish(work: Work, number: int, asked: Sequence[_Asked], ask: Ask) -> None
     order = {id: place for place, id in enumerate(prompts)}
     rows.sort(key=lambda row: (order[row["prompt_id"]], row["sample"]))
     if work.resample:
-        taken = {(r["prompt_id"], r["text"]) for f in work.before for r in read_shard(shard_file(f, number))}
+        taken = {_seen(r) for f in work.before for r in read_shard(shard_file(f, number))}
         for redrawn in range(1, work.resample + 1):
             again = [place for place in _repeats(rows, taken) if rows[place]["temperature"] > 0]
             if not again:
@@ -123,13 +124,17 @@ def _rows(work: Work, asked: Sequence[_Asked]) -> list[Row]:
 
 
 def _repeats(rows: Sequence[Row], taken: set[tuple[str, str]]) -> list[int]:
-    """Places of the rows whose text an earlier row of the prompt has, or one of `taken`."""
+    """Places of the rows whose text an earlier row of the prompt has, or one of `taken`, as people read it."""
     seen, found = set(taken), []
     for place, row in enumerate(rows):
-        if (row["prompt_id"], row["text"]) in seen:
+        if _seen(row) in seen:
             found.append(place)
-        seen.add((row["prompt_id"], row["text"]))
+        seen.add(_seen(row))
     return found
+
+
+def _seen(row: Row) -> tuple[str, str]:
+    return row["prompt_id"], normal(row["text"])
 
 
 def _draw_again(

@@ -110,9 +110,14 @@ def kill_at(recipe: Path, line: str, sign: str | float, *changes: str | Path) ->
 
 
 def said(run: Path) -> list[tuple[str, str, int, str]]:
-    """All judgements of a run, times aside."""
+    """All judgements of a run, with what people are called, times aside."""
     journal = read_journal(run / "journal.jsonl")
-    return sorted((j.id, j.annotator, j.revision, j.outcome) for j in journal.latest.values())
+    return sorted((j.id, journal.called(j.annotator), j.revision, j.outcome) for j in journal.latest.values())
+
+
+def by_name(status: dict[str, Any]) -> dict[str, Any]:
+    """The annotators of `align annotate status --json` by what they are called."""
+    return {person["name"]: person for person in status["annotators"].values()}
 
 
 def rows(run: Path, round: int, stage: str, name: str) -> list[dict[str, Any]]:

@@ -26,26 +26,42 @@ def pull(folder: Path = FOLDER, as_json: bool = JSON) -> None:
     """Take new judgements into the folder's journal, and write judgements.jsonl and what they are compiled to:
     preferences.jsonl, thumbs.jsonl and demonstrations.jsonl (corrected answers), and dropped.jsonl with the reasons.
     Of a blind comparison, also how often which side won."""
-    from align.cli.display import print_json
+    from align.cli.display import plain, print_json
     from align.cli.watching import winner
     from align.rounds.compared import win_rate
     from align.rounds.export import pull_files
-    from align.rounds.journal import record
-    from align.rounds.labelling import judgements_of, open_backend
+    from align.rounds.labelling import (
+        journal_of,
+        judgements_of,
+        late_text,
+        left_behind,
+        left_behind_text,
+        left_out_text,
+        open_backend,
+        take_in,
+    )
     from align.rounds.lock import run_lock
+    from align.types import as_dict
 
     desk = _desk(folder)
     with run_lock(folder):
-        fresh = record(desk.journal, open_backend(desk).collect())
+        backend = open_backend(desk)
+        fresh = take_in(desk, backend)
+        left_out, behind = backend.progress().left_out, left_behind(desk, backend)
         counts, notes = pull_files(desk, folder)
     won = win_rate(folder, desk.tasks, judgements_of(desk))
+    late = len(journal_of(desk).late([task.id for task in desk.tasks], desk.tasks_id))
     if as_json:
-        print_json({"new": len(fresh), **counts, "notes": notes, **({"win_rate": won} if won else {})})
+        found = {"new": len(fresh), **counts, "late": late, "superseded": behind, "notes": notes}
+        found |= {"left_out": list(map(as_dict, left_out))}
+        print_json(found | ({"win_rate": won} if won else {}))
     else:
         made = ", ".join(f"{counts[what]} {what}" for what in ("preferences", "thumbs", "demonstrations"))
         typer.echo(f"{len(fresh)} new judgements, {counts['judgements']} in all; {made} in {folder}")
-        for note in notes:
-            typer.echo(note)
+        told = [late_text(late) if late else "", left_behind_text(behind), left_out_text(left_out), *notes]
+        for line in map(plain, told):
+            if line:
+                typer.echo(line)
         if won:
             typer.echo(winner(won))
 
@@ -80,12 +96,11 @@ annotate_app.command()(watch)
 def close(folder: Path = FOLDER, as_json: bool = JSON) -> None:
     """Take the judgements that are there, and ask for no more; `align run` then goes on."""
     from align.rounds.journal import close as write_closing
-    from align.rounds.journal import record
-    from align.rounds.labelling import closed, open_backend
+    from align.rounds.labelling import closed, open_backend, take_in
 
     desk = _desk(folder)
     if closed(desk) is None:  # no lock on the run: `align run --wait` may be following
-        record(desk.journal, open_backend(desk).collect())
+        take_in(desk, open_backend(desk))
         write_closing(desk.journal, desk.round, desk.tasks_id, "closed by `align annotate close`")
     _say_state(folder, "closed", as_json)
 

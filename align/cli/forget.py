@@ -11,7 +11,9 @@ MODELS = ("checkpoints", "reward_models")
 
 def forget(
     folder: Path = typer.Argument(..., help="A run's folder, or one that `align annotate push --candidates` made."),
-    annotator: str = typer.Option(None, "--annotator", help="Forget all that this annotator said, and will say here."),
+    annotator: str = typer.Option(
+        None, "--annotator", help="Forget all that this annotator (a name or an id) said, and will say here."
+    ),
     prompt: str = typer.Option(
         None, "--prompt", help="Forget all that was said about this prompt (its id or the beginning of it)."
     ),
@@ -37,7 +39,7 @@ def forget(
         withdrawn = withdraw(open_desk(folder), wanted)
     if as_json:
         done = {"recompiled": recompiled, "withdrawn": withdrawn}
-        print_json({wanted.kind: wanted.name, "forgotten": yes, **found, **done})
+        print_json({wanted.kind: wanted.id, "name": wanted.name, "forgotten": yes, **found, **done})
         return
     _say(wanted.name, found, yes)
     if yes:

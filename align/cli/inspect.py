@@ -74,7 +74,7 @@ def samples(
         for answer in prompt["answers"]:
             typer.echo(f"  [{answer['id'][:8]}] {plain(answer['text'])}")
         for label in prompt["labels"]:
-            typer.echo(f"  {plain(label['annotator'])}: {label['said']}")
+            typer.echo(f"  {plain(label['name'])}: {label['said']}")
     if not found:
         typer.echo("nothing found")
 
@@ -83,7 +83,7 @@ def lineage(
     folder: Path = RUN,
     identity: str = typer.Argument(
         ...,
-        help="An id (or its beginning): checkpoint, preference, candidate, judgement, task; or an annotator's name.",
+        help="An id (or its beginning): checkpoint, preference, candidate, judgement, task; or an annotator's name or id.",
     ),
     as_json: bool = JSON,
 ) -> None:
@@ -95,10 +95,10 @@ def lineage(
     if as_json:
         print_json(found)
         return
-    typer.echo(f"{found['kind']} {plain(found['id'])}")
+    typer.echo(f"{found['kind']} {plain(found['names'].get(found['id'], found['id']))}")
     for side in ("from", "into"):
         for kind, names in found[side].items():
-            shown = ", ".join(plain(name[:12] if kind != "annotators" else name) for name in names[:8])
+            shown = ", ".join(plain(found["names"].get(name, name[:12])) for name in names[:8])
             typer.echo(f"  {side} {len(names)} {kind}: {shown}{' …' if len(names) > 8 else ''}")
 
 

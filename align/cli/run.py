@@ -55,10 +55,7 @@ def run(
         outcome = run_rounds(opened, tell, wait=wait, start_from=start_from)
     _print_result(opened.folder, changed=bool(outcome.ran), finished=outcome.state == "finished", as_json=as_json)
     if outcome.waiting is not None:
-        waiting = outcome.waiting
-        typer.echo(
-            f"waiting for people: {waiting.done} of {waiting.total} answers are in; label at {waiting.url}", err=True
-        )
+        typer.echo(f"waiting for people: {outcome.waiting}", err=True)
         typer.echo("the same command goes on when they have finished (`--wait` follows them)", err=True)
         raise typer.Exit(EXIT_WAITING)
 

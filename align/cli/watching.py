@@ -25,7 +25,7 @@ def status(folder: Path = FOLDER, as_json: bool = JSON) -> None:
     control items with a known answer were answered so; how often the answer on the left was said to be better; and how
     many repeated tasks were answered alike. Shares come with their 95% intervals.
     """
-    from align.cli.display import print_json, print_table
+    from align.cli.display import plain, print_json, print_table
     from align.rounds.compared import win_rate
     from align.rounds.desk import open_desk
     from align.rounds.labelling import open_backend
@@ -38,7 +38,7 @@ def status(folder: Path = FOLDER, as_json: bool = JSON) -> None:
         print_json(found.as_dict() | ({"win_rate": won} if won else {}))
         return
     for line in [*_lines(found), *([winner(won)] if won else []), *found.notes]:
-        typer.echo(line)
+        typer.echo(plain(line))
     if found.people:
         print_table([HEAD, *_rows(found)], right=(1, 2, 3))
 
@@ -89,10 +89,10 @@ def _looks(folder: Path, every: float) -> Iterator["Survey"]:
     from align.rounds.survey import survey
 
     desk = open_desk(folder)
-    backend = open_backend(desk)
+    backend, journal = open_backend(desk), read_journal(desk.journal, ())
     before: tuple[Any, ...] = ()
     while True:
-        journal = read_journal(desk.journal)
+        journal.read_on()
         began = time.monotonic()
         now = (backend.version(), journal.closed.get(desk.tasks_id), journal.forgotten)
         if now != before:
@@ -104,13 +104,16 @@ def _looks(folder: Path, every: float) -> Iterator["Survey"]:
 
 
 def _lines(found: "Survey") -> list[str]:
+    from align.rounds.labelling import late_text, left_behind_text, left_out_text
+
     state = found.progress
     done = f"{state.completed} of {state.tasks} tasks are complete; {state.answers} of {state.wanted} answers are in"
     if state.exhausted:
         done += f"; nobody is left to ask about {state.exhausted}"
+    left_out = [text for text in (left_out_text(state.left_out), left_behind_text(found.superseded)) if text]
     if found.closed is not None:
-        return [done, f"closed: {found.closed}"]
-    return [f"{done}; {_time_left(found.left)}", f"open; label at {found.url}"]
+        return [done, f"closed: {found.closed}", *([late_text(found.late)] if found.late else []), *left_out]
+    return [f"{done}; {_time_left(found.left)}", f"open; label at {found.url}", *left_out]
 
 
 def _time_left(left: dict[str, Any]) -> str:
@@ -126,9 +129,9 @@ def _time_left(left: dict[str, Any]) -> str:
 
 def _rows(found: "Survey") -> list[list[str]]:
     return [
-        [name, str(person["submitted"]), str(person["skipped"]), _pace(person)]
+        [person["name"], str(person["submitted"]), str(person["skipped"]), _pace(person)]
         + [_share(person[what]) for what in ("agreement", "gold", "left", "consistency")]
-        for name, person in found.people.items()
+        for person in found.people.values()
     ]
 
 

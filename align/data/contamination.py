@@ -1,4 +1,7 @@
-"""What must not be trained on: anything whose prompt is held out for evaluation."""
+"""What must not be trained on: anything whose prompt is held out for evaluation, or reads the same as one that is.
+
+Ids are made anew of the texts: a run that an earlier version began has ids of exact characters.
+"""
 
 from collections.abc import Iterable
 from typing import TypeVar
@@ -13,8 +16,8 @@ HELD_OUT = "held out: the prompt is used for evaluation"
 def drop_held_out_demonstrations(
     rows: Iterable[Demonstration], held_out: Iterable[Prompt]
 ) -> tuple[list[Demonstration], list[Dropped]]:
-    """The demonstrations whose prompt is not among `held_out` (exactly, by id), and the others as dropped."""
-    ids = {prompt.id for prompt in held_out}
+    """The demonstrations whose prompt is not among `held_out` (or reads the same), and the others as dropped."""
+    ids = {prompt_id(prompt.messages) for prompt in held_out}
     kept, dropped = [], []
     for row in rows:
         if prompt_id(row.messages) in ids:
@@ -27,20 +30,20 @@ def drop_held_out_demonstrations(
 def drop_held_out_preferences(
     rows: Iterable[Preference], held_out: Iterable[Prompt]
 ) -> tuple[list[Preference], list[Dropped]]:
-    """The preferences whose prompt is not among `held_out` (exactly, by id), and the others as dropped."""
+    """The preferences whose prompt is not among `held_out` (or reads the same), and the others as dropped."""
     return _without(rows, held_out, "preference")
 
 
 def drop_held_out_thumbs(rows: Iterable[Thumb], held_out: Iterable[Prompt]) -> tuple[list[Thumb], list[Dropped]]:
-    """The thumbs whose prompt is not among `held_out` (exactly, by id), and the others as dropped."""
+    """The thumbs whose prompt is not among `held_out` (or reads the same), and the others as dropped."""
     return _without(rows, held_out, "thumb")
 
 
 def _without(rows: Iterable[Row], held_out: Iterable[Prompt], what: str) -> tuple[list[Row], list[Dropped]]:
-    ids = {prompt.id for prompt in held_out}
+    ids = {prompt_id(prompt.messages) for prompt in held_out}
     kept, dropped = [], []
     for row in rows:
-        if row.prompt_id in ids:
+        if prompt_id(row.messages) in ids:
             dropped.append(Dropped(what, row.id, HELD_OUT))
         else:
             kept.append(row)

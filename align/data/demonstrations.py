@@ -12,7 +12,7 @@ from align.data.rows import fields_found, parse_rows
 from align.errors import DataError
 from align.ids import seed_for
 from align.store import read_table, write_table
-from align.types import MESSAGES, Dropped, Message
+from align.types import MESSAGES, Dropped, Message, prompt_id
 
 Row = TypeVar("Row")
 _SCHEMA = pa.schema([("messages", MESSAGES), ("answer", pa.string()), ("where", pa.string())])
@@ -79,6 +79,6 @@ def demonstration_of(row: dict[str, Any], where: str) -> Demonstration:
         )
         raise BadRowError("missing field", f"needs {expected}, found {fields_found(row)}")
     before, answer = answer_of(row[field], field)
-    if before is not None and before != asked:
+    if before is not None and prompt_id(before) != prompt_id(asked):
         raise BadRowError("prompts differ", f"`{field}` holds a conversation of its own, with another prompt")
     return Demonstration(asked, answer, where)

@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+from align.normal import normal
 from align.types import Message
 
 ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
@@ -27,14 +28,14 @@ def excerpt(value: object) -> str:
 
 
 def text_of(value: object, field: str) -> str:
-    """`value` without outer white space; BadRowError where it is no text, empty, or cannot be written as UTF-8."""
+    """`value` without outer white space; BadRowError where it is no text, shows nothing, or cannot be written as UTF-8."""
     if not isinstance(value, str):
         raise BadRowError("not text", f"`{field}` is {excerpt(value)}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise BadRowError("not text", f"`{field}` holds a lone surrogate at character {error.start}") from None
-    if not (text := value.strip()):
+    if not (text := value.strip()) or not normal(text):
         raise BadRowError("empty", f"`{field}` is {excerpt(value)}")
     return text
 

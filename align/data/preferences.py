@@ -6,6 +6,7 @@ from typing import Any
 
 from align.data.messages import BadRowError, answer_of, excerpt, hh_question, is_hh, prompt_of
 from align.data.rows import fields_found, parse_rows
+from align.normal import normal
 from align.types import Dropped, Message, Preference, candidate_id, preference_id, prompt_id
 
 GIVEN = "given"
@@ -24,13 +25,14 @@ def load_preferences(path: Path) -> tuple[list[Preference], list[Dropped]]:
 def load_subsets(path: Path) -> tuple[list[tuple[Preference, str | None]], list[Dropped]]:
     """As `load_preferences`, each with its row's `subset`, as RewardBench's files have it, or `topic`; None without."""
     good, dropped = parse_rows(path, "preference", lambda row, _: (_preference(row), _subset(row)))
-    first: dict[str, str] = {}
+    first: dict[tuple[str, str, str], str] = {}
     kept = []
     for where, (preference, subset) in good:
-        if preference.id in first:
-            dropped.append(Dropped("preference", where, f"duplicate: the same pair as {first[preference.id]}"))
+        pair = preference.prompt_id, normal(preference.chosen), normal(preference.rejected)
+        if pair in first:
+            dropped.append(Dropped("preference", where, f"duplicate: the same pair as {first[pair]}"))
         else:
-            first[preference.id] = where
+            first[pair] = where
             kept.append((preference, subset))
     return kept, dropped
 
@@ -63,8 +65,9 @@ def _preference(row: dict[str, Any]) -> Preference:
     before_chosen, chosen = answer_of(row["chosen"], "chosen")
     before_rejected, rejected = answer_of(row["rejected"], "rejected")
     messages = _same_prompt(row, given, before_chosen, before_rejected)
-    if chosen == rejected:
-        raise BadRowError("no difference", f"`chosen` and `rejected` are both {excerpt(chosen)}")
+    if normal(chosen) == normal(rejected):
+        same = "are both" if chosen == rejected else "both read"
+        raise BadRowError("no difference", f"`chosen` and `rejected` {same} {excerpt(chosen)}")
     prompt = prompt_id(messages)
     chosen_id, rejected_id = (candidate_id(prompt, text, GIVEN) for text in (chosen, rejected))
     return Preference(
@@ -90,7 +93,7 @@ def _same_prompt(row: dict[str, Any], *found: list[Message] | None) -> list[Mess
         expected = "a prompt (`prompt`, `conversations`, `messages`, `instruction`) or whole conversations in `chosen`"
         raise BadRowError("missing field", f"needs {expected}, found {fields_found(row)}")
     for other in prompts[1:]:
-        if other != prompts[0]:
+        if prompt_id(other) != prompt_id(prompts[0]):
             ends = " and ".join(excerpt(messages[-1]["content"][-40:]) for messages in (prompts[0], other))
             raise BadRowError(
                 "prompts differ", f"they have {len(prompts[0])} and {len(other)} turns and end with {ends}"

@@ -7,6 +7,7 @@ from align.data.demonstrations import demonstration_of
 from align.data.messages import BadRowError, excerpt
 from align.data.preferences import GIVEN, number_of
 from align.data.rows import fields_found, parse_rows
+from align.normal import normal
 from align.types import Dropped, Thumb, candidate_id, prompt_id, thumb_id
 
 
@@ -17,13 +18,14 @@ def load_thumbs(path: Path) -> tuple[list[Thumb], list[Dropped]]:
     is dropped: how two verdicts become one is for `target` and `weight` to say.
     """
     good, dropped = parse_rows(path, "thumb", _thumb)
-    first: dict[str, str] = {}
+    first: dict[tuple[str, str], str] = {}
     kept = []
     for where, thumb in good:
-        if thumb.id in first:
-            dropped.append(Dropped("thumb", where, f"duplicate: the same answer as {first[thumb.id]}"))
+        answer = thumb.prompt_id, normal(thumb.text)
+        if answer in first:
+            dropped.append(Dropped("thumb", where, f"duplicate: the same answer as {first[answer]}"))
         else:
-            first[thumb.id] = where
+            first[answer] = where
             kept.append(thumb)
     return kept, dropped
 

@@ -15,6 +15,9 @@ from align.report.reward_models import reward_models
 from align.report.samples import choose_samples
 from align.rounds.forget import tainted
 from align.rounds.journal import read_journal
+from align.rounds.labelling import late_text
+from align.rounds.plan import BLIND, SELECTION
+from align.store import read_table
 
 COMPARED = ("win_rate_vs_sft", "win_rate_vs_parent")
 MEASURED = ("mean_score", "mean_tokens", "mean_characters", "truncated")
@@ -67,7 +70,13 @@ def report_data(run: Path) -> dict[str, Any]:
         "versions": versions(found),
         "files": outside_files(found),
         "recipe": recipe_text(found.text),
-        "notes": [*_forgotten(run), *_stale(found), *changed_versions(found), *_of_labels(compiled)],
+        "notes": [
+            *_forgotten(run),
+            *_late(found),
+            *_stale(found),
+            *changed_versions(found),
+            *_of_labels(compiled),
+        ],
     }
 
 
@@ -203,7 +212,8 @@ def _progress(run: RunFolder, round: int, stage: str) -> tuple[int, int]:
     """Labels given and wanted for the tasks of a stage; more than wanted on one task count as wanted."""
     tasks = run.rows(round, stage, "tasks.parquet") or []
     given: Counter[str] = Counter()
-    for judgement in read_journal(run.path / "journal.jsonl").judgements(t["id"] for t in tasks):
+    journal = read_journal(run.path / "journal.jsonl", {t["id"] for t in tasks})
+    for judgement in journal.judgements(t["id"] for t in tasks):
         given[judgement.task_id] += judgement.outcome != "skipped"
     return sum(min(given[t["id"]], t["wanted"]) for t in tasks), sum(t["wanted"] for t in tasks)
 
@@ -238,6 +248,18 @@ def _curves(run: RunFolder) -> list[dict[str, Any]]:
                 about = {"round": ref.round, "stage": ref.stage, "metric": metric, "title": title}
                 curves.append({**about, "points": points})
     return curves
+
+
+def _late(run: RunFolder) -> list[str]:
+    """What people said about a round's tasks after its labelling was closed."""
+    notes = []
+    for ref, receipt in run.receipts.items():
+        path = run.file(ref.round, ref.stage, "tasks.parquet") if ref.stage in (SELECTION, BLIND) else None
+        if path is not None:
+            tasks = set(read_table(path, columns=["id"])["id"].to_pylist())
+            if late := read_journal(run.path / "journal.jsonl", tasks).late(tasks, receipt.output):
+                notes.append(f"Round {ref.round}: {late_text(len(late))}.")
+    return notes
 
 
 def _stale(run: RunFolder) -> list[str]:

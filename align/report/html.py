@@ -211,7 +211,7 @@ PEOPLE = {
 
 
 def _people(data: dict[str, Any]) -> dict[str, Any]:
-    rows = {p["annotator"]: {name: p[key] for key, name in PEOPLE.items()} for p in data["annotators"]}
+    rows = {p["name"]: {name: p[key] for key, name in PEOPLE.items()} for p in data["annotators"]}
     return _table("Annotator", rows)
 
 

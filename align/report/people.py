@@ -5,57 +5,67 @@ from typing import Any
 
 from align.evaluate.statistics import wilson
 from align.report.reading import RunFolder
+from align.rounds.journal import read_journal
+from annotation.crowd.advice import name_people
 
 SHARES = ("gold", "consistency")
 """Counts of hits that add up over rounds."""
 
 
 def annotators(run: RunFolder) -> list[dict[str, Any]]:
-    """One row for everybody who labelled, by name.
+    """One row for everybody who labelled, sorted by `name`: what `annotator`, an id, is called now.
 
     `labels`, `skipped`, `ties`, `both_bad` and `compared` (blind comparisons) are counted over all rounds. `gold`
     (control items answered as expected) and `consistency` (repeats answered alike) add up over rounds, and `left` (the
     share of choices that fell on the left answer) does too: {value, low, high, hits, n}. `reliability` {value, low,
     high} is the label compiler's for the latest round that has one, `round`. What is not known is None.
     """
+    journal = read_journal(run.path / "journal.jsonl", ())
     counts: dict[str, Counter[str]] = {}
     shares: dict[str, dict[str, list[int]]] = {}
     reliability: dict[str, dict[str, Any]] = {}
     for ref in sorted(run.receipts, key=lambda r: r.round):
         if ref.stage in ("snapshot", "blind_snapshot"):
             for row in run.rows(ref.round, ref.stage, "judgements.parquet") or ():
-                _count(counts.setdefault(row["annotator"], Counter()), row, blind=ref.stage == "blind_snapshot")
+                _count(
+                    counts.setdefault(journal.identity(row["annotator"]), Counter()),
+                    row,
+                    blind=ref.stage == "blind_snapshot",
+                )
         if ref.stage == "preferences":
             agreement = run.json(ref.round, ref.stage, "agreement.json") or {}
-            for name, found in _compiled(agreement).items():
+            for who, found in _compiled(agreement).items():
                 if found["reliability"]["value"] is not None:
-                    reliability[name] = {**found["reliability"], "round": ref.round}
+                    reliability[journal.identity(who)] = {**found["reliability"], "round": ref.round}
                 for kind in SHARES:
-                    _add(shares.setdefault(name, {}), kind, found[kind]["hits"], found[kind]["n"])
-            for name, habits in agreement.get("annotators", {}).items():
+                    _add(shares.setdefault(journal.identity(who), {}), kind, found[kind]["hits"], found[kind]["n"])
+            for who, habits in agreement.get("annotators", {}).items():
                 if habits["left"]["value"] is not None:
                     n = habits["left"]["n"]
-                    _add(shares.setdefault(name, {}), "left", round(habits["left"]["value"] * n), n)
+                    _add(shares.setdefault(journal.identity(who), {}), "left", round(habits["left"]["value"] * n), n)
     return [
         {
-            "annotator": name,
+            "annotator": who,
+            "name": journal.called(who),
             **{kind: said[kind] for kind in ("labels", "skipped", "ties", "both_bad", "compared")},
-            **{kind: _share(shares.get(name, {}).get(kind)) for kind in ("left", *SHARES)},
-            "reliability": reliability.get(name),
+            **{kind: _share(shares.get(who, {}).get(kind)) for kind in ("left", *SHARES)},
+            "reliability": reliability.get(who),
         }
-        for name, said in sorted(counts.items())
+        for who, said in sorted(counts.items(), key=lambda row: (journal.called(row[0]), row[0]))
     ]
 
 
 def compilers(run: RunFolder) -> list[dict[str, Any]]:
     """How each round's labels were compiled: `round`, `model`, the `reason` where it was chosen, and `notes`, sentences
-    about labels that count little."""
+    about labels that count little, with people's present names."""
     found = []
+    names = read_journal(run.path / "journal.jsonl", ()).everybody()
     for ref in sorted(run.receipts, key=lambda r: r.round):
         compiled = (run.json(ref.round, ref.stage, "agreement.json") or {}).get("compiled", {})
         if ref.stage == "preferences" and "notes" in compiled:
             reason = (compiled["choice"] or {}).get("reason")
-            found.append({"round": ref.round, "reason": reason, **{k: compiled[k] for k in ("model", "notes")}})
+            notes = name_people(compiled["notes"], names)
+            found.append({"round": ref.round, "model": compiled["model"], "reason": reason, "notes": notes})
     return found
 
 

@@ -72,15 +72,16 @@ def _labels(run: Path, round: int) -> list[dict[str, Any]]:
     tasks = {
         t.id: t for t in from_table(Task, read_table(stage_folder(run, receipt.ref) / receipt.key / "tasks.parquet"))
     }
-    judgements = read_journal(run / "journal.jsonl").judgements(tasks)
+    journal = read_journal(run / "journal.jsonl", tasks)
     return [
         {
             "prompt_id": tasks[j.task_id].prompt_id,
             "annotator": j.annotator,
+            "name": journal.called(j.annotator),
             "outcome": j.outcome,
             "said": _said(j, tasks[j.task_id]),
         }
-        for j in judgements
+        for j in journal.judgements(tasks, receipt.output)
     ]
 
 

@@ -33,7 +33,7 @@ def open_desk(folder: Path) -> Desk:
     asked = [receipt for receipt in found if receipt is not None]
     if not asked:
         raise ConfigError(f"the run in {folder} has no tasks yet", hint="`align run` makes them")
-    closed = read_journal(run.journal).closed
+    closed = read_journal(run.journal, ()).closed
     return desk_of_round(run, next((receipt for receipt in asked if receipt.output not in closed), asked[-1]))
 
 

@@ -1,7 +1,7 @@
 """What people said, as files that others read: JSONL beside the desk, or a data set in the Hub's layout with a card."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +13,9 @@ from align.errors import ConfigError
 from align.ids import content_id
 from align.rounds.card import card
 from align.rounds.journal import read_journal
-from align.rounds.labelling import DESK, Desk, desk_of_folder, judgements_of
+from align.rounds.labelling import DESK, Desk, desk_of_folder, journal_of
 from align.rounds.run import open_run
-from align.rounds.stage import CURRENT
+from align.rounds.stage import CURRENT, Ref, current
 from align.store import disk_errors, publish, read_table, remove_folder, replace_file, write_rows, write_table
 from align.types import (
     MESSAGES,
@@ -34,6 +34,7 @@ from align.types import (
 )
 from annotation.agreement import summary
 from annotation.compile import Compiled, compile_labels
+from annotation.crowd.advice import name_people
 
 Row = dict[str, Any]
 _STRINGS = pa.list_(pa.string())
@@ -41,7 +42,7 @@ CONFIGS: dict[str, pa.Schema] = {
     "judgements": pa.schema(
         [*SCHEMAS[Judgement], ("round", pa.int32()), ("purpose", pa.string()), ("repeat", pa.int32())]
         + [("prompt_id", pa.string()), ("prompt", MESSAGES), ("candidates", _STRINGS), ("answers", _STRINGS)]
-        + [("shown", pa.list_(pa.int32()))]
+        + [("shown", pa.list_(pa.int32())), ("name", pa.string())]
     ),
     "preferences": pa.schema(
         [("prompt", MESSAGES), ("chosen", MESSAGES), ("rejected", MESSAGES), ("target", pa.float64())]
@@ -64,23 +65,26 @@ CONFIGS: dict[str, pa.Schema] = {
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """All that was asked and said in a folder. `salt` is the folder's own, so that nobody can guess who is who."""
+    """All that was asked and said in a folder. `salt` is the folder's own, so that nobody can guess who is who; `names`
+    are what annotators are called."""
 
     name: str
     salt: str
     tasks: list[Task]
     judgements: list[Judgement]
+    names: Mapping[str, str]
     annotate: Annotate
 
 
 def pull_files(desk: Desk, folder: Path) -> tuple[dict[str, int], list[str]]:
-    """Write the judgements in force, what they compile to and what was dropped as JSONL; returns the counts, and what
+    """Write the judgements that count, what they compile to and what was dropped as JSONL; returns the counts, and what
     the label compiler has to say about the labels."""
-    parts, compiled = _parts(desk.tasks, judgements_of(desk), desk.annotate.compiler)
+    labels = _labels_of(desk, folder)
+    parts, compiled = _parts(labels.tasks, labels.judgements, labels.names, desk.annotate.compiler)
     parts["dropped"] = list(map(as_dict, from_table(Dropped, compiled.dropped)))
     for name, rows in parts.items():
         write_rows(folder / f"{name}.jsonl", rows)
-    return {name: len(rows) for name, rows in parts.items()}, compiled.notes
+    return {name: len(rows) for name, rows in parts.items()}, name_people(compiled.notes, labels.names)
 
 
 def export(folder: Path, out: Path, *, names: bool, format: Literal["parquet", "jsonl"]) -> dict[str, int]:
@@ -88,7 +92,7 @@ def export(folder: Path, out: Path, *, names: bool, format: Literal["parquet", "
     how many rows each part has.
 
     Of a run all rounds are exported, compiled together. Without `names` annotators get pseudonyms, ids that could be
-    traced back to a name are made anew, and times are left out. Raises ConfigError where `out` is there already and
+    traced back to a person are made anew, and times are left out. Raises ConfigError where `out` is there already and
     where nobody has said anything yet.
     """
     if out.exists():
@@ -97,7 +101,7 @@ def export(folder: Path, out: Path, *, names: bool, format: Literal["parquet", "
     if not labels.judgements:
         raise ConfigError(f"there are no judgements in {folder}", hint="`align annotate pull` takes them in")
     judgements = labels.judgements if names else pseudonymous(labels.judgements, labels.salt)
-    parts, compiled = _parts(labels.tasks, judgements, labels.annotate.compiler)
+    parts, compiled = _parts(labels.tasks, judgements, labels.names if names else {}, labels.annotate.compiler)
     parts = {name: rows for name, rows in parts.items() if rows}
     counts = {name: len(rows) for name, rows in parts.items()}
     partial = out.with_name(out.name + ".partial")
@@ -130,11 +134,11 @@ def export(folder: Path, out: Path, *, names: bool, format: Literal["parquet", "
 def pseudonymous(judgements: list[Judgement], salt: str) -> list[Judgement]:
     """`annotator-1`, `annotator-2` and so on, in an order that depends on `salt` and tells nothing.
 
-    A judgement's id is made of its annotator's name, and whoever knows the names could try them, so ids are made anew;
-    times, which tell who works when, are left out.
+    A judgement's id is made of its annotator's, and whoever knows the users could try them, so ids are made anew; times,
+    which tell who works when, are left out.
     """
-    people = sorted({j.annotator for j in judgements}, key=lambda name: content_id(["annotator", salt, name]))
-    called = {name: f"annotator-{number}" for number, name in enumerate(people, 1)}
+    people = sorted({j.annotator for j in judgements}, key=lambda who: content_id(["annotator", salt, who]))
+    called = {who: f"annotator-{number}" for number, who in enumerate(people, 1)}
     return [
         replace(j, id=judgement_id(j.task_id, name, j.revision), annotator=name, time=None)
         for j in judgements
@@ -144,23 +148,37 @@ def pseudonymous(judgements: list[Judgement], salt: str) -> list[Judgement]:
 
 def _labels(folder: Path) -> Labels:
     if (folder / DESK).is_file() or not (folder / "run.json").is_file():
-        desk = desk_of_folder(folder)
-        return Labels(folder.resolve().name, desk.workspace, desk.tasks, judgements_of(desk), desk.annotate)
+        return _labels_of(desk_of_folder(folder), folder)
     run = open_run(folder)
     if run.recipe.annotate is None:
         raise ConfigError("this run asks nobody: its labels come from a file, or it needs none", where=str(folder))
-    pointers = sorted(folder.glob(f"round_*/*/{CURRENT}"))
-    found = [pointer.parent / pointer.read_text().strip() / "tasks.parquet" for pointer in pointers]
-    tasks = [task for path in found if path.is_file() for task in from_table(Task, read_table(path))]
-    judgements = read_journal(run.journal).judgements(task.id for task in tasks)
-    return Labels(run.recipe.name, run.id, tasks, judgements, run.recipe.annotate)
+    journal = read_journal(run.journal)
+    tasks: dict[str, Task] = {}
+    judgements: dict[str, Judgement] = {}
+    for pointer in sorted(folder.glob(f"round_*/*/{CURRENT}")):
+        receipt = current(folder, Ref(int(pointer.parent.parent.name.removeprefix("round_")), pointer.parent.name))
+        if receipt is not None and "tasks.parquet" in receipt.files:
+            asked = from_table(Task, read_table(pointer.parent / receipt.key / "tasks.parquet"))
+            tasks |= {task.id: task for task in asked}
+            counted = journal.judgements((task.id for task in asked), receipt.output)
+            judgements |= {j.id: replace(j, annotator=journal.identity(j.annotator)) for j in counted}
+    names = journal.everybody()
+    return Labels(run.recipe.name, run.id, list(tasks.values()), list(judgements.values()), names, run.recipe.annotate)
 
 
-def _parts(tasks: list[Task], judgements: list[Judgement], model: str) -> tuple[dict[str, list[Row]], Compiled]:
+def _labels_of(desk: Desk, folder: Path) -> Labels:
+    journal = journal_of(desk)
+    judgements = journal.judgements((task.id for task in desk.tasks), desk.tasks_id)
+    return Labels(folder.resolve().name, desk.workspace, desk.tasks, judgements, journal.everybody(), desk.annotate)
+
+
+def _parts(
+    tasks: list[Task], judgements: list[Judgement], names: Mapping[str, str], model: str
+) -> tuple[dict[str, list[Row]], Compiled]:
     compiled = compile_labels(to_table(Task, tasks), to_table(Judgement, judgements), model=model, sides_drawn=True)
     by_id = {task.id: task for task in tasks}
     parts = {
-        "judgements": [_judgement(j, by_id[j.task_id]) for j in judgements],
+        "judgements": [_judgement(j, by_id[j.task_id], names.get(j.annotator)) for j in judgements],
         "preferences": _rows(Preference, compiled.preferences, _preference),
         "thumbs": _rows(Thumb, compiled.thumbs, _thumb),
         "demonstrations": _rows(Edit, compiled.edits, _demonstration),
@@ -172,7 +190,7 @@ def _rows(kind: type[Any], table: pa.Table, row: Callable[[Any], Row]) -> list[R
     return [row(record) for record in from_table(kind, table)]
 
 
-def _judgement(judgement: Judgement, task: Task) -> Row:
+def _judgement(judgement: Judgement, task: Task, name: str | None) -> Row:
     return as_dict(judgement) | {
         "round": task.round,
         "purpose": task.purpose,
@@ -182,6 +200,7 @@ def _judgement(judgement: Judgement, task: Task) -> Row:
         "candidates": task.candidates,
         "answers": task.texts,
         "shown": task.shown,
+        "name": name,
     }
 
 

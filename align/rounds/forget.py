@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import ConfigError
-from align.rounds.journal import Tombstones, forget, read_journal
-from align.rounds.labelling import DESK, Desk, closed, open_backend
+from align.rounds.journal import Journal, Tombstones, forget, read_journal
+from align.rounds.labelling import DESK, Desk, closed, journal_of, open_backend
 from align.rounds.lock import run_lock
 from align.rounds.run import require_run
 from align.rounds.stage import CURRENT, RECEIPT, Receipt, Ref, current, stage_folder
@@ -32,28 +32,31 @@ MODELS = {"policy": "checkpoints", "reward": "reward_models"}
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """Who or what is to be forgotten in `folder`: `kind` is annotator or prompt, and `tombstones` are what that means."""
+    """Who or what is to be forgotten in `folder`: `kind` is annotator or prompt, `id` which one, `name` what people call
+    it, and `tombstones` are what that means."""
 
     folder: Path
     kind: str
+    id: str
     name: str
     tombstones: Tombstones
 
 
 def wish(folder: Path, *, annotator: str | None = None, prompt: str | None = None) -> Wish:
-    """Find an annotator by name, or a prompt by its id or the beginning of it.
+    """Find an annotator by id or name, or a prompt by its id or the beginning of it.
 
-    Raises ConfigError where nobody of that name has said anything, and where no task asks about that prompt.
+    Raises ConfigError where nobody of that name has said anything, where several have, and where no task asks about that
+    prompt.
     """
     if not (folder / DESK).is_file():
         require_run(folder)
     if (annotator is None) == (prompt is None):
         raise ConfigError("say whom or what to forget", hint="give either --annotator NAME or --prompt ID")
     if annotator is not None:
-        return Wish(folder, "annotator", annotator, _annotator(folder, annotator))
+        return _annotator(folder, annotator)
     assert prompt is not None
     found, tombstones = _prompt(folder, prompt)
-    return Wish(folder, "prompt", found, tombstones)
+    return Wish(folder, "prompt", found, found, tombstones)
 
 
 def used_by(wish: Wish) -> dict[str, Any]:
@@ -63,7 +66,8 @@ def used_by(wish: Wish) -> dict[str, Any]:
     {id, stage, key, in_force}. A checkpoint used what the snapshot of its preferences holds, also where none of its
     pairs names the judgement, because a compiler that learns how far to trust people weighs all pairs together.
     """
-    journal = read_journal(wish.folder / "journal.jsonl").latest.values()
+    about = wish.tombstones.tasks if wish.kind == "prompt" else None
+    journal = read_journal(wish.folder / "journal.jsonl", about).latest.values()
     said = {j.id for j in journal if wish.tombstones.hide(j.id, j.annotator, j.task_id)}
     found: dict[str, set[str]] = {name: set() for name in ("judgements", *ROWS)}
     found["judgements"] |= said
@@ -88,7 +92,7 @@ def write_tombstones(wish: Wish) -> None:
     """
     journal = wish.folder / "journal.jsonl"
     with run_lock(wish.folder):
-        forget(journal, "annotator", sorted(wish.tombstones.annotators))
+        forget(journal, "annotator", [wish.id] if wish.kind == "annotator" else [])
         forget(journal, "task", sorted(wish.tombstones.tasks))
 
 
@@ -97,13 +101,15 @@ def withdraw(desk: Desk, wish: Wish) -> int:
     instead; returns how many. A prompt's tasks go as a whole. Raises ServiceError."""
     if closed(desk) is not None:
         return 0
-    asked = {task.id for task in desk.tasks}
-    return open_backend(desk).withdraw(wish.tombstones.annotators, wish.tombstones.tasks & asked)
+    backend, asked = open_backend(desk), {task.id for task in desk.tasks}
+    people = journal_of(desk).meet(backend.collect(), backend.people())  # old lines have names, and the server ids
+    annotators = people.naming(wish.id).annotators if wish.kind == "annotator" else frozenset()
+    return backend.withdraw(annotators, wish.tombstones.tasks & asked)
 
 
 def tainted(run: Path) -> list[dict[str, Any]]:
     """The models in force that descend from forgotten judgements: {id, stage, key, in_force: true}, by round."""
-    tombstones = read_journal(run / "journal.jsonl").forgotten
+    tombstones = read_journal(run / "journal.jsonl", ()).forgotten
     if not tombstones:
         return []
     touched, published = _touched(run, tombstones)
@@ -111,16 +117,26 @@ def tainted(run: Path) -> list[dict[str, Any]]:
     return [row for row in rows if row["in_force"]]
 
 
-def _annotator(folder: Path, name: str) -> Tombstones:
-    journal = read_journal(folder / "journal.jsonl")
-    names = {j.annotator for j in journal.latest.values()} | journal.forgotten.annotators
-    if name not in names:
-        close = difflib.get_close_matches(name, names, n=1)
-        known = (
-            f"did you mean {close[0]}?" if close else f"those who have are {', '.join(sorted(names)[:8]) or 'nobody'}"
-        )
-        raise ConfigError(f"{name!r} has said nothing here", where=str(folder), hint=known)
-    return Tombstones(annotators=frozenset([name]))
+def _annotator(folder: Path, text: str) -> Wish:
+    """Who has the id or the name `text`. An earlier name counts where nobody has it now."""
+    journal = read_journal(folder / "journal.jsonl", ())
+    match journal.find(text):
+        case [who]:
+            return Wish(folder, "annotator", who, journal.called(who), journal.naming(who))
+        case []:
+            raise ConfigError(f"{text!r} has said nothing here", where=str(folder), hint=_known_names(journal, text))
+        case several:
+            raise ConfigError(
+                f"{len(several)} annotators are or were called {text!r}",
+                where=str(folder),
+                hint=f"give the id of one: {', '.join(several)}",
+            )
+
+
+def _known_names(journal: Journal, text: str) -> str:
+    names = sorted(journal.everybody().values())
+    close = difflib.get_close_matches(text, names, n=1)
+    return f"did you mean {close[0]}?" if close else f"those who have are {', '.join(names[:8]) or 'nobody'}"
 
 
 def _prompt(folder: Path, identity: str) -> tuple[str, Tombstones]:

@@ -6,20 +6,20 @@ A desk is what the step needs to know; it comes from a round of a run, or from a
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from align.config.recipe import Annotate, EmbeddedServer, People, Personas, RemoteServer
 from align.errors import ConfigError, ServiceError
 from align.ids import content_id
-from align.rounds.journal import close, read_journal, record
+from align.rounds.journal import Journal, close, read_journal, record
 from align.rounds.plan import BLIND
 from align.rounds.run import Run
 from align.rounds.stage import Receipt, stage_folder
 from align.store import read_json, read_table
-from align.types import Judgement, Task, from_table
+from align.types import Dropped, Judgement, Task, from_table
 from annotation.form import Form, blind_form, form_of
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ POLL_SECONDS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """`tasks_id` is the content id of the tasks' folder; a closing holds for it alone."""
+    """`tasks_id` is the content id of the tasks' folder; a closing holds for it alone. Other data sets of the workspace
+    whose names begin with `family` asked what was to be asked before; empty where there can be none."""
 
     journal: Path
     round: int
@@ -42,6 +43,7 @@ class Desk:
     dataset: str
     annotate: Annotate
     seed: int
+    family: str = ""
 
     @property
     def form(self) -> Form:
@@ -57,14 +59,16 @@ class Desk:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """`done` of `total` wanted answers are in; people label at `url`."""
+    """`done` of `total` wanted answers are in; people label at `url`. `note` is what somebody should know besides."""
 
     done: int
     total: int
     url: str
+    note: str = ""
 
     def __str__(self) -> str:
-        return f"{self.done} of {self.total} answers are in; label at {self.url}"
+        note = f"; {self.note}" if self.note else ""
+        return f"{self.done} of {self.total} answers are in; label at {self.url}{note}"
 
 
 def desk_of_round(run: Run, asked: Receipt) -> Desk:
@@ -72,15 +76,17 @@ def desk_of_round(run: Run, asked: Receipt) -> Desk:
     if run.recipe.annotate is None:
         raise ConfigError("this run asks nobody: its labels come from a file, or it needs none", where=str(run.folder))
     tasks = stage_folder(run.folder, asked.ref) / asked.key / "tasks.parquet"
+    family = f"{'blind' if asked.stage == BLIND else 'round'}-{asked.round}-"
     return Desk(
         journal=run.journal,
         round=asked.round,
         tasks=from_table(Task, read_table(tasks)),
         tasks_id=asked.output,
         workspace=f"{run.recipe.name}-{run.id}",
-        dataset=f"{'blind' if asked.stage == BLIND else 'round'}-{asked.round}-{asked.output[:8]}",
+        dataset=f"{family}{asked.output[:8]}",
         annotate=run.recipe.annotate,
         seed=run.recipe.seed,
+        family=family,
     )
 
 
@@ -112,6 +118,7 @@ def open_backend(desk: Desk) -> "ArgillaBackend":
 
     url, api_key = _server(desk.annotate.server)
     guidelines = desk.annotate.guidelines.read_text(encoding="utf-8") if desk.annotate.guidelines else None
+    forgotten = read_journal(desk.journal, ()).forgotten.tasks
     return open_argilla(
         url,
         api_key,
@@ -120,29 +127,67 @@ def open_backend(desk: Desk) -> "ArgillaBackend":
         guidelines=guidelines,
         overlap=desk.overlap,
         form=desk.form,
+        tasks=_asked(desk, forgotten),
+        without=forgotten,
     )
 
 
 def offer(desk: Desk) -> "tuple[ArgillaBackend, Submitted]":
-    """Put the tasks that are missing on the server; on the embedded one, everybody with an account may label them.
+    """Put the tasks that are missing on the server, close the data sets whose place they take, and on the embedded
+    server let everybody with an account label them.
 
     Tasks that are forgotten are not asked, and annotators who are do not come back.
     """
+    journal = journal_of(desk)
     backend = open_backend(desk)
-    submitted = backend.submit(_asked(desk))
-    _admit(desk, backend)
+    submitted = backend.submit(_asked(desk, journal.forgotten.tasks))
+    if journal.strangers:  # an earlier version wrote down names; whose they are must be known before anybody is let in
+        take_in(desk, backend, journal)
+    _admit(desk, backend, journal)
+    if desk.family:
+        backend.close_others(desk.family)
     return backend, submitted
 
 
-def _asked(desk: Desk) -> list[Task]:
-    """The desk's tasks that are not forgotten."""
-    forgotten = read_journal(desk.journal).forgotten.tasks
+def left_behind(desk: Desk, backend: "ArgillaBackend") -> dict[str, int]:
+    """Data sets of tasks that are no longer asked → how many answers were given there that the journal does not have."""
+    given = backend.given_in_others(desk.family) if desk.family else {}
+    if not given:
+        return {}
+    journal = read_journal(desk.journal, {task for answers in given.values() for task, _, _ in answers})
+    times = {key: judgement.time or "" for key, judgement in journal.latest.items()}
+    hidden = journal.forgotten
+    counts = {
+        name: sum(time > times.get((task, who), "") for task, who, time in answers if not hidden.hide("", who, task))
+        for name, answers in given.items()
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
+def left_behind_text(counts: Mapping[str, int]) -> str:
+    """What is to be said of answers in superseded data sets; empty where there are none."""
+    found = ", ".join(f"{count} in {name}" for name, count in counts.items())
+    return f"answers to what is no longer asked do not count: {found}; ask as before to take them in" if found else ""
+
+
+def take_in(desk: Desk, backend: "ArgillaBackend", journal: Journal | None = None) -> list[Judgement]:
+    """Take what the server has, and what people are called there, into the journal; returns what is new."""
+    return record(desk.journal, backend.collect(), backend.people(), journal)
+
+
+def journal_of(desk: Desk) -> Journal:
+    """The desk's journal, as far as it is about the desk's tasks."""
+    return read_journal(desk.journal, {task.id for task in desk.tasks})
+
+
+def _asked(desk: Desk, forgotten: Collection[str]) -> list[Task]:
+    """The desk's tasks that are not `forgotten`."""
     return [task for task in desk.tasks if task.id not in forgotten]
 
 
-def _admit(desk: Desk, backend: "ArgillaBackend") -> None:
+def _admit(desk: Desk, backend: "ArgillaBackend", journal: Journal) -> None:
     if isinstance(desk.annotate.by, People) and isinstance(desk.annotate.server, EmbeddedServer):
-        backend.admit_people(without=read_journal(desk.journal).forgotten.annotators)
+        backend.admit_people(without=journal.read_on().forgotten.annotators)
 
 
 def waits(desk: Desk, progress: Callable[[int, int], None] | None = None) -> Iterator[Waiting]:
@@ -151,21 +196,23 @@ def waits(desk: Desk, progress: Callable[[int, int], None] | None = None) -> Ite
     wait asks no further.
 
     Doing it again repeats nothing: tasks, responses and judgements are found by their ids. Answers are read only when
-    the server says that something changed, and at most a quarter of the time. `progress` is told (given, planned)
-    answers of simulated annotators.
+    the server says that something changed, and at most a quarter of the time; of the journal, what is new. `progress`
+    is told (given, planned) answers of simulated annotators.
     """
-    if not desk.tasks and closed(desk) is None:
+    journal = journal_of(desk)
+    if not desk.tasks and desk.tasks_id not in journal.closed:
         close(desk.journal, desk.round, desk.tasks_id, "there is nothing to ask")
-    backend, version, before = None, None, None
-    while closed(desk) is None:
+    backend, version, before, note = None, None, None, ""
+    while desk.tasks_id not in journal.read_on().closed:
         began = time.monotonic()
         try:
             if backend is None:
                 backend, _ = offer(desk)
+                note = left_behind_text(left_behind(desk, backend))
             else:
-                _admit(desk, backend)
+                _admit(desk, backend, journal)
             latest = backend.version()
-            missing = before if latest == version else _take(desk, backend, progress)
+            missing = before if latest == version else _take(desk, backend, journal, progress)
         except ServiceError:
             if version is None:
                 raise
@@ -173,25 +220,40 @@ def waits(desk: Desk, progress: Callable[[int, int], None] | None = None) -> Ite
             continue
         pause = max(POLL_SECONDS, 3 * (time.monotonic() - began))
         if missing is not None and missing != before:
-            yield missing
+            yield replace(missing, note=note)
         version, before = latest, missing
         if missing is not None:
             time.sleep(pause)
 
 
-def _take(desk: Desk, backend: "ArgillaBackend", progress: Callable[[int, int], None] | None) -> Waiting | None:
+def _take(
+    desk: Desk, backend: "ArgillaBackend", journal: Journal, progress: Callable[[int, int], None] | None
+) -> Waiting | None:
     """Take what was said into the journal, and close the labelling where nobody is left to ask; else what is missing."""
     if isinstance(desk.annotate.by, Personas):
-        _simulate(desk, desk.annotate.by, backend, progress)
-    record(desk.journal, backend.collect())
+        _simulate(desk, desk.annotate.by, backend, journal, progress)
+    take_in(desk, backend, journal)
     state = backend.progress()
     if state.open:
         return Waiting(state.answers, state.wanted, backend.url)
-    skipped = f"; {state.exhausted} were skipped by everyone" if state.exhausted else ""
-    close(
-        desk.journal, desk.round, desk.tasks_id, f"{state.completed} of {state.tasks} tasks have their answers{skipped}"
-    )
+    reason = f"{state.completed} of {state.tasks} tasks have their answers"
+    reason += f"; {state.exhausted} were skipped by everyone" if state.exhausted else ""
+    reason += f"; {said}" if (said := left_out_text(state.left_out)) else ""
+    close(desk.journal, desk.round, desk.tasks_id, reason)
     return None
+
+
+NAMED = 5
+"""So many of what is left out are named; the others are counted."""
+
+
+def left_out_text(left_out: Sequence[Dropped]) -> str:
+    """What is not as it was left on the server, by name; empty where everything is."""
+    if not left_out:
+        return ""
+    names = [f"{row.what} {row.where} ({row.reason})" for row in left_out[:NAMED]]
+    more = f" and {len(left_out) - NAMED} more" if len(left_out) > NAMED else ""
+    return f"left out: {', '.join(names)}{more}"
 
 
 def follow(desk: Desk, tell: Callable[[Waiting], None]) -> list[Judgement]:
@@ -202,27 +264,38 @@ def follow(desk: Desk, tell: Callable[[Waiting], None]) -> list[Judgement]:
 
 
 def judgements_of(desk: Desk) -> list[Judgement]:
-    """What the journal says now about the desk's tasks."""
-    return read_journal(desk.journal).judgements(t.id for t in desk.tasks)
+    """What counts about the desk's tasks: what the journal says now, or said when the labelling was closed."""
+    return journal_of(desk).judgements((t.id for t in desk.tasks), desk.tasks_id)
 
 
 def closed(desk: Desk) -> str | None:
     """Why the desk's labelling is closed, or None while it is open."""
-    return read_journal(desk.journal).closed.get(desk.tasks_id)
+    return read_journal(desk.journal, ()).closed.get(desk.tasks_id)
+
+
+def late_text(count: int) -> str:
+    """What is to be said of `count` answers that came after a closing."""
+    if count == 1:
+        return "1 answer came after the closing and does not count; `align annotate reopen` counts it"
+    return f"{count} answers came after the closing and do not count; `align annotate reopen` counts them"
 
 
 def _simulate(
-    desk: Desk, personas: Personas, backend: "ArgillaBackend", progress: Callable[[int, int], None] | None
+    desk: Desk,
+    personas: Personas,
+    backend: "ArgillaBackend",
+    journal: Journal,
+    progress: Callable[[int, int], None] | None,
 ) -> None:
     from annotation.simulate import label
     from reward.functions import FunctionScorer, load_function
 
     utility = FunctionScorer(load_function(personas.utility, Path()))
-    forgotten = read_journal(desk.journal).forgotten.annotators
+    forgotten = journal.forgotten
     label(
         backend,
-        _asked(desk),
-        [persona for persona in personas.personas if persona.name not in forgotten],
+        _asked(desk, forgotten.tasks),
+        [persona for persona in personas.personas if persona.name not in forgotten.annotators],
         utility.score,
         seed=desk.seed,
         shuffle=personas.shuffle_labels,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import ConfigError
+from align.rounds.journal import Journal, read_journal
 from align.rounds.run import require_run
 from align.rounds.stage import CURRENT, RECEIPT, Receipt, Ref, current, stage_folder
 from align.store import read_json, read_table
@@ -30,15 +31,19 @@ KINDS = {"policy": "checkpoints", "reward": "reward models"}
 def trace(run: Path, identity: str) -> dict[str, Any]:
     """All that `identity` (or its beginning) came from and went into: `{id, kind, from: {kind: ids}, into: {…}}`.
 
-    Raises ConfigError for an id that is not there or a beginning that several share.
+    An annotator is found by name too, and `names` has what annotators are called. Raises ConfigError for an id that is
+    not there or a beginning that several share.
     """
+    people = read_journal(run / "journal.jsonl", ())
+    if len(found := people.find(identity)) == 1:
+        identity = found[0]
     with closing(sqlite3.connect(build_index(run))) as index:
-        found = index.execute(
+        rows = index.execute(
             "SELECT source, source_kind FROM edges WHERE source = ?1 OR source LIKE ?2 UNION SELECT target, target_kind FROM edges WHERE target = ?1 OR target LIKE ?2",
             (identity, _beginning(identity)),
         ).fetchall()
-        exact = [row for row in found if row[0] == identity]
-        match exact or found:
+        exact = [row for row in rows if row[0] == identity]
+        match exact or rows:
             case []:
                 raise ConfigError(
                     f"nothing in this run has the id {identity!r}",
@@ -46,12 +51,11 @@ def trace(run: Path, identity: str) -> dict[str, Any]:
                     hint="`align samples` and `align report --format json` show ids",
                 )
             case [(name, kind)]:
-                return {
-                    "id": name,
-                    "kind": kind.removesuffix("s"),
-                    "from": _reach(index, name, back=True),
-                    "into": _reach(index, name, back=False),
-                }
+                reached = {side: _reach(index, name, back=side == "from") for side in ("from", "into")}
+                concerned = {who for kinds in reached.values() for who in kinds.get("annotators", ())}
+                concerned |= {name} if kind == "annotators" else set()
+                names = {who: people.called(who) for who in sorted(concerned)}
+                return {"id": name, "kind": kind.removesuffix("s"), **reached, "names": names}
             case many:
                 raise ConfigError(f"{len(many)} ids begin with {identity!r}", where=str(run), hint="give more of it")
 
@@ -63,22 +67,25 @@ def build_index(run: Path) -> Path:
     pointers = sorted(run.glob(f"round_*/*/{CURRENT}"))
     if not pointers:
         raise ConfigError(f"there is no finished stage in {run}", hint="see `align status`")
-    changed = max(p.stat().st_mtime_ns for p in [*pointers, *run.glob("round_*/*")])  # a folder's: a pointer removed
+    journal = run / "journal.jsonl"
+    sources = [*pointers, *run.glob("round_*/*"), *([journal] if journal.is_file() else [])]
+    changed = max(p.stat().st_mtime_ns for p in sources)  # a folder's: a pointer removed
     if path.is_file() and path.stat().st_mtime_ns > changed:
         return path
     partial = path.with_name(f".{INDEX}.partial")
     partial.unlink(missing_ok=True)
+    people = read_journal(journal, ())
     with closing(sqlite3.connect(partial)) as index, index:
         index.executescript(SCHEMA)
         for pointer in pointers:
             ref = Ref(int(pointer.parent.parent.name.removeprefix("round_")), pointer.parent.name)
             if (receipt := current(run, ref)) is not None:
-                _index_stage(index, run, receipt)
+                _index_stage(index, run, receipt, people)
     partial.replace(path)
     return path
 
 
-def _index_stage(index: sqlite3.Connection, run: Path, receipt: Receipt) -> None:
+def _index_stage(index: sqlite3.Connection, run: Path, receipt: Receipt, people: Journal) -> None:
     row = (receipt.output, receipt.round, receipt.stage, receipt.key, receipt.seconds)
     index.execute("INSERT INTO stages VALUES (?, ?, ?, ?, ?)", row)
     folder = stage_folder(run, receipt.ref) / receipt.key
@@ -90,7 +97,7 @@ def _index_stage(index: sqlite3.Connection, run: Path, receipt: Receipt) -> None
         for candidate in t["candidates"]:
             _edge(index, candidate, "candidates", t["id"], "tasks")
     for j in _rows(folder, "judgements.parquet", ("id", "task_id", "annotator")):
-        _edge(index, j["annotator"], "annotators", j["id"], "judgements")
+        _edge(index, people.identity(j["annotator"]), "annotators", j["id"], "judgements")
         _edge(index, j["task_id"], "tasks", j["id"], "judgements")
     _index_compiled(index, folder)
     if receipt.stage in KINDS:

@@ -11,7 +11,7 @@ from typing import Literal
 from align.ids import content_id
 from align.rounds.fingerprint import Fingerprints
 from align.rounds.journal import read_journal, said
-from align.rounds.labelling import Waiting, closed, desk_of_round, waits
+from align.rounds.labelling import Waiting, closed, desk_of_round, journal_of, late_text, waits
 from align.rounds.lock import run_lock
 from align.rounds.plan import Labelling, Step, find_stage, make_plan
 from align.rounds.run import Run
@@ -32,6 +32,7 @@ from align.rounds.stage import (
 from align.rounds.worker import run_apart, run_here
 from align.store import read_table
 from align.train.launch import require_no_launcher
+from annotation.crowd.advice import name_people
 from rollouts.server_process import kept_server
 
 
@@ -108,7 +109,7 @@ def plan_states(run: Run) -> list[tuple[Step, str]]:
     for step in make_plan(run.recipe, Fingerprints(run.folder / "fingerprints.json")):
         if isinstance(step, Labelling):
             tasks = receipts.get(step.tasks)
-            closed = tasks is not None and tasks.output in read_journal(run.journal).closed
+            closed = tasks is not None and tasks.output in read_journal(run.journal, ()).closed
             states.append((step, "done" if closed else "to run" if tasks is None else "waiting for people"))
             continue
         receipt = None
@@ -177,18 +178,22 @@ def _execute(run: Path, stage: Stage, key: str, inputs: dict[str, Receipt], tell
         seconds,
     )
     tell(Event("done", stage.ref, seconds=seconds))
-    for note in summary.get("notes", ()):
-        tell(Event("note", stage.ref, text=note))
+    if summary.get("notes"):
+        for note in name_people(summary["notes"], read_journal(run / "journal.jsonl", ()).everybody()):
+            tell(Event("note", stage.ref, text=note))
     return receipt
 
 
 def _label(run: Run, step: Labelling, tasks: Receipt, tell: Tell, wait: bool) -> Waiting | None:
     """None when the labelling is closed, else what is still missing."""
-    if tasks.output in (known := read_journal(run.journal).closed):
-        tell(Event("closed", step.ref, text=known[tasks.output]))
+    desk, clock = desk_of_round(run, tasks), time.monotonic()
+    journal = journal_of(desk)
+    if tasks.output in journal.closed:
+        late = len(journal.late([task.id for task in desk.tasks], tasks.output))
+        note = f"; {late_text(late)}" if late else ""
+        tell(Event("closed", step.ref, text=journal.closed[tasks.output] + note))
         return None
     tell(Event("start", step.ref))
-    desk, clock = desk_of_round(run, tasks), time.monotonic()
 
     def progress(done: int, total: int) -> None:
         tell(Event("labelling", step.ref, done, total))
@@ -202,15 +207,17 @@ def _label(run: Run, step: Labelling, tasks: Receipt, tell: Tell, wait: bool) ->
 
 
 def _frozen(run: Run, stage: Stage, inputs: dict[str, Receipt]) -> Stage:
-    """A snapshot's key depends on what the journal says now; other stages are as planned."""
+    """A snapshot's key depends on what counts now: what the journal said when the labelling was closed, without what is
+    forgotten since; other stages are as planned."""
     if stage.work != "snapshot":
         return stage
     asked = inputs["tasks"]
     tasks = read_table(stage_folder(run.folder, asked.ref) / asked.key / "tasks.parquet").column("id").to_pylist()
-    judgements = read_journal(run.journal).judgements(tasks)
-    return replace(
-        stage, files={"judgements": content_id([said(j) for j in judgements])}, tuning={"journal": str(run.journal)}
-    )
+    journal = read_journal(run.journal, tasks)
+    judgements = journal.judgements(tasks, asked.output)
+    # what is read here is what the stage reads: people write on meanwhile
+    frozen = {"journal": str(run.journal), "labelling": asked.output, "until": journal.length}
+    return replace(stage, files={"judgements": content_id([said(j) for j in judgements])}, tuning=frozen)
 
 
 def _retire(run: Path, steps: list[Step]) -> None:

@@ -24,15 +24,10 @@ from align.types import Preference, Prompt, Thumb, as_dict, from_table, prompt_i
 
 
 def rows_left(rows: Sequence[Any], held_out: Sequence[Prompt]) -> list[Any]:
-    """The rows about other prompts than those held out. A row is a preference, a thumb, a prompt, or (messages, answer)."""
-    ids = {p.id for p in held_out}
-
-    def of(row: Any) -> str:
-        if isinstance(row, tuple):
-            return prompt_id(row[0])
-        return str(row.id if isinstance(row, Prompt) else row.prompt_id)
-
-    return [row for row in rows if of(row) not in ids]
+    """The rows about other prompts than those held out, as they read. A row is a preference, a thumb, a prompt, or
+    (messages, answer)."""
+    ids = {prompt_id(p.messages) for p in held_out}
+    return [row for row in rows if prompt_id(row[0] if isinstance(row, tuple) else row.messages) not in ids]
 
 
 def rows_id(rows: Sequence[Any]) -> str:

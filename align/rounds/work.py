@@ -127,9 +127,10 @@ def selection(job: Job, progress: Progress) -> Summary:
 
 
 def snapshot(job: Job, progress: Progress) -> Summary:
-    """Freeze what the journal says now about these tasks."""
+    """Freeze what counts about these tasks, of the part of the journal that the key was made of."""
     tasks = read_table(job.inputs["tasks"] / "tasks.parquet").column("id").to_pylist()
-    judgements = read_journal(Path(job.tuning["journal"])).judgements(tasks)
+    journal = read_journal(Path(job.tuning["journal"]), tasks, until=job.tuning["until"])
+    judgements = journal.judgements(tasks, job.tuning["labelling"])
     write_part(job, "judgements", Judgement, judgements)
     skipped = sum(j.outcome == "skipped" for j in judgements)
     return {

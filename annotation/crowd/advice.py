@@ -1,5 +1,6 @@
 """What people should know of their labels, in sentences: which count little, why, and what would help."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,13 @@ ONE_SIDED = 0.65
 """A person whose share of left answers is outside of this and 1 less this, with its interval, is said to be one-sided."""
 MANY = 20
 """So many repeats or shared tasks begin to tell."""
+
+
+def name_people(sentences: list[str], names: Mapping[str, str]) -> list[str]:
+    """The sentences of `advise` with people's names in place of their ids; `names` is annotator → name."""
+    for person, name in names.items():
+        sentences = [sentence.replace(person, name) for sentence in sentences]
+    return sentences
 
 
 def advise(

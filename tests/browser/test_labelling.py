@@ -161,7 +161,9 @@ def test_two_annotators_label_every_kind_by_keyboard_alone_and_by_mouse(
     found: dict[tuple[str, str], Answer] = {}
     for kind, backend in backends.items():
         for j in backend.collect():
-            found[j.annotator.split("-")[0], j.task_id] = Answer(**{f: getattr(j, f) for f in Answer.__slots__})
+            found[backend.people()[j.annotator].split("-")[0], j.task_id] = Answer(
+                **{f: getattr(j, f) for f in Answer.__slots__}
+            )
             assert j.kind == kind and j.time is not None
     assert found == said and len(found) == 2 * 5 + 8 + 6
 

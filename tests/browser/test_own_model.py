@@ -16,7 +16,7 @@ from align.rounds.stage import Ref, current
 from align.types import Task
 from reward.functions import load_function
 from tests.browser.conftest import OpenPage, sign_in
-from tests.loop import align, rows, said
+from tests.loop import align, by_name, rows, said
 from tests.server_fixtures import ArgillaServer
 
 RECIPE = shipped()["own-model"]
@@ -127,7 +127,7 @@ def test_people_click_through_a_round_that_is_closed_early_and_reopened(
     click(opened.page, tasks, done, until=2)
     status = loop.annotate("status")
     assert (status["answers"], status["wanted"], status["closed"]) == (2, 7, None)
-    assert [status["annotators"][name][what] for what in ("submitted", "skipped")] == [2, 0]
+    assert [by_name(status)[name][what] for what in ("submitted", "skipped")] == [2, 0]
 
     assert loop.annotate("close")["state"] == "closed"
     loop.run(expect=0)

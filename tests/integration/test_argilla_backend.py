@@ -17,7 +17,7 @@ import pytest
 from align.errors import AlignError, ConfigError, DataError, ServiceError
 from align.escape import escape, unescape
 from align.types import Judgement, Rating, Task
-from annotation import argilla_backend, server
+from annotation import argilla_backend, argilla_records, server
 from annotation.argilla_backend import ArgillaBackend, open_argilla
 from annotation.backend import Answer, Count, Submitted
 from annotation.form import Form
@@ -62,7 +62,7 @@ def test_a_side_on_the_screen_becomes_the_canonical_answer(
 ) -> None:
     backend = connect(argilla_server, workspace)
     backend.submit([make_task("t", shown=shown)])
-    _, key = add_annotator(argilla_server, workspace, workspace)
+    who, key = add_annotator(argilla_server, workspace, workspace)
     values = {"preference": {"value": side}, "reason": {"value": "the tone\0"}}
     argilla_server.call(
         "POST",
@@ -73,7 +73,7 @@ def test_a_side_on_the_screen_becomes_the_canonical_answer(
     [found] = backend.collect()
     assert (found.task_id, found.annotator, found.outcome, found.reason, found.revision) == (
         "t",
-        workspace,
+        who,
         outcome,
         "the tone␛u0000",
         0,
@@ -98,7 +98,7 @@ def test_a_kill_between_two_batches_leaves_nothing_twice(
     argilla_server: ArgillaServer, workspace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tasks = pair_tasks(50)
-    monkeypatch.setattr(argilla_backend, "RECORDS_A_CALL", 20)
+    monkeypatch.setattr(argilla_records, "RECORDS_A_CALL", 20)
     backend = connect(argilla_server, workspace)
     call, puts = backend._api.call, []
 
@@ -137,7 +137,7 @@ def test_tasks_that_do_not_fit_are_refused(argilla_server: ArgillaServer, worksp
 def test_whatever_a_response_looks_like_it_is_collected(argilla_server: ArgillaServer, workspace: str) -> None:
     backend = connect(argilla_server, workspace)
     backend.submit([make_task(f"t{n}") for n in range(5)])
-    _, key = add_annotator(argilla_server, workspace, workspace)
+    who, key = add_annotator(argilla_server, workspace, workspace)
     ids = {name: record["id"] for name, record in records(argilla_server, backend).items()}
     for name, body in {
         "t0": {"status": "discarded", "values": None},
@@ -151,7 +151,7 @@ def test_whatever_a_response_looks_like_it_is_collected(argilla_server: ArgillaS
     assert backend.collect() == sorted(backend.collect(), key=lambda j: j.id)
     progress = backend.progress()
     assert (progress.tasks, progress.completed, progress.exhausted, progress.answers, progress.open) == (5, 1, 2, 1, 2)
-    assert progress.annotators == {workspace: Count(1, 2)}
+    assert progress.annotators == {who: Count(1, 2)}
 
 
 def test_annotators_see_neither_purpose_nor_order_nor_suggestions(

@@ -16,7 +16,7 @@ from align.rounds.labelling import open_backend
 from align.store import read_rows
 from annotation.backend import Answer
 from tests.integration.test_cli_stages import json_of
-from tests.loop import align, write_jsonl
+from tests.loop import align, by_name, write_jsonl
 from tests.server_fixtures import ArgillaServer, add_annotator
 
 pytestmark = pytest.mark.slow
@@ -45,14 +45,14 @@ def test_status_says_how_each_annotator_gets_on(asked: tuple[Path, dict[str, str
     folder, keys = asked
     ann, bob = keys
     empty = json_of("annotate", "status", folder, cwd=folder.parent)
-    assert all(empty["annotators"][name]["submitted"] == 0 for name in keys)
+    assert all(by_name(empty)[name]["submitted"] == 0 for name in keys)
     assert empty["left"] == {"answers": 12, "hours": None, "people": 0, "reason": "nobody's pace is known yet"}
     assert "–" in align("annotate", "status", folder, cwd=folder.parent).stdout
     label(folder, keys[ann], ["a", "b", "tie", "a", "b"])
     label(folder, keys[bob], ["a", "b", "a", "skipped"])
     found = json_of("annotate", "status", folder, cwd=folder.parent)
     assert (found["answers"], found["wanted"], found["completed"], found["tasks"]) == (8, 12, 3, 6)
-    people = found["annotators"]
+    people = by_name(found)
     assert {n: (people[n]["submitted"], people[n]["skipped"]) for n in keys} == {ann: (5, 0), bob: (3, 1)}
     assert people[bob]["agreement"]["value"] == pytest.approx(2 / 3)
     assert people[bob]["agreement"]["n"] == 3
@@ -102,20 +102,20 @@ def test_pull_export_and_forget(asked: tuple[Path, dict[str, str]]) -> None:
     assert ann not in "".join(p.read_text(errors="replace") for p in (folder.parent / "shared").rglob("*.md"))
 
     would = json_of("forget", folder, "--annotator", bob, cwd=folder.parent)
-    assert (would["annotator"], would["forgotten"], len(would["judgements"])) == (bob, False, 5)
+    assert (would["name"], would["forgotten"], len(would["judgements"])) == (bob, False, 5)
     assert not read_journal(folder / "journal.jsonl").forgotten
     assert "say --yes to forget" in align("forget", folder, "--annotator", bob, cwd=folder.parent).stdout
     done = json_of("forget", folder, "--annotator", bob, "--yes", cwd=folder.parent)
     assert (done["forgotten"], done["judgements"]) == (True, would["judgements"])
-    assert {row["annotator"] for _, row in read_rows(folder / "judgements.jsonl")} == {ann}
+    assert {row["name"] for _, row in read_rows(folder / "judgements.jsonl")} == {ann}
     assert done["withdrawn"] == 5
     with pytest.raises(ServiceError, match="refused an answer"):
         label(folder, second, ["b"])
     assert json_of("annotate", "push", folder, cwd=folder.parent)["present"] == TASKS
     state = json_of("annotate", "status", folder, cwd=folder.parent)
     assert state["answers"] == TASKS, "others are asked again"
-    assert state["annotators"][ann]["submitted"] == TASKS
-    assert bob not in state["annotators"]
+    assert by_name(state)[ann]["submitted"] == TASKS
+    assert bob not in by_name(state)
     mistake = align("forget", folder, "--annotator", "nobody-here", "--yes", cwd=folder.parent, expect=2)
     assert "'nobody-here' has said nothing here" in mistake.stderr
 

@@ -20,7 +20,7 @@ from align.rounds.stage import Ref, current
 from align.store import checkpoint_id, folder_id, read_rows, read_table
 from align.train.checkpoint import load_model
 from annotation.backend import Answer
-from tests.loop import align, make_loop, said, write_jsonl
+from tests.loop import align, by_name, make_loop, said, write_jsonl
 from tests.server_fixtures import ArgillaServer, add_annotator
 from tests.tiny import make_tiny_model
 
@@ -179,7 +179,7 @@ def test_people_label_ones_own_candidates(ours: Path, answers: Path, argilla_ser
     label(ours / "desk", key, ["a", "b", "skipped", "tie"])
     state = json_of("annotate", "status", "desk", cwd=ours)
     assert (state["tasks"], state["answers"], state["closed"]) == (6, 3, None)
-    assert [state["annotators"][person][what] for what in ("submitted", "skipped")] == [3, 1]
+    assert [by_name(state)[person][what] for what in ("submitted", "skipped")] == [3, 1]
     pulled = json_of("annotate", "pull", "desk", cwd=ours)
     assert (pulled["new"], pulled["judgements"]) == (4, 4)
     assert json_of("annotate", "pull", "desk", cwd=ours)["new"] == 0

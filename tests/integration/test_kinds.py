@@ -10,6 +10,7 @@ import pytest
 from align.report.data import report_data
 from align.report.html import render
 from align.rounds.desk import open_desk
+from align.rounds.journal import read_journal
 from align.rounds.labelling import open_backend
 from align.rounds.stage import Ref, current, stage_folder
 from align.store import read_json
@@ -157,3 +158,32 @@ def test_people_are_waited_for_a_second_time(recipe: Path, tmp_path: Path) -> No
     assert status()["closed"] is None and status()["answers"] == 2
     assert json.loads(align("report", run, "--format", "json", cwd=tmp_path).stdout)["state"] == "finished"
     align("run", recipe, *changes, cwd=recipe.parent, expect=75)
+
+
+def test_a_late_change_of_mind_changes_no_finished_round(recipe: Path, tmp_path: Path) -> None:
+    """It is kept and told of; a person who reopens the labelling counts it."""
+    shutil.copytree(recipe.parent / "runs", tmp_path / "runs")
+    run, runs = tmp_path / "runs" / "kinds", ("--runs", tmp_path / "runs")
+    blind = {t["id"] for t in rows(run, 1, "blind", "tasks.parquet")}
+    before = {stage: current(run, Ref(1, stage)) for stage in ("snapshot", "policy", "blind_snapshot")}
+    said = next(j for j in read_journal(run / "journal.jsonl").latest.values() if j.task_id in blind)
+    backend = open_backend(open_desk(run))
+    other = "tie" if said.outcome != "tie" else "both_bad"
+    backend.answer(backend.ensure_annotator(said.annotator), [Answer(said.task_id, other)])
+    pulled = json.loads(align("annotate", "pull", run, "--json", cwd=tmp_path).stdout)
+    assert (pulled["new"], pulled["late"], pulled["judgements"]) == (
+        1,
+        1,
+        len(rows(run, 1, "blind_snapshot", "judgements.parquet")),
+    )
+    again = align("run", recipe, *runs, cwd=recipe.parent)
+    assert ": start" not in again.stderr
+    assert "1 answer came after the closing and does not count; `align annotate reopen` counts it" in again.stderr
+    assert {stage: current(run, Ref(1, stage)) for stage in before} == before
+    status = json.loads(align("annotate", "status", run, "--json", cwd=tmp_path).stdout)
+    assert status["late"] == 1
+    align("annotate", "reopen", run, cwd=tmp_path)
+    align("run", recipe, *runs, cwd=recipe.parent)
+    new = current(run, Ref(1, "blind_snapshot"))
+    assert new is not None and new != before["blind_snapshot"]
+    assert current(run, Ref(1, "snapshot")) == before["snapshot"]

@@ -129,9 +129,9 @@ def kill_and_restart(on: ArgillaServer) -> None:
 
 
 def check_stored(on: ArgillaServer, backend: ArgillaBackend, wanted: Given) -> None:
-    stored = backend.collect()
+    stored, names = backend.collect(), backend.people()
     assert len(stored) == len(wanted), "none doubled"
-    assert {(j.annotator, j.task_id): j.outcome for j in stored} == wanted, "none lost, none changed"
+    assert {(names[j.annotator], j.task_id): j.outcome for j in stored} == wanted, "none lost, none changed"
 
 
 def check_status(folder: Path, desk: Path, wanted: Given, overlap: int) -> None:
@@ -143,5 +143,5 @@ def check_status(folder: Path, desk: Path, wanted: Given, overlap: int) -> None:
     assert said["completed"] == sum(submitted[task] >= overlap for task in tasks)
     given = Counter(person for (person, _), outcome in wanted.items() if outcome != "skipped")
     skipped = Counter(person for (person, _), outcome in wanted.items() if outcome == "skipped")
-    people = {name: (row["submitted"], row["skipped"]) for name, row in said["annotators"].items()}
+    people = {row["name"]: (row["submitted"], row["skipped"]) for row in said["annotators"].values()}
     assert people == {person: (given[person], skipped[person]) for person, _ in wanted}

@@ -1,16 +1,20 @@
 """Forgetting in a run of invented answers: what used it, what is marked, what does not come back."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from align.errors import ConfigError
 from align.report.data import report_data
+from align.rounds.browse import browse
 from align.rounds.forget import tainted, used_by, wish, write_tombstones
-from align.rounds.journal import Tombstones, read_journal, record
+from align.rounds.journal import Tombstones, append, close, read_journal, record
 from align.rounds.lineage import trace
-from align.rounds.stage import Ref, current
-from align.store import remove_folder, write_json
+from align.rounds.stage import Job, Ref, current
+from align.rounds.work import snapshot
+from align.store import read_table, remove_folder, write_json
+from align.types import Judgement, from_table
 from tests.fake_run import make_run
 from tests.loop import rows
 
@@ -111,3 +115,57 @@ def test_mistakes_are_answered_with_the_way_out(run: Path) -> None:
         wish(run)
     with pytest.raises(ConfigError, match="there is no run in"):
         wish(run.parent, annotator="bo")
+
+
+def test_a_person_is_one_person_in_snapshots_of_any_age(run: Path) -> None:
+    """The snapshots have the name of an earlier version; since then the journal says who that is, and was renamed."""
+    before, led_to = used_by(wish(run, annotator="bo")), trace(run, "bo")["into"]
+    labels = {row["name"]: row["labels"] for row in report_data(run)["annotators"]}
+    append(run / "journal.jsonl", [{"type": "person", "id": "id-of-bo", "name": "robert", "was": ["bo"]}])
+    for text in ("robert", "bo", "id-of-bo"):
+        wanted = wish(run, annotator=text)
+        assert (wanted.id, wanted.name) == ("id-of-bo", "robert")
+        assert used_by(wanted) == before
+        found = trace(run, text)
+        assert (found["id"], found["names"]) == ("id-of-bo", {"id-of-bo": "robert"})
+        assert found["into"] == led_to
+    people = {row["annotator"]: row for row in report_data(run)["annotators"]}
+    assert people.keys() == {"ada", "chi", "id-of-bo"}
+    assert (people["id-of-bo"]["name"], people["id-of-bo"]["labels"]) == ("robert", labels["bo"])
+    assert {label["name"] for entry in browse(run, 1, None) for label in entry["labels"]} == {"ada", "chi", "robert"}
+    write_tombstones(wish(run, annotator="robert"))
+    assert [m["stage"] for m in tainted(run)] == ["1/policy", "2/policy"]
+    append(run / "journal.jsonl", [{"type": "person", "id": "chi", "name": "robert"}])
+    with pytest.raises(
+        ConfigError, match="2 annotators are or were called 'robert'; give the id of one: chi, id-of-bo"
+    ):
+        wish(run, annotator="robert")
+
+
+def test_a_snapshot_is_of_the_bytes_that_its_key_was_made_of(run: Path, tmp_path: Path) -> None:
+    """People write on between the two."""
+    receipt = current(run, Ref(1, "selection"))
+    assert receipt is not None
+    tasks = [row["id"] for row in rows(run, 1, "selection", "tasks.parquet")]
+    journal = read_journal(run / "journal.jsonl")
+    first = journal.judgements(tasks)[0]
+    record(run / "journal.jsonl", [replace(first, outcome="both_bad" if first.outcome != "both_bad" else "tie")])
+    out = tmp_path / "out"
+    out.mkdir()
+    tuning = {"journal": str(run / "journal.jsonl"), "labelling": receipt.output, "until": journal.length}
+    source = run / "round_001" / "selection" / receipt.key
+    snapshot(Job(1, "snapshot", {"tasks": source}, {}, tuning, out), lambda done, total: None)
+    assert from_table(Judgement, read_table(out / "judgements.parquet")) == journal.judgements(tasks)
+
+
+def test_what_is_said_after_a_closing_is_in_the_report_and_in_no_snapshot(run: Path) -> None:
+    receipt = current(run, Ref(1, "selection"))
+    assert receipt is not None
+    path, tasks = run / "journal.jsonl", [row["id"] for row in rows(run, 1, "selection", "tasks.parquet")]
+    close(path, 1, receipt.output, "done")
+    assert report_data(run)["notes"] == []
+    counted = read_journal(path).judgements(tasks, receipt.output)
+    record(path, [replace(j, outcome="tie") for j in counted if j.outcome in ("a", "b")][:3])
+    assert read_journal(path).judgements(tasks, receipt.output) == counted
+    text = "Round 1: 3 answers came after the closing and do not count; `align annotate reopen` counts them."
+    assert report_data(run)["notes"] == [text]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from annotation.form import Form
-from annotation.page import page, payload
+from annotation.page import EDITED, FIELD, TURNED, page, payload, seen_otherwise
 from tests.labelling import make_task
 
 PAIR = Form()
@@ -45,3 +45,21 @@ def test_words_can_be_searched() -> None:
 
 def test_the_page_survives_how_argilla_puts_it_in() -> None:
     assert "</script>" in page() and "$&" not in page() and "innerHTML" not in page()
+
+
+def test_a_record_shows_its_task_or_something_else() -> None:
+    task, form = make_task("t", shown=(1, 0)), Form()
+    fields = {FIELD: payload(task, form)}
+    assert seen_otherwise(fields, task, form) is None
+    shown = json.loads(base64.b64decode(fields[FIELD]["payload"]))
+
+    def page(**changes: object) -> dict[str, object]:
+        packed = base64.b64encode(json.dumps(shown | changes, indent=1).encode()).decode()
+        return {FIELD: {"payload": packed, "words": "other"}}
+
+    assert seen_otherwise(page(places=4), task, form) is None, "as another version packs it"
+    assert seen_otherwise(page(answers=["one", "two"]), task, form) == TURNED
+    assert seen_otherwise(page(answers=["two", "One"]), task, form) == EDITED
+    assert seen_otherwise(page(messages=[]), task, form) == EDITED
+    for broken in (None, {}, {FIELD: None}, {FIELD: "text"}, {FIELD: {"payload": "%"}}, {FIELD: {"payload": "W10="}}):
+        assert seen_otherwise(broken, task, form) == EDITED

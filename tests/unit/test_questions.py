@@ -128,6 +128,13 @@ def test_a_skip_keeps_why_and_nothing_that_was_filled_in_before() -> None:
         ("pair", {}), ("pair", {"preference": {"value": "middle"}}), ("single", {"verdict": {"value": "left"}}),
         ("rank", {"ranking": {"value": [{"value": "A", "rank": 1}]}}), ("rating", {"rating_helpful": {"value": 3}}),
         ("rating", {"rating_helpful": {"value": 6}, "rating_to the point": {"value": 1}}),
+        ("pair", {"preference": {"value": ["left"]}}), ("rank", {"ranking": {"value": "A, B"}}),
+        ("rank", {"ranking": {"value": [{"value": "A"}, {"value": "B"}, 3]}}),
+        ("pair", {"preference": {"value": "left"}, "strength": {"value": "much"}}),
+        ("pair", {"preference": {"value": "left"}, "flags": {"value": ["unsafe"]}}),
+        ("pair", {"preference": {"value": "left"}, "flags": {"value": "A:unsafe"}}),
+        ("pair", {"preference": {"value": "left"}, "flags": {"value": [["A:unsafe"]]}}),
+        ("pair", {"preference": {"value": "left"}, "reason": {"value": 5}}),
     ],
 )  # fmt: skip
 def test_an_answer_that_no_question_offers_is_named(kind: str, values: dict[str, Any]) -> None:

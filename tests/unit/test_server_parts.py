@@ -410,3 +410,11 @@ def test_a_port_that_is_being_let_go_is_waited_for() -> None:
         assert not process.port_is_free(port)
         threading.Timer(0.3, taken.close).start()
         assert process.port_is_free(port, patience=10)
+
+
+def test_client_and_plug_in_close_a_data_set_by_the_same_words() -> None:
+    """The plug-in runs in Argilla's environment and cannot import ours."""
+    from annotation.argilla_dataset import CLOSED
+
+    text = (Path(server.__file__).parent / "plugin" / "argilla_embedded" / "closing.py").read_text(encoding="utf-8")
+    assert f'CLOSED = "{CLOSED}"\n' in text

@@ -41,6 +41,9 @@ class Memory:
     def collect(self) -> list[Judgement]:
         return sorted((judge(task, who, outcome) for (who, task), outcome in self.said.items()), key=lambda j: j.id)
 
+    def people(self) -> dict[str, str]:
+        return {name: name for name, _ in self.said}
+
     def ensure_annotator(self, name: str) -> str:
         return name
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from argilla_embedded import (  # noqa: F401 - importing `engine` registers it
     ENGINE,
     alone,
+    closing,
     engine,
     jobs,
     outbox,
@@ -31,6 +32,7 @@ def configure(app: FastAPI) -> FastAPI:
     outbox.install()
     speed.install()
     privacy.install()
+    closing.install()
     status.install()
     ui.install(app)
     _extend_lifespan(app)

@@ -24,12 +24,12 @@ Endpoint = Callable[..., Awaitable[Any]]
 
 
 def install() -> None:
-    _wrap("GET", "/records/{record_id}", _own_view)
-    _wrap("POST", "/me/datasets/{dataset_id}/records/search", _without_hidden_metadata)
-    _wrap("GET", "/datasets/{dataset_id}/users/progress", _own_progress)
+    wrap("GET", "/records/{record_id}", _own_view)
+    wrap("POST", "/me/datasets/{dataset_id}/records/search", _without_hidden_metadata)
+    wrap("GET", "/datasets/{dataset_id}/users/progress", _own_progress)
 
 
-def _wrap(method: str, path: str, wrapper: Callable[[Endpoint], Endpoint]) -> None:
+def wrap(method: str, path: str, wrapper: Callable[[Endpoint], Endpoint]) -> None:
     (route,) = (r for r in api_v1.router.routes if getattr(r, "path", "") == path and method in r.methods)
     route.dependant.call = wrapper(route.dependant.call)
 

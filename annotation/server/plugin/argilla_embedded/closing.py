@@ -1,0 +1,49 @@
+"""Data sets that are closed for annotators: they are not listed, and nobody's answer to them is taken or changed.
+
+Argilla has no such state, and does not write a changed value of a data set's metadata. So its guidelines say it, where
+people read it on any Argilla: the owner's client sets these words, and takes them back. All who are not owners are kept
+out where Argilla decides who may answer.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from argilla_embedded.privacy import Endpoint, wrap
+from argilla_server.api.policies.v1 import RecordPolicy, ResponsePolicy
+from argilla_server.api.policies.v1.commons import PolicyAction
+from argilla_server.models import User
+
+CLOSED = "This data set is closed: what it asks was replaced. Please go on in the other one of this workspace."
+"""As `annotation.argilla_dataset` has it, which cannot be imported here."""
+
+
+def install() -> None:
+    wrap("GET", "/me/datasets", _open_ones)
+    _guard(RecordPolicy, "create_response", lambda record: record.dataset)
+    for name in ("update", "delete"):
+        _guard(ResponsePolicy, name, lambda response: response.record.dataset)
+
+
+def _open_ones(endpoint: Endpoint) -> Endpoint:
+    async def list_datasets(**given: Any) -> Any:
+        found, user = await endpoint(**given), given["current_user"]
+        if user.is_annotator:
+            found.items = [dataset for dataset in found.items if dataset.guidelines != CLOSED]
+        return found
+
+    return list_datasets
+
+
+def _guard(policy: Any, name: str, dataset_of: Callable[[Any], Any]) -> None:
+    """Let `policy` allow `name` to nobody but owners where the data set is closed."""
+    allows = getattr(policy, name)
+
+    def guarded(cls: Any, subject: Any) -> PolicyAction:
+        allowed = allows(subject)
+
+        async def is_allowed(actor: User) -> bool:
+            return bool(await allowed(actor)) and (actor.is_owner or dataset_of(subject).guidelines != CLOSED)
+
+        return is_allowed
+
+    setattr(policy, name, classmethod(guarded))

@@ -1,0 +1,304 @@
+"""Who people are, what of a record is trusted, and what a closing freezes: on the real server, on either database."""
+
+import base64
+import json
+import secrets
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from align.config.recipe import Annotate
+from align.errors import ServiceError
+from align.rounds.desk import make_desk as make_desk_of_file
+from align.rounds.forget import used_by, wish, withdraw, write_tombstones
+from align.rounds.journal import close, read_journal, reopen
+from align.rounds.labelling import (
+    Desk,
+    desk_of_folder,
+    desk_of_tasks,
+    judgements_of,
+    offer,
+    open_backend,
+    take_in,
+    waits,
+)
+from align.rounds.survey import survey
+from align.store import write_json
+from align.types import judgement_id
+from annotation.argilla_backend import ArgillaBackend
+from annotation.backend import Answer
+from tests.labelling import pair_tasks
+from tests.loop import write_jsonl
+from tests.server_fixtures import ArgillaServer, add_annotator
+
+MakeDesk = Callable[[int], tuple[Desk, ArgillaBackend]]
+
+
+@pytest.fixture
+def make_desk(tmp_path: Path, either_server: ArgillaServer) -> MakeDesk:
+    """A desk with so many pairs, on the server."""
+
+    def make(count: int) -> tuple[Desk, ArgillaBackend]:
+        folder = tmp_path / f"desk-{secrets.token_hex(3)}"
+        folder.mkdir()
+        write_json(folder / "run.json", {"id": "r"})
+        annotate = Annotate.model_validate({"server": {"type": "embedded", "home": str(either_server.home)}})
+        desk = desk_of_tasks(pair_tasks(count), folder, annotate, round=1, seed=0)
+        return desk, offer(desk)[0]
+
+    return make
+
+
+def person(on: ArgillaServer, desk: Desk, name: str) -> tuple[str, str, str]:
+    """A new person: id, key, name."""
+    called = f"{name}-{secrets.token_hex(3)}"
+    return *add_annotator(on, called, desk.workspace), called
+
+
+def rename(on: ArgillaServer, who: str, name: str) -> None:
+    on.call("PATCH", f"/users/{who}", {"username": name})
+
+
+def add_member(on: ArgillaServer, who: str, workspace: str) -> None:
+    (place,) = [w["id"] for w in on.call("GET", "/me/workspaces")["items"] if w["name"] == workspace]
+    on.call("POST", f"/workspaces/{place}/users", {"user_id": who})
+
+
+def as_before(journal: Path, name: str) -> None:
+    """Rewrite a journal as the version before wrote it: with names, and without lines about people."""
+    events = [json.loads(line) for line in journal.read_text().splitlines()]
+    said = [e for e in events if e["type"] == "judgement"]
+    for event in said:
+        event |= {"annotator": name, "id": judgement_id(event["task_id"], name, event["revision"])}
+    journal.write_text("".join(json.dumps(event) + "\n" for event in said))
+
+
+def people_of(desk: Desk) -> set[str]:
+    return {j.annotator for j in judgements_of(desk)}
+
+
+def test_somebody_who_is_renamed_stays_one_person(either_server: ArgillaServer, make_desk: MakeDesk) -> None:
+    desk, backend = make_desk(3)
+    who, key, before = person(either_server, desk, "maria")
+    backend.answer(key, [Answer(t.id, "a") for t in desk.tasks])
+    assert len(take_in(desk, backend)) == 3
+    after = f"mary-{secrets.token_hex(3)}"
+    rename(either_server, who, after)
+    assert take_in(desk, backend) == [], "nothing new was said"
+    assert [(j.annotator, j.outcome) for j in judgements_of(desk)] == [(who, "a")] * 3
+    journal = read_journal(desk.journal)
+    assert (journal.called(who), journal.find(after), journal.find(before)) == (after, [who], [who])
+    found = survey(desk, backend)
+    assert {who: (p["name"], p["submitted"]) for who, p in found.people.items() if p["submitted"]} == {who: (after, 3)}
+    assert found.people[who]["agreement"]["value"] is None, "nobody agrees with herself"
+    backend.answer(key, [Answer(desk.tasks[0].id, "b")])
+    (changed,) = take_in(desk, backend)
+    assert (changed.annotator, changed.revision) == (who, 1)
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_a_journal_that_has_names_counts_once(either_server: ArgillaServer, make_desk: MakeDesk, renamed: bool) -> None:
+    desk, backend = make_desk(3)
+    who, key, before = person(either_server, desk, "maria")
+    backend.answer(key, [Answer(t.id, "a") for t in desk.tasks])
+    take_in(desk, backend)
+    as_before(desk.journal, before)
+    assert people_of(desk) == {before}
+    after = f"mary-{secrets.token_hex(3)}"
+    if renamed:
+        rename(either_server, who, after)
+        person(either_server, desk, "somebody")
+        rename(either_server, person(either_server, desk, "new")[0], before)  # somebody else has the old name now
+    written = [j.id for j in judgements_of(desk)]
+    assert sum(p["submitted"] for p in survey(desk, backend).people.values()) == 3, "also where nothing is written"
+    assert take_in(desk, backend) == []
+    assert (people_of(desk), [j.id for j in judgements_of(desk)]) == ({who}, written), "an id that was given stays"
+    backend.answer(key, [Answer(desk.tasks[0].id, "b")])
+    assert [(j.annotator, j.revision) for j in take_in(desk, backend)] == [(who, 1)]
+    assert len(judgements_of(desk)) == 3
+
+
+@pytest.mark.parametrize("by", ["name", "id", "earlier name", "name in an old journal"])
+def test_who_is_forgotten_stays_forgotten_under_any_name(
+    either_server: ArgillaServer, make_desk: MakeDesk, by: str
+) -> None:
+    desk, backend = make_desk(4)
+    who, key, before = person(either_server, desk, "maria")
+    other, other_key, _ = person(either_server, desk, "bob")
+    backend.answer(key, [Answer(t.id, "a") for t in desk.tasks[:3]])
+    take_in(desk, backend)
+    if by == "name in an old journal":
+        as_before(desk.journal, before)
+    after = f"mary-{secrets.token_hex(3)}"
+    if by in ("name", "earlier name", "id"):
+        rename(either_server, who, after)
+        take_in(desk, backend)
+    folder = desk.journal.parent
+    wanted = wish(folder, annotator={"name": after, "id": who}.get(by, before))
+    assert len(used_by(wanted)["judgements"]) == 3
+    write_tombstones(wanted)
+    if by == "name in an old journal":
+        assert withdraw(desk, wanted) == 3, "before anybody was asked whose the name is"
+        add_member(either_server, who, desk.workspace)
+    take_in(desk, backend)
+    assert judgements_of(desk) == []
+    if by == "name in an old journal":
+        rename(either_server, who, after)
+    backend.answer(key, [Answer(t.id, "b") for t in desk.tasks])
+    backend.answer(other_key, [Answer(desk.tasks[0].id, "b")])
+    take_in(desk, backend)
+    assert people_of(desk) == {other}
+    assert withdraw(desk, wanted) == 4
+    offer(desk)
+    members = either_server.call("GET", f"/users/{who}/workspaces")["items"]
+    assert desk.workspace not in {w["name"] for w in members}, "she is not let in again"
+
+
+def test_a_renamed_persona_is_the_same_persona(either_server: ArgillaServer, make_desk: MakeDesk) -> None:
+    desk, backend = make_desk(2)
+    name = f"ann-{secrets.token_hex(3)}"
+    key = backend.ensure_annotator(name)
+    backend.answer(key, [Answer(t.id, "a") for t in desk.tasks])
+    assert len(take_in(desk, backend)) == 2
+    rename(either_server, either_server.call("GET", "/me", key=key)["id"], f"{name}-x")
+    assert take_in(desk, backend) == []
+    assert backend.ensure_annotator(name) == key
+    assert people_of(desk) == {name}
+
+
+def records_of(on: ArgillaServer, backend: ArgillaBackend) -> dict[str, dict[str, Any]]:
+    dataset = backend.url.split("/")[-2]
+    found = on.call("GET", f"/datasets/{dataset}/records", include="responses", limit=100)["items"]
+    return {r["external_id"]: r for r in found}
+
+
+def test_what_is_not_as_we_left_it_costs_itself_alone(either_server: ArgillaServer, make_desk: MakeDesk) -> None:
+    """A record's metadata gone, its page edited, the record deleted, one of somebody else's, an answer of no question."""
+    desk, backend = make_desk(6)
+    _, key, _ = person(either_server, desk, "maria")
+    backend.answer(key, [Answer(t.id, "a") for t in desk.tasks])
+    records, tasks = records_of(either_server, backend), [t.id for t in desk.tasks]
+    dataset = backend.url.split("/")[-2]
+    either_server.call("PATCH", f"/records/{records[tasks[0]]['id']}", {"metadata": {"purpose": "train"}})
+    edited = {"comparison": {"payload": "e30=", "words": ""}}
+    either_server.call("PATCH", f"/records/{records[tasks[1]]['id']}", {"fields": edited})
+    either_server.call("DELETE", f"/datasets/{dataset}/records", ids=records[tasks[2]]["id"])
+    foreign = {"external_id": "theirs", "fields": records[tasks[3]]["fields"]}
+    either_server.call("POST", f"/datasets/{dataset}/records/bulk", {"items": [foreign]})
+    values = json.dumps({"preference": {"value": "neither"}})
+    answer = records[tasks[4]]["responses"][0]["id"]
+    written = f"UPDATE responses SET \"values\" = '{values}' WHERE id = '{either_server.key(answer)}'"
+    execute(either_server, written)
+
+    backend = open_backend(desk)
+    take_in(desk, backend)
+    assert sorted(j.task_id for j in judgements_of(desk)) == sorted([tasks[0], tasks[3], tasks[5]])
+    state = backend.progress()
+    assert (state.tasks, state.completed, state.open) == (4, 3, 1)
+    left_out = {row.where: (row.what, row.reason) for row in state.left_out}
+    assert left_out == {
+        tasks[1]: ("record", "its page was edited on the server"),
+        tasks[2]: ("task", "the task is not on the server any more"),
+        "theirs": ("record", "the record is of no task that was asked here"),
+        tasks[4]: ("answer", "a submitted response has the unknown value 'neither' for 'preference'"),
+    }
+    assert survey(desk, backend).as_dict()["left_out"] == [asdict(row) for row in state.left_out]
+    assert offer(desk)[1].added == 1, "what was deleted is asked again"
+
+
+def execute(on: ArgillaServer, statement: str) -> None:
+    """Change the database behind the server's back."""
+    if on.database is not None:
+        on.sql(statement)
+        return
+    import contextlib
+    import sqlite3
+
+    with contextlib.closing(sqlite3.connect(on.home / "argilla.db", timeout=30)) as database, database:
+        database.execute(statement)
+
+
+def test_what_is_said_after_a_closing_waits_for_a_person(either_server: ArgillaServer, make_desk: MakeDesk) -> None:
+    desk, backend = make_desk(3)
+    _, key, _ = person(either_server, desk, "maria")
+    backend.answer(key, [Answer(t.id, "a") for t in desk.tasks[:2]])
+    take_in(desk, backend)
+    close(desk.journal, desk.round, desk.tasks_id, "closed by `align annotate close`")
+    frozen = judgements_of(desk)
+    backend.answer(key, [Answer(desk.tasks[0].id, "b"), Answer(desk.tasks[2].id, "a")])
+    assert survey(desk, backend).late == 2, "also before anybody takes them in"
+    assert len(take_in(desk, backend)) == 2
+    found = survey(desk, backend)
+    assert (found.late, sorted(j.id for j in found.judgements)) == (2, sorted(j.id for j in frozen))
+    assert judgements_of(desk) == frozen
+    reopen(desk.journal, desk.round, desk.tasks_id)
+    assert sorted((j.task_id, j.outcome) for j in judgements_of(desk)) == sorted(
+        (t.id, o) for t, o in zip(desk.tasks, "baa", strict=True)
+    )
+    assert survey(desk, backend).late == 0
+
+
+def test_a_data_set_whose_place_another_took_is_closed(either_server: ArgillaServer, make_desk: MakeDesk) -> None:
+    """As when `annotate.tasks` is changed while people label: annotators see the new one alone, an answer to the old one
+    is refused and told of, and going back takes it in."""
+    old, backend = make_desk(2)
+    old = replace(old, family="round-1-")
+    new = replace(old, tasks=pair_tasks(5), tasks_id="5", dataset="round-1-new")
+    who, key, _ = person(either_server, old, "maria")
+    other = replace(old, tasks=pair_tasks(1), tasks_id="1", dataset="blind-1-other", family="blind-1-")
+    for desk in (old, other):
+        offer(desk)
+
+    def seen() -> list[str]:
+        return sorted(d["name"] for d in either_server.call("GET", "/me/datasets", key=key)["items"])
+
+    assert seen() == ["blind-1-other", old.dataset]
+    backend.answer(key, [Answer(old.tasks[0].id, "a")])
+    take_in(old, backend)
+    backend.answer(key, [Answer(old.tasks[1].id, "a")])  # before anything is superseded, and not taken in
+    replaced, _ = offer(new)
+    assert seen() == ["blind-1-other", "round-1-new"]
+    with pytest.raises(ServiceError, match="refused an answer"):
+        backend.answer(key, [Answer(old.tasks[0].id, "b")])
+    record = records_of(either_server, backend)[old.tasks[0].id]
+    for method, path in (
+        ("PUT", f"/responses/{record['responses'][0]['id']}"),
+        ("POST", f"/records/{record['id']}/responses"),
+    ):
+        body = {"status": "submitted", "values": {"preference": {"value": "tie"}}}
+        with pytest.raises(AssertionError, match="403"):
+            either_server.call(method, path, body, key=key)
+    assert survey(new, replaced).superseded == {old.dataset: 1}
+    assert next(waits(new)).note == (
+        f"answers to what is no longer asked do not count: 1 in {old.dataset}; ask as before to take them in"
+    )
+    assert open_backend(new).given_in_others("round-1-")[old.dataset][0][1] == who
+    again, _ = offer(old)
+    assert seen() == ["blind-1-other", old.dataset]
+    assert [j.task_id for j in take_in(old, again)] == [old.tasks[1].id]
+    backend.answer(key, [Answer(old.tasks[0].id, "b")])
+    dataset = either_server.call("GET", f"/datasets/{again.url.split('/')[-2]}")
+    assert dataset["guidelines"] is None
+
+
+def test_people_are_not_asked_to_compare_what_reads_the_same(either_server: ArgillaServer, tmp_path: Path) -> None:
+    """A file as three programs wrote it: two prompts that read the same, and of the answers two that do."""
+    rows = [
+        {"prompt": "cafe\u0301 or\r\ntea?", "text": "one\ntwo"},
+        {"prompt": "caf\u00e9 or\ntea?", "text": "one\r\ntwo"},
+        {"prompt": "caf\u00e9 or\ntea?\u200b", "text": "tea"},
+    ]
+    write_jsonl(tmp_path / "candidates.jsonl", rows)
+    folder = tmp_path / f"desk-{secrets.token_hex(3)}"
+    annotate = Annotate.model_validate({"server": {"type": "embedded", "home": str(either_server.home)}})
+    make_desk_of_file(folder, tmp_path / "candidates.jsonl", annotate, seed=0)
+    desk = desk_of_folder(folder)
+    backend, submitted = offer(desk)
+    assert submitted.added == 1
+    (record,) = records_of(either_server, backend).values()
+    seen = json.loads(base64.b64decode(record["fields"]["comparison"]["payload"]))
+    assert seen["messages"] == [{"role": "user", "content": "cafe\u0301 or\r\ntea?"}], "as it was written first"
+    assert len(seen["answers"]) == 2 and "tea" in seen["answers"]
