@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -164,6 +165,9 @@ def engine_for(folder: Path, answers: int) -> ModelEngine:
     return "vllm" if importlib.util.find_spec("vllm") is not None else "transformers"
 
 
+_MODEL = re.compile("[0-9a-f]{32}")
+
+
 def scores_folder() -> Path:
     """Where scores are kept: `scores` in `$ALIGN_CACHE`, by default in `~/.cache/align` (`$XDG_CACHE_HOME/align`)."""
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -183,6 +187,8 @@ def kept_models(cache: Path | None, *, unused_days: float) -> list[KeptModel]:
     """The reward models in `cache` (`scores_folder()` where None) whose scores nobody has asked for in that time."""
     found = []
     for folder in sorted((cache or scores_folder()).glob("*/")):
+        if folder.is_symlink() or not _MODEL.fullmatch(folder.name):
+            continue  # not ours: `--cache` may name any folder
         days = (time.time() - folder.stat().st_mtime) / 86_400
         if days >= unused_days:
             found.append(KeptModel(folder, sum(p.stat().st_size for p in folder.rglob("*.parquet")), max(0.0, days)))
@@ -220,8 +226,8 @@ def _read(paths: Iterable[Path]) -> dict[str, Row]:
     for path in paths:
         try:
             table = read_table(path).to_pydict()
-        except (pa.ArrowInvalid, OSError) as error:
-            what = f"these kept scores cannot be read ({error})"
+        except DataError as error:
+            what = f"these kept scores cannot be read ({error.what})"
             raise DataError(what, where=str(path), hint="remove the file; its answers are scored again") from error
         for id, scores, reason in zip(table["answer"], table["scores"], table["reason"], strict=True):
             values[id] = scores if reason is None else reason

@@ -111,9 +111,7 @@ def clean(
     from align.cli.display import print_json
     from align.rounds.clean import remove, unreachable
 
-    found = unreachable(folder)
-    if yes:
-        remove(folder, [path for path, _ in found])
+    found = remove(folder) if yes else unreachable(folder)
     rows: list[dict[str, Any]] = [{"path": str(path), "bytes": size, "removed": yes} for path, size in found]
     if as_json:
         print_json(rows)

@@ -12,11 +12,12 @@ from align.config.recipe import Annotate, Personas
 from align.errors import ConfigError
 from align.ids import content_id
 from align.rounds.card import card
+from align.rounds.intact import require_readable
 from align.rounds.journal import read_journal
 from align.rounds.labelling import DESK, Desk, desk_of_folder, judgements_of
 from align.rounds.run import open_run
-from align.rounds.stage import CURRENT
-from align.store import disk_errors, publish, read_table, remove_folder, replace_file, write_rows, write_table
+from align.rounds.stage import pointed_key, pointers
+from align.store import disk_errors, fresh_folder, publish, read_table, replace_file, write_rows, write_table
 from align.types import (
     MESSAGES,
     SCHEMAS,
@@ -99,10 +100,9 @@ def export(folder: Path, out: Path, *, names: bool, format: Literal["parquet", "
     parts, compiled = _parts(labels.tasks, judgements, labels.annotate.compiler)
     parts = {name: rows for name, rows in parts.items() if rows}
     counts = {name: len(rows) for name, rows in parts.items()}
-    partial = out.with_name(out.name + ".partial")
-    remove_folder(partial)
+    partial = fresh_folder(out.with_name(out.name + ".partial"))
     with disk_errors(partial):
-        (partial / "data").mkdir(parents=True)
+        (partial / "data").mkdir()
     for name, rows in parts.items():
         path = partial / "data" / f"{name}.{format}"
         if format == "parquet":
@@ -148,8 +148,9 @@ def _labels(folder: Path) -> Labels:
     run = open_run(folder)
     if run.recipe.annotate is None:
         raise ConfigError("this run asks nobody: its labels come from a file, or it needs none", where=str(folder))
-    pointers = sorted(folder.glob(f"round_*/*/{CURRENT}"))
-    found = [pointer.parent / pointer.read_text().strip() / "tasks.parquet" for pointer in pointers]
+    require_readable(folder)
+    stages = [(path.parent, pointed_key(path.parent)) for _, path in pointers(folder)]
+    found = [stage / key / "tasks.parquet" for stage, key in stages if key is not None]
     tasks = [task for path in found if path.is_file() for task in from_table(Task, read_table(path))]
     judgements = read_journal(run.journal).judgements(task.id for task in tasks)
     return Labels(run.recipe.name, run.id, tasks, judgements, run.recipe.annotate)

@@ -1,23 +1,27 @@
 """Lineage: from a checkpoint to its pairs, answers and annotators, and back.
 
 `lineage.sqlite` is an index over the receipts in force and their files. It holds nothing of its own: it is rebuilt
-whenever a pointer or the journal is newer, and may be deleted at any time.
+whenever it is about other results than those in force, and may be deleted at any time.
 """
 
+import hashlib
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from align.errors import ConfigError
+from align.ids import content_id
+from align.rounds.intact import require_whole
 from align.rounds.run import require_run
-from align.rounds.stage import CURRENT, RECEIPT, Receipt, Ref, current, stage_folder
-from align.store import read_json, read_table
+from align.rounds.stage import RECEIPT, Receipt, Ref, current, pointers, stage_folder
+from align.store import disk_errors, read_json, read_table
 
 INDEX = "lineage.sqlite"
 SCHEMA = """
 CREATE TABLE stages (output TEXT, round INTEGER, stage TEXT, key TEXT, seconds REAL);
 CREATE TABLE edges (source TEXT, source_kind TEXT, target TEXT, target_kind TEXT);
+CREATE TABLE made (source TEXT, content TEXT);
 CREATE INDEX by_source ON edges (source);
 CREATE INDEX by_target ON edges (target);
 """
@@ -33,10 +37,7 @@ def trace(run: Path, identity: str) -> dict[str, Any]:
     Raises ConfigError for an id that is not there or a beginning that several share.
     """
     with closing(sqlite3.connect(build_index(run))) as index:
-        found = index.execute(
-            "SELECT source, source_kind FROM edges WHERE source = ?1 OR source LIKE ?2 UNION SELECT target, target_kind FROM edges WHERE target = ?1 OR target LIKE ?2",
-            (identity, _beginning(identity)),
-        ).fetchall()
+        found = _found(index, identity)
         exact = [row for row in found if row[0] == identity]
         match exact or found:
             case []:
@@ -56,26 +57,61 @@ def trace(run: Path, identity: str) -> dict[str, Any]:
                 raise ConfigError(f"{len(many)} ids begin with {identity!r}", where=str(run), hint="give more of it")
 
 
+def _found(index: sqlite3.Connection, identity: str) -> list[tuple[str, str]]:
+    return index.execute(
+        "SELECT source, source_kind FROM edges WHERE source = ?1 OR source LIKE ?2 UNION SELECT target, target_kind FROM edges WHERE target = ?1 OR target LIKE ?2",
+        (identity, _beginning(identity)),
+    ).fetchall()
+
+
 def build_index(run: Path) -> Path:
-    """Make `lineage.sqlite` if it is missing or older than the run; returns its path."""
+    """Make `lineage.sqlite` if it is missing, damaged or about other results than the run holds; returns its path."""
     require_run(run)
     path = run / INDEX
-    pointers = sorted(run.glob(f"round_*/*/{CURRENT}"))
-    if not pointers:
+    receipts = [receipt for ref, _ in pointers(run) if (receipt := current(run, ref)) is not None]
+    if not receipts:
         raise ConfigError(f"there is no finished stage in {run}", hint="see `align status`")
-    changed = max(p.stat().st_mtime_ns for p in [*pointers, *run.glob("round_*/*")])  # a folder's: a pointer removed
-    if path.is_file() and path.stat().st_mtime_ns > changed:
+    made_from = content_id([[r.round, r.stage, r.key, r.output] for r in receipts])  # no times: clocks are put back
+    if _made_from(path) == made_from:
         return path
+    require_whole(run, receipts, looking=True)
     partial = path.with_name(f".{INDEX}.partial")
     partial.unlink(missing_ok=True)
-    with closing(sqlite3.connect(partial)) as index, index:
-        index.executescript(SCHEMA)
-        for pointer in pointers:
-            ref = Ref(int(pointer.parent.parent.name.removeprefix("round_")), pointer.parent.name)
-            if (receipt := current(run, ref)) is not None:
+    with disk_errors(path):
+        with closing(sqlite3.connect(partial)) as index, index:
+            index.executescript(SCHEMA)
+            for receipt in receipts:
                 _index_stage(index, run, receipt)
-    partial.replace(path)
+        with closing(sqlite3.connect(partial)) as index, index:
+            index.execute("INSERT INTO made VALUES (?, ?)", (made_from, _content(index)))
+        partial.replace(path)
     return path
+
+
+def drop_index(run: Path) -> None:
+    """Remove the index, which is made again when it is asked for: it holds annotators' names."""
+    (run / INDEX).unlink(missing_ok=True)
+
+
+def _made_from(path: Path) -> str | None:
+    """What a whole index was made from; None for one that is missing or damaged, which is made again."""
+    if not path.is_file():
+        return None
+    try:
+        with closing(sqlite3.connect(path)) as index:
+            ((made_from, content),) = index.execute("SELECT source, content FROM made").fetchall()
+            return str(made_from) if content == _content(index) else None
+    except (sqlite3.Error, ValueError, TypeError):
+        return None
+
+
+def _content(index: sqlite3.Connection) -> str:
+    """Id of all rows of an index, by which damage is found."""
+    digest = hashlib.blake2b(digest_size=16)
+    for table in ("stages", "edges"):
+        for row in index.execute(f"SELECT * FROM {table} ORDER BY rowid"):
+            digest.update(repr(row).encode())
+    return digest.hexdigest()
 
 
 def _index_stage(index: sqlite3.Connection, run: Path, receipt: Receipt) -> None:

@@ -2,16 +2,20 @@
 
 import os
 import platform
+import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
 from align.config.load import Loaded, resolved_yaml
 from align.config.recipe import Recipe
-from align.errors import ConfigError
+from align.errors import ConfigError, DataError
 from align.rounds.lock import run_lock
 from align.rounds.stage import versions
 from align.store import disk_errors, read_json, replace_file, write_json
+
+RUN = "run.json"
+_ID = re.compile("[0-9a-f]{8}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +45,39 @@ def create_run(loaded: Loaded, runs: Path) -> Run:
 
 def _bring_up_to_date(folder: Path, loaded: Loaded) -> str:
     """Write what is missing or has changed; returns the run's id."""
-    identity = folder / "run.json"
+    identity = folder / RUN
     if not identity.is_file():
         write_json(identity, {"id": secrets.token_hex(4)})
+    known = _identity(folder)
     environment = {**versions(), "platform": platform.platform(), "cores": os.cpu_count()}
     texts = {"recipe.yaml": loaded.text, "resolved.yaml": resolved_yaml(loaded.recipe)}
     for name, text in texts.items():
-        if not (folder / name).is_file() or (folder / name).read_text(encoding="utf-8") != text:
+        if not (folder / name).is_file() or (folder / name).read_bytes() != text.encode():
             replace_file(folder / name, text)
-    if not (folder / "env.json").is_file() or read_json(folder / "env.json") != environment:
+    if not _holds(folder / "env.json", environment):
         write_json(folder / "env.json", environment)
-    return str(read_json(identity)["id"])
+    return known
+
+
+def _holds(file: Path, value: object) -> bool:
+    try:
+        return file.is_file() and bool(read_json(file) == value)
+    except DataError:
+        return False
+
+
+def _identity(folder: Path) -> str:
+    """The run's id. DataError where `run.json` does not hold one."""
+    try:
+        found = read_json(folder / RUN)
+        if _ID.fullmatch(found["id"]):
+            return str(found["id"])
+    except (DataError, TypeError, KeyError):
+        pass
+    hint = (
+        "put it back from a copy, or remove it: the run gets a new name on the annotation server, where it asks again"
+    )
+    raise DataError("this file does not hold the run's id", where=str(folder / RUN), hint=hint)
 
 
 def planned_run(loaded: Loaded, runs: Path) -> Run:
@@ -64,12 +90,12 @@ def open_run(folder: Path) -> Run:
     from align.config.load import load_recipe
 
     require_run(folder)
-    return Run(folder, read_json(folder / "run.json")["id"], load_recipe(folder / "resolved.yaml", files=False).recipe)
+    return Run(folder, _identity(folder), load_recipe(folder / "resolved.yaml", files=False).recipe)
 
 
 def require_run(folder: Path) -> None:
     """Raises ConfigError where `folder` holds no run."""
-    if not (folder / "run.json").is_file():
+    if not (folder / RUN).is_file():
         raise ConfigError(
             f"there is no run in {folder}", hint="name a folder under runs/, or start one with `align run RECIPE`"
         )

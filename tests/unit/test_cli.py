@@ -20,6 +20,7 @@ from align.cli.workplace import workplace
 from align.errors import ConfigError, ServiceError
 from align.rounds.lock import run_lock
 from align.rounds.worker import thread_settings
+from align.store import working_folder
 
 HEAVY = {"torch", "transformers", "trl", "vllm", "datasets", "pyarrow", "pydantic", "argilla", "numpy", "rich", "httpx"}
 LOADED = """
@@ -152,8 +153,8 @@ def _killed(*_: object) -> None:
 
 
 def test_two_processes_do_not_share_a_workplace(tmp_path: Path) -> None:
-    (tmp_path / "out.work").mkdir()
-    (tmp_path / "out.partial").mkdir()
+    working_folder(tmp_path / "out.work")
+    working_folder(tmp_path / "out.partial")
     (tmp_path / "out.partial" / "half").write_text("of the other process")
     with (
         run_lock(tmp_path / "out.work"),
