@@ -34,9 +34,10 @@ class Run:
 def create_run(loaded: Loaded, runs: Path) -> Run:
     """Open `runs/<name>`, making it where it is not there; the recipe's texts are brought up to date.
 
-    Raises ServiceError where another process works on the run: then nothing is changed.
+    Raises ServiceError where another process works on the run, ConfigError where it is another recipe's: then nothing is
+    changed.
     """
-    folder = runs / loaded.recipe.name
+    folder = run_folder(loaded, runs)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with run_lock(folder):
@@ -47,8 +48,10 @@ def _bring_up_to_date(folder: Path, loaded: Loaded) -> str:
     """Write what is missing or has changed; returns the run's id."""
     identity = folder / RUN
     if not identity.is_file():
-        write_json(identity, {"id": secrets.token_hex(4)})
+        write_json(identity, {"id": secrets.token_hex(4), "recipe": str(loaded.folder)})
     known = _identity(folder)
+    if read_json(identity).get("recipe") != str(loaded.folder):  # the recipe's folder was moved
+        write_json(identity, {"id": known, "recipe": str(loaded.folder)})
     environment = {**versions(), "platform": platform.platform(), "cores": os.cpu_count()}
     texts = {"recipe.yaml": loaded.text, "resolved.yaml": resolved_yaml(loaded.recipe)}
     for name, text in texts.items():
@@ -82,7 +85,30 @@ def _identity(folder: Path) -> str:
 
 def planned_run(loaded: Loaded, runs: Path) -> Run:
     """The run that `create_run` would open; nothing is written."""
-    return Run(runs / loaded.recipe.name, "", loaded.recipe)
+    return Run(run_folder(loaded, runs), "", loaded.recipe)
+
+
+def run_folder(loaded: Loaded, runs: Path) -> Path:
+    """`runs/<name>`. ConfigError where it is another recipe folder's run, or something else altogether."""
+    folder = runs / loaded.recipe.name
+    if (folder / RUN).is_file():
+        _identity(folder)
+        owner = Path(str(read_json(folder / RUN).get("recipe", loaded.folder)))
+        if owner != loaded.folder and (owner / "recipe.yaml").is_file():
+            raise ConfigError(
+                f"{folder} is the run of another recipe, {owner / 'recipe.yaml'}",
+                hint="give this one another name (`name: …` in the recipe, or name=… behind it), or another --runs",
+            )
+    elif folder.exists() and not _begun(folder):
+        hint = "give the recipe another name (`name: …` in it, or name=… behind it), or another --runs"
+        raise ConfigError(f"{folder} is there already, and is no run", hint=hint)
+    return folder
+
+
+def _begun(folder: Path) -> bool:
+    """Whether a folder without a run's id was made by us all the same: by a run that was killed at once, or lost it."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {"a file"}
+    return names <= {"lock"} or "journal.jsonl" in names or any(name.startswith("round_") for name in names)
 
 
 def open_run(folder: Path) -> Run:
