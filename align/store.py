@@ -91,19 +91,30 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Parquet; the same table gives the same bytes."""
+    """Parquet, with a checksum on each page; the same table gives the same bytes."""
     with disk_errors(path):
-        pq.write_table(table, path, compression="zstd")
+        pq.write_table(table, path, compression="zstd", write_page_checksum=True)
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """A Parquet file, or the named columns of it alone. Raises DataError for a damaged one."""
     try:
-        return pq.read_table(path, columns=columns)
+        return pq.read_table(path, columns=columns, page_checksum_verification=True)
     except FileNotFoundError:
         raise DataError("this file is missing", where=str(path), hint=_COPY) from None
     except (pa.ArrowException, OSError, ValueError) as error:  # text that is not UTF-8, compressed bytes that are none
         raise DataError(f"this is not a whole Parquet file ({_line(error)})", where=str(path), hint=_COPY) from error
+
+
+def remove_damaged(folder: Path, schema: pa.Schema) -> None:
+    """Of a folder of tables that are made again where they are missing, remove those that are not whole."""
+    for path in folder.glob("*.parquet"):
+        try:
+            whole = read_table(path).schema.equals(schema)
+        except DataError:
+            whole = False
+        if not whole:
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: object) -> None:

@@ -24,9 +24,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from align.errors import ConfigError, DataError
+from align.errors import ConfigError
 from align.ids import content_id
-from align.store import checkpoint_id, disk_errors, publish, read_table, remove_folder, write_table
+from align.store import checkpoint_id, disk_errors, publish, read_table, remove_damaged, remove_folder, write_table
 from align.types import Message, prompt_id
 from reward.members import member_count
 from reward.model import Engine, ModelEngine, ModelScorer, require_head, resolve_engine
@@ -113,6 +113,7 @@ class KeptScorer:
             kept.mkdir(parents=True, exist_ok=True)
             os.utime(kept.parent)  # when this model's scores were last asked for
             _remove_leftovers(kept)
+            remove_damaged(kept, ROWS)
         missing = [n for n, path in enumerate(paths) if not path.is_file()]
         known = _known(kept, paths, {id for n in missing for id in shards[n]})
         done = len(order) - sum(len(shards[n]) for n in missing)
@@ -224,11 +225,7 @@ def _known(folder: Path, own: Sequence[Path], wanted: set[str]) -> dict[str, Row
 def _read(paths: Iterable[Path]) -> dict[str, Row]:
     values: dict[str, Row] = {}
     for path in paths:
-        try:
-            table = read_table(path).to_pydict()
-        except DataError as error:
-            what = f"these kept scores cannot be read ({error.what})"
-            raise DataError(what, where=str(path), hint="remove the file; its answers are scored again") from error
+        table = read_table(path).to_pydict()
         for id, scores, reason in zip(table["answer"], table["scores"], table["reason"], strict=True):
             values[id] = scores if reason is None else reason
     return values

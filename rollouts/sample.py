@@ -16,7 +16,7 @@ from align.config.recipe import Evaluate
 from align.config.rollouts import Cpu, Engine, EngineType, Rollouts
 from align.errors import ConfigError
 from align.ids import content_id, seed_for
-from align.store import checkpoint_id, disk_errors, read_json, write_json
+from align.store import checkpoint_id, disk_errors, read_json, remove_damaged, write_json
 from align.types import Candidate, Dropped, Prompt
 from rollouts.draw import Ask, Completions, Work, draw_shards
 from rollouts.engine import (
@@ -32,7 +32,7 @@ from rollouts.engine import (
 )
 from rollouts.mixture import Policy, Source, counts, sources_of
 from rollouts.process import engine_process
-from rollouts.shards import Row, candidates_of, read_shard, shard_file, write_logprobs
+from rollouts.shards import RAW, Row, candidates_of, read_shard, shard_file, write_logprobs
 from rollouts.sync import check_sync
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ def sample_candidates(
     }  # fmt: skip
     works, dropped = _plan(prompts, sources, drawn, order, max_prompt_tokens, out / SHARDS)
     tell = progress or (lambda done, total: None)
+    for work in works:
+        remove_damaged(work.folder, RAW)
     total = sum(len(requests) for work in works for requests in work.shards)
     done = total - sum(len(work.shards[n]) for work in works for n in work.missing)
     tell(done, total)

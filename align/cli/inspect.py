@@ -109,9 +109,12 @@ def clean(
 ) -> None:
     """Remove what no pointer reaches: superseded, retired and half-made stage folders. Labels are never touched."""
     from align.cli.display import print_json
+    from align.report.html import renew_derived
     from align.rounds.clean import remove, unreachable
 
     found = remove(folder) if yes else unreachable(folder)
+    if yes:
+        renew_derived(folder)
     rows: list[dict[str, Any]] = [{"path": str(path), "bytes": size, "removed": yes} for path, size in found]
     if as_json:
         print_json(rows)

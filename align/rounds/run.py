@@ -6,6 +6,7 @@ import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from align.config.load import Loaded, resolved_yaml
 from align.config.recipe import Recipe
@@ -50,8 +51,8 @@ def _bring_up_to_date(folder: Path, loaded: Loaded) -> str:
     if not identity.is_file():
         write_json(identity, {"id": secrets.token_hex(4), "recipe": str(loaded.folder)})
     known = _identity(folder)
-    if read_json(identity).get("recipe") != str(loaded.folder):  # the recipe's folder was moved
-        write_json(identity, {"id": known, "recipe": str(loaded.folder)})
+    if noted(folder).get("recipe") != str(loaded.folder):  # the recipe's folder was moved
+        noting(folder, recipe=str(loaded.folder))
     environment = {**versions(), "platform": platform.platform(), "cores": os.cpu_count()}
     texts = {"recipe.yaml": loaded.text, "resolved.yaml": resolved_yaml(loaded.recipe)}
     for name, text in texts.items():
@@ -67,6 +68,19 @@ def _holds(file: Path, value: object) -> bool:
         return file.is_file() and bool(read_json(file) == value)
     except DataError:
         return False
+
+
+def noted(folder: Path) -> dict[str, Any]:
+    """What `run.json` holds: the run's `id`, the folder of its `recipe`, the `commits` of its Hub models."""
+    if not (folder / RUN).is_file():
+        return {}
+    _identity(folder)
+    return dict(read_json(folder / RUN))
+
+
+def noting(folder: Path, **changes: object) -> None:
+    """Note more in `run.json`."""
+    write_json(folder / RUN, {**noted(folder), **changes})
 
 
 def _identity(folder: Path) -> str:
@@ -92,8 +106,7 @@ def run_folder(loaded: Loaded, runs: Path) -> Path:
     """`runs/<name>`. ConfigError where it is another recipe folder's run, or something else altogether."""
     folder = runs / loaded.recipe.name
     if (folder / RUN).is_file():
-        _identity(folder)
-        owner = Path(str(read_json(folder / RUN).get("recipe", loaded.folder)))
+        owner = Path(str(noted(folder).get("recipe", loaded.folder)))
         if owner != loaded.folder and (owner / "recipe.yaml").is_file():
             raise ConfigError(
                 f"{folder} is the run of another recipe, {owner / 'recipe.yaml'}",

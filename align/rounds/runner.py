@@ -10,6 +10,7 @@ from typing import Literal
 
 from align.ids import content_id
 from align.rounds.fingerprint import PRINTS, Fingerprints
+from align.rounds.hub import with_commit
 from align.rounds.intact import remember, require_whole
 from align.rounds.journal import read_journal, said
 from align.rounds.labelling import Waiting, closed, desk_of_round, waits
@@ -74,6 +75,7 @@ def run_rounds(
     """
     require_no_launcher()
     with run_lock(run.folder), _server(run):
+        run = with_commit(run)
         prints = Fingerprints(run.folder / PRINTS)
         steps = make_plan(run.recipe, prints)
         prints.save()
@@ -95,6 +97,7 @@ def recompile(run: Run, tell: Tell) -> list[Ref]:
     Nothing is sampled or trained; rounds that have no snapshot yet are left alone. Raises AlignError.
     """
     with run_lock(run.folder):
+        run = with_commit(run, look=False)
         receipts: dict[Ref, Receipt] = {}
         compiled: set[Ref] = set()
         ran: list[Ref] = []
@@ -113,6 +116,7 @@ def recompile(run: Run, tell: Tell) -> list[Ref]:
 
 def plan_states(run: Run) -> list[tuple[Step, str]]:
     """Each step with `done`, `to run`, or `waiting for people`, without doing anything (for `--dry-run`)."""
+    run = with_commit(run, look=False)
     receipts: dict[Ref, Receipt] = {}
     states: list[tuple[Step, str]] = []
     for step in make_plan(run.recipe, Fingerprints(run.folder / PRINTS)):
@@ -221,7 +225,7 @@ def _frozen(run: Run, stage: Stage, inputs: dict[str, Receipt]) -> Stage:
     tasks = read_table(stage_folder(run.folder, asked.ref) / asked.key / "tasks.parquet").column("id").to_pylist()
     judgements = read_journal(run.journal).judgements(tasks)
     return replace(
-        stage, files={"judgements": content_id([said(j) for j in judgements])}, tuning={"journal": str(run.journal)}
+        stage, files={"judgements": content_id([said(j) for j in judgements])}, tuning={"judgements": judgements}
     )
 
 

@@ -14,7 +14,6 @@ from align.config.rollouts import Rollouts
 from align.config.training import Sft
 from align.evaluate.compare import SAMPLES
 from align.rounds import checking, training
-from align.rounds.journal import read_journal
 from align.rounds.parts import ancestors_of, checkpoint_of, prompts_of, write_part
 from align.rounds.stage import Job
 from align.rounds.training import Summary
@@ -127,9 +126,8 @@ def selection(job: Job, progress: Progress) -> Summary:
 
 
 def snapshot(job: Job, progress: Progress) -> Summary:
-    """Freeze what the journal says now about these tasks."""
-    tasks = read_table(job.inputs["tasks"] / "tasks.parquet").column("id").to_pylist()
-    judgements = read_journal(Path(job.tuning["journal"])).judgements(tasks)
+    """Freeze what the journal said about these tasks when the key was made of it."""
+    judgements: list[Judgement] = job.tuning["judgements"]
     write_part(job, "judgements", Judgement, judgements)
     skipped = sum(j.outcome == "skipped" for j in judgements)
     return {

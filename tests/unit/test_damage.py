@@ -15,13 +15,23 @@ import pytest
 from align.cli.recipes import copy_recipe
 from align.cli.workplace import workplace
 from align.errors import ConfigError, DataError, ServiceError
+from align.report.html import renew_derived, write_report
 from align.rounds import lock, runner, work
 from align.rounds.clean import remove, unreachable
 from align.rounds.fingerprint import Fingerprints
 from align.rounds.lineage import build_index, trace
 from align.rounds.lock import run_lock
 from align.rounds.stage import Ref, current, partial_folder, pointed_key, stage_folder
-from align.store import fresh_folder, publish, read_json, read_table, remove_folder, working_folder, write_table
+from align.store import (
+    fresh_folder,
+    publish,
+    read_json,
+    read_table,
+    remove_damaged,
+    remove_folder,
+    working_folder,
+    write_table,
+)
 from tests.fake_run import make_run
 from tests.unit.test_rounds import CALLS, chain, go, number, write_number
 
@@ -192,6 +202,41 @@ def test_damaged_tables_and_json_are_one_sentence(tmp_path: Path) -> None:
         (tmp_path / "one.json").write_bytes(text)
         with pytest.raises(DataError, match=r"one\.json: this is not JSON \(.*; it was damaged after"):
             read_json(tmp_path / "one.json")
+
+
+def test_shards_that_are_not_whole_are_removed_and_made_again(tmp_path: Path) -> None:
+    schema = pa.schema([("pair", pa.string()), ("chosen", pa.float64())])
+    table = pa.table({"pair": ["one", "two"] * 50, "chosen": [0.5, 0.25] * 50}, schema=schema)
+    names = ["whole", "torn", "empty", "flipped", "other"]
+    for name in names:
+        write_table(tmp_path / f"{name}.parquet", table.select(["pair"]) if name == "other" else table)
+    whole = (tmp_path / "whole.parquet").read_bytes()
+    page = whole.index(b"PAR1") + 60
+    flipped = whole[:page] + bytes([whole[page] ^ 4]) + whole[page + 1 :]
+    for name, damaged in (("torn", whole[:-30]), ("empty", b""), ("flipped", flipped)):
+        (tmp_path / f"{name}.parquet").write_bytes(damaged)
+    remove_damaged(tmp_path, schema)
+    assert [path.name for path in tmp_path.iterdir()] == ["whole.parquet"]
+
+
+def test_what_may_name_a_person_goes_with_forgetting_and_cleaning(tmp_path: Path) -> None:
+    run = make_run(tmp_path, rounds=1)
+    (run / "run.json").write_text('{"id": "0123abcd"}')
+    build_index(run)
+    write_report(run)
+    assert b"ada" in (run / "lineage.sqlite").read_bytes() and "ada" in (run / "report.html").read_text()
+    for name in (
+        "snapshot",
+        "preferences",
+        "policy",
+        "evaluation",
+    ):  # as they are when nothing is left of what ada said
+        (stage_folder(run, Ref(1, name)) / "current").unlink()
+    for path in (run / "journal.jsonl", run / "recipe.yaml", run / "resolved.yaml"):
+        path.write_text(path.read_text().replace("ada", "eve")) if path.is_file() else None
+    renew_derived(run)
+    assert not (run / "lineage.sqlite").exists()
+    assert "ada" not in re.findall(r"\w+", (run / "report.html").read_text())
 
 
 # What is not ours stays.

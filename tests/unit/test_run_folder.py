@@ -1,14 +1,24 @@
 """Which folder a run has: named after its recipe's folder, and nobody else's."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from align.cli.app import app
 from align.cli.recipes import copy_recipe
 from align.config.load import load_recipe
 from align.errors import ConfigError, DataError
+from align.rounds import hub
+from align.rounds.fingerprint import Fingerprints
+from align.rounds.hub import with_commit
+from align.rounds.plan import make_plan
 from align.rounds.run import create_run, open_run, planned_run
+from align.rounds.stage import Stage
 from align.store import read_json
 
 
@@ -96,3 +106,56 @@ def test_what_is_written_anew_may_be_damaged(tmp_path: Path, name: str) -> None:
         (run / name).write_bytes(damaged)
         create_run(recipe, tmp_path / "runs")
         assert (run / name).read_bytes() == whole
+
+
+def test_a_hub_models_commit_is_in_the_key_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits = ["a" * 40, "b" * 40]
+    monkeypatch.setattr(hub, "find_commit", lambda name, revision: commits[0])
+    keys = []
+    for folder in ("one", "two", "one"):
+        recipe = tmp_path / folder if (tmp_path / folder).is_dir() else copied(tmp_path / folder)
+        run = with_commit(create_run(load_recipe(recipe), tmp_path / "runs"))
+        (policy,) = (
+            step for step in make_plan(run.recipe, Fingerprints(tmp_path / "none"))
+            if isinstance(step, Stage) and str(step.ref) == "0/policy"
+        )  # fmt: skip
+        keys.append(policy.files["model"])
+        commits.reverse()
+    name = "hub:Qwen/Qwen2.5-0.5B-Instruct@"
+    assert keys == [name + "a" * 40, name + "b" * 40, name + "a" * 40]
+
+
+def test_a_look_at_the_plan_asks_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "find_commit", lambda name, revision: pytest.fail("the Hub was asked"))
+    run = planned_run(load_recipe(copied(tmp_path / "one")), tmp_path / "runs")
+    assert with_commit(run, look=False) == run
+    named = planned_run(load_recipe(tmp_path / "one", [f"model.revision={'c' * 40}"]), tmp_path / "runs")
+    assert with_commit(named) == named
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_commit_of_a_cached_model_is_known_without_network(tmp_path: Path) -> None:
+    """As huggingface_hub lays its cache out; in a process of its own, since it reads its settings at import."""
+    cache, commit = tmp_path / "models--owner--name", "0123456789abcdef0123456789abcdef01234567"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs" / "main").write_text(commit)
+    (cache / "snapshots" / commit).mkdir(parents=True)
+    (cache / "snapshots" / commit / "config.json").write_text("{}")
+    program = "from align.rounds.hub import find_commit; print(find_commit('owner/name', None)); find_commit('owner/other', None)"
+    settings = {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **settings}, capture_output=True, text=True
+    )
+    assert done.stdout == commit + "\n"
+    assert "ServiceError: model.path: 'owner/other' is no local folder, and the Hub cannot be reached" in done.stderr
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    recipe = copied(tmp_path / "one")
+    for first in (True, False):
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        done = CliRunner().invoke(app, ["run", str(recipe), "--runs", str(tmp_path / "runs"), "--dry-run"])
+        assert done.exit_code == 0 and "0/policy" in done.output
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+        if first:
+            create_run(load_recipe(recipe), tmp_path / "runs")
