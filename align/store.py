@@ -4,9 +4,11 @@ import errno
 import gzip
 import json
 import os
+import re
 import shutil
 import stat
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -61,7 +63,8 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _parse(line: bytes, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse)
+        _require_shallow(line)
+        row = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:  # JSONDecodeError, UnicodeDecodeError, numbers of too many digits
         raise DataError(
             f"the line is not JSON ({error})", where=where, hint="one JSON object a line, in UTF-8"
@@ -74,6 +77,29 @@ def _parse(line: bytes, where: str) -> dict[str, Any]:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys stand in it once: of a key that is given twice nobody can say which value is meant."""
+    built = dict(pairs)
+    if len(built) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {twice[:40]!r} stands in it twice")
+    return built
+
+
+_DEEPEST = 64
+
+
+def _require_shallow(line: bytes) -> None:
+    """ValueError for lists and objects that lie more than 64 deep in each other: whoever walks through them would fail."""
+    if line.count(b"[") + line.count(b"{") <= _DEEPEST:
+        return
+    depth = 0
+    for bracket in re.findall(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', line):
+        depth += (bracket in (b"[", b"{")) - (bracket in (b"]", b"}"))
+        if depth > _DEEPEST:
+            raise ValueError(f"its lists and objects lie more than {_DEEPEST} deep in each other")
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
