@@ -53,6 +53,19 @@ def test_help_takes_less_than_a_fifth_of_a_second() -> None:
     assert min(seconds) < 0.2
 
 
+def test_ctrl_c_reaches_processes_of_tests_that_run_in_a_shells_background() -> None:
+    """There SIGINT is ignored, and whoever is started inherits that; so do not the processes that tests start."""
+    program = (
+        "import signal, subprocess, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); import tests.conftest; "
+        "child = 'import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)'; "
+        "print(subprocess.run([sys.executable, '-c', child], capture_output=True, text=True).stdout)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    )
+    assert done.stdout.strip() == "True", done.stderr
+
+
 def test_the_reference_is_what_the_verbs_say() -> None:
     page = Path(__file__).parents[2] / "docs" / "cli.md"
     assert page.read_text(encoding="utf-8") == markdown(), "python -m align.cli.document > docs/cli.md"
