@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from align.errors import ConfigError, DataError
-from align.rounds.intact import require_whole
+from align.rounds.intact import require_readable
+from align.rounds.run import require_texts
 from align.rounds.stage import Receipt, Ref, current, pointers, stage_folder
 from align.store import read_json, read_rows, read_table
 
@@ -59,7 +60,9 @@ def read_run(path: Path) -> RunFolder:
         runs = sorted(p.parent.name for p in path.parent.glob("*/resolved.yaml")) if path.parent.is_dir() else []
         hint = f"the runs there are {', '.join(runs[:8])}" if runs else "name a folder under runs/"
         raise ConfigError("there is no run (no resolved.yaml)", where=str(path), hint=hint)
+    require_texts(path)
     recipe = _yaml(path / "resolved.yaml")
+    require_readable(path)
     receipts: dict[Ref, Receipt] = {}
     stale: list[Ref] = []
     for receipt in sorted(_receipts(path, recipe.get("rounds", 1)), key=lambda r: (r.round, r.started, r.ended)):
@@ -67,7 +70,6 @@ def read_run(path: Path) -> RunFolder:
             receipts[receipt.ref] = receipt
         else:
             stale.append(receipt.ref)
-    require_whole(path, receipts.values(), looking=True)
     asked, environment = path / "recipe.yaml", path / "env.json"
     return RunFolder(
         path=path,

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from align.errors import DataError
-from align.ids import content_id, file_id
+from align.ids import content_id, file_id, is_whole, with_check
 from align.store import read_json, write_json
 
 PRINTS = "fingerprints.json"
@@ -35,7 +35,7 @@ class Fingerprints:
         """Write what is new, without files that are gone."""
         if self._changed and self._memory.parent.is_dir():
             known = {name: entry for name, entry in self._known.items() if Path(name).exists()}
-            write_json(self._memory, {"check": content_id(known), "files": known})
+            write_json(self._memory, with_check({"files": known}))
             self._changed = False
 
     def _file(self, path: Path, known: bool) -> str:
@@ -57,6 +57,6 @@ def _remembered(memory: Path) -> dict[str, list[object]]:
     try:
         found = read_json(memory) if memory.is_file() else {}
         files: dict[str, list[object]] = found["files"]
-        return files if found["check"] == content_id(files) else {}
+        return files if found["check"] and is_whole(found) else {}
     except (DataError, TypeError, KeyError, ValueError):
         return {}

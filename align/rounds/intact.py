@@ -5,7 +5,7 @@ from pathlib import Path
 
 from align.errors import DataError
 from align.rounds.fingerprint import PRINTS, Fingerprints
-from align.rounds.stage import Receipt, again, current, pointers, stage_folder
+from align.rounds.stage import Receipt, again, current, pointed_key, pointers, stage_folder
 
 WEIGHTS = (".safetensors",)
 """Too large to be read through by a command that only looks at a run."""
@@ -34,9 +34,21 @@ def require_whole(run: Path, receipts: Iterable[Receipt], *, known: bool = True,
 
 
 def require_readable(run: Path) -> None:
-    """`require_whole` for all that a run's pointers name, but for the weights: for commands that only look."""
-    found = (current(run, ref) for ref, _ in pointers(run))
-    require_whole(run, [receipt for receipt in found if receipt is not None], looking=True)
+    """`require_whole` for all that a run's pointers name, but for the weights: for commands that only look.
+
+    Raises DataError also for a pointer that holds no key, and where the folder that it names has no receipt.
+    """
+    found = []
+    for ref, pointer in pointers(run):
+        key = pointed_key(pointer.parent)
+        if key is not None and not (pointer.parent / key).exists():
+            continue  # it was removed by hand
+        receipt = current(run, ref)
+        if receipt is None:
+            what = f"the pointer of {ref} names nothing that was published"
+            raise DataError(what, where=str(pointer), hint="`align run RECIPE` mends it")
+        found.append(receipt)
+    require_whole(run, found, looking=True)
 
 
 def remember(run: Path, receipt: Receipt) -> None:

@@ -4,24 +4,22 @@
 whenever it is about other results than those in force, and may be deleted at any time.
 """
 
-import hashlib
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from align.errors import ConfigError
-from align.ids import content_id
-from align.rounds.intact import require_whole
+from align.errors import ConfigError, DataError
+from align.ids import content_id, file_id, is_whole, with_check
+from align.rounds.intact import require_readable
 from align.rounds.run import require_run
 from align.rounds.stage import RECEIPT, Receipt, Ref, current, pointers, stage_folder
-from align.store import disk_errors, read_json, read_table
+from align.store import disk_errors, read_json, read_table, write_json
 
-INDEX = "lineage.sqlite"
+INDEX, NOTE = "lineage.sqlite", "lineage.json"
 SCHEMA = """
 CREATE TABLE stages (output TEXT, round INTEGER, stage TEXT, key TEXT, seconds REAL);
 CREATE TABLE edges (source TEXT, source_kind TEXT, target TEXT, target_kind TEXT);
-CREATE TABLE made (source TEXT, content TEXT);
 CREATE INDEX by_source ON edges (source);
 CREATE INDEX by_target ON edges (target);
 """
@@ -68,13 +66,13 @@ def build_index(run: Path) -> Path:
     """Make `lineage.sqlite` if it is missing, damaged or about other results than the run holds; returns its path."""
     require_run(run)
     path = run / INDEX
+    require_readable(run)
     receipts = [receipt for ref, _ in pointers(run) if (receipt := current(run, ref)) is not None]
     if not receipts:
         raise ConfigError(f"there is no finished stage in {run}", hint="see `align status`")
     made_from = content_id([[r.round, r.stage, r.key, r.output] for r in receipts])  # no times: clocks are put back
-    if _made_from(path) == made_from:
+    if _made_from(run) == made_from:
         return path
-    require_whole(run, receipts, looking=True)
     partial = path.with_name(f".{INDEX}.partial")
     partial.unlink(missing_ok=True)
     with disk_errors(path):
@@ -82,36 +80,25 @@ def build_index(run: Path) -> Path:
             index.executescript(SCHEMA)
             for receipt in receipts:
                 _index_stage(index, run, receipt)
-        with closing(sqlite3.connect(partial)) as index, index:
-            index.execute("INSERT INTO made VALUES (?, ?)", (made_from, _content(index)))
         partial.replace(path)
+    write_json(run / NOTE, with_check({"made_from": made_from, "file": file_id(path)}))
     return path
 
 
 def drop_index(run: Path) -> None:
     """Remove the index, which is made again when it is asked for: it holds annotators' names."""
-    (run / INDEX).unlink(missing_ok=True)
+    for name in (INDEX, NOTE):
+        (run / name).unlink(missing_ok=True)
 
 
-def _made_from(path: Path) -> str | None:
+def _made_from(run: Path) -> str | None:
     """What a whole index was made from; None for one that is missing or damaged, which is made again."""
-    if not path.is_file():
-        return None
     try:
-        with closing(sqlite3.connect(path)) as index:
-            ((made_from, content),) = index.execute("SELECT source, content FROM made").fetchall()
-            return str(made_from) if content == _content(index) else None
-    except (sqlite3.Error, ValueError, TypeError):
+        noted = read_json(run / NOTE)
+        whole = is_whole(noted) and file_id(run / INDEX) == noted["file"]
+        return str(noted["made_from"]) if whole else None
+    except (DataError, OSError, KeyError, TypeError, AttributeError, ValueError):
         return None
-
-
-def _content(index: sqlite3.Connection) -> str:
-    """Id of all rows of an index, by which damage is found."""
-    digest = hashlib.blake2b(digest_size=16)
-    for table in ("stages", "edges"):
-        for row in index.execute(f"SELECT * FROM {table} ORDER BY rowid"):
-            digest.update(repr(row).encode())
-    return digest.hexdigest()
 
 
 def _index_stage(index: sqlite3.Connection, run: Path, receipt: Receipt) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 from align.config.load import Loaded, resolved_yaml
 from align.config.recipe import Recipe
 from align.errors import ConfigError, DataError
+from align.ids import file_id, is_whole, with_check
 from align.rounds.lock import run_lock
 from align.rounds.stage import versions
 from align.store import disk_errors, read_json, replace_file, write_json
 
 RUN = "run.json"
-_ID = re.compile("[0-9a-f]{8}")
+_ID = re.compile("[0-9a-z]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ def _bring_up_to_date(folder: Path, loaded: Loaded) -> str:
     """Write what is missing or has changed; returns the run's id."""
     identity = folder / RUN
     if not identity.is_file():
-        write_json(identity, {"id": secrets.token_hex(4), "recipe": str(loaded.folder)})
+        write_json(identity, with_check({"id": secrets.token_hex(4), "recipe": str(loaded.folder)}))
     known = _identity(folder)
     if noted(folder).get("recipe") != str(loaded.folder):  # the recipe's folder was moved
         noting(folder, recipe=str(loaded.folder))
@@ -60,6 +61,9 @@ def _bring_up_to_date(folder: Path, loaded: Loaded) -> str:
             replace_file(folder / name, text)
     if not _holds(folder / "env.json", environment):
         write_json(folder / "env.json", environment)
+    ids = {name: file_id(folder / name) for name in (*texts, "env.json")}
+    if noted(folder).get("texts") != ids:
+        noting(folder, texts=ids)
     return known
 
 
@@ -70,8 +74,20 @@ def _holds(file: Path, value: object) -> bool:
         return False
 
 
+def require_texts(folder: Path) -> None:
+    """Raises DataError where what `align run` noted about a run is not what it wrote."""
+    texts = noted(folder).get("texts", {})
+    for name, identity in texts.items():
+        if not (folder / name).is_file() or file_id(folder / name) != identity:
+            raise DataError(
+                f"{name} is not what `align run` wrote",
+                where=str(folder / name),
+                hint="`align run RECIPE` writes it again",
+            )
+
+
 def noted(folder: Path) -> dict[str, Any]:
-    """What `run.json` holds: the run's `id`, the folder of its `recipe`, the `commits` of its Hub models."""
+    """What `run.json` holds: the run's `id`, the folder of its `recipe`, the `commits` of its Hub models, ids of its `texts`."""
     if not (folder / RUN).is_file():
         return {}
     _identity(folder)
@@ -80,16 +96,16 @@ def noted(folder: Path) -> dict[str, Any]:
 
 def noting(folder: Path, **changes: object) -> None:
     """Note more in `run.json`."""
-    write_json(folder / RUN, {**noted(folder), **changes})
+    write_json(folder / RUN, with_check({**noted(folder), **changes}))
 
 
 def _identity(folder: Path) -> str:
     """The run's id. DataError where `run.json` does not hold one."""
     try:
         found = read_json(folder / RUN)
-        if _ID.fullmatch(found["id"]):
+        if _ID.fullmatch(found["id"]) and is_whole(found):
             return str(found["id"])
-    except (DataError, TypeError, KeyError):
+    except (DataError, TypeError, KeyError, AttributeError, ValueError):
         pass
     hint = (
         "put it back from a copy, or remove it: the run gets a new name on the annotation server, where it asks again"
@@ -129,6 +145,7 @@ def open_run(folder: Path) -> Run:
     from align.config.load import load_recipe
 
     require_run(folder)
+    require_texts(folder)
     return Run(folder, _identity(folder), load_recipe(folder / "resolved.yaml", files=False).recipe)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from align import __version__
 from align.errors import DataError
-from align.ids import content_id
+from align.ids import content_id, is_whole, with_check
 from align.store import folder_files, publish, read_json, remove_folder, replace_file, write_json
 
 RECEIPT = "receipt.json"
@@ -160,7 +160,7 @@ def published(run: Path, ref: Ref, key: str) -> Receipt | None:
     try:
         given = read_json(path)
         receipt = Receipt(**{name: given[name] for name in _FIELDS if name in given})  # later versions may say more
-        whole = (receipt.ref, receipt.key) == (ref, key) and receipt.check in ("", _check(given))
+        whole = (receipt.ref, receipt.key) == (ref, key) and is_whole(given)
     except (DataError, TypeError, ValueError, AttributeError):
         whole = False
     if not whole:
@@ -171,10 +171,6 @@ def published(run: Path, ref: Ref, key: str) -> Receipt | None:
 def again(ref: Ref) -> str:
     """The way out where a published stage is damaged."""
     return f"put the file back from a copy, or `align run RECIPE --from {ref}` does this stage and what follows again"
-
-
-def _check(receipt: Mapping[str, Any]) -> str:
-    return content_id({name: value for name, value in receipt.items() if name != "check"})
 
 
 def current(run: Path, ref: Ref) -> Receipt | None:
@@ -246,7 +242,7 @@ def seal(
         code=versions(),
     )
     told = json.loads(json.dumps(asdict(receipt), default=str))  # as it will be read
-    write_json(partial / RECEIPT, told | {"check": _check(told)})
+    write_json(partial / RECEIPT, with_check(told))
     put_aside(stage_folder(run, stage.ref) / key, "damaged")
     publish(partial, stage_folder(run, stage.ref) / key)
     point_to(run, stage.ref, key)
