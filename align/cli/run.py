@@ -86,6 +86,9 @@ def _print_result(folder: Path, *, changed: bool, finished: bool, as_json: bool)
     for line in summary_lines(data):
         typer.echo(line)
     typer.echo(f"report: {page}")
+    if data["model"] is not None:
+        typer.echo(f"model: {data['model']['folder']}")
+        typer.echo(f"try it: align chat {data['model']['run']}")
 
 
 def _print_plan(run: "Run", start_from: str | None, as_json: bool) -> None:

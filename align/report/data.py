@@ -15,6 +15,7 @@ from align.report.reward_models import reward_models
 from align.report.samples import choose_samples
 from align.rounds.forget import tainted
 from align.rounds.journal import read_journal
+from align.rounds.stage import stage_folder
 
 COMPARED = ("win_rate_vs_sft", "win_rate_vs_parent")
 MEASURED = ("mean_score", "mean_tokens", "mean_characters", "truncated")
@@ -54,6 +55,7 @@ def report_data(run: Path) -> dict[str, Any]:
         "kind": (found.recipe.get("annotate") or {}).get("kind"),
         "sft": _first(found),
         "rounds": rounds,
+        "model": _model(found),
         "stages": [
             {"round": r.round, "stage": r.stage, "seconds": r.seconds, "key": r.key, "output": r.output}
             for r in found.receipts.values()
@@ -67,6 +69,16 @@ def report_data(run: Path) -> dict[str, Any]:
         "recipe": recipe_text(found.text),
         "notes": [*_forgotten(run), *_stale(found), *changed_versions(found)],
     }
+
+
+def _model(run: RunFolder) -> dict[str, Any] | None:
+    """The newest policy that this run trained: its round, its folder and the run's. None where it has trained none."""
+    trained = [r for ref, r in run.receipts.items() if ref.stage == "policy" and (ref.round or run.recipe.get("sft"))]
+    if not trained:
+        return None
+    last = max(trained, key=lambda receipt: receipt.round)
+    folder = stage_folder(run.path, last.ref) / last.key
+    return {"round": last.round, "folder": str(folder), "run": str(run.path)}
 
 
 def _round(run: RunFolder, number: int) -> dict[str, Any]:
