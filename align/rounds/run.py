@@ -43,17 +43,18 @@ def create_run(loaded: Loaded, runs: Path) -> Run:
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with run_lock(folder):
+        run_folder(loaded, runs)  # again, for another command may have made it in the meantime
         return Run(folder, _bring_up_to_date(folder, loaded), loaded.recipe)
 
 
 def _bring_up_to_date(folder: Path, loaded: Loaded) -> str:
     """Write what is missing or has changed; returns the run's id."""
-    identity = folder / RUN
+    identity, recipe = folder / RUN, os.path.relpath(loaded.folder, folder.resolve())
     if not identity.is_file():
-        write_json(identity, with_check({"id": secrets.token_hex(4), "recipe": str(loaded.folder)}))
+        write_json(identity, with_check({"id": secrets.token_hex(4), "recipe": recipe}))
     known = _identity(folder)
-    if noted(folder).get("recipe") != str(loaded.folder):  # the recipe's folder was moved
-        noting(folder, recipe=str(loaded.folder))
+    if noted(folder).get("recipe") != recipe:  # the recipe's folder was moved
+        noting(folder, recipe=recipe)
     environment = {**versions(), "platform": platform.platform(), "cores": os.cpu_count()}
     texts = {"recipe.yaml": loaded.text, "resolved.yaml": resolved_yaml(loaded.recipe)}
     for name, text in texts.items():
@@ -87,7 +88,8 @@ def require_texts(folder: Path) -> None:
 
 
 def noted(folder: Path) -> dict[str, Any]:
-    """What `run.json` holds: the run's `id`, the folder of its `recipe`, the `commits` of its Hub models, ids of its `texts`."""
+    """What `run.json` holds: the run's `id`, the folder of its `recipe` (from the run's on), the `commits` of its Hub models,
+    ids of its `texts`. Empty where there is none."""
     if not (folder / RUN).is_file():
         return {}
     _identity(folder)
@@ -122,7 +124,9 @@ def run_folder(loaded: Loaded, runs: Path) -> Path:
     """`runs/<name>`. ConfigError where it is another recipe folder's run, or something else altogether."""
     folder = runs / loaded.recipe.name
     if (folder / RUN).is_file():
-        owner = Path(str(noted(folder).get("recipe", loaded.folder)))
+        owner = (
+            folder.resolve() / noted(folder).get("recipe", loaded.folder)
+        ).resolve()  # copied together, they stay so
         if owner != loaded.folder and (owner / "recipe.yaml").is_file():
             raise ConfigError(
                 f"{folder} is the run of another recipe, {owner / 'recipe.yaml'}",

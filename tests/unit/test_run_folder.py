@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,7 +67,14 @@ def test_a_recipe_whose_folder_was_moved_keeps_its_run(tmp_path: Path) -> None:
     (tmp_path / "one").rename(tmp_path / "two")
     again = create_run(load_recipe(tmp_path / "two", ["name=mine"]), tmp_path / "runs")
     assert again.id == first.id
-    assert noted(first.folder)["recipe"] == str(tmp_path / "two")
+    assert noted(first.folder)["recipe"] == "../../two"
+
+
+def test_a_recipe_and_its_run_that_are_copied_together_go_on(tmp_path: Path) -> None:
+    first = create_run(load_recipe(copied(tmp_path / "here" / "one")), tmp_path / "here" / "runs")
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    again = create_run(load_recipe(tmp_path / "there" / "one"), tmp_path / "there" / "runs")
+    assert (again.id, again.folder) == (first.id, tmp_path / "there" / "runs" / "one")
 
 
 def test_a_run_of_a_version_that_noted_no_recipe_goes_on(tmp_path: Path) -> None:
