@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from align.config.base import Decoding, Sampling
 from align.config.recipe import Evaluate
 from align.config.rollouts import Cpu, Engine, EngineType, Rollouts
-from align.errors import ConfigError
+from align.errors import ConfigError, DataError
 from align.ids import content_id, seed_for
 from align.store import checkpoint_id, disk_errors, read_json, remove_damaged, write_json
 from align.types import Candidate, Dropped, Prompt
@@ -277,10 +277,18 @@ def _of_this_machine(engine: Engine, work: Work, dtype: str) -> Engine:
 
     file, cpu = work.folder / MACHINE, engine.cpu or Cpu()
     if cpu.sequences is None and cpu.cache_gib is None and file.is_file():
-        cpu = Cpu(**read_json(file)).model_copy(update={"threads": cpu.threads})
+        cpu = _begun_with(file).model_copy(update={"threads": cpu.threads})
     cpu = fitted(cpu, work.policy.path, dtype=dtype, max_tokens_total=work.longest)
     write_json(file, cpu.model_dump(exclude={"threads"}))
     return engine.model_copy(update={"cpu": cpu})
+
+
+def _begun_with(file: Path) -> Cpu:
+    """What an order was begun with; nothing where the file is damaged, and it is chosen again."""
+    try:
+        return Cpu(**read_json(file))
+    except (DataError, TypeError, ValueError):
+        return Cpu()
 
 
 def _in_order(works: Sequence[Work]) -> Iterator[tuple[str, Row]]:

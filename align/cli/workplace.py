@@ -35,8 +35,8 @@ class Workplace:
         remove_folder(arriving)  # a kill may have left a part
         import_model(model, arriving, revision=revision, chat_template=chat_template, dtype=dtype, seed=seed)
         known = self.work / f"model-{checkpoint_id(arriving)}"
-        if not known.is_dir():
-            arriving.rename(known)
+        remove_folder(known)  # the one of an earlier attempt may have been damaged
+        arriving.rename(known)
         return known
 
 

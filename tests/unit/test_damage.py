@@ -14,6 +14,7 @@ import pytest
 
 from align.cli.recipes import copy_recipe
 from align.cli.workplace import workplace
+from align.config.rollouts import Cpu
 from align.errors import ConfigError, DataError, ServiceError
 from align.report.html import renew_derived, write_report
 from align.rounds import lock, runner, work
@@ -32,6 +33,7 @@ from align.store import (
     working_folder,
     write_table,
 )
+from rollouts.sample import _begun_with
 from tests.fake_run import make_run
 from tests.unit.test_rounds import CALLS, chain, go, number, write_number
 
@@ -375,3 +377,9 @@ def test_who_may_read_a_published_file_is_who_may_read_its_folder(tmp_path: Path
     publish(partial, tmp_path / "out")
     modes = {path.name: oct(path.stat().st_mode)[-3:] for path in (tmp_path / "out").iterdir()}
     assert modes == {"model.safetensors": "644", "config.json": "644", "linked.safetensors": "600"}
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"sequences": "many"}', b'{"colour": 1}', b"\xff"])
+def test_a_damaged_note_of_the_machine_is_chosen_again(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "machine.json").write_bytes(text)
+    assert _begun_with(tmp_path / "machine.json") == Cpu()
