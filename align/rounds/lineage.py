@@ -32,8 +32,10 @@ KINDS = {"policy": "checkpoints", "reward": "reward models"}
 def trace(run: Path, identity: str) -> dict[str, Any]:
     """All that `identity` (or its beginning) came from and went into: `{id, kind, from: {kind: ids}, into: {…}}`.
 
-    Raises ConfigError for an id that is not there or a beginning that several share.
+    A model may be named by its stage (`1/policy`), its stage's key (or the beginning of it) or its folder too. Raises
+    ConfigError for an id that is not there or a beginning that several share.
     """
+    identity = _model_of(run, identity) or identity
     with closing(sqlite3.connect(build_index(run))) as index:
         found = _found(index, identity)
         exact = [row for row in found if row[0] == identity]
@@ -53,6 +55,18 @@ def trace(run: Path, identity: str) -> dict[str, Any]:
                 }
             case many:
                 raise ConfigError(f"{len(many)} ids begin with {identity!r}", where=str(run), hint="give more of it")
+
+
+def _model_of(run: Path, name: str) -> str | None:
+    """The id of the model that a stage, a key or a folder names; None where `name` is none of these."""
+    require_run(run)
+    wanted = Path(name).resolve().name if Path(name).is_dir() else name
+    for ref, _ in pointers(run):
+        receipt = current(run, ref) if ref.stage in KINDS else None
+        named = receipt is not None and (str(ref) == wanted or (len(wanted) >= 6 and receipt.key.startswith(wanted)))
+        if receipt is not None and named:
+            return str(receipt.summary["checkpoint"])
+    return None
 
 
 def _found(index: sqlite3.Connection, identity: str) -> list[tuple[str, str]]:

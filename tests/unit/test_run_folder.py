@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,11 @@ from align.errors import ConfigError, DataError
 from align.rounds import hub
 from align.rounds.fingerprint import Fingerprints
 from align.rounds.hub import with_commit
+from align.rounds.lineage import trace
 from align.rounds.plan import make_plan
 from align.rounds.run import create_run, noted, open_run, planned_run
-from align.rounds.stage import Stage
+from align.rounds.stage import Ref, Stage, current, stage_folder
+from tests.fake_run import make_run
 
 
 def copied(folder: Path, name: str = "own-model") -> Path:
@@ -166,3 +169,30 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
         assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
         if first:
             create_run(load_recipe(recipe), tmp_path / "runs")
+
+
+def test_verbs_that_look_take_the_recipes_folder(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", rounds=1, name="mine")
+    (run / "run.json").write_text('{"id": "0123abcd"}')
+    copied(tmp_path / "mine")
+    with chdir(tmp_path):
+        for verb in (["status"], ["report", "--format", "text"], ["samples"], ["lineage", "ada"], ["clean"]):
+            name, *options = verb
+            outputs = [CliRunner().invoke(app, [name, folder, *options]).output for folder in ("mine", "runs/mine")]
+            assert outputs[0] == outputs[1] and "there is no" not in outputs[0]
+        done = CliRunner().invoke(app, ["status", str(copied(tmp_path / "other"))])
+    assert str(done.exception).startswith("runs/other: there is no run (no resolved.yaml)")
+
+
+def test_lineage_takes_a_models_stage_key_and_folder(tmp_path: Path) -> None:
+    run = make_run(tmp_path, rounds=1)
+    (run / "run.json").write_text('{"id": "0123abcd"}')
+    receipt = current(run, Ref(1, "policy"))
+    assert receipt is not None
+    folder = stage_folder(run, receipt.ref) / receipt.key
+    found = trace(run, receipt.summary["checkpoint"])
+    assert found["kind"] == "checkpoint"
+    for name in ("1/policy", receipt.key, receipt.key[:8], str(folder)):
+        assert trace(run, name) == found
+    with pytest.raises(ConfigError, match="nothing in this run has the id '7/policy'"):
+        trace(run, "7/policy")
