@@ -179,7 +179,7 @@ def check(world: World, seeds: range) -> dict[str, int]:
         data = path.read_bytes() or b"\n"
         path.unlink()
         if kind == "other":
-            shutil.copy(world.place / rng.choice(world.files), path) if path.parent.is_dir() else None
+            shutil.copy(world.place / rng.choice([name for name in world.files if name != file]), path)
         elif kind != "gone":
             path.write_bytes(DAMAGE[kind](data, rng))
         what = f"seed {seed}: {kind} in {file}, then {command}"
