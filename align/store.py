@@ -4,8 +4,11 @@ import errno
 import gzip
 import json
 import os
+import re
 import shutil
+import stat
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from align.errors import AlignError, DataError, ServiceError
+from align.errors import AlignError, ConfigError, DataError, ServiceError
 from align.ids import content_id, file_id
 
 LOGS = "logs"
@@ -60,7 +63,8 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _parse(line: bytes, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse)
+        _require_shallow(line)
+        row = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:  # JSONDecodeError, UnicodeDecodeError, numbers of too many digits
         raise DataError(
             f"the line is not JSON ({error})", where=where, hint="one JSON object a line, in UTF-8"
@@ -75,12 +79,36 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys stand in it once: of a key that is given twice nobody can say which value is meant."""
+    built = dict(pairs)
+    if len(built) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {twice[:40]!r} stands in it twice")
+    return built
+
+
+_DEEPEST = 64
+
+
+def _require_shallow(line: bytes) -> None:
+    """ValueError for lists and objects that lie more than 64 deep in each other: whoever walks through them would fail."""
+    if line.count(b"[") + line.count(b"{") <= _DEEPEST:
+        return
+    depth = 0
+    for bracket in re.findall(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', line):
+        depth += (bracket in (b"[", b"{")) - (bracket in (b"]", b"}"))
+        if depth > _DEEPEST:
+            raise ValueError(f"its lists and objects lie more than {_DEEPEST} deep in each other")
+
+
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """JSONL, in UTF-8, one object a line; replaced atomically, so that nobody sees a part."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with disk_errors(path):
-            with partial.open("w", encoding="utf-8") as file:
+            partial.unlink(missing_ok=True)  # a link of that name is not followed
+            with partial.open("x", encoding="utf-8") as file:
                 file.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
             partial.replace(path)
     except BaseException:
@@ -89,14 +117,30 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Parquet; the same table gives the same bytes."""
+    """Parquet, with a checksum on each page; the same table gives the same bytes."""
     with disk_errors(path):
-        pq.write_table(table, path, compression="zstd")
+        pq.write_table(table, path, compression="zstd", write_page_checksum=True)
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """A Parquet file, or the named columns of it alone."""
-    return pq.read_table(path, columns=columns)
+    """A Parquet file, or the named columns of it alone. Raises DataError for a damaged one."""
+    try:
+        return pq.read_table(path, columns=columns, page_checksum_verification=True)
+    except FileNotFoundError:
+        raise DataError("this file is missing", where=str(path), hint=_COPY) from None
+    except (pa.ArrowException, OSError, ValueError) as error:  # text that is not UTF-8, compressed bytes that are none
+        raise DataError(f"this is not a whole Parquet file ({_line(error)})", where=str(path), hint=_COPY) from error
+
+
+def remove_damaged(folder: Path, schema: pa.Schema) -> None:
+    """Of a folder of tables that are made again where they are missing, remove those that are not whole."""
+    for path in folder.glob("*.parquet"):
+        try:
+            whole = read_table(path).schema.equals(schema)
+        except DataError:
+            whole = False
+        if not whole:
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -105,14 +149,26 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """What a JSON file of ours holds. Raises DataError for a damaged one."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"this is not JSON ({_line(error)})", where=str(path), hint=_COPY) from error
+
+
+_COPY = "it was damaged after it was written; put it back from a copy"
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def replace_file(path: Path, text: str) -> None:
     """Write `text` so that a reader, or a kill, sees the old file or the new one and never a part."""
     with disk_errors(path):
         partial = path.with_name(f".{path.name}.partial")
-        with partial.open("w", encoding="utf-8") as file:
+        partial.unlink(missing_ok=True)  # a link of that name is not followed
+        with partial.open("x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -129,17 +185,65 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+_MARK = ".made-by-align"
+"""In a working folder of ours beside a result; one that bears another's name for it is never removed."""
+_MARKED = "A working folder of align, which removes it.\n"
+
+
+def working_folder(folder: Path) -> Path:
+    """Make `folder` for work, or find it as a killed command left it. Raises ConfigError where it is somebody else's."""
+    if not is_ours(folder):
+        if folder.is_symlink() or (folder.exists() and not _is_empty(folder)):
+            what = f"{folder} is in the way: align works in a folder of that name, and did not make this one"
+            raise ConfigError(what, hint="move it, or give the result another name")
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / _MARK).write_text(_MARKED, encoding="utf-8")
+    return folder
+
+
+def fresh_folder(folder: Path) -> Path:
+    """`working_folder`, without what a killed command left in it."""
+    working_folder(folder)
+    with disk_errors(folder):
+        for path in folder.iterdir():
+            if path.name != _MARK:
+                remove_folder(path) if path.is_dir() else path.unlink()
+    return folder
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a working folder was made by `working_folder`."""
+    try:
+        return not folder.is_symlink() and (folder / _MARK).read_text(encoding="utf-8") == _MARKED
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and next(folder.iterdir(), None) is None
+
+
 def publish(partial: Path, final: Path) -> None:
-    """Turn a finished working folder into an immutable published one: fsync every file, then rename."""
+    """Turn a finished working folder (or file) into a published one: fsync every file, then rename.
+
+    Who may read a file of it is who may read the folder: some libraries write for the owner alone.
+    """
     with disk_errors(final):
+        readers = stat.S_IMODE(partial.stat().st_mode) & 0o444
         for path in sorted(partial.rglob("*")):
             if path.is_file():
+                found = path.stat()
+                if found.st_nlink == 1 and not path.is_symlink():  # a file with a second name is not ours alone
+                    path.chmod(stat.S_IMODE(found.st_mode) | readers)
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
             elif path.is_dir():
                 sync_folder(path)
         sync_folder(partial)
         partial.rename(final)
+        if final.is_dir():
+            (final / _MARK).unlink(missing_ok=True)
         sync_folder(final.parent)
 
 
@@ -168,8 +272,10 @@ def checkpoint_id(folder: Path) -> str:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder and all that is in it; one that is not there is fine."""
-    if folder.exists():
+    """Remove a folder and all that is in it, of a link the link alone; one that is not there is fine."""
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
         shutil.rmtree(folder)
 
 

@@ -105,7 +105,7 @@ def processor_seconds() -> float:
     """What this process and the server's have worked so far."""
     from rollouts import server_process
 
-    group = (Path(os.environ[server_process.HOME]) / server_process.KEEPER).read_text().split()[1]
+    group = (server_process.kept_home() / server_process.KEEPER).read_text().split()[1]
     ticks = 0
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it has ended

@@ -39,21 +39,44 @@ class ScoringFunction:
     def __call__(self, messages: list[Message], answer: str) -> float | None:
         """The score, a finite float, or None where the function gives None.
 
-        Raises DataError, naming the prompt, where the function raises or returns anything else.
+        Raises DataError, naming the prompt, where the function raises, wants to end the program, or returns anything else.
+        It gets copies, so that what it changes stays with it.
         """
         try:
-            value = self.function(messages, answer)
-        except Exception as error:
+            value = self.function([{**message} for message in messages], answer)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             what = f"{self.spec} raised {_describe(error)} for prompt {prompt_id(messages)}"
             raise DataError(what, where=_place(error, self.path), hint="mend the function") from error
         if value is None:
             return None
-        if not isinstance(value, numbers.Real) or not math.isfinite(value):
+        number = _finite(value)
+        if number is None:
             raise DataError(
-                f"{self.spec} returned {type(value).__name__} {str(value)[:40]!r} for prompt {prompt_id(messages)}",
+                f"{self.spec} returned {type(value).__name__} {_shown(value)} for prompt {prompt_id(messages)}",
                 hint="return a finite number, or None for an answer that cannot be scored",
             )
-        return float(value)
+        return number
+
+
+def _finite(value: Any) -> float | None:
+    """A number as a finite float; None for anything else, and for one that is too large for a float."""
+    if not isinstance(value, numbers.Real):
+        return None
+    try:
+        number = float(value)
+    except (OverflowError, ValueError, TypeError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _shown(value: Any) -> str:
+    """The beginning of a value; an integer of thousands of digits, and an object of the user's, may have no text."""
+    try:
+        return repr(str(value)[:40])
+    except Exception:  # noqa: BLE001 - whatever a user's own class does
+        return "that cannot be shown"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import StageError
+from align.python import python_module
 
 SECONDS = 5.0
 """How long one check may take by the clock."""
@@ -58,7 +59,7 @@ class Guard:
     def _start(self) -> subprocess.Popen[bytes]:
         # -P: a file of the user's in the working directory must not pass for a module
         child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "reward.guard"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            python_module("reward.guard"), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join([ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])},
         )  # fmt: skip
         weakref.finalize(self, _kill, child)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,9 +24,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from align.errors import ConfigError, DataError
+from align.errors import ConfigError
 from align.ids import content_id
-from align.store import checkpoint_id, disk_errors, publish, read_table, remove_folder, write_table
+from align.store import checkpoint_id, disk_errors, publish, read_table, remove_damaged, remove_folder, write_table
 from align.types import Message, messages_id
 from reward.members import member_count
 from reward.model import Engine, ModelEngine, ModelScorer, require_head, resolve_engine
@@ -112,6 +113,7 @@ class KeptScorer:
             kept.mkdir(parents=True, exist_ok=True)
             os.utime(kept.parent)  # when this model's scores were last asked for
             _remove_leftovers(kept)
+            remove_damaged(kept, ROWS)
         missing = [n for n, path in enumerate(paths) if not path.is_file()]
         known = _known(kept, paths, {id for n in missing for id in shards[n]})
         done = len(order) - sum(len(shards[n]) for n in missing)
@@ -164,6 +166,9 @@ def engine_for(folder: Path, answers: int) -> ModelEngine:
     return "vllm" if importlib.util.find_spec("vllm") is not None else "transformers"
 
 
+_MODEL = re.compile("[0-9a-f]{32}")
+
+
 def scores_folder() -> Path:
     """Where scores are kept: `scores` in `$ALIGN_CACHE`, by default in `~/.cache/align` (`$XDG_CACHE_HOME/align`)."""
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -183,6 +188,8 @@ def kept_models(cache: Path | None, *, unused_days: float) -> list[KeptModel]:
     """The reward models in `cache` (`scores_folder()` where None) whose scores nobody has asked for in that time."""
     found = []
     for folder in sorted((cache or scores_folder()).glob("*/")):
+        if folder.is_symlink() or not _MODEL.fullmatch(folder.name):
+            continue  # not ours: `--cache` may name any folder
         days = (time.time() - folder.stat().st_mtime) / 86_400
         if days >= unused_days:
             found.append(KeptModel(folder, sum(p.stat().st_size for p in folder.rglob("*.parquet")), max(0.0, days)))
@@ -218,11 +225,7 @@ def _known(folder: Path, own: Sequence[Path], wanted: set[str]) -> dict[str, Row
 def _read(paths: Iterable[Path]) -> dict[str, Row]:
     values: dict[str, Row] = {}
     for path in paths:
-        try:
-            table = read_table(path).to_pydict()
-        except (pa.ArrowInvalid, OSError) as error:
-            what = f"these kept scores cannot be read ({error})"
-            raise DataError(what, where=str(path), hint="remove the file; its answers are scored again") from error
+        table = read_table(path).to_pydict()
         for id, scores, reason in zip(table["answer"], table["scores"], table["reason"], strict=True):
             values[id] = scores if reason is None else reason
     return values

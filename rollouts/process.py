@@ -25,6 +25,7 @@ from typing import Any
 from align.config.base import Sampling
 from align.config.rollouts import Engine
 from align.errors import KINDS, AlignError, StageError
+from align.python import SAFE_PATH, python_module
 from rollouts.engine import Completion, Request, open_generator
 
 _log = logging.getLogger(__name__)
@@ -100,9 +101,9 @@ class EngineProcess:
         counts = dict.fromkeys(THREADS, str(threads)) if threads is not None else {}
         with theirs:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "rollouts.process"],
+                python_module("rollouts.process"),
                 stdin=theirs.fileno(),
-                env={**os.environ, **counts},
+                env={**os.environ, **SAFE_PATH, **counts},
                 process_group=0,  # an interrupt from the terminal is ours to answer
             )
         self._lines = self._ours.makefile(encoding="utf-8")

@@ -12,7 +12,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +92,11 @@ def _connect(address: str, patience: float) -> None:
             failures.append(failure)
 
     thread = threading.Thread(target=attempt, daemon=True)
-    thread.start()
-    thread.join(patience)
+    with chdir(
+        "/"
+    ):  # Ray puts the working directory first on its workers' path: a user's `reward.py` would be our package
+        thread.start()
+        thread.join(patience)
     if thread.is_alive() or failures:
         reason = _first_line(failures[0]) if failures else f"nothing after {patience:g} s"
         raise ServiceError(
@@ -110,7 +113,7 @@ def _own_cluster() -> Iterator[None]:
     _remove_left_behind(home)
     folder = tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=home)
     try:
-        with _kept_signals(), _loopback():
+        with _kept_signals(), _loopback(), chdir(folder):  # see `_connect`
             ray.init(
                 "local",
                 include_dashboard=False,

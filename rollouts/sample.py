@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from align.config.base import Decoding, Sampling
 from align.config.recipe import Evaluate
 from align.config.rollouts import Cpu, Engine, EngineType, Rollouts
-from align.errors import ConfigError
+from align.errors import ConfigError, DataError
 from align.ids import content_id, seed_for
-from align.store import checkpoint_id, disk_errors, read_json, write_json
+from align.store import checkpoint_id, disk_errors, read_json, remove_damaged, write_json
 from align.types import Candidate, Dropped, Prompt
 from rollouts.draw import Ask, Completions, Work, draw_shards
 from rollouts.engine import (
@@ -32,7 +32,7 @@ from rollouts.engine import (
 )
 from rollouts.mixture import Policy, Source, counts, sources_of
 from rollouts.process import engine_process
-from rollouts.shards import Row, candidates_of, read_shard, shard_file, write_logprobs
+from rollouts.shards import RAW, Row, candidates_of, read_shard, shard_file, write_logprobs
 from rollouts.sync import check_sync
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ def sample_candidates(
     }  # fmt: skip
     works, dropped = _plan(prompts, sources, drawn, order, max_prompt_tokens, out / SHARDS)
     tell = progress or (lambda done, total: None)
+    for work in works:
+        remove_damaged(work.folder, RAW)
     total = sum(len(requests) for work in works for requests in work.shards)
     done = total - sum(len(work.shards[n]) for work in works for n in work.missing)
     tell(done, total)
@@ -275,10 +277,18 @@ def _of_this_machine(engine: Engine, work: Work, dtype: str) -> Engine:
 
     file, cpu = work.folder / MACHINE, engine.cpu or Cpu()
     if cpu.sequences is None and cpu.cache_gib is None and file.is_file():
-        cpu = Cpu(**read_json(file)).model_copy(update={"threads": cpu.threads})
+        cpu = _begun_with(file).model_copy(update={"threads": cpu.threads})
     cpu = fitted(cpu, work.policy.path, dtype=dtype, max_tokens_total=work.longest)
     write_json(file, cpu.model_dump(exclude={"threads"}))
     return engine.model_copy(update={"cpu": cpu})
+
+
+def _begun_with(file: Path) -> Cpu:
+    """What an order was begun with; nothing where the file is damaged, and it is chosen again."""
+    try:
+        return Cpu(**read_json(file))
+    except (DataError, TypeError, ValueError):
+        return Cpu()
 
 
 def _in_order(works: Sequence[Work]) -> Iterator[tuple[str, Row]]:

@@ -18,6 +18,7 @@ from align.config.base import Sampling
 from align.config.rollouts import Cpu, Engine, Server
 from align.errors import AlignError, ConfigError, ServiceError, StageError
 from align.ids import seed_for
+from align.python import python_module
 from rollouts import server_process
 from rollouts.adapters import adapter_id, one_adapter
 from rollouts.engine import Completion, Request, context_length, resolve_engine
@@ -66,8 +67,8 @@ class ServerGenerator:
         try:
             if self._options.url is None:
                 resolve_engine("vllm")  # it has to be installed here
-                kept = os.environ.get(server_process.HOME)
-                self._home = Path(kept) if kept else self._stack.enter_context(server_process.new_home())
+                kept = server_process.kept_home()
+                self._home = kept or self._stack.enter_context(server_process.new_home())
                 self._begin()
             else:
                 self._join(self._options.url)
@@ -245,7 +246,7 @@ def server_command(checkpoint: Path, serves: dict[str, Any]) -> tuple[list[str],
     environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING")  # the server's engine is always a process of its own
     if threads is not None:
         environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    command = python_module("vllm.entrypoints.openai.api_server")
     for name, value in options.items():
         flag = name.replace("_", "-")
         command += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]

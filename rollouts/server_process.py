@@ -2,10 +2,13 @@
 
 A server has a home, a private folder:
 
-    owner.lock    held by the process for which the server runs; when that one dies, however, the server goes too
-    keeper.lock   held by the keeper while the server lives; inside are its process id and the server's
-    server.json   where it listens, its key, what it serves (mode 0600)
-    server.log    what it prints
+    vllm-home.json     the mark of a folder that we made: nothing is begun, and nothing removed, in one without it
+    vllm-owner.lock    held by the process for which the server runs; when that one dies, however, the server goes too
+    vllm-keeper.lock   held by the keeper while the server lives; inside are its process id and the server's
+    vllm-server.json   where it listens, its key, what it serves (mode 0600)
+    vllm-server.log    what it prints
+
+No name here is one of the annotation server's, whose home also has a server and a log.
 
 Between us and vLLM stands a keeper, this file run as a program: vLLM is several processes, of which one that is killed
 leaves the others behind. The keeper is their parent, adopts orphans, and ends the whole group.
@@ -31,10 +34,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from align.errors import ServiceError
+from align.python import SAFE_PATH, python_module
 
-HOME = "ALIGN_SERVER_HOME"
-"""The environment variable that names a home whose server outlives those who use it."""
-OWNER, KEEPER, NOTE, LOG = "owner.lock", "keeper.lock", "server.json", "server.log"
+HOME = "ALIGN_VLLM_HOME"
+"""The environment variable that tells child processes of a home whose server outlives them: its mark and its folder."""
+MARK = "vllm-home.json"
+OWNER, KEEPER, NOTE, LOG = "vllm-owner.lock", "vllm-keeper.lock", "vllm-server.json", "vllm-server.log"
 KEY = "VLLM_API_KEY"
 """Where vLLM looks for the key that it demands; an option would stand in the list of processes."""
 POLITE_SECONDS, FORCED_SECONDS = 10.0, 5.0
@@ -54,7 +59,9 @@ class Server:
 @contextlib.contextmanager
 def new_home() -> Iterator[Path]:
     """A home for as long as the `with` block lasts, and this process; its server is ended afterwards."""
-    home = Path(tempfile.mkdtemp(prefix="align-server-"))  # mode 0700
+    home = Path(tempfile.mkdtemp(prefix="align-vllm-"))  # mode 0700
+    mark = secrets.token_hex(16)
+    _write_private(home / MARK, json.dumps({"mark": mark}))
     owner = _locked(home / OWNER)
     assert owner is not None
     try:
@@ -64,7 +71,7 @@ def new_home() -> Iterator[Path]:
             stop(home)
         finally:
             owner.close()
-            shutil.rmtree(home, ignore_errors=True)
+            _remove(home, mark)
 
 
 @contextlib.contextmanager
@@ -73,28 +80,60 @@ def kept_server() -> Iterator[None]:
 
     It begins when it is first needed. Where a block is open already, that one's server is used.
     """
-    if HOME in os.environ:
+    if kept_home() is not None:
         yield
         return
     with new_home() as home:
-        os.environ[HOME] = str(home)
+        os.environ[HOME] = f"{_mark(home)}:{home}"
         try:
             yield
         finally:
             del os.environ[HOME]
 
 
+def kept_home() -> Path | None:
+    """The home of `kept_server`, in its block or in a child process; None where there is none.
+
+    ServiceError where the variable names a folder that no process of ours made: it was not set by us.
+    """
+    told = os.environ.get(HOME)
+    if not told:
+        return None
+    mark, _, folder = told.partition(":")
+    if not folder or _mark(Path(folder)) != mark:
+        raise ServiceError(
+            f"{told!r} is no home of a vLLM server that we began", where=HOME, hint="the variable is ours; unset it"
+        )
+    return Path(folder)
+
+
+def _mark(home: Path) -> str | None:
+    """What `new_home` wrote into the folder that it made; None for any other folder."""
+    try:
+        return str(json.loads((home / MARK).read_text(encoding="utf-8"))["mark"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _remove(home: Path, mark: str | None) -> None:
+    """Remove a home that we made, and nothing else: by now another folder may have its name."""
+    if mark is not None and not home.is_symlink() and _mark(home) == mark:
+        shutil.rmtree(home, ignore_errors=True)
+
+
 def start(home: Path, command: Sequence[str], environment: Mapping[str, str], serves: Mapping[str, Any]) -> Server:
     """Begin `command` with `--host`, `--port` and a key of its own; returns without waiting for it to answer."""
+    if _mark(home) is None:
+        raise ServiceError("this folder was not made for vLLM's server", where=str(home), hint="begin it in `new_home`")
     stop(home)
     port, key = _free_port(), secrets.token_urlsafe(32)
     server = Server(home, f"http://127.0.0.1:{port}", key, dict(serves))
     _write_private(home / NOTE, json.dumps({**asdict(server), "home": str(home)}))
     with _private(home / LOG, "ab") as log:
         keeper = subprocess.Popen(
-            [sys.executable, "-m", "rollouts.server_process", str(home), *command, "--host", "127.0.0.1", "--port", str(port)],
+            [*python_module("rollouts.server_process", str(home)), *command, "--host", "127.0.0.1", "--port", str(port)],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            env={**os.environ, **environment, KEY: key},
+            env={**os.environ, **SAFE_PATH, **environment, KEY: key},
         )  # fmt: skip
     while not _processes(home):
         if keeper.poll() is not None:
@@ -195,7 +234,7 @@ def _locked(path: Path) -> IO[bytes] | None:
 
 def _keep(home: Path, command: Sequence[str]) -> int:
     """Run `command` until it ends, the owner is gone or SIGTERM comes; leave none of its processes behind."""
-    held = None
+    held, mark = None, _mark(home)
     deadline = time.monotonic() + FORCED_SECONDS
     while held is None:  # whoever asks whether a server lives has the lock for a moment
         held = _locked(home / KEEPER)
@@ -215,7 +254,7 @@ def _keep(home: Path, command: Sequence[str]) -> int:
         continue
     _end_group(child)
     if orphaned.is_set():
-        shutil.rmtree(home, ignore_errors=True)
+        _remove(home, mark)
     return child.returncode or 0
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from align.cli.annotate import annotate_app
+from align.cli.chat import chat
 from align.cli.forget import forget
 from align.cli.inspect import clean, lineage, report, samples, status
 from align.cli.reward import reward_app
@@ -29,7 +30,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
-for verb in (init, run, status, report, samples, lineage, forget, clean, rollout):
+for verb in (init, run, status, report, samples, lineage, chat, forget, clean, rollout):
     app.command()(verb)
 app.command("eval")(evaluate)
 app.command()(sweep)

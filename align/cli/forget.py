@@ -26,8 +26,10 @@ def forget(
     Checkpoints are not trained anew here; `align status` marks them until `align run` has done it.
     """
     from align.cli.display import print_json
+    from align.report.html import renew_derived
     from align.rounds.desk import open_desk
     from align.rounds.forget import used_by, wish, withdraw, write_tombstones
+    from align.rounds.run import RUN
 
     wanted = wish(folder, annotator=annotator, prompt=prompt)
     found = used_by(wanted)
@@ -36,6 +38,8 @@ def forget(
     if yes:
         write_tombstones(wanted)
         recompiled = _compile_anew(folder)
+        if (folder / RUN).is_file():
+            renew_derived(folder)
         withdrawn = withdraw(open_desk(folder), wanted)
     if as_json:
         done = {"recompiled": recompiled, "withdrawn": withdrawn}

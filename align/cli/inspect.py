@@ -5,8 +5,17 @@ from typing import Any, Literal
 
 import typer
 
-RUN = typer.Argument(..., help="The run's folder, such as runs/support-desk.")
+RUN = typer.Argument(..., help="The run's folder, such as runs/support-desk, or its recipe's.")
 JSON = typer.Option(False, "--json", help="Print the result as JSON.")
+
+
+def run_of(folder: Path) -> Path:
+    """The run that `folder` is, or, of a recipe's folder, the one that `align run` makes below `runs`."""
+    if not (folder / "recipe.yaml").is_file() or (folder / "resolved.yaml").is_file():
+        return folder
+    from align.config.load import load_recipe
+
+    return Path("runs") / load_recipe(folder, files=False).recipe.name
 
 
 def status(folder: Path = RUN, as_json: bool = JSON) -> None:
@@ -14,7 +23,7 @@ def status(folder: Path = RUN, as_json: bool = JSON) -> None:
     from align.cli.display import print_json, print_table, seconds_text
     from align.report.data import report_data
 
-    data = report_data(folder)
+    data = report_data(run_of(folder))
     if as_json:
         print_json({name: data[name] for name in ("name", "state", "state_text", "rounds_planned", "stages", "notes")})
         return
@@ -43,6 +52,7 @@ def report(
     from align.report.html import write_report
     from align.report.table import summary_lines
 
+    folder = run_of(folder)
     if as_json or format == "json":
         print_json(report_data(folder))
     elif format == "text":
@@ -63,7 +73,7 @@ def samples(
     from align.cli.display import plain, print_json
     from align.rounds.browse import browse
 
-    found = browse(folder, round, search)[:limit]
+    found = browse(run_of(folder), round, search)[:limit]
     if as_json:
         print_json(found)
         return
@@ -83,7 +93,8 @@ def lineage(
     folder: Path = RUN,
     identity: str = typer.Argument(
         ...,
-        help="An id (or its beginning): checkpoint, preference, candidate, judgement, task; or an annotator's name or id.",
+        help="An id (or its beginning): checkpoint, preference, candidate, judgement, task; an annotator's name or id; or a"
+        " model's stage (1/policy), key or folder.",
     ),
     as_json: bool = JSON,
 ) -> None:
@@ -91,7 +102,7 @@ def lineage(
     from align.cli.display import plain, print_json
     from align.rounds.lineage import trace
 
-    found = trace(folder, identity)
+    found = trace(run_of(folder), identity)
     if as_json:
         print_json(found)
         return
@@ -109,11 +120,13 @@ def clean(
 ) -> None:
     """Remove what no pointer reaches: superseded, retired and half-made stage folders. Labels are never touched."""
     from align.cli.display import print_json
+    from align.report.html import renew_derived
     from align.rounds.clean import remove, unreachable
 
-    found = unreachable(folder)
+    folder = run_of(folder)
+    found = remove(folder) if yes else unreachable(folder)
     if yes:
-        remove(folder, [path for path, _ in found])
+        renew_derived(folder)
     rows: list[dict[str, Any]] = [{"path": str(path), "bytes": size, "removed": yes} for path, size in found]
     if as_json:
         print_json(rows)

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from align.errors import ConfigError
-from align.store import disk_errors, publish, remove_folder
+from align.store import disk_errors, fresh_folder, publish
 
 PACKAGED = Path(__file__).parents[1] / "recipes"
 CHECKOUT = Path(__file__).parents[2] / "recipes"
@@ -24,8 +24,9 @@ def copy_recipe(name: str, target: Path) -> Path:
     if target.exists():
         raise ConfigError(f"{target} is there already", hint="name another folder: `align init RECIPE FOLDER`")
     partial = target.with_name(target.name + ".partial")
-    remove_folder(partial)
+    fresh_folder(partial)
     with disk_errors(target):
-        shutil.copytree(found[name], partial, ignore=shutil.ignore_patterns("data", "runs", "__pycache__"))
+        ignored = shutil.ignore_patterns("data", "runs", "__pycache__")
+        shutil.copytree(found[name], partial, ignore=ignored, dirs_exist_ok=True)
     publish(partial, target)
     return target

@@ -34,6 +34,9 @@ def run(
     runs: Path = RUNS,
     wait: bool = typer.Option(False, "--wait", help="Follow the labelling until it is complete."),
     start_from: str = typer.Option(None, "--from", help="Do this stage and all after it anew: `policy` or `2/policy`."),
+    verify: bool = typer.Option(
+        False, "--verify", help="Read all published files and compare them with their receipts."
+    ),
     dry_run: bool = typer.Option(False, "--dry-run", help="Print the stages, what is done and what would run."),
     as_json: bool = JSON,
 ) -> None:
@@ -47,12 +50,14 @@ def run(
     loaded = load_recipe(recipe, overrides or [])
     if dry_run and wait:
         raise ConfigError("--dry-run does nothing that --wait could wait for", hint="leave one of the two out")
+    if dry_run and verify:
+        raise ConfigError("--dry-run reads no published files to --verify", hint="leave one of the two out")
     if dry_run:
         _print_plan(planned_run(loaded, runs), start_from, as_json)
         return
     opened = create_run(loaded, runs)
     with telling(quiet=as_json) as tell:
-        outcome = run_rounds(opened, tell, wait=wait, start_from=start_from)
+        outcome = run_rounds(opened, tell, wait=wait, start_from=start_from, verify=verify)
     _print_result(opened.folder, changed=bool(outcome.ran), finished=outcome.state == "finished", as_json=as_json)
     if outcome.waiting is not None:
         typer.echo(f"waiting for people: {outcome.waiting}", err=True)
@@ -78,6 +83,9 @@ def _print_result(folder: Path, *, changed: bool, finished: bool, as_json: bool)
     for line in summary_lines(data):
         typer.echo(line)
     typer.echo(f"report: {page}")
+    if data["model"] is not None:
+        typer.echo(f"model: {data['model']['folder']}")
+        typer.echo(f"try it: align chat {data['model']['run']}")
 
 
 def _print_plan(run: "Run", start_from: str | None, as_json: bool) -> None:

@@ -105,6 +105,7 @@ def _of_recipe(
     place: "Workplace", path: Path, fixed: list[str], runs: Path, section: str, share: float
 ) -> tuple["Subject", Any]:
     from align.config.load import load_recipe
+    from align.rounds.run import run_folder
     from align.rounds.swept import best_recipe, subject_of_recipe
 
     loaded = load_recipe(path, fixed)
@@ -116,7 +117,7 @@ def _of_recipe(
         dtype=recipe.model.dtype,
         seed=recipe.seed if section == "sft" else None,
     )
-    subject = subject_of_recipe(loaded, runs / recipe.name, section, model=model, share=share)
+    subject = subject_of_recipe(loaded, run_folder(loaded, runs), section, model=model, share=share)
     return subject, lambda best, out: best_recipe(loaded, section, best, out, fixed)
 
 

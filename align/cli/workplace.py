@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from align.errors import ConfigError
-from align.store import LOGS, checkpoint_id, disk_errors, publish, remove_folder
+from align.store import LOGS, checkpoint_id, disk_errors, fresh_folder, is_ours, publish, remove_folder, working_folder
 
 PRINTED = "printed.log"
 
@@ -35,8 +35,8 @@ class Workplace:
         remove_folder(arriving)  # a kill may have left a part
         import_model(model, arriving, revision=revision, chat_template=chat_template, dtype=dtype, seed=seed)
         known = self.work / f"model-{checkpoint_id(arriving)}"
-        if not known.is_dir():
-            arriving.rename(known)
+        remove_folder(known)  # the one of an earlier attempt may have been damaged
+        arriving.rename(known)
         return known
 
 
@@ -45,8 +45,8 @@ def workplace(out: Path, threads: int | None) -> Iterator[Workplace]:
     """Work on `out` alone; at the end it is there as a whole, after an error it is not there at all.
 
     It grows in `out.partial`, and `out.work` beside it is removed when `out` is there, so that a kill in between loses
-    nothing. What libraries print goes to `out/logs/printed.log`. Raises ConfigError where `out` is there already,
-    ServiceError where another process works on it or the disk refuses.
+    nothing. What libraries print goes to `out/logs/printed.log`. Raises ConfigError where `out` is there already, or one of
+    the two others and we did not make it, ServiceError where another process works on it or the disk refuses.
     """
     from align.rounds.lock import run_lock
     from align.rounds.stage import PARTIAL, WORK
@@ -54,16 +54,15 @@ def workplace(out: Path, threads: int | None) -> Iterator[Workplace]:
 
     partial, work = out.with_name(out.name + PARTIAL), out.with_name(out.name + WORK)
     if out.exists():
-        if work.is_dir():  # a kill came when all but this was done
+        if is_ours(work):  # a kill came when all but this was done
             with run_lock(work):
                 remove_folder(work)
         raise ConfigError(f"{out} is there already", where="--out", hint="name another folder, or remove this one")
-    with disk_errors(work):
-        work.mkdir(parents=True, exist_ok=True)
+    working_folder(work)
     with run_lock(work):
+        fresh_folder(partial)  # what an earlier attempt left is made anew: it may have had other settings
         with disk_errors(partial):
-            remove_folder(partial)  # what an earlier attempt left is made anew: it may have had other settings
-            (partial / LOGS).mkdir(parents=True)
+            (partial / LOGS).mkdir()
         os.environ.update(thread_settings(threads))
         with _library_output(partial / LOGS / PRINTED) as terminal:
             yield Workplace(partial, work, terminal)

@@ -1,6 +1,7 @@
 """Reads a recipe from its YAML file and writes it out again with every default spelled out."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,12 +46,19 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, files: bool = True
     for override in overrides:
         set_value(data, places, override, "override")
     folder = path.resolve().parent
+    if "name" not in data:
+        data["name"], places[("name",)] = _named_after(folder), (str(path), 0)
     return Loaded(validated(Recipe, data, places, folder, files), text, folder)
 
 
 def resolved_yaml(recipe: Recipe) -> str:
     """The recipe with every default spelled out and absolute paths; loading it gives an equal recipe."""
     return dump(recipe.model_dump(mode="json", by_alias=True))
+
+
+def _named_after(folder: Path) -> str:
+    """A run's name from its recipe's folder; what a name may not hold becomes a hyphen. Empty where nothing is left."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.name).strip("-_.")
 
 
 def _read(path: Path) -> str:

@@ -260,7 +260,8 @@ SCORED: list[Method] = ["ppo", "rloo", "grpo", "best_of_n"]
 
 class Recipe(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    """Names the run's folder and the data sets on the annotation server."""
+    """Names the run's folder and the data sets on the annotation server. A recipe's file may leave it out: then the name of
+    its folder is taken."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Every random choice depends on it and on content, never on the clock."""
     rounds: Annotated[int, Field(ge=1)] = 1

@@ -14,6 +14,8 @@ import yaml
 from align.errors import ConfigError
 
 Keys = tuple[str | int, ...]
+LONGEST, MOST, DEEPEST = 1_000_000, 100_000, 64
+"""Characters that are read, values that they make, and how deep these may lie in each other: far more than recipes need."""
 
 _NULL, _BOOL, _INT, _FLOAT, _TEXT = (f"tag:yaml.org,2002:{tag}" for tag in ("null", "bool", "int", "float", "str"))
 _RESOLVERS = (
@@ -46,8 +48,14 @@ def parse(text: str, where: str) -> tuple[Any, dict[Keys, int]]:
 
     Raises ConfigError with the line for anything that is not plain YAML.
     """
+    if len(text) > LONGEST:
+        raise ConfigError(f"{len(text):,} characters are no recipe; at most {LONGEST:,} are read", where=where)
     try:
         node = yaml.compose(text, Loader=_Loader)
+    except RecursionError:
+        raise ConfigError(
+            f"not YAML that anybody wrote: parts lie more than {DEEPEST} deep in each other", where=where
+        ) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = " ".join(part for part in (error.context, error.problem) if part)
@@ -62,9 +70,14 @@ class _Builder:
     """Turns nodes into values; `lines` is keyed by the path of keys and indices."""
 
     def __init__(self, where: str) -> None:
-        self.where, self.lines, self.open = where, dict[Keys, int](), set[int]()
+        self.where, self.lines, self.open, self.built = where, dict[Keys, int](), set[int](), 0
 
     def value(self, node: yaml.Node, keys: Keys) -> Any:
+        self.built += 1
+        if self.built > MOST:
+            raise self._error(node, f"this makes more than {MOST:,} values (aliases that stand for aliases)")
+        if len(keys) > DEEPEST:
+            raise self._error(node, f"parts lie more than {DEEPEST} deep in each other")
         self.lines.setdefault(keys, node.start_mark.line + 1)
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
@@ -101,10 +114,10 @@ class _Builder:
             return text
         if meant in (_NULL, _BOOL):
             return None if meant == _NULL else text.lower() == "true"
-        number = int(text.replace("_", "")) if meant == _INT else float(text.replace("_", ""))
-        if not math.isfinite(number):
-            raise self._error(node, f"the number is too large, found {text}")
-        return number
+        whole = text.replace("_", "")
+        if len(whole) > 300 or not math.isfinite(float(whole)):
+            raise self._error(node, f"the number is too large, found {text[:40]}{'…' * (len(text) > 40)}")
+        return int(whole) if meant == _INT else float(whole)
 
     def _error(self, node: yaml.Node, what: str) -> ConfigError:
         return ConfigError(what, where=f"{self.where}:{node.start_mark.line + 1}")

@@ -101,12 +101,19 @@ def _same_prompt(row: dict[str, Any], *found: list[Message] | None) -> list[Mess
     return prompts[0]
 
 
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
+
+
 def number_of(row: dict[str, Any], field: str, default: float, low: float, high: float) -> float:
     """The number in `field` of a row, `default` where there is none; BadRowError outside [low, high]."""
     value = row.get(field)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
         raise BadRowError("not a number", f"`{field}` is {excerpt(value)}")
     if not low <= value <= high:
         raise BadRowError("out of range", f"`{field}` is {value}, not in [{low}, {high}]")

@@ -44,7 +44,10 @@ def parse_rows(
 
 
 def fields_found(row: dict[str, Any]) -> str:
-    return ", ".join(str(name) for name in row) or "no field at all"
+    """The names of a row's fields, of many the first eight."""
+    names = [name if len(name) <= 40 else f"{name[:40]}…" for name in map(str, list(row)[:8])]
+    more = f" and {len(row) - 8:,} more" if len(row) > 8 else ""
+    return ", ".join(names) + more or "no field at all"
 
 
 def count_reasons(dropped: Iterable[Dropped]) -> dict[str, int]:

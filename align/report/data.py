@@ -17,6 +17,7 @@ from align.rounds.forget import tainted
 from align.rounds.journal import read_journal
 from align.rounds.labelling import late_text
 from align.rounds.plan import BLIND, SELECTION
+from align.rounds.stage import stage_folder
 from align.store import read_table
 
 COMPARED = ("win_rate_vs_sft", "win_rate_vs_parent")
@@ -58,6 +59,7 @@ def report_data(run: Path) -> dict[str, Any]:
         "kind": (found.recipe.get("annotate") or {}).get("kind"),
         "sft": _first(found),
         "rounds": rounds,
+        "model": _model(found),
         "stages": [
             {"round": r.round, "stage": r.stage, "seconds": r.seconds, "key": r.key, "output": r.output}
             for r in found.receipts.values()
@@ -83,6 +85,16 @@ def report_data(run: Path) -> dict[str, Any]:
 def _of_labels(compiled: list[dict[str, Any]]) -> list[str]:
     """What the latest round's labels want people to know."""
     return [f"Round {last['round']}: {note}" for last in compiled[-1:] for note in last["notes"]]
+
+
+def _model(run: RunFolder) -> dict[str, Any] | None:
+    """The newest policy that this run trained: its round, its folder and the run's. None where it has trained none."""
+    trained = [r for ref, r in run.receipts.items() if ref.stage == "policy" and (ref.round or run.recipe.get("sft"))]
+    if not trained:
+        return None
+    last = max(trained, key=lambda receipt: receipt.round)
+    folder = stage_folder(run.path, last.ref) / last.key
+    return {"round": last.round, "folder": str(folder), "run": str(run.path)}
 
 
 def _round(run: RunFolder, number: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from align.report import words
 from align.report.data import latest_round, report_data
 from align.report.plots import Estimate, Series, curves_plot, estimates_plot
 from align.report.reward_page import reward_section
+from align.rounds.lineage import drop_index
 from align.store import replace_file
 
 HERE = Path(__file__).parent
@@ -34,6 +35,16 @@ def write_report(run: Path) -> Path:
     path = run / "report.html"
     replace_file(path, render(report_data(run)))
     return path
+
+
+def renew_derived(run: Path) -> None:
+    """Make anew what was derived from a run's stages and may name people who are forgotten: the page, if there is one, and
+    the index of its lineage, when it is next asked for."""
+    drop_index(run)
+    page = run / "report.html"
+    if page.is_file():
+        page.unlink()
+        write_report(run)
 
 
 def render(data: dict[str, Any]) -> str:

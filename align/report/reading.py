@@ -8,7 +8,9 @@ from typing import Any
 import yaml
 
 from align.errors import ConfigError, DataError
-from align.rounds.stage import Receipt, Ref, current, stage_folder
+from align.rounds.intact import require_readable
+from align.rounds.run import require_texts
+from align.rounds.stage import Receipt, Ref, current, pointers, stage_folder
 from align.store import read_json, read_rows, read_table
 
 
@@ -40,7 +42,7 @@ class RunFolder:
 
     def json(self, round: int, stage: str, name: str) -> dict[str, Any] | None:
         path = self.file(round, stage, name)
-        return None if path is None else dict(_json(path))
+        return None if path is None else dict(read_json(path))
 
     def log(self, round: int, stage: str, name: str) -> list[dict[str, Any]]:
         """The rows of a JSONL log of a stage; none where there is no such log."""
@@ -58,7 +60,9 @@ def read_run(path: Path) -> RunFolder:
         runs = sorted(p.parent.name for p in path.parent.glob("*/resolved.yaml")) if path.parent.is_dir() else []
         hint = f"the runs there are {', '.join(runs[:8])}" if runs else "name a folder under runs/"
         raise ConfigError("there is no run (no resolved.yaml)", where=str(path), hint=hint)
+    require_texts(path)
     recipe = _yaml(path / "resolved.yaml")
+    require_readable(path)
     receipts: dict[Ref, Receipt] = {}
     stale: list[Ref] = []
     for receipt in sorted(_receipts(path, recipe.get("rounds", 1)), key=lambda r: (r.round, r.started, r.ended)):
@@ -71,24 +75,26 @@ def read_run(path: Path) -> RunFolder:
         path=path,
         recipe=recipe,
         text=asked.read_text(encoding="utf-8") if asked.is_file() else "",
-        environment=dict(_json(environment)) if environment.is_file() else {},
+        environment=_environment(environment),
         receipts=receipts,
         stale=stale,
     )
 
 
 def _receipts(path: Path, rounds: int) -> Iterator[Receipt]:
-    for pointer in path.glob("round_*/*/current"):
-        ref = Ref(int(pointer.parent.parent.name.removeprefix("round_")), pointer.parent.name)
-        try:
-            receipt = current(path, ref)
-        except (ValueError, TypeError) as error:
-            hint = f"`align run --from {ref}` does this stage again"
-            raise DataError(
-                f"the receipt of {ref} is damaged ({error})", where=str(pointer.parent), hint=hint
-            ) from error
+    for ref, _ in pointers(path):
+        receipt = current(path, ref)
         if receipt is not None and ref.round <= rounds:
             yield receipt
+
+
+def _environment(file: Path) -> dict[str, Any]:
+    """On what the run was made; empty where the file is missing or damaged, for each `align run` writes it again."""
+    try:
+        found = read_json(file) if file.is_file() else {}
+    except DataError:
+        found = {}
+    return found if isinstance(found, dict) else {}
 
 
 def _in_force(source: dict[str, Any], receipts: dict[Ref, Receipt]) -> bool:
@@ -97,18 +103,12 @@ def _in_force(source: dict[str, Any], receipts: dict[Ref, Receipt]) -> bool:
     return receipt is not None and receipt.output == source["output"]
 
 
-def _json(path: Path) -> Any:
-    try:
-        return read_json(path)
-    except ValueError as error:
-        raise DataError(f"this is not JSON ({error})", where=str(path)) from error
-
-
 def _yaml(path: Path) -> dict[str, Any]:
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise DataError(f"this is not YAML ({' '.join(str(error).split())})", where=str(path)) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        hint = "`align run RECIPE` writes it again"
+        raise DataError(f"this is not YAML ({' '.join(str(error).split())})", where=str(path), hint=hint) from error
     if not isinstance(value, dict):
         raise DataError(f"this holds {type(value).__name__}, not a recipe", where=str(path))
     return value

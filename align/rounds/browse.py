@@ -5,9 +5,10 @@ from typing import Any
 
 from align.errors import ConfigError
 from align.evaluate.compare import SAMPLES
+from align.rounds.intact import require_readable
 from align.rounds.journal import read_journal
 from align.rounds.run import require_run
-from align.rounds.stage import Ref, current, stage_folder
+from align.rounds.stage import Ref, current, pointers, stage_folder
 from align.store import read_table
 from align.types import Judgement, Task, from_table
 
@@ -22,6 +23,7 @@ def browse(run: Path, round: int | None, search: str | None) -> list[dict[str, A
     Raises ConfigError where there is no run or it has no answers yet.
     """
     require_run(run)
+    require_readable(run)
     number = round if round is not None else _latest(run)
     stage, name = next((place for place in ANSWERS if _has(run, number, *place)), ANSWERS[0])
     answers = _rows(run, number, stage, name)
@@ -46,7 +48,7 @@ def browse(run: Path, round: int | None, search: str | None) -> list[dict[str, A
 def _latest(run: Path) -> int:
     """The last round with answers that people are asked about or, in a run that asks nobody, with any."""
     for place in ANSWERS:
-        rounds = [int(p.parent.parent.name.removeprefix("round_")) for p in run.glob(f"round_*/{place[0]}/current")]
+        rounds = [ref.round for ref, _ in pointers(run) if ref.stage == place[0]]
         if found := [number for number in rounds if _has(run, number, *place)]:
             return max(found)
     raise ConfigError(f"the run in {run} has no answers yet", hint="see `align status`")

@@ -6,7 +6,6 @@ summary or the error, come back over it as JSON lines (a full disk must not swal
 print goes to a log. Of several processes each watches; the first one tells, the others only what went wrong.
 """
 
-import fcntl
 import json
 import os
 import socket
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import KINDS, AlignError, StageError
+from align.rounds.lock import acquired, open_lock
 from align.store import disk_errors, disk_refusal
 from align.train.world import rank
 
@@ -96,13 +96,16 @@ def serve(work: Callable[[Progress], Summary], lock: Path) -> None:
     """
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     first, code = rank() == 0, 0
-    with lock.with_name(f"{lock.name}.{rank()}").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)  # a child of a killed parent may need a moment to leave
+    own = lock.with_name(f"{lock.name}.{rank()}")
+    with (
+        open_lock(own) as held,
+        acquired(held, own, wait=True),
+    ):  # a child of a killed parent may need a moment to leave
         try:
             summary = work((lambda done, total: _tell([done, total])) if first else (lambda done, total: None))
             if first:
                 _tell({"summary": summary})
-        except Exception as error:  # noqa: BLE001 - whatever it is, the parent has to say it
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the parent has to say it
             _tell(_describe(error))
             code = 1
             with suppress(OSError):  # a full disk takes no log either, and the parent knows already
@@ -113,7 +116,7 @@ def serve(work: Callable[[Progress], Summary], lock: Path) -> None:
     os._exit(code)  # open files are flushed by now, and engines' own threads may hang at exit
 
 
-def _describe(error: Exception) -> dict[str, str | None]:
+def _describe(error: BaseException) -> dict[str, str | None]:
     if not isinstance(error, AlignError):
         error = disk_refusal(error) or error
     if isinstance(error, AlignError):

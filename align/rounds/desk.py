@@ -15,7 +15,7 @@ from align.rounds.labelling import DESK, Desk, desk_of_folder, desk_of_round
 from align.rounds.plan import labellings
 from align.rounds.run import open_run
 from align.rounds.stage import Receipt, Ref, in_force
-from align.store import disk_errors, publish, read_json, remove_folder, write_json, write_rows, write_table
+from align.store import fresh_folder, publish, read_json, write_json, write_rows, write_table
 from align.types import Task, as_dict, to_table
 
 
@@ -59,10 +59,7 @@ def make_desk(folder: Path, candidates: Path, annotate: Annotate, *, seed: int, 
         asked, blind = ask(*read, annotate, round=1, seed=seed, source=candidates), None
     else:
         asked, blind = ask_blind(read, load_candidates(against), annotate, seed=seed)
-    partial = folder.with_name(folder.name + ".partial")
-    remove_folder(partial)
-    with disk_errors(folder):
-        partial.mkdir(parents=True)
+    partial = fresh_folder(folder.with_name(folder.name + ".partial"))
     write_table(partial / "tasks.parquet", to_table(Task, asked.tasks))
     write_suggestions(partial, asked.suggestions)
     write_rows(partial / "left_out.jsonl", map(as_dict, asked.dropped))

@@ -12,11 +12,12 @@ from align.config.recipe import Annotate, Personas
 from align.errors import ConfigError
 from align.ids import content_id
 from align.rounds.card import card
+from align.rounds.intact import require_readable
 from align.rounds.journal import read_journal
 from align.rounds.labelling import DESK, Desk, desk_of_folder, journal_of
 from align.rounds.run import open_run
-from align.rounds.stage import CURRENT, Ref, current
-from align.store import disk_errors, publish, read_table, remove_folder, replace_file, write_rows, write_table
+from align.rounds.stage import current, pointers
+from align.store import disk_errors, fresh_folder, publish, read_table, replace_file, write_rows, write_table
 from align.types import (
     MESSAGES,
     SCHEMAS,
@@ -104,10 +105,9 @@ def export(folder: Path, out: Path, *, names: bool, format: Literal["parquet", "
     parts, compiled = _parts(labels.tasks, judgements, labels.names if names else {}, labels.annotate.compiler)
     parts = {name: rows for name, rows in parts.items() if rows}
     counts = {name: len(rows) for name, rows in parts.items()}
-    partial = out.with_name(out.name + ".partial")
-    remove_folder(partial)
+    partial = fresh_folder(out.with_name(out.name + ".partial"))
     with disk_errors(partial):
-        (partial / "data").mkdir(parents=True)
+        (partial / "data").mkdir()
     for name, rows in parts.items():
         path = partial / "data" / f"{name}.{format}"
         if format == "parquet":
@@ -152,11 +152,12 @@ def _labels(folder: Path) -> Labels:
     run = open_run(folder)
     if run.recipe.annotate is None:
         raise ConfigError("this run asks nobody: its labels come from a file, or it needs none", where=str(folder))
+    require_readable(folder)
     journal = read_journal(run.journal)
     tasks: dict[str, Task] = {}
     judgements: dict[str, Judgement] = {}
-    for pointer in sorted(folder.glob(f"round_*/*/{CURRENT}")):
-        receipt = current(folder, Ref(int(pointer.parent.parent.name.removeprefix("round_")), pointer.parent.name))
+    for ref, pointer in pointers(folder):
+        receipt = current(folder, ref)
         if receipt is not None and "tasks.parquet" in receipt.files:
             asked = from_table(Task, read_table(pointer.parent / receipt.key / "tasks.parquet"))
             tasks |= {task.id: task for task in asked}

@@ -1,7 +1,7 @@
 """Lineage: from a checkpoint to its pairs, answers and annotators, and back.
 
 `lineage.sqlite` is an index over the receipts in force and their files. It holds nothing of its own: it is rebuilt
-whenever a pointer or the journal is newer, and may be deleted at any time.
+whenever it is about other results than those in force, and may be deleted at any time.
 """
 
 import sqlite3
@@ -9,13 +9,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from align.errors import ConfigError
+from align.errors import ConfigError, DataError
+from align.ids import content_id, file_id, is_whole, with_check
+from align.rounds.intact import require_readable
 from align.rounds.journal import Journal, read_journal
 from align.rounds.run import require_run
-from align.rounds.stage import CURRENT, RECEIPT, Receipt, Ref, current, stage_folder
-from align.store import read_json, read_table
+from align.rounds.stage import RECEIPT, Receipt, Ref, current, pointers, stage_folder
+from align.store import disk_errors, read_json, read_table, write_json
 
-INDEX = "lineage.sqlite"
+INDEX, NOTE = "lineage.sqlite", "lineage.json"
 SCHEMA = """
 CREATE TABLE stages (output TEXT, round INTEGER, stage TEXT, key TEXT, seconds REAL);
 CREATE TABLE edges (source TEXT, source_kind TEXT, target TEXT, target_kind TEXT);
@@ -31,19 +33,18 @@ KINDS = {"policy": "checkpoints", "reward": "reward models"}
 def trace(run: Path, identity: str) -> dict[str, Any]:
     """All that `identity` (or its beginning) came from and went into: `{id, kind, from: {kind: ids}, into: {…}}`.
 
-    An annotator is found by name too, and `names` has what annotators are called. Raises ConfigError for an id that is
-    not there or a beginning that several share.
+    An annotator is found by name too, and `names` has what annotators are called. A model may be named by its stage
+    (`1/policy`), its stage's key (or the beginning of it) or its folder too. Raises ConfigError for an id that is not
+    there or a beginning that several share.
     """
     people = read_journal(run / "journal.jsonl", ())
-    if len(found := people.find(identity)) == 1:
-        identity = found[0]
+    identity = _model_of(run, identity) or identity
+    if len(named := people.find(identity)) == 1:
+        identity = named[0]
     with closing(sqlite3.connect(build_index(run))) as index:
-        rows = index.execute(
-            "SELECT source, source_kind FROM edges WHERE source = ?1 OR source LIKE ?2 UNION SELECT target, target_kind FROM edges WHERE target = ?1 OR target LIKE ?2",
-            (identity, _beginning(identity)),
-        ).fetchall()
-        exact = [row for row in rows if row[0] == identity]
-        match exact or rows:
+        found = _found(index, identity)
+        exact = [row for row in found if row[0] == identity]
+        match exact or found:
             case []:
                 raise ConfigError(
                     f"nothing in this run has the id {identity!r}",
@@ -60,29 +61,66 @@ def trace(run: Path, identity: str) -> dict[str, Any]:
                 raise ConfigError(f"{len(many)} ids begin with {identity!r}", where=str(run), hint="give more of it")
 
 
+def _model_of(run: Path, name: str) -> str | None:
+    """The id of the model that a stage, a key or a folder names; None where `name` is none of these."""
+    require_run(run)
+    wanted = Path(name).resolve().name if Path(name).is_dir() else name
+    for ref, _ in pointers(run):
+        receipt = current(run, ref) if ref.stage in KINDS else None
+        named = receipt is not None and (str(ref) == wanted or (len(wanted) >= 6 and receipt.key.startswith(wanted)))
+        if receipt is not None and named:
+            return str(receipt.summary["checkpoint"])
+    return None
+
+
+def _found(index: sqlite3.Connection, identity: str) -> list[tuple[str, str]]:
+    return index.execute(
+        "SELECT source, source_kind FROM edges WHERE source = ?1 OR source LIKE ?2 UNION SELECT target, target_kind FROM edges WHERE target = ?1 OR target LIKE ?2",
+        (identity, _beginning(identity)),
+    ).fetchall()
+
+
 def build_index(run: Path) -> Path:
-    """Make `lineage.sqlite` if it is missing or older than the run; returns its path."""
+    """Make `lineage.sqlite` if it is missing, damaged or about other results than the run holds; returns its path."""
     require_run(run)
     path = run / INDEX
-    pointers = sorted(run.glob(f"round_*/*/{CURRENT}"))
-    if not pointers:
+    require_readable(run)
+    receipts = [receipt for ref, _ in pointers(run) if (receipt := current(run, ref)) is not None]
+    if not receipts:
         raise ConfigError(f"there is no finished stage in {run}", hint="see `align status`")
-    journal = run / "journal.jsonl"
-    sources = [*pointers, *run.glob("round_*/*"), *([journal] if journal.is_file() else [])]
-    changed = max(p.stat().st_mtime_ns for p in sources)  # a folder's: a pointer removed
-    if path.is_file() and path.stat().st_mtime_ns > changed:
+    people = read_journal(run / "journal.jsonl", ())
+    # no times: clocks are put back
+    made_from = content_id(
+        [[[r.round, r.stage, r.key, r.output] for r in receipts], sorted(people.everybody().items())]
+    )
+    if _made_from(run) == made_from:
         return path
     partial = path.with_name(f".{INDEX}.partial")
     partial.unlink(missing_ok=True)
-    people = read_journal(journal, ())
-    with closing(sqlite3.connect(partial)) as index, index:
-        index.executescript(SCHEMA)
-        for pointer in pointers:
-            ref = Ref(int(pointer.parent.parent.name.removeprefix("round_")), pointer.parent.name)
-            if (receipt := current(run, ref)) is not None:
+    with disk_errors(path):
+        with closing(sqlite3.connect(partial)) as index, index:
+            index.executescript(SCHEMA)
+            for receipt in receipts:
                 _index_stage(index, run, receipt, people)
-    partial.replace(path)
+        partial.replace(path)
+    write_json(run / NOTE, with_check({"made_from": made_from, "file": file_id(path)}))
     return path
+
+
+def drop_index(run: Path) -> None:
+    """Remove the index, which is made again when it is asked for: it holds annotators' names."""
+    for name in (INDEX, NOTE):
+        (run / name).unlink(missing_ok=True)
+
+
+def _made_from(run: Path) -> str | None:
+    """What a whole index was made from; None for one that is missing or damaged, which is made again."""
+    try:
+        noted = read_json(run / NOTE)
+        whole = is_whole(noted) and file_id(run / INDEX) == noted["file"]
+        return str(noted["made_from"]) if whole else None
+    except (DataError, OSError, KeyError, TypeError, AttributeError, ValueError):
+        return None
 
 
 def _index_stage(index: sqlite3.Connection, run: Path, receipt: Receipt, people: Journal) -> None:

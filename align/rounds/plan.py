@@ -118,7 +118,6 @@ def _outside(recipe: Recipe, fingerprints: Fingerprints) -> dict[str, str]:
         found["suggest"] = function_id(recipe.annotate.suggest.path, Path())
     if (judge := judge_of(recipe)) is not None:
         found["judge"] = function_id(judge.path, Path())
-    fingerprints.save()
     return found
 
 

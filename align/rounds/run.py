@@ -2,16 +2,22 @@
 
 import os
 import platform
+import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from align.config.load import Loaded, resolved_yaml
 from align.config.recipe import Recipe
-from align.errors import ConfigError
+from align.errors import ConfigError, DataError
+from align.ids import file_id, is_whole, with_check
 from align.rounds.lock import run_lock
 from align.rounds.stage import versions
 from align.store import disk_errors, read_json, replace_file, write_json
+
+RUN = "run.json"
+_ID = re.compile("[0-9a-z]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,33 +36,112 @@ class Run:
 def create_run(loaded: Loaded, runs: Path) -> Run:
     """Open `runs/<name>`, making it where it is not there; the recipe's texts are brought up to date.
 
-    Raises ServiceError where another process works on the run: then nothing is changed.
+    Raises ServiceError where another process works on the run, ConfigError where it is another recipe's: then nothing is
+    changed.
     """
-    folder = runs / loaded.recipe.name
+    folder = run_folder(loaded, runs)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with run_lock(folder):
+        run_folder(loaded, runs)  # again, for another command may have made it in the meantime
         return Run(folder, _bring_up_to_date(folder, loaded), loaded.recipe)
 
 
 def _bring_up_to_date(folder: Path, loaded: Loaded) -> str:
     """Write what is missing or has changed; returns the run's id."""
-    identity = folder / "run.json"
+    identity, recipe = folder / RUN, os.path.relpath(loaded.folder, folder.resolve())
     if not identity.is_file():
-        write_json(identity, {"id": secrets.token_hex(4)})
+        write_json(identity, with_check({"id": secrets.token_hex(4), "recipe": recipe}))
+    known = _identity(folder)
+    if noted(folder).get("recipe") != recipe:  # the recipe's folder was moved
+        noting(folder, recipe=recipe)
     environment = {**versions(), "platform": platform.platform(), "cores": os.cpu_count()}
     texts = {"recipe.yaml": loaded.text, "resolved.yaml": resolved_yaml(loaded.recipe)}
     for name, text in texts.items():
-        if not (folder / name).is_file() or (folder / name).read_text(encoding="utf-8") != text:
+        if not (folder / name).is_file() or (folder / name).read_bytes() != text.encode():
             replace_file(folder / name, text)
-    if not (folder / "env.json").is_file() or read_json(folder / "env.json") != environment:
+    if not _holds(folder / "env.json", environment):
         write_json(folder / "env.json", environment)
-    return str(read_json(identity)["id"])
+    ids = {name: file_id(folder / name) for name in (*texts, "env.json")}
+    if noted(folder).get("texts") != ids:
+        noting(folder, texts=ids)
+    return known
+
+
+def _holds(file: Path, value: object) -> bool:
+    try:
+        return file.is_file() and bool(read_json(file) == value)
+    except DataError:
+        return False
+
+
+def require_texts(folder: Path) -> None:
+    """Raises DataError where what `align run` noted about a run is not what it wrote."""
+    texts = noted(folder).get("texts", {})
+    for name, identity in texts.items():
+        if not (folder / name).is_file() or file_id(folder / name) != identity:
+            raise DataError(
+                f"{name} is not what `align run` wrote",
+                where=str(folder / name),
+                hint="`align run RECIPE` writes it again",
+            )
+
+
+def noted(folder: Path) -> dict[str, Any]:
+    """What `run.json` holds: the run's `id`, the folder of its `recipe` (from the run's on), the `commits` of its Hub models,
+    ids of its `texts`. Empty where there is none."""
+    if not (folder / RUN).is_file():
+        return {}
+    _identity(folder)
+    return dict(read_json(folder / RUN))
+
+
+def noting(folder: Path, **changes: object) -> None:
+    """Note more in `run.json`."""
+    write_json(folder / RUN, with_check({**noted(folder), **changes}))
+
+
+def _identity(folder: Path) -> str:
+    """The run's id. DataError where `run.json` does not hold one."""
+    try:
+        found = read_json(folder / RUN)
+        if _ID.fullmatch(found["id"]) and is_whole(found):
+            return str(found["id"])
+    except (DataError, TypeError, KeyError, AttributeError, ValueError):
+        pass
+    hint = (
+        "put it back from a copy, or remove it: the run gets a new name on the annotation server, where it asks again"
+    )
+    raise DataError("this file does not hold the run's id", where=str(folder / RUN), hint=hint)
 
 
 def planned_run(loaded: Loaded, runs: Path) -> Run:
     """The run that `create_run` would open; nothing is written."""
-    return Run(runs / loaded.recipe.name, "", loaded.recipe)
+    return Run(run_folder(loaded, runs), "", loaded.recipe)
+
+
+def run_folder(loaded: Loaded, runs: Path) -> Path:
+    """`runs/<name>`. ConfigError where it is another recipe folder's run, or something else altogether."""
+    folder = runs / loaded.recipe.name
+    if (folder / RUN).is_file():
+        owner = (
+            folder.resolve() / noted(folder).get("recipe", loaded.folder)
+        ).resolve()  # copied together, they stay so
+        if owner != loaded.folder and (owner / "recipe.yaml").is_file():
+            raise ConfigError(
+                f"{folder} is the run of another recipe, {owner / 'recipe.yaml'}",
+                hint="give this one another name (`name: …` in the recipe, or name=… behind it), or another --runs",
+            )
+    elif folder.exists() and not _begun(folder):
+        hint = "give the recipe another name (`name: …` in it, or name=… behind it), or another --runs"
+        raise ConfigError(f"{folder} is there already, and is no run", hint=hint)
+    return folder
+
+
+def _begun(folder: Path) -> bool:
+    """Whether a folder without a run's id was made by us all the same: by a run that was killed at once, or lost it."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {"a file"}
+    return names <= {"lock"} or "journal.jsonl" in names or any(name.startswith("round_") for name in names)
 
 
 def open_run(folder: Path) -> Run:
@@ -64,12 +149,13 @@ def open_run(folder: Path) -> Run:
     from align.config.load import load_recipe
 
     require_run(folder)
-    return Run(folder, read_json(folder / "run.json")["id"], load_recipe(folder / "resolved.yaml", files=False).recipe)
+    require_texts(folder)
+    return Run(folder, _identity(folder), load_recipe(folder / "resolved.yaml", files=False).recipe)
 
 
 def require_run(folder: Path) -> None:
     """Raises ConfigError where `folder` holds no run."""
-    if not (folder / "run.json").is_file():
+    if not (folder / RUN).is_file():
         raise ConfigError(
             f"there is no run in {folder}", hint="name a folder under runs/, or start one with `align run RECIPE`"
         )

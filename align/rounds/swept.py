@@ -17,7 +17,7 @@ from align.ids import content_id
 from align.rounds.measuring import Score
 from align.rounds.plan import judge_of
 from align.rounds.rewarding import Part, judged_by, scorer_of
-from align.rounds.stage import Ref, current, stage_folder
+from align.rounds.stage import Ref, current, pointers, stage_folder
 from align.rounds.sweep import Subject, tuning_and_final
 from align.store import read_table
 from align.types import Preference, Prompt, Thumb, as_dict, from_table, prompt_id
@@ -174,9 +174,7 @@ def _parent(recipe: Recipe, run: Path, number: int, model: Path) -> Path:
 
 def _latest(run: Path, stage: str) -> int:
     """The latest round whose `stage` is done; 0 where there is none."""
-    return max(
-        (int(p.parent.parent.name.removeprefix("round_")) for p in run.glob(f"round_*/{stage}/current")), default=0
-    )
+    return max((ref.round for ref, _ in pointers(run) if ref.stage == stage), default=0)
 
 
 def _stage(run: Path, number: int, stage: str) -> Path:

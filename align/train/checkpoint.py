@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -198,12 +199,13 @@ def _stored_dtypes(folder: Path) -> set[str]:
 
 
 def _place(source: Path, target: Path, *, link: bool) -> None:
-    """Copy a file, or give it a second name where it is never rewritten and the file system can."""
+    """Copy a file, or give it a second name where it is never rewritten and the system allows it: not between disks, not
+    of another user's file, not on every file system."""
     target.unlink(missing_ok=True)
-    if link and source.resolve().stat().st_dev == target.parent.stat().st_dev:
-        os.link(source.resolve(), target)
-    else:
-        shutil.copyfile(source, target)
+    if link:
+        with suppress(OSError):
+            return os.link(source.resolve(), target)
+    shutil.copyfile(source, target)
 
 
 def _save_weights(model: PreTrainedModel, out: Path) -> None:

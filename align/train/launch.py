@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import socket
-import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from align.errors import ConfigError
+from align.python import SAFE_PATH, python_module
 from align.train.world import world_size
 
 SHIPPED = Path(__file__).with_name("accelerate")
@@ -23,17 +23,17 @@ FILE = "ALIGN_ACCELERATE"
 def launch_command(module: str, *arguments: str, nproc: int) -> list[str]:
     """The command that runs `python -m module arguments` in `nproc` processes; they meet on loopback only."""
     if nproc == 1:
-        return [sys.executable, "-m", module, *arguments]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+        return python_module(module, *arguments)
+    torchrun = python_module("torch.distributed.run", "--standalone", "--local-addr=127.0.0.1")
     return [*torchrun, f"--nproc-per-node={nproc}", "--max-restarts=0", "-m", module, *arguments]
 
 
 def launch_environment(accelerate: Path | None, *, nproc: int, threads: int | None) -> dict[str, str]:
     """What the processes need in their environment beside what torchrun tells them."""
     if nproc == 1:
-        return {}
+        return dict(SAFE_PATH)
     count = str(threads_of_each(threads, nproc))
-    found = {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "TOKENIZERS_PARALLELISM": "false"}
+    found = {**SAFE_PATH, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "TOKENIZERS_PARALLELISM": "false"}
     loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
     if loopback:
         found["GLOO_SOCKET_IFNAME"] = loopback[0]

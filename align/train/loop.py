@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import PrinterCallback, TrainerCallback
 
-from align.errors import StageError
+from align.errors import DataError, StageError
 from align.store import LOGS, disk_errors, read_json, write_json, write_rows
 from align.train.world import agreed, check_world, rank, wait_for_all, world_size
 
@@ -75,11 +75,19 @@ def whole_checkpoint(work: Path, inputs_id: str) -> Path | None:
     found: list[tuple[int, Path]] = []
     for folder in work.glob("checkpoint-*"):
         mark = folder / MARK
-        if mark.is_file() and read_json(mark) == {"inputs": inputs_id}:
+        if mark.is_file() and _made_from(mark) == {"inputs": inputs_id}:
             found.append((int(folder.name.rpartition("-")[2]), folder))
         else:
             shutil.rmtree(folder)
     return max(found)[1] if found else None
+
+
+def _made_from(mark: Path) -> Any:
+    """What a checkpoint's mark says; None where it is damaged."""
+    try:
+        return read_json(mark)
+    except DataError:
+        return None
 
 
 def summary(history: list[dict[str, Any]], steps: int) -> dict[str, Any]:

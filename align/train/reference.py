@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from align.errors import StageError
 from align.ids import content_id
-from align.store import disk_errors, read_table, sync_folder, write_table
+from align.store import disk_errors, read_table, remove_damaged, sync_folder, write_table
 from align.train.world import rank, wait_for_all, world_size
 
 if TYPE_CHECKING:
@@ -50,6 +50,9 @@ def reference_logps(folder: Path, pairs: Sequence[Pair], rows: Iterable[int], co
     order = sorted(first, key=lambda key: (pairs[first[key]].tokens, key))
     shards = [order[start : start + SHARD] for start in range(0, len(order), SHARD)]
     paths = [folder / f"{content_id(shard)}.parquet" for shard in shards]
+    if rank() == 0:
+        remove_damaged(folder, _schema())
+    wait_for_all()
     known = _read(path for path in _tables(folder) if path not in paths)
     for number, (shard, path) in enumerate(zip(shards, paths, strict=True)):
         if not path.exists() and number % world_size() == rank():
@@ -59,6 +62,12 @@ def reference_logps(folder: Path, pairs: Sequence[Pair], rows: Iterable[int], co
     wait_for_all()
     values = _read(paths)
     return {row: values[key] for row, key in ids.items()}
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    return pa.schema([("pair", pa.string()), ("chosen", pa.float64()), ("rejected", pa.float64())])
 
 
 def _tables(folder: Path) -> list[Path]:
@@ -77,7 +86,7 @@ def _write(path: Path, values: Mapping[str, Logps]) -> None:
     import pyarrow as pa
 
     chosen, rejected = zip(*values.values(), strict=True)
-    table = pa.table({"pair": list(values), "chosen": chosen, "rejected": rejected})
+    table = pa.table({"pair": list(values), "chosen": chosen, "rejected": rejected}, schema=_schema())
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{rank()}.part")

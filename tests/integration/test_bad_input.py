@@ -373,7 +373,7 @@ def stopped_at(line: str, *arguments: str | Path, cwd: Path) -> tuple[int, str, 
     while not (found := process.stderr.readline()).startswith(line):
         assert found, f"it ended without {line!r}"
     process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=30)
+    out, error = process.communicate(timeout=120)
     return process.returncode, out, error
 
 

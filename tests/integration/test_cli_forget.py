@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from align.report.data import report_data
-from align.rounds.clean import remove, unreachable
+from align.rounds.clean import remove
 from align.rounds.forget import used_by, wish
 from align.rounds.stage import Ref, current
 from tests.integration.test_cli_stages import json_of
@@ -45,6 +45,6 @@ def test_a_finished_run_forgets_an_annotator(tmp_path: Path, argilla_server: Arg
     assert not [note for note in report_data(run)["notes"] if "forgotten" in note]
     bob = wish(run, annotator="bob")
     assert [model["in_force"] for model in used_by(bob)["checkpoints"]] == [False]
-    remove(run, [path for path, _ in unreachable(run)])
+    remove(run)
     kept = used_by(bob)
     assert (kept["preferences"], kept["checkpoints"]) == ([], [])

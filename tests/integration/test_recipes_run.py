@@ -109,7 +109,7 @@ SHORT = "{type: length, low: 1, high: 40, margin: 40, weight: 0.1}"
 def test_best_of_n_trains_on_the_best_answers_and_asks_nobody(tmp_path: Path) -> None:
     changes = [*prepared("best-of-n", tmp_path), f"reward.functions=[{{path: 'world.py:utility'}}, {SHORT}]"]
     align("run", "mine", *changes, cwd=tmp_path)
-    run = tmp_path / "runs" / "best-of-n"
+    run = tmp_path / "runs" / "mine"
     policy = current(run, Ref(1, "policy"))
     assert policy is not None and policy.summary["steps"] == 2
     assert policy.summary["mean_score_best"] > policy.summary["mean_score_all"]
@@ -129,7 +129,7 @@ def test_a_recipe_without_labels_and_its_run_py_give_the_same_policy(name: str, 
     with in_code(tmp_path, changes) as (process, errors):
         said, _ = process.communicate(timeout=500)
     assert process.returncode == 0, errors.read_text()
-    check_both(tmp_path, name, said)
+    check_both(tmp_path, said)
 
 
 @pytest.mark.full
@@ -145,7 +145,7 @@ def test_a_recipe_that_asks_and_its_run_py_give_the_same_policy(
     with in_code(tmp_path, changes) as (process, errors):
         said, _ = process.communicate(timeout=500)
     assert process.returncode == 0, errors.read_text()
-    check_both(tmp_path, name, said)
+    check_both(tmp_path, said)
 
 
 def test_support_desk_and_its_run_py_give_the_same_policy(tmp_path: Path, argilla_server: ArgillaServer) -> None:
@@ -155,7 +155,7 @@ def test_support_desk_and_its_run_py_give_the_same_policy(tmp_path: Path, argill
     with in_code(tmp_path, changes) as (process, errors):
         said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, errors.read_text()
-    check_both(tmp_path, "support-desk", said)
+    check_both(tmp_path, said)
 
 
 @pytest.mark.parametrize("name", ["own-model", pytest.param("two-people", marks=pytest.mark.full)])
@@ -166,7 +166,7 @@ def test_a_recipe_for_people_and_its_run_py_give_the_same_policy(
     align("init", name, "mine", cwd=tmp_path)
     changes = [*SMALL, *tiny_model(tmp_path / "mine"), on(argilla_server)]
     align("run", "mine", *changes, SCORER, cwd=tmp_path)
-    labels = rows(tmp_path / "runs" / name, 1, "snapshot", "judgements.parquet")
+    labels = rows(tmp_path / "runs" / "mine", 1, "snapshot", "judgements.parquet")
     person = server.add_user(argilla_server.home, f"dora-{secrets.token_hex(3)}")
     with in_code(tmp_path, changes) as (process, errors):
         assert process.stdout is not None
@@ -180,7 +180,7 @@ def test_a_recipe_for_people_and_its_run_py_give_the_same_policy(
         answer(argilla_server, found[1], person.api_key, same)
         said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, errors.read_text()
-    check_both(tmp_path, name, said)
+    check_both(tmp_path, said)
 
 
 def on(server: ArgillaServer) -> str:
@@ -214,9 +214,9 @@ def answer(on: ArgillaServer, dataset: str, key: str, answers: list[Answer]) -> 
     assert len(replies) == len(answers) and not [r["error"] for r in replies if r["error"]]
 
 
-def check_both(folder: Path, name: str, said: str) -> None:
+def check_both(folder: Path, said: str) -> None:
     """The run's folder and that of run.py, which ended with `said`, hold the same policy and the same win rate."""
-    run = folder / "runs" / name
+    run = folder / "runs" / "mine"
     (code,) = (p for p in (folder / "runs").iterdir() if p != run)
     first, policy, evaluation = (current(run, Ref(n, s)) for n, s in ((0, "policy"), (1, "policy"), (1, "evaluation")))
     assert first is not None and policy is not None and evaluation is not None

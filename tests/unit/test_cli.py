@@ -20,6 +20,7 @@ from align.cli.workplace import workplace
 from align.errors import ConfigError, ServiceError
 from align.rounds.lock import run_lock
 from align.rounds.worker import thread_settings
+from align.store import working_folder
 
 HEAVY = {"torch", "transformers", "trl", "vllm", "datasets", "pyarrow", "pydantic", "argilla", "numpy", "rich", "httpx"}
 LOADED = """
@@ -50,6 +51,19 @@ def test_help_takes_less_than_a_fifth_of_a_second() -> None:
         after = os.times()
         seconds.append(after.children_user - before.children_user + after.children_system - before.children_system)
     assert min(seconds) < 0.2
+
+
+def test_ctrl_c_reaches_processes_of_tests_that_run_in_a_shells_background() -> None:
+    """There SIGINT is ignored, and whoever is started inherits that; so do not the processes that tests start."""
+    program = (
+        "import signal, subprocess, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); import tests.conftest; "
+        "child = 'import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)'; "
+        "print(subprocess.run([sys.executable, '-c', child], capture_output=True, text=True).stdout)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    )
+    assert done.stdout.strip() == "True", done.stderr
 
 
 def test_the_reference_is_what_the_verbs_say() -> None:
@@ -152,8 +166,8 @@ def _killed(*_: object) -> None:
 
 
 def test_two_processes_do_not_share_a_workplace(tmp_path: Path) -> None:
-    (tmp_path / "out.work").mkdir()
-    (tmp_path / "out.partial").mkdir()
+    working_folder(tmp_path / "out.work")
+    working_folder(tmp_path / "out.partial")
     (tmp_path / "out.partial" / "half").write_text("of the other process")
     with (
         run_lock(tmp_path / "out.work"),

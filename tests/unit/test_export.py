@@ -147,8 +147,8 @@ def test_thumbs_are_in_ktos_form(tmp_path: Path) -> None:
     record(
         desk.journal, [replace(judge(t.id, "xaver", v), kind="single") for t, v in zip(tasks, verdicts, strict=True)]
     )
-    counts = pull_files(desk, tmp_path)
-    assert (counts["thumbs"], counts["preferences"]) == (6, 0)
+    counts, notes = pull_files(desk, tmp_path)
+    assert (counts["thumbs"], counts["preferences"]) == (6, 0) and notes[0].startswith("No task was judged twice")
     rows = {row["completion"][0]["content"]: row for _, row in read_rows(tmp_path / "thumbs.jsonl")}
     assert [rows[f"answer {n}"]["label"] for n in range(6)] == [True, False] * 3
     assert all(row["weight"] > 0 and (row["target"] > 0.5) == row["label"] for row in rows.values())

@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from align.ids import content_id
 from align.rounds.lineage import trace
 from align.rounds.stage import Receipt, Ref, Stage, current, partial_folder, seal
 from align.store import write_json, write_table
@@ -17,8 +18,8 @@ from tests.labelling import judge, make_task
 def publish(run: Path, round: int, stage: str, **tables: pa.Table) -> None:
     """A published stage of these files."""
     for name, table in tables.items():
-        write_table(partial_folder(run, Ref(round, stage), stage) / f"{name}.parquet", table)
-    seal(run, Stage(Ref(round, stage), stage, 1), stage, {}, {}, "2026-11-02", "2026-11-02", 0.1)
+        write_table(partial_folder(run, Ref(round, stage), content_id(stage)) / f"{name}.parquet", table)
+    seal(run, Stage(Ref(round, stage), stage, 1), content_id(stage), {}, {}, "2026-11-02", "2026-11-02", 0.1)
 
 
 @pytest.fixture
@@ -60,11 +61,11 @@ def model(run: Path, stage: str, checkpoint: str, inputs: dict[str, Receipt], **
     """A published model of round 1."""
     ref = Ref(1, stage)
     made = Stage(ref, stage, 1, {name: receipt.ref for name, receipt in inputs.items()})
-    write_json(partial_folder(run, ref, stage) / "config.json", {"of": checkpoint})
+    write_json(partial_folder(run, ref, content_id(stage)) / "config.json", {"of": checkpoint})
     for name, table in tables.items():
-        write_table(partial_folder(run, ref, stage) / f"{name}.parquet", table)
+        write_table(partial_folder(run, ref, content_id(stage)) / f"{name}.parquet", table)
     summary = {"checkpoint": checkpoint, "parent": "given"}
-    return seal(run, made, stage, inputs, summary, "2026-11-02", "2026-11-02", 0.1)
+    return seal(run, made, content_id(stage), inputs, summary, "2026-11-02", "2026-11-02", 0.1)
 
 
 def test_a_policy_leads_back_to_the_reward_model_its_pairs_and_the_prompts_it_answered(tmp_path: Path) -> None:

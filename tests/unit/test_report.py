@@ -205,7 +205,7 @@ def test_waiting_says_how_much_is_still_to_do(tmp_path: Path) -> None:
 
 def test_a_stage_left_behind_by_a_change_is_not_mixed_in(tmp_path: Path) -> None:
     run = make_run(tmp_path, rounds=2)
-    rewrite(stage_file(run, 1, "policy", "receipt.json"), lambda receipt: receipt.update(output="changed"))
+    rewrite(stage_file(run, 1, "policy", "receipt.json"), lambda receipt: receipt.update(output="changed", check=""))
     found = report_data(run)
     assert (found["state"], found["state_text"]) == ("unfinished", "The last finished stage is 1/policy.")
     assert [r["round"] for r in found["rounds"]] == [1] and found["rounds"][0]["win_rate_vs_sft"] is None
@@ -222,8 +222,11 @@ def test_a_stage_left_behind_by_a_change_is_not_mixed_in(tmp_path: Path) -> None
 
 
 def test_a_run_made_with_two_versions_says_so(tmp_path: Path) -> None:
+    def later(receipt: dict[str, Any]) -> None:
+        receipt["code"]["trl"], receipt["check"] = "9.9", ""
+
     run = make_run(tmp_path, rounds=1)
-    rewrite(stage_file(run, 1, "policy", "receipt.json"), lambda receipt: receipt["code"].update(trl="9.9"))
+    rewrite(stage_file(run, 1, "policy", "receipt.json"), later)
     found = report_data(run)
     old = found["versions"]["trl"].split(", ")[0]
     assert found["notes"] == [f"Stages of this run were made with different versions of trl ({old}, 9.9)."]
@@ -234,7 +237,7 @@ def test_errors_name_the_place_and_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"supprt-desk: there is no run .*; the runs there are support-desk"):
         report_data(tmp_path / "supprt-desk")
     stage_file(run, 0, "policy", "receipt.json").write_text("{")
-    with pytest.raises(DataError, match=r"the receipt of 0/policy is damaged .*`align run --from 0/policy`"):
+    with pytest.raises(DataError, match=r"the receipt of 0/policy is damaged; .*`align run RECIPE --from 0/policy`"):
         report_data(run)
 
 

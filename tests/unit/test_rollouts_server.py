@@ -232,8 +232,7 @@ from pathlib import Path
 from rollouts import server_process
 from tests.unit.test_rollouts_server import begin, child_of, pids
 with server_process.kept_server():
-    import os
-    home = Path(os.environ[server_process.HOME])
+    home = server_process.kept_home()
     begin(home)
     print(home, *pids(home), child_of(home), flush=True)
     time.sleep(600)
@@ -244,6 +243,54 @@ with server_process.kept_server():
     owner.wait()
     assert len(processes) == 3 and gone(*map(int, processes))
     assert not Path(home).exists()
+
+
+def test_a_folder_that_we_did_not_make_is_never_begun_in_nor_removed(tmp_path, monkeypatch):
+    """A preset variable once made the keeper of vLLM's server remove an annotation server's home, database and all."""
+    home = tmp_path / "annotation-server"
+    home.mkdir()
+    for name in ("argilla.db", "server.json", "server.log"):
+        (home / name).write_text("theirs")
+    with monkeypatch.context() as preset:
+        preset.setenv("ALIGN_SERVER_HOME", str(home))
+        with server_process.kept_server():
+            assert server_process.kept_home() != home
+    for told in (str(home), f"0123:{home}", f"None:{home}"):
+        monkeypatch.setenv("ALIGN_VLLM_HOME", told)
+        with (
+            pytest.raises(
+                ServiceError, match="is no home of a vLLM server that we began; the variable is ours; unset it"
+            ),
+            server_process.kept_server(),
+        ):
+            pass
+    with pytest.raises(ServiceError, match="this folder was not made for vLLM's server"):
+        begin(home)
+    keeper = server_process.python_module("rollouts.server_process", str(home), sys.executable, "-c", WAITS)
+    subprocess.run(keeper, cwd=ROOT, timeout=60, check=False, capture_output=True)  # no owner holds the lock: it ends
+    assert {path.name: path.read_text() for path in home.iterdir() if not path.name.startswith("vllm-")} == {
+        "argilla.db": "theirs", "server.json": "theirs", "server.log": "theirs",
+    }  # fmt: skip
+
+
+def test_a_folder_that_took_the_place_of_a_home_stays():
+    with server_process.new_home() as home:
+        home.rename(aside := home.with_name(home.name + "-moved"))
+        home.mkdir()
+        (home / "novel.txt").write_text("chapter 1")
+    assert (home / "novel.txt").read_text() == "chapter 1"
+    for folder in (home, aside):
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+
+
+def test_the_two_servers_share_no_file_name():
+    from annotation.server import process, server
+
+    theirs = {server.SECRETS_FILE, server.SETTINGS_FILE, server.SQLITE_FILE, process.PID_FILE, process.LOG_FILE}
+    ours = {server_process.MARK, server_process.OWNER, server_process.KEEPER, server_process.NOTE, server_process.LOG}
+    assert theirs.isdisjoint(ours)
 
 
 # The engine, with a program in place of vLLM that finds its port taken the first time.

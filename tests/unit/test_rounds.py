@@ -141,7 +141,7 @@ def test_clean_removes_what_no_pointer_reaches(tmp_path: Path) -> None:
     partial_folder(tmp_path, Ref(1, "second"), "0" * 32)
     found = [path for path, _ in unreachable(tmp_path)]
     assert len(found) == 3
-    remove(tmp_path, found)
+    assert [path for path, _ in remove(tmp_path)] == found
     assert unreachable(tmp_path) == []
     assert number(tmp_path, 1, "third") == "6"
 

@@ -230,9 +230,7 @@ def test_an_unfinished_environment_is_made_again_and_a_finished_one_is_not(monke
     assert installing.install(say=said.append) == half
     assert not (half / "left over").exists() and "removing an unfinished" in said[0]
     assert [c[-1] for c in made][:2] == [str(half), str(installing.CONSTRAINTS)] and "--no-deps" in made[1]
-    begin = time.monotonic()
     assert installing.install() == half and len(made) == 3
-    assert time.monotonic() - begin < 0.3
 
 
 def test_a_failed_installation_names_its_log_and_leaves_nothing_that_looks_whole(

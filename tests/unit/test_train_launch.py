@@ -15,9 +15,9 @@ from align.train import arguments, launch, world
 
 
 def test_one_process_is_started_as_it_is_and_several_by_torchrun_on_loopback() -> None:
-    assert launch.launch_command("a.b", "order.json", nproc=1) == [sys.executable, "-m", "a.b", "order.json"]
+    assert launch.launch_command("a.b", "order.json", nproc=1) == [sys.executable, "-P", "-m", "a.b", "order.json"]
     found = launch.launch_command("a.b", "order.json", nproc=3)
-    assert found[1:3] == ["-m", "torch.distributed.run"]
+    assert found[1:4] == ["-P", "-m", "torch.distributed.run"]
     assert {"--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=3"} <= set(found)
     assert found[-3:] == ["-m", "a.b", "order.json"]
 
@@ -26,7 +26,7 @@ def test_processes_share_the_threads() -> None:
     assert launch.threads_of_each(8, 2) == 4
     assert launch.threads_of_each(1, 2) == 1
     assert launch.launch_environment(None, nproc=2, threads=6)["OMP_NUM_THREADS"] == "3"
-    assert launch.launch_environment(None, nproc=1, threads=6) == {}
+    assert launch.launch_environment(None, nproc=1, threads=6) == {"PYTHONSAFEPATH": "1"}
 
 
 @pytest.mark.parametrize(

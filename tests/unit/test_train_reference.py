@@ -91,3 +91,12 @@ def test_another_models_numbers_are_noticed(tmp_path: Path) -> None:
     assert "remove that folder" in str(raised.value)
     with pytest.raises(StageError, match="nan a token"):
         reference.check_cached([pair], [(-4.0, -6.0)], [(-4.0, float("nan"))], "bfloat16", tmp_path)
+
+
+def test_a_shard_that_is_not_whole_is_computed_again(tmp_path: Path) -> None:
+    model = Model()
+    found = reference.reference_logps(tmp_path, PAIRS, range(10), model)
+    torn = sorted(tmp_path.glob("*.parquet"))[0]
+    torn.write_bytes(torn.read_bytes()[:-30])
+    assert reference.reference_logps(tmp_path, PAIRS, range(10), model) == found
+    assert len(model.asked) == 4 and model.asked[3] in model.asked[:3]

@@ -1,0 +1,132 @@
+"""`align chat`: a checkpoint answers, and its answer appears while it is written."""
+
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import typer
+
+from align.cli.train import DTYPE, REVISION, TEMPLATE, THREADS
+
+if TYPE_CHECKING:
+    from align.types import Message
+
+
+def chat(
+    model: str = typer.Argument(..., help="A checkpoint's folder, a run's folder (its newest policy) or a Hub id."),
+    message: str = typer.Option(None, "--message", "-m", help="Say this, print the answer and leave."),
+    temperature: float = typer.Option(0.7, "--temperature", min=0.0, help="0 takes the likeliest token each time."),
+    max_tokens: int = typer.Option(256, "--max-tokens", min=1, help="Longest answer."),
+    seed: int = typer.Option(0, "--seed", min=0, help="Another seed, another answer."),
+    revision: str = REVISION,
+    chat_template: str = TEMPLATE,
+    dtype: Literal["float32", "bfloat16"] = DTYPE,
+    threads: int = THREADS,
+) -> None:
+    """Talk with a model: a line is a message, and the whole conversation is its context. Ctrl-D ends it."""
+    from align.text import load_tokenizer
+    from align.train.checkpoint import import_model, load_model
+
+    with ExitStack() as stack:
+        folder = newest_policy(Path(model)) or Path(model)
+        if not folder.is_dir():
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="align-chat-"))) / "model"
+            import_model(model, folder, revision=revision, chat_template=chat_template, dtype=dtype)
+        tokenizer = load_tokenizer(folder, chat_template=chat_template)
+        answer = _answering(load_model(folder, dtype), tokenizer, folder, temperature, max_tokens, threads)
+        messages: list[Message] = []
+        for turn, said in enumerate(_lines() if message is None else [message]):
+            messages.append({"role": "user", "content": said})
+            messages.append({"role": "assistant", "content": answer(messages, seed + turn)})
+
+
+def newest_policy(run: Path) -> Path | None:
+    """The last policy that a run holds; None where `run` is no run's folder. ConfigError where there is none yet."""
+    from align.errors import ConfigError
+    from align.report.reading import read_run
+    from align.rounds.run import RUN
+    from align.rounds.stage import stage_folder
+
+    if not (run / RUN).is_file():
+        return None
+    policies = [receipt for ref, receipt in read_run(run).receipts.items() if ref.stage == "policy"]
+    if not policies:
+        raise ConfigError(f"the run in {run} holds no policy yet", hint="see `align status`")
+    last = max(policies, key=lambda receipt: receipt.round)
+    return stage_folder(run, last.ref) / last.key
+
+
+def _lines() -> Any:
+    """What the person says, line by line; empty ones are passed over."""
+    asks = sys.stdin.isatty()
+    while True:
+        if asks:
+            sys.stderr.write("> ")
+            sys.stderr.flush()
+        if not (line := sys.stdin.readline()):
+            return
+        if line.strip():
+            yield line.strip()
+
+
+def _answering(
+    model: Any, tokenizer: Any, folder: Path, temperature: float, max_tokens: int, threads: int | None
+) -> "Callable[[list[Message], int], str]":
+    """A function of messages and a seed that prints the answer as it comes and returns it."""
+    import torch
+    from transformers import GenerationConfig
+
+    from align.text import encode_prompt, stop_token_ids
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    model.generation_config = GenerationConfig()  # the model's own defaults would mix with what is asked for here
+    stops = stop_token_ids(tokenizer, folder)
+    drawn = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}
+
+    def answer(messages: "list[Message]", seed: int) -> str:
+        torch.manual_seed(seed)
+        ids = torch.tensor([encode_prompt(tokenizer, messages)], device=model.device)
+        printer = Printer(tokenizer, stops)
+        with torch.inference_mode():
+            model.generate(
+                ids, attention_mask=torch.ones_like(ids), streamer=printer, max_new_tokens=max_tokens,
+                eos_token_id=stops, pad_token_id=stops[0], **drawn,
+            )  # fmt: skip
+        return printer.text
+
+    return answer
+
+
+class Printer:
+    """Prints an answer's text as its tokens come; transformers calls `put` with the prompt, with each token, and `end`."""
+
+    def __init__(self, tokenizer: Any, stops: list[int]) -> None:
+        self.tokenizer, self.stops, self.ids = tokenizer, set(stops), list[int]()
+        self.text, self._began = "", False
+
+    def put(self, value: Any) -> None:
+        if not self._began:  # the prompt
+            self._began = True
+            return
+        self.ids += [i for i in value.flatten().tolist() if i not in self.stops]
+        self._print(last=False)
+
+    def end(self) -> None:
+        self._print(last=True)
+        typer.echo()
+
+    def _print(self, *, last: bool) -> None:
+        from align.cli.display import plain
+        from align.text import decode_answer
+
+        text = decode_answer(self.tokenizer, self.ids)
+        if text.endswith("\ufffd") and not last:  # the middle of a character
+            return
+        typer.echo(plain(text[len(self.text) :]), nl=False)
+        sys.stdout.flush()
+        self.text = text
