@@ -4,6 +4,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from align.errors import AlignError, ServiceError
+from annotation.server.api import redirected
 
 if TYPE_CHECKING:
     import httpx
@@ -35,6 +36,8 @@ class Api:
                 raise self._gone(reply, error)
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
+        if 300 <= reply.status_code < 400:
+            raise redirected(self.url, reply.headers.get("location"))
         if reply.status_code == 409 and conflict:
             return None
         if reply.status_code >= 400:

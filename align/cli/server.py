@@ -79,13 +79,22 @@ def start(
             show_default=False,
         ),
     ] = None,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--host",
+            help="A name by which a proxy in front is asked, kept for later starts; may be given several times."
+            " Default: it answers to 127.0.0.1 and localhost alone.",
+            show_default=False,
+        ),
+    ] = None,
     timeout: Annotated[float, typer.Option("--timeout", help="Seconds to wait until it answers.")] = 120.0,
     as_json: AsJson = False,
 ) -> None:
     """Start the server in the background, unless it runs already."""
     from annotation.server import start as begin
 
-    info = begin(home, port, database=database, timeout=timeout)
+    info = begin(home, port, database=database, hosts=host or None, timeout=timeout)
     if as_json:
         return _print_json(info)
     typer.echo(

@@ -7,7 +7,15 @@ from typing import Any
 
 from align.errors import ServiceError
 
-_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """urllib would follow a redirect to any other origin, with the owner's key in its headers."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None  # and so the redirect itself is the answer, as an HTTPError
+
+
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay)
 
 
 def call(
@@ -22,6 +30,8 @@ def call(
         with _opener.open(request, timeout=timeout) as answer:
             content = answer.read()
     except urllib.error.HTTPError as error:
+        if 300 <= error.code < 400:
+            raise redirected(url, error.headers.get("Location")) from error
         raise ServiceError(f"Argilla refused {method} {path} ({error.code}: {_detail(error)})", where=url) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
@@ -29,6 +39,15 @@ def call(
         hint = "see `align server status` and `align server logs`" if ours else "check the address"
         raise ServiceError(f"Argilla does not answer ({reason})", where=url, hint=hint) from error
     return json.loads(content) if content else None
+
+
+def redirected(url: str, to: str | None) -> ServiceError:
+    """For a server that points elsewhere: the key goes there only if a person says so."""
+    return ServiceError(
+        f"this address only points to another ({(to or 'it does not say which')[:200]}), and the key is not sent there",
+        where=url,
+        hint="give the address to which it points, if that is your Argilla",
+    )
 
 
 def _detail(error: urllib.error.HTTPError) -> str:

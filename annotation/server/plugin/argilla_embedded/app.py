@@ -7,7 +7,10 @@ from argilla_embedded import (  # noqa: F401 - importing `engine` registers it
     ENGINE,
     alone,
     engine,
+    failures,
+    gate,
     jobs,
+    login,
     outbox,
     owner,
     pragmas,
@@ -32,7 +35,10 @@ def configure(app: FastAPI) -> FastAPI:
     speed.install()
     privacy.install()
     status.install()
+    failures.install()
+    login.install()
     ui.install(app)
+    app.add_middleware(gate.Gate)  # last, and so before all others
     _extend_lifespan(app)
     return app
 
