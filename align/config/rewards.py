@@ -117,10 +117,20 @@ class Code(Weighted):
     """Processes and threads at a time."""
     isolation: Literal["namespaces", "limits"] = "namespaces"
     """`namespaces`: no network, no files but Python's own, where the kernel lets users make namespaces (most Linux
-    machines, few containers). `limits`: the limits above alone; the program can reach the network and whatever its
-    user may read."""
+    machines, few containers). `limits`: the limits above, and Landlock in place of walls; it wants `trusted`."""
+    trusted: bool = False
+    """With `isolation: limits`: the programs are your own, or you would run them by hand."""
     workers: Annotated[int, Field(ge=1)] | None = None
     """Programs that run at a time; one for each core where not given."""
+
+    @model_validator(mode="after")
+    def _limits_for_ones_own(self) -> Self:
+        if (self.isolation == "limits") != self.trusted:
+            raise ValueError(
+                "`isolation: limits` and `trusted: true` go together: limits alone are for programs of your own, and a "
+                f"model's answers are not; found isolation: {self.isolation} and trusted: {str(self.trusted).lower()}"
+            )
+        return self
 
 
 DEFAULT_RUBRIC = (

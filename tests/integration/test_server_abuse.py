@@ -11,6 +11,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from align.errors import ConfigError, ServiceError
 from annotation import server
 from tests.server_fixtures import ArgillaServer, add_annotator, add_records, make_dataset
 
@@ -135,6 +136,25 @@ def test_only_known_names_are_answered(either_server: ArgillaServer, host: str) 
 def test_loopback_is_known_by_all_its_names(either_server: ArgillaServer, host: str) -> None:
     answer = either_server.client.get(f"{either_server.url}/api/v1/version", headers={"Host": host})
     assert answer.json()["version"] == "2.8.0"
+
+
+def test_the_name_of_a_proxy_is_told_once(killable_server: ArgillaServer) -> None:
+    home, host = killable_server.home, {"Host": "Label.example.org:443"}
+
+    def status() -> int:
+        return httpx.get(f"{killable_server.url}/api/v1/version", headers=host, trust_env=False).status_code
+
+    assert status() == 421
+    with pytest.raises(ServiceError, match=r"answers to the names of loopback alone; run `align server stop` first"):
+        server.start(home, hosts=["label.example.org"])
+    with pytest.raises(ConfigError, match=r"--host: 'https://label' is no host's name"):
+        server.start(home, hosts=["https://label"])
+    server.stop(home)
+    server.start(home, hosts=["label.example.org"])
+    assert status() == 200
+    server.stop(home)
+    server.start(home)
+    assert status() == 200, "it is kept"
 
 
 def test_strangers_may_send_little(either_server: ArgillaServer) -> None:
