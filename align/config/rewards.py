@@ -160,7 +160,7 @@ class Endpoint(Section):
     request: dict[str, Any] = {}
     """More fields of the request's body, such as {max_completion_tokens: 800}; null takes one out."""
     timeout: Annotated[float, Field(gt=0)] = 60.0
-    """Seconds to wait for a reply."""
+    """Seconds until a reply is there, whole."""
     retries: Annotated[int, Field(ge=0)] = 4
     """How often a request is sent again when there is no reply, or one that says to come back later (429, 5xx)."""
     concurrency: Annotated[int, Field(ge=1)] = 8
