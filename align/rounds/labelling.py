@@ -120,6 +120,7 @@ def open_backend(desk: Desk) -> "ArgillaBackend":
         guidelines=guidelines,
         overlap=desk.overlap,
         form=desk.form,
+        revive=_reviver(desk.annotate.server),
     )
 
 
@@ -229,6 +230,20 @@ def _simulate(
         progress=progress,
         form=desk.form,
     )
+
+
+def _reviver(server: EmbeddedServer | RemoteServer) -> Callable[[], bool]:
+    """What starts the embedded server again where it died while it is asked."""
+    if isinstance(server, RemoteServer):
+        return lambda: False
+    home = server.home
+
+    def again() -> bool:
+        from annotation.server import revive
+
+        return revive(home)
+
+    return again
 
 
 def _server(server: EmbeddedServer | RemoteServer) -> tuple[str, str]:

@@ -130,6 +130,15 @@ def start(
     return ServerInfo(home, _url(alive.port), alive.pid, fresh, time.monotonic() - begin)
 
 
+def revive(home: Path | None = None) -> bool:
+    """Start the server of `home` again where it died, and say whether it runs; one that was stopped stays so."""
+    home = _absolute(home)
+    if not (home / process.PID_FILE).exists():
+        return False
+    start(home)
+    return True
+
+
 def stop(home: Path | None = None) -> bool:
     """End the server of `home`; false where none was running."""
     home = _absolute(home)
@@ -293,7 +302,7 @@ def _wait_until_ready(home: Path, alive: process.Process, deadline: float, timeo
 
 def _answers(alive: process.Process) -> bool:
     try:
-        found: dict[str, Any] = call(_url(alive.port), "/api/v1/status", timeout=5.0)
+        found: dict[str, Any] = call(_url(alive.port), "/api/v1/status", timeout=5.0, patience=0.0)
     except ServiceError:  # not yet; whether it is too late is the caller's question
         return False
     return bool(found["search_engine"].get("pid") == alive.pid)
