@@ -1,13 +1,14 @@
 """Asks a model behind an OpenAI-compatible HTTP endpoint: patient, several requests at a time, and close with its key.
+What comes back is bounded in time and size.
 
 The key is read from the environment at each call. It goes into the Authorization header and nowhere else: not into an
 error, a reason or a record's `repr`.
 """
 
+import asyncio
 import json
 import os
-import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Seconds before a request is sent again, doubling from the first to the longest; the endpoint's Retry-After counts up
 to the longest."""
+LARGEST = 4 << 20
+"""Bytes of a reply that are read."""
 SHOWN = 200
 """Characters of an endpoint's own words that are passed on."""
 LATER = (408, 409, 425, 429)
@@ -45,27 +48,53 @@ def ask(
     What fails for one conversation is a Reply without text. Raises ServiceError for what would fail for all: the key is
     refused, the model or path is unknown, or not one of them got an answer.
     """
-    import httpx
 
     if not conversations:
         return []
     key = os.environ.get(endpoint.key_env)
     if key and not (key.isascii() and key.isprintable()):  # an error of the client's would show it
         raise ServiceError(f"the key in ${endpoint.key_env} cannot be one", where=endpoint.url, hint="it is one word")
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
     bodies = [_body(endpoint, messages, schema) for messages in conversations]
-    client = httpx.Client(base_url=endpoint.url, headers=headers, timeout=endpoint.timeout)
-    with client, ThreadPoolExecutor(endpoint.concurrency) as pool:
-        waiting = [pool.submit(_one, client, endpoint, body, key) for body in bodies]
-        try:
-            replies = [one.result() for one in waiting]
-        except BaseException:
-            pool.shutdown(cancel_futures=True, wait=False)
-            raise
+    replies = _run(_all(endpoint, bodies, key))
     if not any(reply.answered for reply in replies):
         hint = "see whether it runs and the address is right; the same command goes on from here"
         raise ServiceError(f"the model does not answer ({replies[0].reason})", where=endpoint.url, hint=hint)
     return replies
+
+
+def _run(work: Coroutine[Any, Any, list[Reply]]) -> list[Reply]:
+    """In an event loop of its own, also where the caller is in one (a notebook); Ctrl-C ends it at once."""
+    loop = asyncio.new_event_loop()
+    try:
+        task = loop.create_task(work)
+        with ThreadPoolExecutor(1) as thread:
+            try:
+                return thread.submit(loop.run_until_complete, task).result()
+            except BaseException:
+                loop.call_soon_threadsafe(task.cancel)
+                raise
+    finally:
+        loop.close()
+
+
+async def _all(endpoint: Endpoint, bodies: list[dict[str, Any]], key: str | None) -> list[Reply]:
+    import httpx
+
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    free = asyncio.Semaphore(endpoint.concurrency)
+
+    async def one(body: dict[str, Any]) -> Reply:
+        async with free:
+            return await _one(client, endpoint, body, key)
+
+    limits = httpx.Limits(max_connections=endpoint.concurrency)
+    async with httpx.AsyncClient(base_url=endpoint.url, headers=headers, timeout=None, limits=limits) as client:
+        tasks = [asyncio.ensure_future(one(body)) for body in bodies]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:  # what fails for one fails for all, and nothing more is sent
+            for task in tasks:
+                task.cancel()
 
 
 def _body(endpoint: Endpoint, messages: list[Message], schema: dict[str, Any] | None) -> dict[str, Any]:
@@ -81,31 +110,47 @@ def _body(endpoint: Endpoint, messages: list[Message], schema: dict[str, Any] | 
     return {name: value for name, value in {**body, **endpoint.request}.items() if value is not None}
 
 
-def _one(client: "httpx.Client", endpoint: Endpoint, body: dict[str, Any], key: str | None) -> Reply:
+async def _one(client: "httpx.AsyncClient", endpoint: Endpoint, body: dict[str, Any], key: str | None) -> Reply:
     """One request, sent again as long as it may help."""
     pause = FIRST_PAUSE
     for left in range(endpoint.retries, -1, -1):
-        response, reason = _send(client, body)
+        try:
+            response, reason = await _send(client, body, endpoint.timeout)
+        except OverflowError as error:
+            return Reply(None, str(error))
         if response is not None and response.status_code < 500 and response.status_code not in LATER:
             return _read(response, endpoint, key)
         if left:
-            asked = _retry_after(response)
-            time.sleep(min(LONGEST_PAUSE, max(pause, asked)))
+            await asyncio.sleep(min(LONGEST_PAUSE, max(pause, _retry_after(response))))
             pause = min(2 * pause, LONGEST_PAUSE)
     return Reply(None, f"no reply after {endpoint.retries + 1} tries: {reason}", answered=False)
 
 
-def _send(client: "httpx.Client", body: dict[str, Any]) -> "tuple[httpx.Response | None, str]":
+async def _send(
+    client: "httpx.AsyncClient", body: dict[str, Any], seconds: float
+) -> "tuple[httpx.Response | None, str]":
+    """The response, whole within `seconds` however it drips; else why there is none. OverflowError for more than LARGEST."""
     import httpx
 
+    # json.dumps escapes what UTF-8 refuses, which httpx's own JSON does not; unpacked, a small reply may be a large one
+    options: dict[str, Any] = {
+        "content": json.dumps(body),
+        "headers": {"content-type": "application/json", "accept-encoding": "identity"},
+    }
+    content = b""
     try:
-        # json.dumps escapes what UTF-8 refuses, which httpx's own JSON does not
-        response = client.post(
-            "chat/completions", content=json.dumps(body), headers={"content-type": "application/json"}
-        )
+        async with asyncio.timeout(seconds), client.stream("POST", "chat/completions", **options) as response:
+            async for block in response.aiter_raw():
+                content += block
+                if len(content) > LARGEST:
+                    raise OverflowError(f"the reply is larger than {LARGEST >> 20} MiB")
+    except TimeoutError:
+        return None, f"no reply within {seconds:g} s"
     except httpx.HTTPError as error:
         return None, type(error).__name__  # its message may hold anything
-    return response, f"HTTP {response.status_code}"
+    return httpx.Response(
+        response.status_code, headers=response.headers, content=content
+    ), f"HTTP {response.status_code}"
 
 
 def _retry_after(response: "httpx.Response | None") -> float:
@@ -128,7 +173,7 @@ def _read(response: "httpx.Response", endpoint: Endpoint, key: str | None) -> Re
     try:
         choice = response.json()["choices"][0]
         text, finish = choice["message"]["content"], choice.get("finish_reason")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         return Reply(None, "what came back is no chat completion")
     if not isinstance(text, str) or not text.strip():
         return Reply(None, "the reply is empty")

@@ -1,4 +1,4 @@
-"""Argilla as the annotation backend: one workspace per run, one dataset per round. The only importer of `argilla`.
+"""Argilla as the annotation backend: one workspace per run, one dataset per round.
 
 What leaves here is canonical: `annotation.questions` translates between canonical candidates and places on the screen.
 Which candidate stood where is known from the tasks, never from the server: whoever owns it may change a record, so one
@@ -7,14 +7,13 @@ user's id, which no renaming changes.
 """
 
 import secrets
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from align.errors import ConfigError, DataError, ServiceError
 from align.ids import content_id
 from align.types import Dropped, Judgement, Task, judgement_id
-from annotation.argilla_api import Api, not_argilla, unreachable, wrong_key
+from annotation.argilla_api import Api, connect
 from annotation.argilla_dataset import Dataset, close_others, ensure_dataset, others, question_ids
 from annotation.argilla_records import RECORDS_A_CALL, Record, batches, read_records
 from annotation.backend import Answer, Progress, Submitted, progress_of
@@ -59,16 +58,17 @@ def open_argilla(
     tasks: Sequence[Task] = (),
     without: Collection[str] = (),
     patience: float = 30.0,
+    revive: Callable[[], bool] = lambda: False,
 ) -> "ArgillaBackend":
     """Connect as the owner and make the workspace and the dataset where they are missing.
 
     `form` is what the dataset asks, `overlap` how many submitted answers complete a task, `tasks` what was submitted to
     it before, `without` the ids of tasks that are forgotten, which it may still hold. Calls are repeated for up to
-    `patience` seconds while the server is away. Raises ServiceError (no server, wrong key, another version) and
-    ConfigError (guidelines too long; the dataset exists with another overlap or other questions).
+    `patience` seconds while the server is away; `revive` may start it again, and says whether it did. Raises
+    ServiceError (no server, wrong key, another version) and ConfigError (guidelines too long; the dataset exists with
+    another overlap or other questions).
     """
-    client = _connect(url.rstrip("/"), api_key)
-    api = Api(client.http_client, url.rstrip("/"), patience)
+    api = connect(url.rstrip("/"), api_key, patience, SUPPORTED, revive)
     made = ensure_dataset(api, workspace, dataset, guidelines, overlap, form)
     return ArgillaBackend(api, made, overlap, form, tasks, without)
 
@@ -235,10 +235,18 @@ class ArgillaBackend:
             self._places = {r.task: r.id for r in self._known().records if r.task and not r.wrong}
         for start in range(0, len(answers), ANSWERS_A_CALL):
             items = [self._response(a) for a in answers[start : start + ANSWERS_A_CALL]]
+            self._answer(items, api_key)
+
+    def _answer(self, items: list[dict[str, Any]], api_key: str) -> None:
+        """Added or replaced. Sent once more where one is refused: two tries of which the first still went on, its reply
+        lost, may have been in each other's way."""
+        for last in (False, True):
             reply = self._api.call("POST", "/me/responses/bulk", json={"items": items}, key=api_key)
-            for item in reply["items"]:
-                if item["error"]:
-                    raise ServiceError(f"Argilla refused an answer: {item['error']['detail']}", where=self._api.url)
+            refused = [item["error"]["detail"] for item in reply["items"] if item["error"]]
+            if refused and last:
+                raise ServiceError(f"Argilla refused an answer: {refused[0]}", where=self._api.url)
+            if not refused:
+                return
 
     def _response(self, answer: Answer) -> dict[str, Any]:
         if answer.task_id not in self._places:
@@ -357,42 +365,6 @@ def _identity(user: dict[str, Any]) -> str:
     """Who an answer is by: a person's id; a persona's name in the recipe, so that a run with the same seed comes out the
     same on every server. (Personas of earlier versions have no last name.)"""
     return str((user["last_name"] or user["username"]) if _simulated(user) else user["id"])
-
-
-def _connect(url: str, api_key: str) -> Any:
-    """An SDK client of the owner. Whatever is wrong with the server is a ServiceError."""
-    import argilla
-    import httpx
-
-    with _sdk_errors(url):
-        version = httpx.get(f"{url}/api/v1/version", timeout=10, trust_env=False).json()["version"]
-        major, minor = (int(part) for part in version.split(".")[:2])
-        if (major, minor) < SUPPORTED or major > SUPPORTED[0]:
-            raise ServiceError(f"this is Argilla {version}", where=url, hint="2.8 or a later 2.x is needed")
-        client = argilla.Argilla(api_url=url, api_key=api_key, timeout=60, retries=0)
-        if client.me.role != "owner":
-            raise ServiceError(
-                f"the API key belongs to {client.me.username!r}, who is not an owner",
-                where=url,
-                hint="give the owner's key of this server",
-            )
-    return client
-
-
-@contextmanager
-def _sdk_errors(url: str) -> Iterator[None]:
-    """What the SDK raises, as one sentence."""
-    import httpx
-    from argilla._exceptions import ArgillaAPIError, ArgillaCredentialsError
-
-    try:
-        yield
-    except (httpx.TransportError, httpx.InvalidURL) as error:
-        raise unreachable(url, error) from error
-    except ArgillaCredentialsError as error:
-        raise wrong_key(url) from error
-    except (ValueError, KeyError, TypeError, ArgillaAPIError) as error:
-        raise not_argilla(url) from error
 
 
 def _utc(time: str) -> str:

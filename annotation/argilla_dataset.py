@@ -97,7 +97,7 @@ def _make(api: Api, workspace_id: str, name: str, guidelines: str | None, overla
     for key, kind in METADATA.items():
         hidden = {"name": key, "title": key, "settings": {"type": kind}, "visible_for_annotators": False}
         api.call("POST", f"{path}/metadata-properties", json=hidden, conflict=True)
-    api.call("PUT", f"{path}/publish")
+    api.call("PUT", f"{path}/publish", done=lambda: api.call("GET", path)["status"] == "ready")
 
 
 def _check(api: Api, dataset: Dataset, overlap: int, form: Form) -> None:

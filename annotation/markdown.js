@@ -12,9 +12,24 @@ const make = (tag, kind, ...children) => {
   return fill(node, ...children);
 };
 
-// Control characters as their visible pictures, so that people see what differs.
+// What works unseen is written out, so that people see what differs and nothing turns or hides a text: controls as their
+// pictures, the rest (direction, no width) by its number. A joiner between letters that are joined, or emoji, is spelling.
+// Marks on one letter, and the length, are bounded: thousands stop the browser. align/escape.py does the same elsewhere.
+const LONGEST = 350000;
+const CONTROL = /[\x00-\x08\x0b-\x1f\x7f]/g;
+const UNSEEN = /(?<![\p{Lo}\p{M}\p{So}\p{Sk}])[\u200c\u200d]|[\u200c\u200d](?![\p{Lo}\p{M}\p{So}\p{Sk}])|[\x80-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\u{1bca0}-\u{1bca3}\u{1d173}-\u{1d17a}\u{e0000}-\u{e00ff}\u{e01f0}-\u{e0fff}]|\p{Cs}/gu;
+const MARKS = /(\p{M}{8})(\p{M}+)/gu, REPEATED = /((?:‹U\+[0-9A-F]{4,6}›){8})((?:‹U\+[0-9A-F]{4,6}›)+)/g;
+const MANY = 100, SAME = /(\P{ASCII}{1,3}?)\1{100,}/gu;  // a browser looks for words in them, some in quadratic time
 const picture = (control) => (control === "\x7f" ? "\u2421" : String.fromCharCode(0x2400 + control.charCodeAt(0)));
-const visible = (text) => text.replace(/[\x00-\x08\x0b-\x1f\x7f]/g, picture);
+const number = (sign) => "‹U+" + sign.codePointAt(0).toString(16).toUpperCase().padStart(4, "0") + "›";
+const visible = (text) => {
+  const spelled = text.slice(0, LONGEST).replace(CONTROL, picture).replace(UNSEEN, number)
+    .replace(REPEATED, (all, some, others) => some + "‹" + (others.split("›").length - 1) + " more›")
+    .replace(MARKS, (all, some, others) => some + "‹" + [...others].length + " more marks›")
+    .replace(SAME, (all, one) => one.repeat(MANY) + "‹" + (all.length / one.length - MANY) + " more›");
+  if (text.length <= LONGEST && spelled.length <= LONGEST) return spelled;
+  return spelled.slice(0, LONGEST) + "… (cut here: " + text.length + " characters)";
+};
 
 const DEEPEST = 8, COLUMNS = 40;
 const INLINE = /\\([*_#`])|(`{1,3})([^`\n]+)\2|\*\*([^*\n]+|[^*\n]*\*[^*\n]+\*[^*\n]*)\*\*|~~([^~\n]+)~~|(?<![\w*])\*([^*\s]|[^*\s][^*\n]*[^*\s])\*(?![\w*])|!?\[([^\[\]\n]*)\]\(([^()\s]+)\)/g;

@@ -12,7 +12,7 @@ const HINTS = [[["↑", "↓"], "", "other questions"], [["Shift", "Enter"], "+"
 const turn = (message) => {
   const known = Object.hasOwn(WHO, message.role);
   const bubble = make("div", "bubble text", markdown(message.content));
-  const who = make("span", "who", known ? WHO[message.role] : String(message.role));
+  const who = make("span", "who", known ? WHO[message.role] : visible(String(message.role)));
   return make("div", "turn " + (known ? message.role : "system"), who, bubble);
 };
 const card = (text, place, all) => {

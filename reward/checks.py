@@ -12,8 +12,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-FENCE = re.compile(r"^ {0,3}(`{3,})([^`\n]*)\n(.*?)^ {0,3}\1`* *$", re.MULTILINE | re.DOTALL)
-"""A block between lines of three backticks or more: fence, info string, content."""
+OPENS, CLOSES = re.compile(r" {0,3}(`{3,})[^`]*"), re.compile(r" {0,3}(`{3,}) *")
+"""Lines that begin and end a block: three backticks or more, with an info string; at least as many, with nothing."""
 
 NUMBER = re.compile(r"[-+]?(?:\d[\d, ]*(?:\.\d+)?|\.\d+)\.?")
 SCIENTIFIC = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?[eE][-+]?\d{1,2}(?!\w)")
@@ -113,11 +113,23 @@ def result(text: str, after: str | None) -> str | None:
 
 
 def last_block(text: str) -> str | None:
-    """The content of the last block between fences; None where there is none."""
-    found = None
-    for match in FENCE.finditer(text):
-        found = match[3]
-    return found
+    """The content of the last block between fences; None where there is none. Looks at each line but a few times, for
+    it is asked about answers outside of `reward.guard`."""
+    lines = text.split("\n")
+    ticks = [len(closing[1]) if (closing := CLOSES.fullmatch(line)) else 0 for line in lines]
+    found: tuple[int, int] | None = None
+    unclosed, place = len(text) + 1, 0
+    while place < len(lines) - 1:
+        opening = OPENS.fullmatch(lines[place])
+        wanted = len(opening[1]) if opening else unclosed
+        end = None
+        if wanted < unclosed:  # else a shorter fence had no end from here on, so this one has none
+            end = next((later for later in range(place + 1, len(lines)) if ticks[later] >= wanted), None)
+            unclosed = wanted if end is None else unclosed
+        if end is not None:
+            found, place = (place + 1, end), end
+        place += 1
+    return None if found is None else "".join(f"{line}\n" for line in lines[slice(*found)])
 
 
 def band(length: int, low: int, high: int | None, margin: int) -> float:

@@ -1,19 +1,24 @@
 """Runs a Python program that nobody trusts, such as a model's answer, in a process with walls and limits around it.
 
 With `isolation="namespaces"` (Linux that lets users make namespaces) the program sees no network, no other process, no
-environment and no files but Python's own, which it cannot write, and an empty folder in memory. With either isolation it
-has limits on CPU seconds of each process, seconds by the clock, address space of each process, what it writes, and
-processes and threads; nothing of it runs on when `run` returns, or when the process that called it is killed (a temporary
-folder then stays, empty with namespaces).
+environment and no files but Python's own, which it cannot write, and an empty folder in memory. With `isolation="limits"`
+(Linux with Landlock) the same kernel shows it the machine, but it opens no file beyond Python's own and its folder, makes
+no socket, and neither signals nor looks into a process that is not its own. With either it has limits on CPU seconds of
+each process, seconds by the clock, address space of each process, what it writes, and processes and threads; a filter of
+system calls refuses memory that no limit counts (System V's, memfds, message queues), namespaces, tracing, io_uring and
+the kernel's other large parts. Where root trains, each program runs as a user of its own. Nothing of it runs on when
+`run` returns, or when the process that called it is killed (a temporary folder then stays, empty with namespaces).
 
 What this does **not** protect against:
 
-- a defect of the kernel: the program makes system calls like any other (there is no filter of system calls and no virtual
-  machine). Where answers may come from somebody who wants to break in, run training in a virtual machine;
-- use of the machine within the limits: `processes` times `memory_mb`, and all cores for `wall_seconds`;
-- with `isolation="limits"`: the network, and reading what the user who trains may read (where that is root the program
-  runs as nobody, and reads what everybody may); many small files may fill a disk; a program that moved to the background
-  lives until it is found, and a `kill -9` of the sandbox's own small process lets it live on;
+- a defect of the kernel: the program makes most system calls that any other does (there is no virtual machine). Where
+  answers may come from somebody who wants to break in, run training in a virtual machine;
+- use of the machine within the limits: `processes` times `memory_mb`, `disk_mb` and some megabytes in pipes and socket
+  pairs on top, and all cores for `wall_seconds`; no control group holds them together;
+- with `isolation="limits"`: it sees which files are there, how large they are and whose (it cannot open them); many small
+  files may fill a disk; before Linux 6.12 its own processes cannot signal each other; in a container with few users
+  root's programs share nobody's; a program that moved to the background lives until it is found, and a `kill -9` of the
+  sandbox's own small process lets it live on. That is why it is refused for programs that are not `trusted`;
 - an answer that cheats its tests: see `reward.code`.
 """
 
@@ -54,6 +59,7 @@ class Limits:
     disk_mb: int = 16
     processes: int = 16
     isolation: Isolation = "namespaces"
+    trusted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +80,13 @@ class Outcome:
 def run(program: str, limits: Limits, *, given: str = "", files: Mapping[str, str] | None = None) -> Outcome:
     """Run `program` with `given` on standard input; `files` (name → text) stand beside it in its folder.
 
-    Raises ConfigError where this machine does not let us build the walls.
+    Raises ConfigError where this machine does not let us build the walls, or `limits` are asked for alone.
     """
+    if limits.isolation == "limits" and not limits.trusted:
+        raise ConfigError(
+            "`limits` alone are for programs of your own, and a model's answers are not",
+            where="isolation", hint="take `isolation: namespaces`, or say `trusted: true` if you would run them by hand",
+        )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="align-sandbox-") as folder:
         python = sys.executable
         order = {
@@ -179,5 +190,8 @@ def _outcome(said: bytes, printed: list[bytes], end: End | None, limits: Limits)
 
 def _way_out(limits: Limits) -> str:
     if limits.isolation == "limits":
-        return "it needs Linux, and a Python that other users may read"
-    return "allow user namespaces (in a container: --security-opt), or take `isolation: limits` and read what it lacks"
+        return "it needs Linux with Landlock (5.13 or later) on x86-64 or ARM, and a Python that other users may read"
+    return (
+        "allow user namespaces (in a container: --security-opt); for programs that you would run by hand, "
+        "`isolation: limits` with `trusted: true`"
+    )

@@ -11,6 +11,7 @@ When this program is told to end, or whoever started it dies, everything below i
 """
 
 import ctypes
+import fcntl
 import json
 import os
 import resource
@@ -19,20 +20,23 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-LIBC = ctypes.CDLL(None, use_errno=True)
+sys.path.insert(0, str(Path(__file__).parent))
+from sandbox_kernel import LIBC, Refused, check, forbid_calls, forbid_files  # type: ignore[import-not-found] # beside this file
+
+sys.path.pop(0)  # what else is there has names of the standard library's
+
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
 SYS_MOUNT_SETATTR, AT_RECURSIVE, MNT_DETACH = 442, 0x8000, 2  # the system call has one number on all architectures
-PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 24, 36, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 24, 36, 38
 LAST_CAPABILITY = 63
 NOBODY = 65534
+OWN_USERS = 1 << 30
+"""From here on root has a user for each program, so that none can touch another's; the process id is added."""
+F_ADD_SEALS, SEALS = 1033, 0b1111
 WORK = "/sandbox"
 DEVICES = ("null", "zero", "random", "urandom")
-
-
-class Refused(Exception):  # noqa: N818 - a refusal of the kernel's
-    """The kernel does not let us; the message says what."""
 
 
 def main() -> None:
@@ -51,11 +55,6 @@ def main() -> None:
     except OSError as error:
         told = {"refused": f"{error.strerror} ({error.filename})" if error.filename else str(error)}
     os.write(report, json.dumps(told).encode())
-
-
-def check(result: int, what: str) -> None:
-    if result != 0:
-        raise Refused(f"{what}: {os.strerror(ctypes.get_errno())}")
 
 
 # Namespaces -----------------------------------------------------------------------------------------------------------
@@ -85,8 +84,8 @@ def in_namespaces(order: dict[str, Any]) -> dict[str, Any]:
 
 
 def become_root_of_a_namespace() -> None:
-    """New namespaces in which this process may mount. What runs in them later is a user without any right: nobody where
-    we are root (the kernel does not limit the processes of root), else ourselves without capabilities."""
+    """New namespaces in which this process may mount. What runs in them later is a user without any right: one of its own
+    where we are root (the kernel does not limit the processes of root), else ourselves without capabilities."""
     uid, gid, me = os.getuid(), os.getgid(), os.getpid()
     done, ready = os.pipe()
     helper = os.fork()
@@ -94,7 +93,7 @@ def become_root_of_a_namespace() -> None:
         os.close(ready)
         maps = [("setgroups", "deny"), ("uid_map", f"0 {uid} 1\n"), ("gid_map", f"0 {gid} 1\n")]
         if uid == 0:
-            maps = [(name, f"0 0 1\n{NOBODY} {NOBODY} 1\n") for name in ("uid_map", "gid_map")]
+            maps = [(name, f"0 0 1\n{NOBODY} {own_user(me)} 1\n") for name in ("uid_map", "gid_map")]
         try:
             for name, text in maps if os.read(done, 1) else []:
                 Path(f"/proc/{me}/{name}").write_text(text)
@@ -112,6 +111,16 @@ def become_root_of_a_namespace() -> None:
         raise Refused(f"unshare: {os.strerror(failed)}")
     if status or os.getuid() != 0:
         raise Refused("writing the user namespace's uid_map")
+
+
+def own_user(number: int) -> int:
+    """A user that nothing else runs as; nobody where this container has too few users."""
+    wanted = OWN_USERS + number
+    for line in Path("/proc/self/uid_map").read_text().splitlines():
+        first, _, count = map(int, line.split())
+        if first <= wanted < first + count:
+            return wanted
+    return NOBODY
 
 
 def build(root: str, order: dict[str, Any]) -> None:
@@ -192,7 +201,8 @@ def first_process(root: str, order: dict[str, Any], go: int, tells: int) -> NoRe
     child = os.fork()
     if child == 0:
         os.close(tells)
-        become_the_program(order, processes=order["processes"] + (0 if order["root"] else 2))  # we count among them
+        # we count among its processes; NOBODY is its user's name inside
+        become_the_program(order, NOBODY, processes=order["processes"] + (0 if order["root"] else 2))
     while True:
         pid, status = os.wait()
         if pid == child:
@@ -210,17 +220,18 @@ def forbid_namespaces(proc: str) -> None:
 
 
 def in_limits(order: dict[str, Any]) -> dict[str, Any]:
-    """Run the program in a folder of its own with limits and nothing else around it; returns its wait status."""
-    folder = order["folder"]
+    """Run the program in a folder of its own, with limits and what the kernel lets it give up; returns its wait status."""
+    folder, user = order["folder"], own_user(os.getpid())
+    check(LIBC.prctl(PR_SET_DUMPABLE, 0), "prctl")
     check(LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1), "prctl")  # whatever leaves its parent becomes our child
     write_files(folder, order)
     if order["root"]:
-        os.chown(folder, NOBODY, NOBODY)
+        os.chown(folder, user, user)
     count = order["processes"] + (0 if order["root"] else running_here())
     child = os.fork()
     if child == 0:
         os.chdir(folder)
-        become_the_program(order, processes=count)
+        become_the_program(order, user, processes=count)
     signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGKILL))
     while True:
         pid, status = os.wait()
@@ -281,18 +292,19 @@ def write_files(folder: str, order: dict[str, Any]) -> None:
         Path(f"{folder}/{name}").write_text(text, encoding="utf-8", errors="surrogatepass")
 
 
-def become_the_program(order: dict[str, Any], *, processes: int) -> NoReturn:
+def become_the_program(order: dict[str, Any], user: int, *, processes: int) -> NoReturn:
     """In a fresh process: take the limits on, give all rights up, and become the program."""
     try:
         os.setsid()
         for name in ("SIGTERM", "SIGPIPE", "SIGXFSZ"):  # the last two are ignored by Python, and would stay so
             signal.signal(getattr(signal, name), signal.SIG_DFL)
-        given = os.memfd_create("stdin")
+        given = os.memfd_create("stdin", os.MFD_ALLOW_SEALING)
         os.write(given, order["stdin"].encode(errors="surrogatepass"))
         os.lseek(given, 0, os.SEEK_SET)
+        fcntl.fcntl(given, F_ADD_SEALS, SEALS)  # it is memory, and must not grow
         os.dup2(given, 0)
         os.closerange(3, 256)
-        give_up_rights(order["root"])
+        give_up_rights(user if order["root"] else None)
         check(LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL), "prctl")
         resource.setrlimit(resource.RLIMIT_CPU, (order["seconds"], order["seconds"] + 1))  # SIGXCPU, then SIGKILL
         for limit, value in (
@@ -303,20 +315,25 @@ def become_the_program(order: dict[str, Any], *, processes: int) -> NoReturn:
             (resource.RLIMIT_CORE, 0),
         ):
             resource.setrlimit(limit, (value, value))
+        alone = order["isolation"] == "limits"
+        if alone:
+            forbid_files(read=[*order["visible"], *(f"/dev/{name}" for name in DEVICES)], write=[order["folder"]])
+        forbid_calls(beside=alone)
         os.execve(order["command"][0], order["command"], order["environment"])
     except (Refused, OSError, ValueError) as error:
         os.write(2, f"sandbox: {error}\n".encode())
     os._exit(126)
 
 
-def give_up_rights(root: bool) -> None:
-    if root:
+def give_up_rights(user: int | None) -> None:
+    """Become `user` where root may choose one, and lose what it takes to become anybody else."""
+    if user is not None:
         os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresgid(user, user, user)
     for capability in range(LAST_CAPABILITY + 1):
         LIBC.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)  # fails for those that this kernel has not, or we have not
-    if root:
-        os.setresuid(NOBODY, NOBODY, NOBODY)
+    if user is not None:
+        os.setresuid(user, user, user)
     check(LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl")
 
 

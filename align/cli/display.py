@@ -4,12 +4,13 @@ control characters are shown, never sent."""
 import json
 import sys
 import time
-import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
+
+from align.escape import shown
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -17,17 +18,36 @@ if TYPE_CHECKING:
     from align.rounds.runner import Event, Tell
 
 
+LONGEST = 20_000
+"""Characters of one text that a terminal is given."""
+
+
 def plain(text: str) -> str:
-    r"""`text` with control and direction characters made visible, so that no answer can steer a terminal.
+    r"""`text` of many lines with control and direction characters made visible, so that no answer can steer a terminal.
 
     >>> plain("a\x1b[31mb\u202e")
     'a\\x1b[31mb\\u202e'
     """
-    return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else _visible(c) for c in text)
+    return shown(text, LONGEST, lambda character: character.encode("unicode_escape").decode())
 
 
-def _visible(character: str) -> str:
-    return character.encode("unicode_escape").decode()
+def one_line(text: object) -> str:
+    r"""Likewise, with line ends made visible too: for what stands in a line among others, such as a name.
+
+    >>> one_line("kim\nbob: a is better")
+    'kim\\nbob: a is better'
+    """
+    return plain(str(text)).replace("\n", "\\n").replace("\t", " ")
+
+
+def indented(text: str, by: str) -> str:
+    """Likewise with all lines after the first set in, so that none can be taken for one of ours."""
+    return plain(text).replace("\n", f"\n{by}")
+
+
+def say(line: object = "") -> None:
+    """One line of output."""
+    typer.echo(one_line(line))
 
 
 def print_json(value: object) -> None:
@@ -37,7 +57,7 @@ def print_json(value: object) -> None:
 
 def print_table(rows: list[list[str]], right: tuple[int, ...] = ()) -> None:
     """Columns as wide as their widest cell; `right` are the indices of right-aligned columns. The first row is the head."""
-    cells = [[plain(cell) for cell in row] for row in rows]
+    cells = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     for number, row in enumerate(cells):
         typer.echo(
@@ -59,7 +79,7 @@ def value_text(value: Any) -> str:
         return ", ".join(f"{name} {value_text(entry)}" for name, entry in value.items()) or "none"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return "none" if value is None else plain(str(value))
+    return "none" if value is None else one_line(value)
 
 
 def seconds_text(seconds: float) -> str:
@@ -86,7 +106,7 @@ def telling(quiet: bool = False) -> Iterator["Tell"]:
 def _line(event: "Event") -> None:
     sentence = _sentence(event)
     if sentence:
-        typer.echo(sentence, err=True)
+        typer.echo(one_line(sentence), err=True)
 
 
 def _sentence(event: "Event") -> str | None:
@@ -117,7 +137,7 @@ def _bars() -> Iterator[Callable[["Event"], None]]:
                 total = event.total or None
                 progress.update(bar, description=escape(str(event.ref)), completed=event.done, total=total)
             if event.kind != "start" and (sentence := _sentence(event)):
-                progress.console.print(escape(sentence))
+                progress.console.print(escape(one_line(sentence)))
             if event.kind == "start":
                 progress.reset(bar, description=escape(str(event.ref)), total=None)
 

@@ -20,14 +20,14 @@ def run_of(folder: Path) -> Path:
 
 def status(folder: Path = RUN, as_json: bool = JSON) -> None:
     """Say which stages are done, and how far the labelling is."""
-    from align.cli.display import print_json, print_table, seconds_text
+    from align.cli.display import print_json, print_table, say, seconds_text
     from align.report.data import report_data
 
     data = report_data(run_of(folder))
     if as_json:
         print_json({name: data[name] for name in ("name", "state", "state_text", "rounds_planned", "stages", "notes")})
         return
-    typer.echo(f"{data['name']}: {data['state_text']}")
+    say(f"{data['name']}: {data['state_text']}")
     print_table(
         [
             ["stage", "time", "key"],
@@ -36,7 +36,7 @@ def status(folder: Path = RUN, as_json: bool = JSON) -> None:
         right=(1,),
     )
     for note in data["notes"]:
-        typer.echo(note)
+        say(note)
 
 
 def report(
@@ -47,7 +47,7 @@ def report(
     as_json: bool = typer.Option(False, "--json", help="The same as --format json."),
 ) -> None:
     """Write the HTML report, or print its numbers."""
-    from align.cli.display import print_json
+    from align.cli.display import print_json, say
     from align.report.data import report_data
     from align.report.html import write_report
     from align.report.table import summary_lines
@@ -57,7 +57,7 @@ def report(
         print_json(report_data(folder))
     elif format == "text":
         for line in summary_lines(report_data(folder)):
-            typer.echo(line)
+            say(line)
     else:
         typer.echo(f"report: {write_report(folder)}")
 
@@ -70,7 +70,7 @@ def samples(
     as_json: bool = JSON,
 ) -> None:
     """Browse prompts, answers and labels of a round."""
-    from align.cli.display import plain, print_json
+    from align.cli.display import indented, print_json, say
     from align.rounds.browse import browse
 
     found = browse(run_of(folder), round, search)[:limit]
@@ -80,11 +80,11 @@ def samples(
     for prompt in found:
         typer.echo(f"── round {prompt['round']}, prompt {prompt['prompt_id'][:12]}")
         for message in prompt["messages"]:
-            typer.echo(f"{message['role']}: {plain(message['content'])}")
+            typer.echo(indented(f"{message['role']}: {message['content']}", "  │ "))
         for answer in prompt["answers"]:
-            typer.echo(f"  [{answer['id'][:8]}] {plain(answer['text'])}")
+            typer.echo(indented(f"  [{answer['id'][:8]}] {answer['text']}", "    │ "))
         for label in prompt["labels"]:
-            typer.echo(f"  {plain(label['name'])}: {label['said']}")
+            say(f"  {label['name']}: {label['said']}")
     if not found:
         typer.echo("nothing found")
 
@@ -99,18 +99,18 @@ def lineage(
     as_json: bool = JSON,
 ) -> None:
     """Say what a thing was made from and what was made from it."""
-    from align.cli.display import plain, print_json
+    from align.cli.display import print_json, say
     from align.rounds.lineage import trace
 
     found = trace(run_of(folder), identity)
     if as_json:
         print_json(found)
         return
-    typer.echo(f"{found['kind']} {plain(found['names'].get(found['id'], found['id']))}")
+    say(f"{found['kind']} {found['names'].get(found['id'], found['id'])}")
     for side in ("from", "into"):
         for kind, names in found[side].items():
-            shown = ", ".join(plain(found["names"].get(name, name[:12])) for name in names[:8])
-            typer.echo(f"  {side} {len(names)} {kind}: {shown}{' …' if len(names) > 8 else ''}")
+            shown = ", ".join(found["names"].get(name, name[:12]) for name in names[:8])
+            say(f"  {side} {len(names)} {kind}: {shown}{' …' if len(names) > 8 else ''}")
 
 
 def clean(
@@ -119,7 +119,7 @@ def clean(
     as_json: bool = JSON,
 ) -> None:
     """Remove what no pointer reaches: superseded, retired and half-made stage folders. Labels are never touched."""
-    from align.cli.display import print_json
+    from align.cli.display import print_json, say
     from align.report.html import renew_derived
     from align.rounds.clean import remove, unreachable
 
@@ -132,6 +132,6 @@ def clean(
         print_json(rows)
         return
     for row in rows:
-        typer.echo(f"{'removed' if yes else 'would remove'} {row['path']} ({row['bytes'] / 1e6:.1f} MB)")
+        say(f"{'removed' if yes else 'would remove'} {row['path']} ({row['bytes'] / 1e6:.1f} MB)")
     total = sum(row["bytes"] for row in rows) / 1e6
     typer.echo(f"{len(rows)} folders, {total:.1f} MB" + ("" if yes or not rows else "; say --yes to remove them"))

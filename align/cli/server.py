@@ -79,13 +79,22 @@ def start(
             show_default=False,
         ),
     ] = None,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--host",
+            help="A name by which a proxy in front is asked, kept for later starts; may be given several times."
+            " Default: it answers to 127.0.0.1 and localhost alone.",
+            show_default=False,
+        ),
+    ] = None,
     timeout: Annotated[float, typer.Option("--timeout", help="Seconds to wait until it answers.")] = 120.0,
     as_json: AsJson = False,
 ) -> None:
     """Start the server in the background, unless it runs already."""
     from annotation.server import start as begin
 
-    info = begin(home, port, database=database, timeout=timeout)
+    info = begin(home, port, database=database, hosts=host or None, timeout=timeout)
     if as_json:
         return _print_json(info)
     typer.echo(
@@ -109,6 +118,7 @@ def stop(home: Home = None, as_json: AsJson = False) -> None:
 @server_app.command()
 def status(home: Home = None, as_json: AsJson = False) -> None:
     """Say whether the server runs, where, and how its datasets stand."""
+    from align.cli.display import say
     from annotation.server import status as look
 
     found = look(home)
@@ -118,9 +128,9 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
         typer.echo(f"not running (home {found.home}); start it with `align server start`")
         return None
     memory = "" if found.memory_bytes is None else f", {found.memory_bytes >> 20} MB"
-    typer.echo(f"Argilla {found.version} at {found.url} (process {found.pid}{memory}, home {found.home})")
+    say(f"Argilla {found.version} at {found.url} (process {found.pid}{memory}, home {found.home})")
     for dataset in found.datasets:
-        typer.echo(f"  {dataset.workspace}/{dataset.name}: {dataset.completed} of {dataset.total} records completed")
+        say(f"  {dataset.workspace}/{dataset.name}: {dataset.completed} of {dataset.total} records completed")
     _say_how_to_log_in(found.home)
 
 
@@ -133,10 +143,11 @@ def logs(
     ] = False,
 ) -> None:
     """Print the server's log."""
+    from align.cli.display import say
     from annotation.server import logs as read
 
     for line in read(home, lines, follow=follow):
-        typer.echo(line)
+        say(line)
 
 
 @users_app.command("add")
@@ -151,26 +162,28 @@ def add_user(
     as_json: AsJson = False,
 ) -> None:
     """Add a person; prints the password and API key, this once."""
+    from align.cli.display import say
     from annotation.server import add_user as add
 
     made = add(_place(home, server), username, role, workspace=workspace)
     if as_json:
         return _print_json(made)
-    typer.echo(
-        f"{made.role} {made.username}, shown this once:\n  password  {made.password}\n  API key   {made.api_key}"
-    )
+    say(f"{made.role} {made.username}, shown this once:")
+    say(f"  password  {made.password}")
+    say(f"  API key   {made.api_key}")
 
 
 @users_app.command("list")
 def list_users(home: Home = None, server: Address = None, as_json: AsJson = False) -> None:
     """List the people who may log in."""
+    from align.cli.display import say
     from annotation.server import list_users as find
 
     users = find(_place(home, server))
     if as_json:
         return _print_json(users)
     for user in users:
-        typer.echo(f"{user.role:<10} {user.username}")
+        say(f"{user.role:<10} {user.username}")
 
 
 @users_app.command("remove")
@@ -184,13 +197,14 @@ def remove_user(
     as_json: AsJson = False,
 ) -> None:
     """Remove a person. Argilla deletes their answers too, so that needs a word of its own."""
+    from align.cli.display import say
     from annotation.server import remove_user as remove
 
     answers = remove(_place(home, server), username, with_answers=with_answers)
     if as_json:
         _print_json({"removed": username, "answers_deleted": answers})
     else:
-        typer.echo(f"{username} is removed" + (f", with {answers} answers" if answers else ""))
+        say(f"{username} is removed" + (f", with {answers} answers" if answers else ""))
 
 
 def _place(home: Path | None, server: str | None) -> Path | str | None:

@@ -25,7 +25,7 @@ def status(folder: Path = FOLDER, as_json: bool = JSON) -> None:
     control items with a known answer were answered so; how often the answer on the left was said to be better; and how
     many repeated tasks were answered alike. Shares come with their 95% intervals.
     """
-    from align.cli.display import plain, print_json, print_table
+    from align.cli.display import print_json, print_table, say
     from align.rounds.compared import win_rate
     from align.rounds.desk import open_desk
     from align.rounds.labelling import open_backend
@@ -38,7 +38,7 @@ def status(folder: Path = FOLDER, as_json: bool = JSON) -> None:
         print_json(found.as_dict() | ({"win_rate": won} if won else {}))
         return
     for line in [*_lines(found), *([winner(won)] if won else []), *found.notes]:
-        typer.echo(plain(line))
+        say(line)
     if found.people:
         print_table([HEAD, *_rows(found)], right=(1, 2, 3))
 
@@ -56,16 +56,18 @@ def watch(
     from rich.console import Console
     from rich.live import Live
 
+    from align.cli.display import say
+
     seen = None
     if not sys.stdout.isatty():
         for seen in _looks(folder, every):
-            typer.echo(_lines(seen)[0])
+            say(_lines(seen)[0])
     else:
         with Live(console=Console(highlight=False), auto_refresh=False) as live:
             for seen in _looks(folder, every):
                 live.update(_page(seen), refresh=True)
     if seen is not None:
-        typer.echo(f"closed: {seen.closed}" if seen.closed else "nothing is open any more; `align run` goes on")
+        say(f"closed: {seen.closed}" if seen.closed else "nothing is open any more; `align run` goes on")
 
 
 def winner(won: dict[str, Any]) -> str:
@@ -153,11 +155,11 @@ def _page(found: "Survey") -> "RenderableType":
     from rich.markup import escape
     from rich.table import Table
 
-    from align.cli.display import plain
+    from align.cli.display import one_line
 
     table = Table(box=None, pad_edge=False)
     for number, name in enumerate(HEAD):
         table.add_column(name, justify="right" if number in (1, 2, 3) else "left")
     for row in _rows(found):
-        table.add_row(*(escape(plain(cell)) for cell in row))
-    return Group(*(escape(plain(line)) for line in _lines(found)), table)
+        table.add_row(*(escape(one_line(cell)) for cell in row))
+    return Group(*(escape(one_line(line)) for line in _lines(found)), table)

@@ -117,10 +117,20 @@ class Code(Weighted):
     """Processes and threads at a time."""
     isolation: Literal["namespaces", "limits"] = "namespaces"
     """`namespaces`: no network, no files but Python's own, where the kernel lets users make namespaces (most Linux
-    machines, few containers). `limits`: the limits above alone; the program can reach the network and whatever its
-    user may read."""
+    machines, few containers). `limits`: the limits above, and Landlock in place of walls; it wants `trusted`."""
+    trusted: bool = False
+    """With `isolation: limits`: the programs are your own, or you would run them by hand."""
     workers: Annotated[int, Field(ge=1)] | None = None
     """Programs that run at a time; one for each core where not given."""
+
+    @model_validator(mode="after")
+    def _limits_for_ones_own(self) -> Self:
+        if (self.isolation == "limits") != self.trusted:
+            raise ValueError(
+                "`isolation: limits` and `trusted: true` go together: limits alone are for programs of your own, and a "
+                f"model's answers are not; found isolation: {self.isolation} and trusted: {str(self.trusted).lower()}"
+            )
+        return self
 
 
 DEFAULT_RUBRIC = (
@@ -150,7 +160,7 @@ class Endpoint(Section):
     request: dict[str, Any] = {}
     """More fields of the request's body, such as {max_completion_tokens: 800}; null takes one out."""
     timeout: Annotated[float, Field(gt=0)] = 60.0
-    """Seconds to wait for a reply."""
+    """Seconds until a reply is there, whole."""
     retries: Annotated[int, Field(ge=0)] = 4
     """How often a request is sent again when there is no reply, or one that says to come back later (429, 5xx)."""
     concurrency: Annotated[int, Field(ge=1)] = 8

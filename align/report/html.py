@@ -1,6 +1,5 @@
 """The report as one self-contained HTML file: no script, no request, every text escaped."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from align.escape import shown
 from align.report import words
 from align.report.data import latest_round, report_data
 from align.report.plots import Estimate, Series, curves_plot, estimates_plot
@@ -16,8 +16,8 @@ from align.rounds.lineage import drop_index
 from align.store import replace_file
 
 HERE = Path(__file__).parent
-CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Characters that a page must not pass on: controls, those that turn the direction of text, halves of pairs."""
+LONGEST = 100_000
+"""Characters of one text that the page shows."""
 OPEN_SAMPLES = 8
 """Side-by-side answers that are seen at once; the rest unfolds."""
 STAGES = {
@@ -92,7 +92,7 @@ def visible(value: object) -> object:
     'a‹U+202E›b‹U+001B›'
     """
     if isinstance(value, str) and not isinstance(value, Markup):
-        return CONTROL.sub(lambda found: f"‹U+{ord(found[0]):04X}›", value.replace("\r\n", "\n"))
+        return shown(value.replace("\r\n", "\n"), LONGEST)
     return value
 
 

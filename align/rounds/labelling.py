@@ -129,6 +129,7 @@ def open_backend(desk: Desk) -> "ArgillaBackend":
         form=desk.form,
         tasks=_asked(desk, forgotten),
         without=forgotten,
+        revive=_reviver(desk.annotate.server),
     )
 
 
@@ -302,6 +303,20 @@ def _simulate(
         progress=progress,
         form=desk.form,
     )
+
+
+def _reviver(server: EmbeddedServer | RemoteServer) -> Callable[[], bool]:
+    """What starts the embedded server again where it died while it is asked."""
+    if isinstance(server, RemoteServer):
+        return lambda: False
+    home = server.home
+
+    def again() -> bool:
+        from annotation.server import revive
+
+        return revive(home)
+
+    return again
 
 
 def _server(server: EmbeddedServer | RemoteServer) -> tuple[str, str]:

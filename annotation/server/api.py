@@ -1,40 +1,31 @@
-"""Calls to the server's own API, without any library. Proxies of the environment are not for this machine itself."""
+"""Calls to a server's own API by its address, with the patience of `annotation.argilla_api`."""
 
-import json
-import urllib.error
-import urllib.request
+from collections.abc import Callable
 from typing import Any
 
-from align.errors import ServiceError
-
-_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+PATIENCE = 10.0
+"""Seconds for a server that is away for a moment."""
 
 
 def call(
-    url: str, path: str, *, key: str | None = None, method: str = "GET", body: object = None, timeout: float = 30.0
+    url: str,
+    path: str,
+    *,
+    key: str | None = None,
+    method: str = "GET",
+    body: object = None,
+    timeout: float = 30.0,
+    patience: float = PATIENCE,
+    conflict: bool = False,
+    done: Callable[[], bool] | None = None,
 ) -> Any:
-    """The JSON that `url + path` answers (None for an empty answer); ServiceError for anything but success."""
-    headers = {"Content-Type": "application/json"} | ({"X-Argilla-Api-Key": key} if key else {})
-    request = urllib.request.Request(
-        url + path, method=method, headers=headers, data=None if body is None else json.dumps(body).encode()
-    )
-    try:
-        with _opener.open(request, timeout=timeout) as answer:
-            content = answer.read()
-    except urllib.error.HTTPError as error:
-        raise ServiceError(f"Argilla refused {method} {path} ({error.code}: {_detail(error)})", where=url) from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        ours = url.startswith("http://127.0.0.1:")
-        hint = "see `align server status` and `align server logs`" if ours else "check the address"
-        raise ServiceError(f"Argilla does not answer ({reason})", where=url, hint=hint) from error
-    return json.loads(content) if content else None
+    """The JSON that `url + path` answers (None for an empty answer); ServiceError for anything but success.
 
+    `conflict` and `done` as in `Api.call`.
+    """
+    from annotation.argilla_api import Api, open_client  # here, since httpx takes longer to import than --help
 
-def _detail(error: urllib.error.HTTPError) -> str:
-    text = error.read().decode("utf-8", errors="replace")
-    try:
-        detail = json.loads(text)["detail"]
-    except (ValueError, KeyError, TypeError):
-        detail = text
-    return " ".join(str(detail).split())[:300]
+    with open_client(url, key, timeout) as client:
+        return Api(client, url, patience).call(
+            method, path.removeprefix("/api/v1"), json=body, conflict=conflict, done=done
+        )

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -61,12 +62,21 @@ def running(home: Path) -> Process | None:
     return process if began(process.pid) == process.began else None
 
 
-def launch(home: Path, python: Path, port: int) -> Process:
-    """Begin a server of `home` in a session of its own, note it in the pid file and return without waiting for it."""
+def launch(home: Path, python: Path, port: int, hosts: Sequence[str] = ()) -> Process:
+    """Begin a server of `home` in a session of its own, note it in the pid file and return without waiting for it.
+
+    `hosts` are the names that it answers to, beside those of loopback.
+    """
     rotate_logs(home)
     command = [str(python), "-m", "argilla_embedded", str(home), str(port)]
     done = subprocess.run(
-        command, cwd=home, env=_environment(home), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        command,
+        cwd=home,
+        env=_environment(home, hosts),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode or not done.stdout.strip().isdigit():
         raise ServiceError(
@@ -79,7 +89,7 @@ def launch(home: Path, python: Path, port: int) -> Process:
     return process
 
 
-def _environment(home: Path) -> dict[str, str]:
+def _environment(home: Path, hosts: Sequence[str] = ()) -> dict[str, str]:
     """Ours without what would leak into Argilla's interpreter or settings, and with the settings we decide."""
     dropped = (
         "PYTHONPATH",
@@ -92,6 +102,7 @@ def _environment(home: Path) -> dict[str, str]:
     return kept | {
         "PYTHONPATH": str(PLUGIN),
         "PYTHONUNBUFFERED": "1",
+        "ALIGN_HOSTS": ",".join(hosts),
         "ARGILLA_HOME_PATH": str(home),
         "ARGILLA_SEARCH_ENGINE": "embedded",
         "ARGILLA_DATABASE_SQLITE_TIMEOUT": "30",
@@ -149,7 +160,7 @@ def _can_bind(port: int) -> bool:
 
 
 def rotate_logs(home: Path) -> None:
-    """server.log becomes server.log.1, and so on; the oldest goes."""
+    """server.log becomes server.log.1, and so on; the oldest goes. The server does the same when the file is large."""
     names = [home / LOG_FILE, *(home / f"{LOG_FILE}.{n}" for n in range(1, LOGS_KEPT + 1))]
     for older, newer in zip(names[:0:-1], names[-2::-1], strict=True):
         with contextlib.suppress(FileNotFoundError):

@@ -1,11 +1,12 @@
 """Start, stop and look at the server of a *home*, a folder with its database, its secrets and its log."""
 
 import random
+import re
 import secrets
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,18 +79,26 @@ def default_home() -> Path:
 
 
 def start(
-    home: Path | None = None, port: int | None = None, *, database: str | None = None, timeout: float = 120.0
+    home: Path | None = None,
+    port: int | None = None,
+    *,
+    database: str | None = None,
+    hosts: Sequence[str] | None = None,
+    timeout: float = 120.0,
 ) -> ServerInfo:
     """Have the server of `home` answer, and say where; one that runs already is left as it is.
 
     `port` None keeps the port that this home has (a free one is chosen the first time); 0 chooses anew. `database` is
     the URL of a PostgreSQL database, kept for the next start; None keeps what this home has, at first its own SQLite
-    file. Raises ConfigError for another kind of URL, and ServiceError where nothing is installed, the port is taken,
-    the disk is full, the home has its data elsewhere, the server dies or needs more than `timeout` seconds.
+    file. `hosts` are the names of a proxy in front, to which it answers beside those of loopback; they are kept too
+    (None keeps those that this home has). Raises ConfigError for another kind of URL or what is no name, and ServiceError
+    where nothing is installed, the port is taken, the disk is full, the home has its data elsewhere, the server dies or
+    needs more than `timeout` seconds.
     """
     begin, home = time.monotonic(), _absolute(home)
     if database is not None:
         check_database(database)
+    check_hosts(hosts or ())
     folder = environment()
     if not is_installed(folder):
         raise ServiceError("Argilla's server is not installed", where=str(folder), hint="run `align server install`")
@@ -97,13 +106,19 @@ def start(
     with locked(home / "server.lock", timeout=timeout, what="a start or stop of this server"):
         alive = process.running(home)
         if alive is None:
-            alive = _launch(home, folder, port, database)
+            alive = _launch(home, folder, port, database, hosts)
             fresh = True
         else:
             fresh = False
             if database not in (None, (read_json(home / SECRETS_FILE) or {}).get("database")):
                 raise ServiceError(
                     "this server runs on another database", where=str(home), hint="run `align server stop` first"
+                )
+            if hosts is not None and sorted(set(hosts)) != _hosts(home):
+                raise ServiceError(
+                    f"this server answers to {', '.join(_hosts(home)) or 'the names of loopback alone'}",
+                    where=str(home),
+                    hint="run `align server stop` first",
                 )
             if port not in (None, 0, alive.port):
                 raise ServiceError(
@@ -113,6 +128,15 @@ def start(
                 )
         _wait_until_ready(home, alive, begin + timeout, timeout)
     return ServerInfo(home, _url(alive.port), alive.pid, fresh, time.monotonic() - begin)
+
+
+def revive(home: Path | None = None) -> bool:
+    """Start the server of `home` again where it died, and say whether it runs; one that was stopped stays so."""
+    home = _absolute(home)
+    if not (home / process.PID_FILE).exists():
+        return False
+    start(home)
+    return True
 
 
 def stop(home: Path | None = None) -> bool:
@@ -188,6 +212,15 @@ def check_database(url: str) -> None:
         )
 
 
+def check_hosts(hosts: Sequence[str]) -> None:
+    """Raise ConfigError for what is no host's name: an address with a scheme, a port or a path, or a pattern."""
+    for host in hosts:
+        if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\]", host.lower()):
+            raise ConfigError(
+                f"{host!r} is no host's name", where="--host", hint="give the name alone: label.example.org"
+            )
+
+
 def _keep_secrets(home: Path, database: str | None) -> None:
     """Make the secrets where there are none, and note a database that is named for the first time or anew."""
     known = read_json(home / SECRETS_FILE)
@@ -208,7 +241,9 @@ def _keep_secrets(home: Path, database: str | None) -> None:
     write_private(home / SECRETS_FILE, (known or tokens) | ({"database": database} if database else {}))
 
 
-def _launch(home: Path, folder: Path, port: int | None, database: str | None) -> process.Process:
+def _launch(
+    home: Path, folder: Path, port: int | None, database: str | None, hosts: Sequence[str] | None
+) -> process.Process:
     if shutil.disk_usage(home).free < NEEDED_BYTES:
         raise ServiceError(
             f"the disk has less than {NEEDED_BYTES >> 20} MB free",
@@ -217,8 +252,14 @@ def _launch(home: Path, folder: Path, port: int | None, database: str | None) ->
         )
     _keep_secrets(home, database)
     chosen = _choose_port(home, port)
-    write_private(home / SETTINGS_FILE, {"port": chosen, "argilla": argilla_version()})
-    return process.launch(home, python_of(folder), chosen)
+    names = _hosts(home) if hosts is None else sorted(set(hosts))
+    write_private(home / SETTINGS_FILE, {"port": chosen, "argilla": argilla_version(), "hosts": names})
+    return process.launch(home, python_of(folder), chosen, names)
+
+
+def _hosts(home: Path) -> list[str]:
+    """The names that this home has beside those of loopback."""
+    return list((read_json(home / SETTINGS_FILE) or {}).get("hosts", []))
 
 
 def _choose_port(home: Path, port: int | None) -> int:
@@ -261,7 +302,7 @@ def _wait_until_ready(home: Path, alive: process.Process, deadline: float, timeo
 
 def _answers(alive: process.Process) -> bool:
     try:
-        found: dict[str, Any] = call(_url(alive.port), "/api/v1/status", timeout=5.0)
+        found: dict[str, Any] = call(_url(alive.port), "/api/v1/status", timeout=5.0, patience=0.0)
     except ServiceError:  # not yet; whether it is too late is the caller's question
         return False
     return bool(found["search_engine"].get("pid") == alive.pid)

@@ -63,9 +63,19 @@ def add_user(
     workspace_id = None if workspace is None else _workspace_id(url, key, workspace)
     password = password or secrets.token_urlsafe(12)
     body = {"username": username, "first_name": username.strip(), "role": role, "password": password}
-    made = call(url, "/api/v1/users", key=key, method="POST", body=body)
+
+    def found() -> dict[str, Any] | None:
+        users: list[dict[str, Any]] = call(url, "/api/v1/users", key=key)["items"]
+        return next((user for user in users if user["username"] == username), None)
+
+    made = (
+        call(url, "/api/v1/users", key=key, method="POST", body=body, done=lambda: found() is not None) or found()
+    )  # None where the reply was lost and the user is there
+    if made is None:
+        raise ServiceError(f"Argilla lost the user {username!r} that was just made", where=url)
     if workspace_id:
-        call(url, f"/api/v1/workspaces/{workspace_id}/users", key=key, method="POST", body={"user_id": made["id"]})
+        member = {"user_id": made["id"]}
+        call(url, f"/api/v1/workspaces/{workspace_id}/users", key=key, method="POST", body=member, conflict=True)
     return NewUser(username, role, password, made["api_key"])
 
 

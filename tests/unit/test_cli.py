@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from align.cli import display
-from align.cli.display import counting, plain, seconds_text, value_text
+from align.cli.display import counting, indented, one_line, plain, print_table, seconds_text, value_text
 from align.cli.document import markdown
 from align.cli.workplace import workplace
 from align.errors import ConfigError, ServiceError
@@ -193,3 +193,11 @@ def test_another_model_never_meets_the_work_of_the_first(tmp_path: Path, monkeyp
             assert [p.name for p in folders[-1].iterdir()] == ["config.json"]
             raise KeyError
     assert folders[0] == folders[1] != folders[2]
+
+
+def test_no_text_can_pass_for_another_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert one_line("a\nkim: a is better\r\x1b[1A") == "a\\nkim: a is better\\r\\x1b[1A"
+    assert indented("yes\n  kim: b is better\n", "  │ ") == "yes\n  │   kim: b is better\n  │ "
+    print_table([["who", "done"], ["kim\nbob  9", "1"]])
+    assert capsys.readouterr().out.splitlines()[2:] == ["kim\\nbob  9  1"]
+    assert len(plain("x" * 10**6)) < 20_100

@@ -1,9 +1,15 @@
 """A language model as judge, on a small local server that says what each test wants."""
 
+import asyncio
+import itertools
 import json
 import logging
 import os
 import re
+import socket
+import threading
+import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -266,8 +272,6 @@ def test_what_fails_for_one_answer_has_a_reason_and_the_others_their_text() -> N
 
 
 def test_an_answer_that_comes_too_late_is_none() -> None:
-    import time
-
     def slow(body: dict[str, Any]) -> str:
         time.sleep(0.6 if body["messages"][0]["content"] == "slow" else 0)
         return "fine"
@@ -276,7 +280,59 @@ def test_an_answer_that_comes_too_late_is_none() -> None:
         late: list[Message] = [{"role": "user", "content": "slow"}]
         one, other = ask(judge_at(server.url, timeout=0.2, retries=1, concurrency=1), [ASKED, late])
     assert one.text == "fine"
-    assert other == Reply(None, "no reply after 2 tries: ReadTimeout", answered=False)
+    assert other == Reply(None, "no reply after 2 tries: no reply within 0.2 s", answered=False)
+
+
+@pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"])
+def test_a_reply_that_drips_is_given_up(head: bytes) -> None:
+    """A byte every tenth of a second, in the head or in the body: no read of it takes long."""
+
+    def drip(listening: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listening.accept()
+                connection.sendall(head)
+                for letter in itertools.cycle(b"HTTP/1.1 200 OK"):
+                    connection.sendall(bytes([letter]))
+                    time.sleep(0.1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=drip, args=(listening,), daemon=True).start()
+        began = time.monotonic()
+        judge = judge_at(f"http://127.0.0.1:{listening.getsockname()[1]}/v1", timeout=1.0, retries=0)
+        with pytest.raises(ServiceError, match=r"does not answer \(no reply after 1 tries: no reply within 1 s\)"):
+            ask(judge, [ASKED])
+    assert time.monotonic() - began < 5
+
+
+def test_a_reply_of_any_size_or_depth_is_a_reason() -> None:
+    deep = "[" * 100_000
+    replies: list[Answer] = [
+        (200, "x" * (5 << 20)),
+        (200, deep),
+        (200, '{"choices":' + deep),
+        deep,
+        '{"verdict":' + deep,
+    ]
+    with fake_judge(lambda body: replies.pop(0)) as server:
+        judge = judge_at(server.url, concurrency=1, reply="json")
+        found = ask(judge, [ASKED] * 5)
+    assert [reply.reason for reply in found] == [
+        "the reply is larger than 4 MiB",
+        "what came back is no chat completion",
+        "what came back is no chat completion",
+        "",
+        "",
+    ]
+    assert [read_reply(judge, reply, pair_verdict) for reply in found[3:]] == [(None, "the reply is no JSON")] * 2
+
+
+def test_a_judge_is_asked_from_within_an_event_loop_too() -> None:
+    async def within() -> str | None:
+        return ask(judge_at(server.url), [ASKED])[0].text
+
+    with fake_judge(lambda body: "fine") as server:
+        assert asyncio.run(within()) == "fine"
 
 
 def test_a_judge_that_answers_nothing_stops_the_run() -> None:

@@ -257,6 +257,27 @@ def test_the_last_block_between_fences() -> None:
     assert last_block("a\n```python\nx = 1\n```\nb\n````\n```\n````") == "```\n"
     assert last_block("```\nopen") is None
     assert last_block("use `x` or ```y```") is None
+    assert last_block("```a\nopen\n```\nx\n ```` \n```\n`````\n") == "```\n"
+    assert last_block("````\nlonger\n```b\nx\n```") == "x\n"
+    assert last_block("```\n```\n```\nlast\n```") == "last\n" and last_block("```\n```") == ""
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "```a\n" * 25_000,
+        "```\n" * 25_001,
+        "```a\n" + "``\n" * 33_000,
+        "`" * 100_000,
+        " " * 100_000,
+        "```a\n \n" * 14_000,
+    ]
+    + ["".join("`" * (450 - n) + "x\n" for n in range(447))],
+)
+def test_no_answer_makes_the_search_for_its_block_long(hostile: str) -> None:
+    began = time.monotonic()
+    last_block(hostile)
+    assert time.monotonic() - began < 1
 
 
 def test_an_id_changes_with_what_a_function_says_and_not_with_its_share(tmp_path: Path, sums: Path) -> None:

@@ -98,3 +98,23 @@ def test_rows_and_answers_are_read() -> None:
     )
     assert program_in("```py\na\n```\n```\nb\n```") == "b\n"
     assert program_in("a = 1") == "a = 1"
+
+
+@pytest.mark.parametrize(
+    ("more", "fine"),
+    [
+        ({}, True),
+        ({"isolation": "limits"}, False),
+        ({"trusted": True}, False),
+        ({"isolation": "limits", "trusted": True}, True),
+    ],
+)
+def test_limits_alone_and_trust_go_together(tmp_path: Path, more: dict[str, Any], fine: bool) -> None:
+    tests = tmp_path / "tests.jsonl"
+    tests.write_text("")
+    given = {"type": "code", "tests": str(tests), **more}
+    if fine:
+        assert read_function(given).type == "code"
+    else:
+        with pytest.raises(ValueError, match=r"`isolation: limits` and `trusted: true` go together"):
+            read_function(given)

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox nee
 def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Limits:
     """Small limits with one isolation and then the other, where this machine can."""
     isolation: Isolation = request.param
-    found = replace(SMALL, isolation=isolation)
+    found = replace(SMALL, isolation=isolation, trusted=isolation == "limits")
     try:
         sandbox.require(found)
     except ConfigError:
@@ -217,6 +217,7 @@ def test_a_machine_without_namespaces_is_said_with_the_way_out(monkeypatch: pyte
     child = tmp_path / "child.py"
     text = sandbox.CHILD.read_text().replace("LIBC.unshare(flags)", "LIBC.unshare(-1)")
     child.write_text(text)
+    (tmp_path / "sandbox_kernel.py").write_text(sandbox.CHILD.with_name("sandbox_kernel.py").read_text())
     monkeypatch.setattr(sandbox, "CHILD", child)
     with pytest.raises(ConfigError, match=r"isolation: the sandbox cannot be built: unshare: .*`isolation: limits`"):
         run("print(1)", SMALL)
@@ -241,3 +242,189 @@ def test_a_user_who_is_not_root_has_the_same_walls() -> None:
     if "cannot be built" in done.stderr:
         pytest.skip("this machine lets only root make namespaces")
     assert done.stdout.split() == ["0", "False", "-1", "8"], done.stderr
+
+
+# what no limit counts, and what is beside the program -----------------------------------------------------------------
+
+
+def test_limits_alone_are_refused_for_what_is_not_ones_own() -> None:
+    with pytest.raises(ConfigError, match=r"isolation: `limits` alone are for programs of your own.*trusted: true"):
+        run("print(1)", replace(SMALL, isolation="limits"))
+
+
+MEMORY = """
+    import ctypes, os, mmap
+    libc = ctypes.CDLL(None, use_errno=True)
+    kept = 0
+    for n in range(40):
+        segment = libc.shmget(0, 16 << 20, 0o1600)
+        kept += segment >= 0
+    try:
+        while kept < 80:
+            file = os.memfd_create("x")
+            os.write(file, bytes(1 << 20))
+            kept += 1
+    except OSError:
+        pass
+    try:
+        os.ftruncate(0, 1 << 20)
+        kept += 1000
+    except OSError:
+        pass
+    print(kept, libc.msgget(0, 0o1600), libc.semget(0, 1, 0o1600))
+"""
+
+
+def test_no_memory_is_kept_that_no_limit_counts(limits: Limits) -> None:
+    assert run(textwrap.dedent(MEMORY), limits).output == "0 -1 -1\n"
+
+
+def test_calls_that_reach_far_into_the_kernel_are_refused(limits: Limits) -> None:
+    program = """
+        import ctypes, os, platform, socket
+        libc = ctypes.CDLL(None, use_errno=True)
+        place = platform.machine() == "aarch64"
+        calls = {"ptrace": (101, 117), "bpf": (321, 280), "io_uring_setup": (425, 425), "keyctl": (250, 219),
+                 "userfaultfd": (323, 282), "perf_event_open": (298, 241), "unshare": (272, 97), "setns": (308, 268)}
+        print([name for name, numbers in calls.items()
+               if libc.syscall(numbers[place], 0, 0, 0, 0, 0) != -1 or ctypes.get_errno() != 1])
+        libc.syscall(56 if not place else 220, 0x10000000 | 17, 0, 0, 0, 0)
+        print(ctypes.get_errno())
+        try:
+            socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)
+        except OSError as error:
+            print("no netlink")
+    """
+    assert run(textwrap.dedent(program), limits).output == "[]\n1\nno netlink\n"
+
+
+def test_ordinary_programs_do_not_notice(limits: Limits) -> None:
+    program = """
+        import asyncio, hashlib, json, multiprocessing, os, random, re, signal, subprocess, sys, tempfile, threading
+        found = []
+        thread = threading.Thread(target=found.append, args=(1,))
+        thread.start()
+        thread.join()
+        found += subprocess.run([sys.executable, "-c", "print(2)"], capture_output=True, text=True).stdout.split()
+        found.append(asyncio.run(asyncio.sleep(0, 3)))
+        with tempfile.TemporaryDirectory(dir=".") as folder:
+            open(folder + "/x", "w").write("4")
+            os.rename(folder + "/x", folder + "/y")
+            found.append(open(folder + "/y").read())
+        signal.signal(signal.SIGALRM, lambda *_: found.append(5))
+        os.kill(os.getpid(), signal.SIGALRM)
+        print(found, os.path.exists("/dev/null"), len(os.urandom(4)))
+    """
+    assert run(textwrap.dedent(program), replace(limits, seconds=10)).output == "[1, '2', 3, '4', 5] True 4\n"
+
+
+@pytest.fixture
+def alone(limits: Limits) -> Limits:
+    if limits.isolation != "limits":
+        pytest.skip("a program with walls around it does not even see these")
+    return limits
+
+
+def test_limits_leave_the_users_files_alone(alone: Limits, tmp_path: Path) -> None:
+    """In a folder that everybody may read and write, so that nothing but the sandbox is in the way."""
+    for folder in [tmp_path, *tmp_path.parents[:2]]:
+        folder.chmod(0o777)
+    kept = tmp_path / "kept.txt"
+    kept.write_text("a secret")
+    kept.chmod(0o666)
+    program = f"""
+        import os, shutil, socket
+        path, folder = {str(kept)!r}, {str(tmp_path)!r}
+        def tried(do):
+            try:
+                return do()
+            except OSError:
+                return "refused"
+        print({{tried(do) for do in (
+            lambda: open(path).read(), lambda: open(path, "w"), lambda: open(path, "a"), lambda: os.remove(path),
+            lambda: os.rename(path, path + "2"), lambda: os.link(path, "here"), lambda: os.truncate(path, 0),
+            lambda: open(folder + "/new", "w"), lambda: os.mkdir(folder + "/new"), lambda: os.listdir(folder),
+            lambda: os.chmod(path, 0), lambda: os.utime(path), lambda: os.symlink(path, folder + "/new"),
+            lambda: open("/proc/self/environ").read(), lambda: os.listdir("/proc"), lambda: open("/etc/passwd").read(),
+            lambda: socket.socket(), lambda: socket.socket(socket.AF_UNIX),
+        )}})
+    """
+    assert run(textwrap.dedent(program), alone).output == "{'refused'}\n"
+    assert kept.read_text() == "a secret" and [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
+    assert kept.stat().st_mode & 0o777 == 0o666
+
+
+def test_limits_leave_other_processes_alone(alone: Limits) -> None:
+    """Its caller and another program of the sandbox: neither is signalled, looked into or limited."""
+    import threading
+
+    other = ours(
+        "import os, time\nprint(os.getpid(), flush=True)\nopen('program-OURS', 'w')\ntime.sleep(4)\nprint('lives')"
+    )
+    found: list[sandbox.Outcome] = []
+    thread = threading.Thread(target=lambda: found.append(run(other, alone)))
+    thread.start()
+    time.sleep(1.5)
+    program = f"""
+        import ctypes, os, resource, signal, sys
+        for pid in [{os.getpid()}, os.getppid(), *map(int, sys.stdin.read().split())]:
+            for do in (lambda: os.kill(pid, 0), lambda: os.kill(pid, 9), lambda: open(f"/proc/{{pid}}/environ").read(),
+                       lambda: open(f"/proc/{{pid}}/mem", "rb"), lambda: open(f"/proc/{{pid}}/cwd/program.py").read(),
+                       lambda: resource.prlimit(pid, resource.RLIMIT_CPU, (1, 1)),
+                       lambda: os.setpriority(os.PRIO_PROCESS, pid, 19), lambda: os.sched_setaffinity(pid, [0])):
+                try:
+                    print(pid, do())
+                except OSError:
+                    pass
+    """
+    beside = [int(p.parent.name) for p in Path("/proc").glob("[0-9]*/cmdline") if b"program.py" in _read(p)]
+    assert beside
+    done = run(textwrap.dedent(program), alone, given=" ".join(map(str, beside)))
+    thread.join()
+    assert (done.output, done.error) == ("", "")
+    assert found[0].output.split()[1:] == ["lives"]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root")
+def test_each_program_of_roots_is_a_user_of_its_own(limits: Limits) -> None:
+    if limits.isolation == "namespaces":
+        pytest.skip("inside, each is called nobody")
+    users = {run("import os; print(os.getuid(), os.getgid())", limits).output for _ in range(3)}
+    assert len(users) == 3 and all(int(user.split()[0]) > 1 << 30 for user in users)
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not SYSTEM_PYTHON.exists(), reason="needs root, and Python for everybody")
+def test_limits_hold_what_runs_as_the_very_user_who_trains(tmp_path: Path) -> None:
+    """Where the user is the same, nothing but Landlock and the filter stands between the program and the trainer."""
+    program = """
+        import os, sys
+        pid, path = sys.stdin.read().split()
+        refused = 0
+        for do in (lambda: os.kill(int(pid), 0), lambda: os.kill(os.getppid(), 0), lambda: os.chmod(path, 0),
+                   lambda: open(path).read(), lambda: open(path, "w"), lambda: os.remove(path), lambda: os.utime(path),
+                   lambda: os.truncate(path, 0), lambda: open(f"/proc/{pid}/environ").read()):
+            try:
+                do()
+            except OSError:
+                refused += 1
+        print(os.getuid(), refused)
+    """
+    kept = Path("/tmp") / f"kept-{os.getpid()}"
+    kept.write_text("a secret")
+    os.chown(kept, 12345, 12345)
+    limits = replace(SMALL, isolation="limits", trusted=True)
+    code = (
+        f"import os, sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})\nfrom reward.sandbox import *\n"
+        f"done = run({textwrap.dedent(program)!r}, {limits!r}, given=f'{{os.getpid()}} {kept}')\n"
+        f"print(done.output, done.error, open({str(kept)!r}).read())"
+    )
+    command = [str(SYSTEM_PYTHON), "-B", "-c", code]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, user=12345, group=12345, extra_groups=[], cwd="/"
+        )
+        if "Permission denied" in done.stderr or "No module named" in done.stderr:
+            pytest.skip("the checkout is not everybody's to read")
+        assert done.stdout.split() == ["12345", "9", "a", "secret"], done.stderr
+    finally:
+        kept.unlink()

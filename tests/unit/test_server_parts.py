@@ -27,7 +27,7 @@ from annotation.server.server import _choose_port
 
 sys.path.insert(0, str(process.PLUGIN))  # as Argilla's interpreter finds it
 from argilla_embedded import home as plugin_home
-from argilla_embedded import sqlite, text, vectors
+from argilla_embedded import logs, sqlite, text, throttle, vectors
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +53,7 @@ def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("(+lamp) lamps~2", [["lamp"], ["lamps"]], []),
         ('say"hi', [['say"hi']], []),
         ("NOT AND", [["NOT"], ["AND"]], []),
+        ("lamp lamp kettle lamp", [["lamp"], ["kettle"]], []),
         ('" - | * "', [], []),
         ("", [], []),
     ],
@@ -63,6 +64,26 @@ def test_queries_become_phrases(query: str, wanted: list[list[str]], unwanted: l
 
     terms = text.parse(query)
     assert [shown(alternatives) for alternatives in terms.wanted] == wanted and shown(terms.unwanted) == unwanted
+
+
+@pytest.mark.parametrize(
+    ("query", "taken"),
+    [
+        ("w " * 200, True),
+        ("w " * 201, False),
+        ('"' + "w " * 201 + '"', False),
+        ("-".join("w" * 201), False),
+        ("x" * 4000, True),
+        ("x" * 4001, False),
+        ("((-" * 2000, False),
+    ],
+)
+def test_a_query_has_at_most_two_hundred_words(query: str, taken: bool) -> None:
+    if taken:
+        assert len(text.parse(query).wanted) == 1
+    else:
+        with pytest.raises(text.TooLong, match=r"^the search takes 200 words or 4000 characters"):
+            text.parse(query)
 
 
 @given(st.text())
@@ -88,13 +109,14 @@ def test_the_database_understands_every_query(query: str) -> None:
 
 
 def test_nearest_is_by_cosine() -> None:
-    matrix = vectors.build(("s", 1), [("a", "[1, 0]"), ("b", "[0, 5]"), ("c", "[-2, 0]"), ("zero", "[0, 0]")])
+    matrix = vectors.build([("a", "[1, 0]"), ("b", "[0, 5]"), ("c", "[-2, 0]"), ("zero", "[0, 0]")])
+    vectors.keep(("s", 1), matrix)
     assert vectors.nearest(matrix, [3.0, 0.0], least=False) == [("a", 1.0), ("b", 0.5), ("zero", 0.5), ("c", 0.0)]
     assert vectors.nearest(matrix, [3.0, 0.0], least=True)[0] == ("c", 1.0)
-    assert vectors.nearest(vectors.build(("none",), []), [1.0], least=False) == []
+    assert vectors.nearest(vectors.build([]), [1.0], least=False) == []
     assert vectors.cached(("s", 1)) is matrix and vectors.cached(("s", 2)) is None
     for n in range(vectors.KEPT):
-        vectors.build(("more", n), [])
+        vectors.keep(("more", n), matrix)
     assert vectors.cached(("s", 1)) is None, "only so many stay in memory"
 
 
@@ -161,6 +183,54 @@ def test_logs_rotate_and_the_oldest_goes(tmp_path: Path) -> None:
         "server.log.2": "3",
         "server.log.3": "2",
     }
+
+
+def test_a_log_is_rotated_by_size_and_takes_the_standard_streams_along(tmp_path: Path) -> None:
+    code = """
+import logging, os, sys
+from pathlib import Path
+from argilla_embedded import logs
+logs.SIZE = 20_000
+out = os.open("server.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+logs.follow(out)
+logs.install(Path("server.log").absolute())
+for n in range(400):
+    logging.getLogger("x").error("entry %d %s", n, "y" * 300)
+    os.write(2, b"a crash\\n")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(process.PLUGIN)}, check=False
+    )
+    assert done.returncode == 0
+    found = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert sorted(found) == ["server.log", "server.log.1", "server.log.2", "server.log.3"]
+    assert max(map(len, found.values())) < 21_000
+    assert "entry 399 " in found["server.log"] and found["server.log"].endswith("a crash\n")
+    assert all("a crash" in content for content in found.values())
+
+
+def test_a_message_of_any_size_takes_two_hundred_lines_of_the_log() -> None:
+    assert logs.bounded("one\ntwo") == "one\ntwo"
+    assert logs.bounded("x" * 501) == "x" * 500 + " … (501 characters)"
+    lines = logs.bounded("\n".join(map(str, range(1000)))).split("\n")
+    assert len(lines) == 201 and lines[99:102] == ["99", "… (800 lines)", "900"] and lines[-1] == "999"
+
+
+def test_after_some_tries_at_once_one_is_left_every_so_often() -> None:
+    tries = throttle.Throttle(burst=3, every=10.0)
+    for _ in range(3):
+        assert tries.wait("kim", 100.0) == 0
+        tries.spend("kim", 100.0)
+    assert tries.wait("kim", 100.0) == 10.0 and tries.wait("lee", 100.0) == 0
+    assert tries.wait("kim", 110.0) == 0
+    tries.spend("kim", 110.0)
+    assert tries.wait("kim", 110.0) == 10.0
+    tries.give_back("kim")
+    assert tries.wait("kim", 110.0) == 0
+    tries.forgive("kim")
+    for _ in range(3):
+        tries.spend("kim", 110.0)
+    assert tries.wait("kim", 110.0) == 10.0 and tries.wait("kim", 140.0) == 0
 
 
 @pytest.mark.parametrize(
@@ -300,7 +370,7 @@ def test_a_disk_without_room_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
     full = type("Usage", (), {"free": 5})
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: full)
     with pytest.raises(ServiceError, match=r"less than 100 MB free.*--home"):
-        module._launch(tmp_path, tmp_path, None, None)
+        module._launch(tmp_path, tmp_path, None, None, None)
     assert list(tmp_path.iterdir()) == [], "no secrets were made"
 
 

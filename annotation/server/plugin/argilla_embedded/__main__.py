@@ -12,6 +12,7 @@ import socket
 import sys
 from pathlib import Path
 
+from argilla_embedded import logs
 from argilla_embedded.home import prepare_environment
 
 
@@ -20,6 +21,7 @@ def main(home: Path, port: int, address: str | None = None) -> None:
         _go_to_the_background(home)
     os.chdir(home)
     listener = _bind(address or "127.0.0.1", port)
+    logs.install(home / "server.log" if address is None else None)
     prepare_environment(home)
     _make_scratch(home / "tmp")
     _serve(listener)
@@ -58,7 +60,7 @@ def _serve(listener: socket.socket) -> None:
     import uvicorn
     from argilla_embedded.app import app
 
-    config = uvicorn.Config(app, access_log=False, log_level="info", timeout_graceful_shutdown=5)
+    config = uvicorn.Config(app, access_log=False, log_config=None, log_level="info", timeout_graceful_shutdown=5)
     uvicorn.Server(config).run(sockets=[listener])
 
 

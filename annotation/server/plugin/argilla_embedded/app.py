@@ -8,7 +8,10 @@ from argilla_embedded import (  # noqa: F401 - importing `engine` registers it
     alone,
     closing,
     engine,
+    failures,
+    gate,
     jobs,
+    login,
     outbox,
     owner,
     pragmas,
@@ -34,7 +37,10 @@ def configure(app: FastAPI) -> FastAPI:
     privacy.install()
     closing.install()
     status.install()
+    failures.install()
+    login.install()
     ui.install(app)
+    app.add_middleware(gate.Gate)  # last, and so before all others
     _extend_lifespan(app)
     return app
 

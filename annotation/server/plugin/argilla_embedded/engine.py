@@ -3,6 +3,7 @@
 Every method that would keep an index up to date has nothing to do; words are kept by triggers (see `schema`).
 """
 
+import asyncio
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,9 +11,10 @@ from uuid import UUID
 
 from argilla_embedded import ENGINE, sql, vectors
 from argilla_embedded.dialect import dialect
-from argilla_embedded.text import parse
+from argilla_embedded.text import Terms, TooLong, parse
 from argilla_server.database import async_engine
 from argilla_server.enums import MetadataPropertyType, SimilarityOrder
+from argilla_server.errors.future import UnprocessableEntityError
 from argilla_server.models import Dataset, MetadataProperty, Record, Response, Suggestion, User, VectorSettings
 from argilla_server.search_engine.base import (
     Filter,
@@ -30,10 +32,19 @@ from sqlalchemy import text
 
 EVERYTHING = 10**9
 
+_building = asyncio.Lock()
+
 
 async def _rows(statement: str, values: dict[str, Any]) -> Sequence[Any]:
     async with async_engine.connect() as connection:
         return (await connection.execute(text(statement), values)).all()
+
+
+def _terms(query: str) -> Terms:
+    try:
+        return parse(query)
+    except TooLong as error:
+        raise UnprocessableEntityError(str(error)) from error
 
 
 @SearchEngine.register(engine_name=ENGINE)
@@ -108,7 +119,7 @@ class EmbeddedSearchEngine(SearchEngine):
             search.queue_for(user_id, filter)
         if query is not None:
             query = TextQuery(q=query) if isinstance(query, str) else query
-            search.match_text(parse(query.q), query.field)
+            search.match_text(_terms(query.q), query.field)
         if filter is not None:
             search.keep(filter)
         if sort:
@@ -142,7 +153,7 @@ class EmbeddedSearchEngine(SearchEngine):
         if not value:
             raise ValueError(f"record {record.id} has no vector {vector_settings.name!r}")
         matrix = await self._matrix(vector_settings)
-        ranked = vectors.nearest(matrix, value, least=order == SimilarityOrder.least_similar)
+        ranked = await asyncio.to_thread(vectors.nearest, matrix, value, least=order == SimilarityOrder.least_similar)
         if filter is not None or query is not None:
             found = await self.search(dataset, query, filter, limit=EVERYTHING)
             kept = {dialect.key(item.record_id) for item in found.items}
@@ -158,6 +169,10 @@ class EmbeddedSearchEngine(SearchEngine):
     async def _matrix(self, vector_settings: VectorSettings) -> vectors.Matrix:
         values = {"settings": dialect.key(vector_settings.id)}
         signature = (values["settings"], *map(tuple, await _rows(sql.VECTORS_SIGNATURE, values)))
-        return vectors.cached(signature) or vectors.build(
-            signature, [tuple(r) for r in await _rows(sql.VECTORS, values)]
-        )
+        async with _building:  # of several who wait for one matrix, the first makes it
+            matrix = vectors.cached(signature)
+            if matrix is None:
+                rows = [tuple(r) for r in await _rows(sql.VECTORS, values)]
+                matrix = await asyncio.to_thread(vectors.build, rows)
+                vectors.keep(signature, matrix)
+        return matrix

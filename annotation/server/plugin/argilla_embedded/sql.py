@@ -86,11 +86,12 @@ class Search:
             self.conditions.append("1 = 0")
             return
         field_is = f" AND t.field = {self.bind(field)}" if field else ""
-        for alternatives in terms.wanted:
-            self.conditions.append(f"r.id IN ({dialect.found(self._match(alternatives), field_is)})")
-        for phrase in terms.unwanted:
-            self.conditions.append(f"r.id NOT IN ({dialect.found(self._match([phrase]), field_is)})")
+        if terms.unwanted:
+            self.conditions.append(f"r.id NOT IN ({dialect.found(self._match(terms.unwanted), field_is)})")
         if terms.wanted:
+            # one set for all words: as a condition for each, they would be joins, whose orders a planner tries out
+            found = [dialect.found(self._match(alternatives), field_is) for alternatives in terms.wanted]
+            self.conditions.append(f"r.id IN ({' INTERSECT '.join(found)})")
             scored = dialect.scored(self._match([p for alternatives in terms.wanted for p in alternatives]), field_is)
             self.joins += (
                 f" JOIN (SELECT record_id, sum(score) AS score FROM ({scored}) scored GROUP BY record_id) words"

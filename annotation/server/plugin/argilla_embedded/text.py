@@ -7,7 +7,15 @@ field; `"a phrase"`, `pre*`, `this | that`, `-not`. Brackets and `~` are read ov
 import re
 from dataclasses import dataclass, field
 
+WORDS, CHARACTERS = 200, 4_000
+"""What a query may hold: each word is a look into the database. A whole answer that somebody pasted is no query."""
+
+_WORD = re.compile(r"\w+")
 _TOKEN = re.compile(r'[-+(]*"[^"]*"\*?|\||[^\s|]+')
+
+
+class TooLong(ValueError):  # noqa: N818 - of a query, as a sentence for whoever typed it
+    pass
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,12 @@ class Terms:
 
 
 def parse(query: str) -> Terms:
-    """`Terms` of `query`; false in a boolean sense where it holds no word at all (and so matches nothing)."""
+    """`Terms` of `query`; false in a boolean sense where it holds no word at all (and so matches nothing).
+
+    Raises TooLong for one of more than WORDS words or CHARACTERS characters.
+    """
+    if len(query) > CHARACTERS or sum(1 for _ in _WORD.finditer(query)) > WORDS:
+        raise TooLong(f"the search takes {WORDS} words or {CHARACTERS} characters; look for fewer, or for a phrase")
     terms, either = Terms(), False
     for token in _TOKEN.findall(query):
         if token == "|":
@@ -45,7 +58,7 @@ def parse(query: str) -> Terms:
             terms.unwanted.append(phrase)
         elif either:
             terms.wanted[-1].append(phrase)
-        else:
+        elif [phrase] not in terms.wanted:
             terms.wanted.append([phrase])
         either = False
     return terms

@@ -30,17 +30,19 @@ def cached(signature: tuple[Any, ...]) -> Matrix | None:
     return _matrices.get(signature)
 
 
-def build(signature: tuple[Any, ...], rows: Sequence[tuple[str, str]]) -> Matrix:
-    """From (record id, vector as JSON), normalised and kept."""
+def keep(signature: tuple[Any, ...], matrix: Matrix) -> None:
+    _matrices[signature] = matrix
+    while len(_matrices) > KEPT:
+        _matrices.popitem(last=False)
+
+
+def build(rows: Sequence[tuple[str, str]]) -> Matrix:
+    """From (record id, vector as JSON), normalised. Takes seconds for many, so it is done beside the event loop."""
     values_RD = np.array([json.loads(value) for _, value in rows], dtype=np.float32).reshape(
         len(rows), -1 if rows else 0
     )
     norms_R1 = np.linalg.norm(values_RD, axis=1, keepdims=True)
-    matrix = Matrix([record_id for record_id, _ in rows], values_RD / np.maximum(norms_R1, 1e-12))
-    _matrices[signature] = matrix
-    while len(_matrices) > KEPT:
-        _matrices.popitem(last=False)
-    return matrix
+    return Matrix([record_id for record_id, _ in rows], values_RD / np.maximum(norms_R1, 1e-12))
 
 
 def nearest(matrix: Matrix, value: Sequence[float], *, least: bool) -> list[tuple[str, float]]:
