@@ -11,7 +11,6 @@ from typing import Any
 from align.config.training import RewardModel
 from align.errors import ConfigError
 from align.evaluate.pairs import score_differences
-from align.ids import content_id
 from align.losses import weights_of_mean_one
 from align.text import load_tokenizer, stop_token_ids
 from align.train import arguments, checkpoint
@@ -81,16 +80,9 @@ def train_reward(
     pad = models.padding_id(tokenizer, stops)
     trainer = _trainer(model, tokenizer, kept, config, options, pad)
     clock.lap("set up")
-    inputs_id = content_id(
-        [
-            str(parent),
-            seed,
-            dtype,
-            config.model_dump(mode="json"),
-            [[astuple(pair), margin] for pair, margin in kept],
-        ]
-    )
-    metrics = loop.run_trainer(trainer, work=work, out=out, inputs_id=inputs_id, progress=progress)
+    rows = [[astuple(pair), margin] for pair, margin in kept]
+    inputs = loop.made_from(parent, rows, config, seed=seed, dtype=dtype)
+    metrics = loop.run_trainer(trainer, work=work, out=out, inputs=inputs, progress=progress)
     logged = [row for row in trainer.state.log_history if "accuracy" in row]
     metrics |= {name: logged[-1][name] for name in ("accuracy", "margin", "mean_reward") if logged}
     clock.lap("train")

@@ -4,6 +4,7 @@ import os
 import platform
 import secrets
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 from align.config.load import Loaded, resolved_yaml
@@ -36,27 +37,39 @@ def create_run(loaded: Loaded, runs: Path) -> Run:
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with run_lock(folder):
-        return Run(folder, _bring_up_to_date(folder, loaded), loaded.recipe)
+        return _brought_up_to_date(folder, loaded)
 
 
-def _bring_up_to_date(folder: Path, loaded: Loaded) -> str:
-    """Write what is missing or has changed; returns the run's id."""
+def _brought_up_to_date(folder: Path, loaded: Loaded) -> Run:
+    """Write what is missing or has changed."""
     identity = folder / "run.json"
     if not identity.is_file():
-        write_json(identity, {"id": secrets.token_hex(4)})
+        write_json(identity, {"id": secrets.token_hex(4), "began": date.today().isoformat()})
+    recipe = _dated(loaded.recipe, identity)
     environment = {**versions(), "platform": platform.platform(), "cores": os.cpu_count()}
-    texts = {"recipe.yaml": loaded.text, "resolved.yaml": resolved_yaml(loaded.recipe)}
+    texts = {"recipe.yaml": loaded.text, "resolved.yaml": resolved_yaml(recipe)}
     for name, text in texts.items():
         if not (folder / name).is_file() or (folder / name).read_text(encoding="utf-8") != text:
             replace_file(folder / name, text)
     if not (folder / "env.json").is_file() or read_json(folder / "env.json") != environment:
         write_json(folder / "env.json", environment)
-    return str(read_json(identity)["id"])
+    return Run(folder, str(read_json(identity)["id"]), recipe)
+
+
+def _dated(recipe: Recipe, identity: Path) -> Recipe:
+    """With the day on which the run began as its date, where the recipe names none; a run of an earlier version, whose
+    day is not known, has none."""
+    began = read_json(identity).get("began") if identity.is_file() else date.today().isoformat()
+    if recipe.model.date is not None or began is None:
+        return recipe
+    model = recipe.model.model_copy(update={"date": began})
+    return recipe.model_copy(update={"model": model})
 
 
 def planned_run(loaded: Loaded, runs: Path) -> Run:
     """The run that `create_run` would open; nothing is written."""
-    return Run(runs / loaded.recipe.name, "", loaded.recipe)
+    folder = runs / loaded.recipe.name
+    return Run(folder, "", _dated(loaded.recipe, folder / "run.json"))
 
 
 def open_run(folder: Path) -> Run:

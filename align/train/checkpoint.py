@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from align.errors import ConfigError, ServiceError, StageError
 from align.store import disk_errors, read_json, remove_folder, write_json
+from align.templates import Chat
 from align.text import load_tokenizer, stop_token_ids
 from align.train.world import agreed, gathered_weights, rank
 
@@ -31,10 +33,11 @@ _HUB_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")
 
 
 def import_model(
-    path: str, out: Path, *, revision: str | None, chat_template: str | None, dtype: str, seed: int | None = None
+    path: str, out: Path, *, revision: str | None, dtype: str, seed: int | None = None, **chat: Unpack[Chat]
 ) -> None:
     """Write the given model, a local folder or a Hub id, as a checkpoint folder `out`; `dtype` is that of its weights.
 
+    Its chat template has the variables and the date of `chat` written in; of a date that is not named, today's.
     Given a `seed`, a local folder with a config and no weights at all gets random ones, as training from scratch needs.
 
     Raises ConfigError for a path that is not there, holds no config.json, no causal language model or not all of
@@ -50,7 +53,7 @@ def import_model(
                 _place(file, out / file.name, link=from_hub)
         else:
             _save_weights(model, out)
-        _write_beside_weights(source, out, dtype, chat_template)
+        _write_beside_weights(source, out, dtype, {**chat, "date": chat.get("date") or date.today().isoformat()})
 
 
 def _find(path: str, revision: str | None) -> tuple[Path, bool]:
@@ -213,7 +216,7 @@ def _save_weights(model: PreTrainedModel, out: Path) -> None:
     model.save_pretrained(out)
 
 
-def _write_beside_weights(source: Path, out: Path, dtype: str, chat_template: str | None) -> None:
+def _write_beside_weights(source: Path, out: Path, dtype: str, chat: Chat) -> None:
     """Config, tokenizer and generation config as in `source`, for trainers change theirs (`use_cache`, pad token)."""
     from transformers import AutoConfig
 
@@ -221,7 +224,7 @@ def _write_beside_weights(source: Path, out: Path, dtype: str, chat_template: st
     config.architectures = config.architectures or _architectures(config)[:1]
     config.dtype = dtype
     config.save_pretrained(out)
-    tokenizer = load_tokenizer(source, chat_template=chat_template)
+    tokenizer = load_tokenizer(source, **chat)
     tokenizer.save_pretrained(out)
     given = source / "generation_config.json"
     generation = read_json(given) if given.is_file() else {}
@@ -247,7 +250,7 @@ def publish_model(model: Any, source: Path, out: Path, *, dtype: str, chat_templ
             _save_adapter(model, out / ADAPTER)
             model = model.merge_and_unload()
         _save_weights(model.to(getattr(torch, dtype)), out)
-        _write_beside_weights(source, out, dtype, chat_template)
+        _write_beside_weights(source, out, dtype, {"chat_template": chat_template})
 
 
 def whole_model(model: Any, source: Path) -> Any:

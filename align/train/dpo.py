@@ -86,8 +86,8 @@ def train_dpo(
     of_parent = content_id([checkpoint_id(parent), weights_type, dtype, trainer.ld_alpha])
     add_reference(trainer, kept, seen, (reference_cache or work / "reference") / of_parent, dtype)
     clock.lap("reference")
-    inputs_id = content_id([str(parent), seed, dtype, config.model_dump(mode="json"), [astuple(row) for row in kept]])
-    metrics = loop.run_trainer(trainer, work=work, out=out, inputs_id=inputs_id, progress=progress)
+    inputs = loop.made_from(parent, [astuple(row) for row in kept], config, seed=seed, dtype=dtype)
+    metrics = loop.run_trainer(trainer, work=work, out=out, inputs=inputs, progress=progress)
     clock.lap("train")
     sequences = [(row.prompt_ids, row.chosen_ids) for row in ex.spread(kept)]
     metrics["reload_logp_difference"] = checkpoint.publish_and_verify(

@@ -11,7 +11,7 @@ from typing import Any
 
 from align.config.training import Kto
 from align.errors import DataError
-from align.ids import content_id, seed_for
+from align.ids import seed_for
 from align.losses import weights_of_mean_one
 from align.text import load_tokenizer, stop_token_ids
 from align.train import arguments, checkpoint
@@ -73,8 +73,8 @@ def train_kto(
     difference = check_reference(trainer, STEP0_TOLERANCE[dtype])
     add_reference(trainer)
     clock.lap("reference")
-    inputs_id = content_id([str(parent), seed, dtype, config.model_dump(mode="json"), [astuple(row) for row in kept]])
-    metrics = loop.run_trainer(trainer, work=work, out=out, inputs_id=inputs_id, progress=progress)
+    inputs = loop.made_from(parent, [astuple(row) for row in kept], config, seed=seed, dtype=dtype)
+    metrics = loop.run_trainer(trainer, work=work, out=out, inputs=inputs, progress=progress)
     clock.lap("train")
     sequences = [(row.prompt_ids, row.answer_ids) for row in ex.spread(kept)]
     metrics["reload_logp_difference"] = checkpoint.publish_and_verify(

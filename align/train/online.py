@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, Unpack
 
 from align.config.training import Online
 from align.errors import AlignError, ConfigError, DataError
-from align.ids import content_id
 from align.text import decode_answer, encode_prompt, load_tokenizer, stop_token_ids
 from align.train import arguments, checkpoint, reference
 from align.train import examples as ex
@@ -116,10 +115,10 @@ def train(
     clock.lap("set up")
     difference = check_reference(trainer, kept, STEP0_TOLERANCE[dtype])
     clock.lap("reference")
-    same = [str(parent), seed, dtype, config.model_dump(mode="json"), [row.prompt_ids for row in kept], identity]
+    inputs = loop.made_from(parent, [row.prompt_ids for row in kept], config, seed=seed, dtype=dtype, start=identity)
     metrics = loop.run_trainer(
-        trainer, work=work, out=out, inputs_id=content_id(same), progress=given.get("progress"), save_every=cycle(trainer.args)
-    )  # fmt: skip
+        trainer, work=work, out=out, inputs=inputs, progress=given.get("progress"), save_every=cycle(trainer.args)
+    )
     clock.lap("train")
     metrics["reload_logp_difference"] = checkpoint.publish_and_verify(
         trainer.model, parent, ex.spread(trainer.latest), out=out, dtype=dtype

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from align.config.training import Sft
-from align.ids import content_id
 from align.text import load_tokenizer, stop_token_ids
 from align.train import arguments, checkpoint
 from align.train import examples as ex
@@ -62,10 +61,8 @@ def train_sft(
     )
     trainer = _trainer(policy, tokenizer, [[kept[row] for row in pack] for pack in packs], config, options, dtype)
     clock.lap("set up")
-    inputs_id = content_id(
-        [str(model), seed, dtype, config.model_dump(mode="json"), [[r.prompt_ids, r.labels] for r in kept]]
-    )
-    metrics = loop.run_trainer(trainer, work=work, out=out, inputs_id=inputs_id, progress=progress)
+    inputs = loop.made_from(model, [[r.prompt_ids, r.labels] for r in kept], config, seed=seed, dtype=dtype)
+    metrics = loop.run_trainer(trainer, work=work, out=out, inputs=inputs, progress=progress)
     clock.lap("train")
     sequences = [(row.prompt_ids, row.answer_ids) for row in ex.spread(kept)]
     metrics["reload_logp_difference"] = checkpoint.publish_and_verify(

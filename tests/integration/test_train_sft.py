@@ -138,8 +138,14 @@ def test_a_checkpoint_that_is_not_whole_or_of_another_training_is_not_used(
         if spoil == "mark":
             (folder / loop.MARK).unlink()
         started: list[int] = []
-        train(tiny, at, ROWS[:8] if spoil == "rows" else ROWS, progress=lambda done, total: started.append(done))  # noqa: B023
+        told = train(tiny, at, ROWS[:8] if spoil == "rows" else ROWS, progress=lambda done, total: started.append(done))  # noqa: B023
         assert started[0] == 1
+        assert told.get("thrown_away") == ("4 steps of another training (other rows)" if spoil == "rows" else None)
+    at = tmp_path / "settings"
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny, at, progress=stop_at(5))
+    told = train(tiny, at, micro_batch_size=2)
+    assert told["thrown_away"] == "4 steps of another training (micro_batch_size: None then, 2 now)"
 
 
 CHILD = """

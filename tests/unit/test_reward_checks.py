@@ -16,6 +16,7 @@ from align.errors import AlignError
 from align.types import Message
 from reward.build import build, identity
 from reward.checks import band, last_block, result
+from reward.code import program_in
 from reward.guard import Guard
 from reward.scorer import explain
 
@@ -34,6 +35,13 @@ def test_a_pattern_is_found_or_matches_as_a_whole() -> None:
     answers = ["I am sorry.", "Sorry!", " sorry\n", ""]
     assert scores(answers, type="regex", pattern="sorry") == [1.0, 0.0, 1.0, 0.0]
     assert scores(answers, type="regex", pattern="(?i)sorry!?", whole=True) == [0.0, 1.0, 1.0, 0.0]
+
+
+def test_thoughts_are_not_what_an_answer_says() -> None:
+    answer = "<think>\nsorry, I mean sorry: #### 3\n</think>\n\nFine."
+    assert scores([answer], type="regex", pattern="sorry") == [0.0]
+    assert scores([answer], type="length", high=5) == [1.0]
+    assert program_in("<think>\n```python\nprint(1)\n```\n</think>\n\nprint(2)") == "print(2)"
 
 
 def test_a_pattern_that_takes_forever_on_a_text_leaves_it_unscored_and_the_next_one_scored() -> None:

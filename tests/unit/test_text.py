@@ -105,16 +105,18 @@ def test_an_answer_that_melts_into_the_prompt_is_encoded_for_itself():
     assert tiny().convert_ids_to_tokens(ids) == ["Ċ", "b", "<|im_end|>"]
 
 
-def test_template_that_trims_and_thinks_does_not_touch_the_answer():
+def test_a_template_that_trims_and_writes_an_empty_block_has_its_way():
     template = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n"
         "{% if m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ m.content | trim }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     tokenizer = make_tokenizer([], chat_template=template)
-    ids = encode_answer(tokenizer, user("a"), "  <think>hm</think> yes ")
-    assert decode_answer(tokenizer, ids) == "  <think>hm</think> yes "
-    assert tokenizer.decode(ids) == "  <think>hm</think> yes <|im_end|>"
+    ids = encode_answer(tokenizer, user("a"), "  yes ")
+    assert tokenizer.decode(ids) == "<think>\n\n</think>\n\nyes<|im_end|>"
+    assert decode_answer(tokenizer, ids) == "yes"
+    with pytest.raises(DataError, match="a block of thoughts of its own before the answer, which has one already"):
+        encode_answer(tokenizer, user("a"), "  <think>hm</think> yes ")
 
 
 def test_plain_template():
@@ -169,7 +171,7 @@ def test_load_tokenizer(tmp_path: Path):
         (None, "chatlm", "'chatlm' is no built-in chat template and no file"),
         (CHATML, "plain", "has a chat template of its own, and 'plain' is another"),
         ("{% for m in messages %}{{ m.role }}{% endfor %}", None, "leaves out the assistant's text"),
-        ("{% for m in messages %}", None, "does not work"),
+        ("{% for m in messages %}", None, "has a syntax error in line 1"),
         ("{{ raise_exception('only systems') }}", None, "only systems"),
     ],
 )
