@@ -41,8 +41,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["CHATML", "PLAIN", "TEMPLATES", "decode_answer", "encode_answer", "encode_answered", "encode_prompt",
-           "load_tokenizer", "split_thoughts", "stop_token_ids"]  # fmt: skip
+           "load_tokenizer", "make_paddable", "padding_id", "split_thoughts", "stop_token_ids", "token_text"]  # fmt: skip
 
+_SENTENCES = (
+    "Tell me about the cat.",
+    "It sat:\n\n1. here\n\t- or there\n",
+    "Où est l'été à Łódź?",
+    "你好世界",
+    "Fine 🙂 👍🏽",
+    "def f(x):\n    return {'a': x[0] != 1}",
+)
+"""What a tokenizer has to give back: spaces, lines, accents, other scripts, emoji, code."""
 _ANCHORS = ("\n", "a")  # stand for "some text came before": no leading space is added to what follows, or lost from it
 
 
@@ -76,6 +85,7 @@ def load_tokenizer(
     template = templates.written_in(template, chat_template_kwargs or {}, date)
     tokenizer.chat_template = template
     _require_usable(tokenizer, name)
+    _require_faithful(tokenizer, str(path))
     return tokenizer
 
 
@@ -247,6 +257,51 @@ def _require_usable(tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
     if end_of_turn(tokenizer, tokenizer.chat_template).id is None and tokenizer.eos_token_id is None:
         what = f"nothing ends an answer: {name} puts no token after it and the tokenizer has no eos_token"
         raise ConfigError(what, where=where, hint="name the eos_token in tokenizer_config.json")
+
+
+def _require_faithful(tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
+    """ConfigError for a tokenizer that loses text, as one does whose class is not that of its files.
+
+    A character that a vocabulary does not have is no loss of this kind, but in the plainest sentence.
+    """
+    for sentence in _SENTENCES:
+        ids = _encode(tokenizer, sentence, follows=True)
+        if tokenizer.unk_token_id in ids and sentence != _SENTENCES[0]:
+            continue
+        try:
+            asked = _decode(tokenizer, encode_prompt(tokenizer, [Message(role="user", content=sentence)]))
+        except DataError:  # this template refuses it; the words themselves are looked at
+            asked = sentence
+        said = _anchored(tokenizer, ids)
+        if said != sentence or sentence.strip() not in asked:
+            what = f"the tokenizer of {name!r} loses text: {sentence!r} comes back as {said if said != sentence else asked!r}"
+            hint = f"its class {type(tokenizer).__name__} may not be that of its files; for a byte-level tokenizer.json set "
+            hint += '"tokenizer_class": "PreTrainedTokenizerFast" in its tokenizer_config.json, else use another model'
+            raise ConfigError(what, where="model.path", hint=hint)
+
+
+def token_text(tokenizer: "PreTrainedTokenizerBase", token_id: int) -> str:
+    """The text by which the tokenizer knows a token; that of an added one may differ from its piece in the vocabulary."""
+    added = tokenizer.added_tokens_decoder.get(token_id)
+    return str(added.content if added is not None else tokenizer.convert_ids_to_tokens(token_id))
+
+
+def padding_id(tokenizer: "PreTrainedTokenizerBase", stops: Sequence[int], size: int) -> int:
+    """A token of the model's `size` to pad with, that ends no answer: the tokenizer's own, another special one, or the
+    first of the vocabulary."""
+    own = [] if tokenizer.pad_token_id is None else [int(tokenizer.pad_token_id)]
+    special = sorted(int(i) for i, token in tokenizer.added_tokens_decoder.items() if token.special)
+    return next(i for i in [*own, *special, *range(size)] if i not in stops and i < size)
+
+
+def make_paddable(tokenizer: "PreTrainedTokenizerBase", stops: Sequence[int], size: int) -> int:
+    """Give the tokenizer in memory a padding token within the model's `size` and an end, which trainers ask for; where
+    it has no padding token of its own it is one of the `stops`. Returns the padding token's id."""
+    if tokenizer.eos_token_id is None:
+        tokenizer.eos_token = token_text(tokenizer, stops[0])
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= size:
+        tokenizer.pad_token = token_text(tokenizer, min(stop for stop in stops if stop < size))
+    return int(tokenizer.pad_token_id)
 
 
 def _encode(tokenizer: "PreTrainedTokenizerBase", rendered: str, *, follows: bool = False) -> list[int]:

@@ -151,8 +151,8 @@ def end_of_turn(tokenizer: Any, template: str) -> End:
     turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": ANSWER}]
     rest = apply(tokenizer, turns, generate=False).rpartition(ANSWER)[2]
     special = _special(tokenizer)
-    added = {t.content: i for i, t in tokenizer.added_tokens_decoder.items() if t.content.strip()}  # no newlines
-    known = added | special
+    added = {t.content: i for i, t in tokenizer.added_tokens_decoder.items()}
+    known = {text: i for text, i in (added | special).items() if text.strip()}  # no newlines
     found = list(pattern(frozenset(known)).finditer(rest))
     if not found:
         return End(rest, "", None)

@@ -168,14 +168,15 @@ def make_spaced_tokenizer(template: str) -> Any:
     from tokenizers import Tokenizer, decoders, models, normalizers
     from transformers import PreTrainedTokenizerFast
 
-    special = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
+    special = ["<|pad|>", "<|im_start|>", "<|im_end|>", "<unk>"]
     letters = [chr(n) for n in range(33, 127)] + ["▁", "▁P", "▁Pa", "▁Par", "▁Pari", "▁Paris"]
     vocabulary = {token: n for n, token in enumerate([*special, *letters])}
     merges = [("▁", "P"), ("▁P", "a"), ("▁Pa", "r"), ("▁Par", "i"), ("▁Pari", "s")]
-    core = Tokenizer(models.BPE(vocabulary, merges))
+    core = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>"))
     core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token=special[0], eos_token=special[2], additional_special_tokens=[special[1]],
+        tokenizer_object=core, pad_token=special[0], eos_token=special[2], unk_token=special[3],
+        additional_special_tokens=[special[1]],
         chat_template=template, clean_up_tokenization_spaces=False,
     )  # fmt: skip

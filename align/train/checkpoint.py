@@ -29,6 +29,10 @@ ADAPTER = "adapter"
 RELOAD_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 """Largest difference of an answer's mean token log-probability, in nats, between memory and the published folder."""
 
+_TOKENIZER_FILES = frozenset(
+    {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt",
+     "merges.txt", "tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "tekken.json"}
+)  # fmt: skip
 _HUB_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")
 
 
@@ -225,7 +229,7 @@ def _write_beside_weights(source: Path, out: Path, dtype: str, chat: Chat) -> No
     config.dtype = dtype
     config.save_pretrained(out)
     tokenizer = load_tokenizer(source, **chat)
-    tokenizer.save_pretrained(out)
+    copy_tokenizer(tokenizer, source, out)
     given = source / "generation_config.json"
     generation = read_json(given) if given.is_file() else {}
     for ours_not in ("transformers_version", "_from_model_config"):
@@ -234,6 +238,16 @@ def _write_beside_weights(source: Path, out: Path, dtype: str, chat: Chat) -> No
     if tokenizer.pad_token_id is not None:
         generation["pad_token_id"] = tokenizer.pad_token_id
     write_json(out / "generation_config.json", generation)
+
+
+def copy_tokenizer(tokenizer: Any, source: Path, out: Path) -> None:
+    """The given tokenizer's own bytes, which the library may not write again as they were, and the template beside them."""
+    files = [file for file in source.iterdir() if file.name in _TOKENIZER_FILES or file.suffix == ".tiktoken"]
+    for file in files:
+        _place(file, out / file.name, link=False)
+    if not files:  # in a form of its own
+        tokenizer.save_pretrained(out)
+    (out / "chat_template.jinja").write_text(tokenizer.chat_template, encoding="utf-8")
 
 
 def publish_model(model: Any, source: Path, out: Path, *, dtype: str, chat_template: str | None = None) -> None:

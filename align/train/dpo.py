@@ -15,7 +15,7 @@ from align.errors import DataError
 from align.ids import content_id
 from align.losses import LEAST_MEAN, robust_weights, weights_of_mean_one
 from align.store import checkpoint_id
-from align.text import load_tokenizer, stop_token_ids
+from align.text import load_tokenizer, make_paddable, stop_token_ids
 from align.train import arguments, checkpoint, reference
 from align.train import examples as ex
 from align.train.world import alone, world_size
@@ -67,13 +67,15 @@ def train_dpo(
     weights_type = "float32" if config.lora is None else dtype
     policy = checkpoint.load_model(parent, weights_type)
     tokenizer = load_tokenizer(parent)
+    stops, size = stop_token_ids(tokenizer, parent), policy.get_input_embeddings().num_embeddings
     clock.lap("load")
     limit = ex.limit_of(config.max_tokens, checkpoint.context_of(policy))
-    kept, dropped = ex.encode_preferences(tokenizer, preferences, stop_token_ids(tokenizer, parent), limit)
+    kept, dropped = ex.encode_preferences(tokenizer, preferences, stops, limit)
     ex.write_dropped(out, dropped)
     ex.require_rows(kept, dropped, "preference")
     ids = [row.prompt_ids + row.chosen_ids + row.rejected_ids for row in kept]
-    ex.require_vocabulary(ids, policy.get_input_embeddings().num_embeddings)
+    ex.require_vocabulary(ids, size)
+    make_paddable(tokenizer, stops, size)
     clock.lap("encode")
     options = arguments.trainer_options(
         config, rows=len(kept), seed=seed, dtype=dtype, report_to=report_to, out=out, work=work
@@ -144,11 +146,10 @@ def _trainer(policy: Any, tokenizer: Any, kept: Sequence[ex.Pair], config: Dpo, 
     names = collate.PAIR_COLUMNS
     data: dict[str, list[Any]] = {name: [getattr(row, name) for row in kept] for name in names}
     data |= targets_and_weights(kept, config)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     trainer = kind(
         model=policy,
         args=args,
-        data_collator=collate.PairCollator(pad, refusal is None, *_most(config, longest)),
+        data_collator=collate.PairCollator(tokenizer.pad_token_id, refusal is None, *_most(config, longest)),
         train_dataset=Dataset.from_dict(data),
         processing_class=tokenizer,
         peft_config=arguments.lora_config(config.lora),

@@ -13,7 +13,7 @@ from align.config.training import Kto
 from align.errors import DataError
 from align.ids import seed_for
 from align.losses import weights_of_mean_one
-from align.text import load_tokenizer, stop_token_ids
+from align.text import load_tokenizer, make_paddable, stop_token_ids
 from align.train import arguments, checkpoint
 from align.train import examples as ex
 from align.train.dpo import STEP0_TOLERANCE
@@ -54,15 +54,17 @@ def train_kto(
     clock.lap("import")
     policy = checkpoint.load_model(parent, "float32" if config.lora is None else dtype)
     tokenizer = load_tokenizer(parent)
+    stops, size = stop_token_ids(tokenizer, parent), policy.get_input_embeddings().num_embeddings
     clock.lap("load")
     limit = ex.limit_of(config.max_tokens, checkpoint.context_of(policy))
-    kept, dropped = ex.encode_thumbs(tokenizer, thumbs, stop_token_ids(tokenizer, parent), limit)
+    kept, dropped = ex.encode_thumbs(tokenizer, thumbs, stops, limit)
     ex.write_dropped(out, dropped)
     ex.require_rows(kept, dropped, "thumb")
     if len(kept) < 2:
         raise DataError("KTO needs two thumbs or more: the KL divergence is estimated from another row's answer")
     ids = [row.prompt_ids + row.answer_ids for row in kept]
-    ex.require_vocabulary(ids, policy.get_input_embeddings().num_embeddings)
+    ex.require_vocabulary(ids, size)
+    make_paddable(tokenizer, stops, size)
     clock.lap("encode")
     random.Random(seed_for("thumbs", seed)).shuffle(kept)
     options = arguments.trainer_options(
@@ -130,11 +132,10 @@ def _trainer(policy: Any, tokenizer: Any, kept: Sequence[ex.Verdict], config: Kt
         "target": [row.target for row in kept],
         "weight": weights_of_mean_one([row.weight for row in kept]),
     }
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     trainer = kto_trainer.Kto(
         model=policy,
         args=args,
-        data_collator=kto_trainer.ThumbCollator(pad_token_id=pad),
+        data_collator=kto_trainer.ThumbCollator(pad_token_id=tokenizer.pad_token_id),
         train_dataset=Dataset.from_dict(data),
         processing_class=tokenizer,
         peft_config=arguments.lora_config(config.lora),

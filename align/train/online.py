@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, Unpack
 
 from align.config.training import Online
 from align.errors import AlignError, ConfigError, DataError
-from align.text import decode_answer, encode_prompt, load_tokenizer, stop_token_ids
+from align.text import decode_answer, encode_prompt, load_tokenizer, make_paddable, stop_token_ids
 from align.train import arguments, checkpoint, reference
 from align.train import examples as ex
 from align.train.world import rank
@@ -185,8 +185,7 @@ def trainer_parts(
     from datasets import Dataset
     from transformers import GenerationConfig
 
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(stops[0])
+    make_paddable(tokenizer, stops, policy.get_input_embeddings().num_embeddings)
     # The model's own defaults (top_k, penalties) must not mix with our sampling.
     policy.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=stops, pad_token_id=tokenizer.pad_token_id

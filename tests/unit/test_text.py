@@ -17,7 +17,10 @@ from align.text import (
     encode_answered,
     encode_prompt,
     load_tokenizer,
+    make_paddable,
+    padding_id,
     stop_token_ids,
+    token_text,
 )
 from tests.tiny import make_tiny_model, make_tokenizer
 
@@ -254,3 +257,39 @@ def test_many_rows_with_tokenizers_that_add_spaces(name: str):
         (encode_prompt(tokenizer, p), encode_answer(tokenizer, p, a)) for p, a in zip(prompts, answers, strict=True)
     ]
     assert encode_answered(tokenizer, prompts, answers) == alone
+
+
+def test_a_tokenizer_that_loses_text_is_refused_by_name(tmp_path: Path):
+    settings = saved(tmp_path / "model", CHATML) / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"tokenizer_class": "LlamaTokenizerFast"}))
+    with pytest.raises(ConfigError) as error:
+        load_tokenizer(tmp_path / "model")
+    assert error.value.what == (
+        f"the tokenizer of {str(tmp_path / 'model')!r} loses text: 'Tell me about the cat.' comes back as 'Tellmeaboutthecat.'"
+    )
+    assert '"tokenizer_class": "PreTrainedTokenizerFast"' in str(error.value.hint)
+
+
+def test_a_template_that_loses_text_is_refused_by_name(tmp_path: Path):
+    with pytest.raises(ConfigError, match="loses text: 'It sat:"):
+        load_tokenizer(saved(tmp_path, CHATML.replace("message['content']", "message['content'].replace('\\n', '')")))
+
+
+def test_a_token_is_named_by_its_text():
+    tokenizer = load_tokenizer(shared_model("tinystories656k"), chat_template="plain")
+    assert token_text(tokenizer, 0) == "<unk>"
+    assert tokenizer.convert_ids_to_tokens(0) == "▁<unk>"
+    assert padding_id(tokenizer, [1, 2], 2048) == 0
+    assert padding_id(tokenizer, [0, 2], 2048) == 1
+
+
+def test_trainers_get_a_padding_token_that_the_model_has():
+    tokenizer = make_tokenizer([])
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert tokenizer.pad_token_id == 260
+    assert make_paddable(tokenizer, [2, 3], 260) == tokenizer.pad_token_id == 2
+    assert padding_id(make_tokenizer([]), [0, 2], 260) == 1
+    tokenizer = make_tokenizer([])
+    tokenizer.pad_token = tokenizer.eos_token = None
+    assert make_paddable(tokenizer, [3], 260) == 3
+    assert tokenizer.eos_token == "<|endoftext|>"

@@ -55,6 +55,17 @@ def test_a_templates_variables_and_date_are_published_with_the_checkpoint(mine: 
     assert checkpoint_id(bring(mine, tmp_path / "plain")) != checkpoint_id(tmp_path / "out")
 
 
+def test_the_tokenizers_own_bytes_are_published(mine: Path, tmp_path: Path) -> None:
+    given = (mine / "tokenizer.json").read_text() + "\n\n"  # as nobody else would write it
+    (mine / "tokenizer.json").write_text(given)
+    (mine / "merges.txt").write_text("#version: 0.2\n")
+    out = bring(mine, tmp_path / "out")
+    checkpoint.publish_model(checkpoint.load_model(out, "float32"), out, tmp_path / "trained", dtype="float32")
+    for folder in (out, tmp_path / "trained"):
+        for name in ("tokenizer.json", "tokenizer_config.json", "merges.txt", "chat_template.jinja"):
+            assert (folder / name).read_bytes() == (mine / name).read_bytes()
+
+
 def test_a_checkpoint_is_complete_and_only_that(tiny: Path, tmp_path: Path) -> None:
     out = bring(tiny, tmp_path / "out")
     names = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
