@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -17,6 +18,7 @@ from align.errors import ConfigError, ServiceError, StageError
 from align.store import disk_errors, read_json, remove_folder, write_json
 from align.templates import Chat
 from align.text import load_tokenizer, stop_token_ids
+from align.train import rounding
 from align.train.world import agreed, gathered_weights, rank
 
 if TYPE_CHECKING:
@@ -250,21 +252,29 @@ def copy_tokenizer(tokenizer: Any, source: Path, out: Path) -> None:
     (out / "chat_template.jinja").write_text(tokenizer.chat_template, encoding="utf-8")
 
 
-def publish_model(model: Any, source: Path, out: Path, *, dtype: str, chat_template: str | None = None) -> None:
+def publish_model(
+    model: Any, source: Path, out: Path, *, dtype: str, chat_template: str | None = None, draw: int = 0
+) -> rounding.Arrived:
     """Write a trained `model`, which started from the checkpoint or model in `source`, as a checkpoint folder `out`.
 
-    A PEFT model is merged (in place) and its adapter written to `out/adapter`.
+    A PEFT model is merged (in place) and its adapter written to `out/adapter`. In bfloat16 weights are rounded at random
+    (`align.train.rounding`), in the `draw` of that number. Returns how much of the trained change arrived; StageError where it is too little.
     """
-    import torch
     from peft import PeftModel
 
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
+        arrived = rounding.Arrived()
         if isinstance(model, PeftModel):
             _save_adapter(model, out / ADAPTER)
-            model = model.merge_and_unload()
-        _save_weights(model.to(getattr(torch, dtype)), out)
+            model, arrived = rounding.merged_in_place(model, draw)
+        if dtype == "bfloat16":
+            rest = rounding.rounded_in_place(model, source, draw)
+            arrived = rest if arrived.trained == 0 else arrived
+        arrived.require(str(out))
+        _save_weights(model, out)
         _write_beside_weights(source, out, dtype, {"chat_template": chat_template})
+    return arrived
 
 
 def whole_model(model: Any, source: Path) -> Any:
@@ -320,19 +330,68 @@ def publish_and_verify(
     out: Path,
     dtype: str,
     chat_template: str | None = None,
-) -> float:
-    """`publish_model`, then `verify_published` on `sequences`; returns the largest difference of log-probabilities.
+    pairs: Sequence[tuple[PromptAndAnswer, PromptAndAnswer]] = (),
+) -> dict[str, float]:
+    """`publish_model`, then `verify_published` on `sequences`. Returns `reload_logp_difference`, the largest difference
+    of log-probabilities, and in bfloat16 which share of the trained change is in what is published: `published_weights`
+    of that of the weights, and for models that are small enough `published_logps` of that of the answers' log-probabilities,
+    or with `pairs` (better answer, worse answer) of that of their margins.
 
     Of several processes the first one does it, and the others wait.
     """
     model = whole_model(model, source)
-    difference = 0.0
+    found: dict[str, float] = {}
     if rank() == 0:
         device = model.device
         expected = sequence_logps(model, sequences)
-        publish_model(model, source, out, dtype=dtype, chat_template=chat_template)
-        difference = verify_published(out, expected, sequences, dtype=dtype, device=device)
-    return agreed(difference)
+        draw = None
+        if dtype == "bfloat16":
+            draw = rounding.best_draw(
+                model, source, lambda folder: load_model(folder, "float32").to(device), _compared(sequences, pairs)
+            )
+        number = draw.number if draw is not None else 0
+        arrived = publish_model(model, source, out, dtype=dtype, chat_template=chat_template, draw=number)
+        if draw is None:
+            found["reload_logp_difference"] = verify_published(out, expected, sequences, dtype=dtype, device=device)
+        else:
+            again = _compared(sequences, pairs)(load_model(out, "float32").to(device))
+            tokens = max(len(answer) for pair in pairs for _, answer in pair) if pairs else 1  # margins are sums
+            allowed = RELOAD_TOLERANCE["float32"] * tokens
+            found["reload_logp_difference"] = _require_same(again, draw.told, allowed, out)
+        if dtype == "bfloat16":
+            found["published_weights"] = arrived.share
+        if draw is not None:
+            found["published_logps"] = draw.share
+            _warn_of_loss(draw.share)
+    return agreed(found)
+
+
+def _compared(
+    sequences: Sequence[PromptAndAnswer], pairs: Sequence[tuple[PromptAndAnswer, PromptAndAnswer]]
+) -> Callable[[Any], Tensor]:
+    """What of a model is compared before and after publishing: margins where there are pairs, else log-probabilities."""
+    import torch
+
+    asked = [one for pair in pairs for one in pair] or list(sequences)
+    lengths = torch.tensor([len(answer) for _, answer in asked])
+
+    def compare(model: Any) -> Tensor:
+        logps = sequence_logps(model, asked)
+        if not pairs:
+            return logps
+        return (logps * lengths)[::2] - (logps * lengths)[1::2]
+
+    return compare
+
+
+def _warn_of_loss(share: float) -> None:
+    if share < rounding.LEAST:
+        print(
+            f"only {share:.0%} of the trained change of log-probabilities is in the published checkpoint: of a model this "
+            "small, or a training this short, rounding to bfloat16 is louder than the change; raise the learning rate, or "
+            "set model.dtype: float32",
+            file=sys.stderr,
+        )
 
 
 def context_of(model: PreTrainedModel) -> int | None:
@@ -347,11 +406,16 @@ def verify_published(
 
     Returns the largest difference; StageError where it is over `RELOAD_TOLERANCE`.
     """
-    difference = float((sequence_logps(load_model(out, dtype).to(device), sequences) - expected).abs().max())
-    if not difference <= RELOAD_TOLERANCE[dtype]:
+    again = sequence_logps(load_model(out, dtype).to(device), sequences)
+    return _require_same(again, expected, RELOAD_TOLERANCE[dtype], out)
+
+
+def _require_same(again: Tensor, expected: Tensor, tolerance: float, out: Path) -> float:
+    difference = float((again - expected).abs().max())
+    if not difference <= tolerance:
         raise StageError(
             f"the published checkpoint differs from the trained model: log-probabilities by {difference:.2g}, "
-            f"allowed is {RELOAD_TOLERANCE[dtype]:g}",
+            f"allowed is {tolerance:g}",
             where=str(out),
         )
     return difference

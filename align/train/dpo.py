@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 STEP0_TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2}
 """Largest difference of an answer's log-probability, in nats, between policy and reference before the first step.
 Both are computed on the same padded batch, so that it is 0 when they are the same model, in either type."""
+PAIRS_PUBLISHED = 64
+"""Most pairs on which is measured how much of the trained change of margins is published."""
 PAIRS_CHECKED = 8
 REFERENCE_TOKENS = 1024
 """Most tokens in a pass of the reference. It needs no gradients, so that this is little memory; what it computes does
@@ -92,9 +94,9 @@ def train_dpo(
     metrics = loop.run_trainer(trainer, work=work, out=out, inputs=inputs, progress=progress)
     clock.lap("train")
     sequences = [(row.prompt_ids, row.chosen_ids) for row in ex.spread(kept)]
-    metrics["reload_logp_difference"] = checkpoint.publish_and_verify(
-        trainer.model, parent, sequences, out=out, dtype=dtype
-    )
+    few = ex.spread(kept, PAIRS_PUBLISHED)
+    pairs = [((row.prompt_ids, row.chosen_ids), (row.prompt_ids, row.rejected_ids)) for row in few]
+    metrics |= checkpoint.publish_and_verify(trainer.model, parent, sequences, out=out, dtype=dtype, pairs=pairs)
     clock.lap("publish")
     clock.write(out)
     counts = {"rows": len(kept), "tokens": sum(row.tokens for row in kept), "dropped": ex.reasons(dropped)}

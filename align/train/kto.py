@@ -79,9 +79,7 @@ def train_kto(
     metrics = loop.run_trainer(trainer, work=work, out=out, inputs=inputs, progress=progress)
     clock.lap("train")
     sequences = [(row.prompt_ids, row.answer_ids) for row in ex.spread(kept)]
-    metrics["reload_logp_difference"] = checkpoint.publish_and_verify(
-        trainer.model, parent, sequences, out=out, dtype=dtype
-    )
+    metrics |= checkpoint.publish_and_verify(trainer.model, parent, sequences, out=out, dtype=dtype)
     clock.lap("publish")
     clock.write(out)
     counts = {"rows": len(kept), "tokens": sum(row.tokens for row in kept), "dropped": ex.reasons(dropped)}

@@ -120,9 +120,7 @@ def train(
         trainer, work=work, out=out, inputs=inputs, progress=given.get("progress"), save_every=cycle(trainer.args)
     )
     clock.lap("train")
-    metrics["reload_logp_difference"] = checkpoint.publish_and_verify(
-        trainer.model, parent, ex.spread(trainer.latest), out=out, dtype=dtype
-    )
+    metrics |= checkpoint.publish_and_verify(trainer.model, parent, ex.spread(trainer.latest), out=out, dtype=dtype)
     clock.lap("publish")
     clock.write(out)
     counts = {"rows": len(kept), "dropped": ex.reasons(dropped), "unscored": trainer.unscored}

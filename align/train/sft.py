@@ -65,7 +65,7 @@ def train_sft(
     metrics = loop.run_trainer(trainer, work=work, out=out, inputs=inputs, progress=progress)
     clock.lap("train")
     sequences = [(row.prompt_ids, row.answer_ids) for row in ex.spread(kept)]
-    metrics["reload_logp_difference"] = checkpoint.publish_and_verify(
+    metrics |= checkpoint.publish_and_verify(
         trainer.model, model, sequences, out=out, dtype=dtype, chat_template=chat_template
     )
     clock.lap("publish")
