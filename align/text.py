@@ -1,8 +1,9 @@
 """Chat templates and tokens: one way from messages to ids, for SFT, DPO and sampling alike.
 
-A sequence is `encode_prompt(...) + encode_answer(...)`. The template writes everything up to the answer; the answer's
-own text comes after it exactly as it is (a template that trims or rewrites answers does not get at it), and one stop
-token ends it. So what is trained on is what the model is asked to go on from, and what it should produce.
+A sequence is `encode_prompt(...) + encode_answer(...)`. The template writes both: the prompt is its rendering with the
+start of the assistant's turn, the answer is what its rendering of the whole conversation has behind that, up to the
+token that ends the turn. So an answer gets the header, the block of thoughts or the channel that the model was taught
+to write there. Where the rendering of the turn does not begin as the prompt does, the row is refused.
 
 **Control tokens come from the template alone.** Where a message or an answer contains the text of one ("</s>",
 "<|im_end|>"), that text is encoded as ordinary characters: nobody can end a turn or open another by writing so.
@@ -10,50 +11,64 @@ Control tokens are those that the tokenizer marks as special, and the one that e
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from align import templates
 from align.errors import ConfigError, DataError
 from align.store import read_json
+from align.templates import CHATML, PLAIN, TEMPLATES
+from align.turns import (
+    ANSWER,
+    BREAK,
+    CLOSE,
+    ESCAPE,
+    OPEN,
+    control_tokens,
+    end_of_turn,
+    pattern,
+    render,
+    split_thoughts,
+    thoughts_of,
+    turn_text,
+    with_thoughts,
+)
 from align.types import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PLAIN = (
-    "{{ bos_token if bos_token is defined and bos_token else '' }}"
-    "{%- for message in messages %}"
-    "{{- '\\n' if not loop.first and message['role'] != 'assistant' else '' }}"
-    "{{- message['content'] }}"
-    "{{- eos_token if message['role'] == 'assistant' else '' }}"
-    "{%- endfor %}"
+__all__ = ["CHATML", "PLAIN", "TEMPLATES", "decode_answer", "encode_answer", "encode_answered", "encode_prompt",
+           "load_tokenizer", "make_paddable", "padding_id", "split_thoughts", "stop_token_ids", "token_text"]  # fmt: skip
+
+_SENTENCES = (
+    "Tell me about the cat.",
+    "It sat:\n\n1. here\n\t- or there\n",
+    "Où est l'été à Łódź?",
+    "你好世界",
+    "Fine 🙂 👍🏽",
+    "def f(x):\n    return {'a': x[0] != 1}",
 )
-"""For base models: bos if there is one, then the text; an answer goes on where the prompt ended, and ends with eos."""
-
-CHATML = (
-    "{%- for message in messages %}"
-    "{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
-    "{%- endfor %}"
-    "{{- '<|im_start|>assistant\\n' if add_generation_prompt else '' }}"
-)
-
-TEMPLATES = {"plain": PLAIN, "chatml": CHATML}
-"""Built-in chat templates, by the names that `model.chat_template` takes."""
-
-_BREAK, _ESCAPE = "\ufdd0", "\ufdd1"  # Unicode noncharacters: where a text is cut into pieces; "not a cut, a character"
-_ANSWER = "An answer, to see what the template puts around it."
+"""What a tokenizer has to give back: spaces, lines, accents, other scripts, emoji, code."""
 _ANCHORS = ("\n", "a")  # stand for "some text came before": no leading space is added to what follows, or lost from it
 
 
 def load_tokenizer(
-    path: str | Path, *, revision: str | None = None, chat_template: str | None = None
+    path: str | Path,
+    *,
+    revision: str | None = None,
+    chat_template: str | None = None,
+    replace_chat_template: bool = False,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    date: str | None = None,
 ) -> "PreTrainedTokenizerBase":
     """A model's tokenizer, with a chat template that was tried.
 
-    `chat_template` is `plain`, `chatml` or the path of a Jinja file, for a tokenizer that has none. Raises
-    ConfigError where there is no tokenizer, no template, two different ones, or one that cannot be used.
+    `chat_template` is `plain`, `chatml` or the path of a Jinja file, for a tokenizer that has none, or with
+    `replace_chat_template` in the place of its own. `chat_template_kwargs` and `date` are written into it
+    (`align.templates.written_in`). Raises ConfigError where there is no tokenizer, no template, two different ones, or one that cannot be used.
     """
     from transformers import AutoTokenizer
 
@@ -63,16 +78,14 @@ def load_tokenizer(
     except (OSError, ValueError) as error:
         what = f"no tokenizer can be loaded from {str(path)!r} ({str(error).splitlines()[0]})"
         raise ConfigError(what, where="model.path", hint="give a local model folder or a Hub id") from error
-    own = _own_template(tokenizer)
-    given = _read_template(chat_template) if chat_template is not None else None
-    if given is not None and own is not None and given != own:
-        what = f"the tokenizer of {str(path)!r} has a chat template of its own, and {chat_template!r} is another"
-        raise ConfigError(what, where="model.chat_template", hint="leave model.chat_template out")
-    if given is None and own is None:
-        what = f"the tokenizer of {str(path)!r} has no chat template"
-        raise ConfigError(what, where="model.chat_template", hint="set `model.chat_template: plain | chatml | file`")
-    tokenizer.chat_template = given if given is not None else own
-    _require_usable(tokenizer, chat_template or f"the template of {str(path)!r}")
+    name = chat_template or f"the template of {str(path)!r}"
+    own, replaced = _own_template(tokenizer), replace_chat_template
+    template = templates.choose(own, chat_template, model=str(path), replace=replaced)
+    templates.require_syntax(template, name)
+    template = templates.written_in(template, chat_template_kwargs or {}, date)
+    tokenizer.chat_template = template
+    _require_usable(tokenizer, name)
+    _require_faithful(tokenizer, str(path))
     return tokenizer
 
 
@@ -91,21 +104,22 @@ def stop_token_ids(tokenizer: "PreTrainedTokenizerBase", model_path: Path | None
 
 def encode_prompt(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> list[int]:
     """The ids that an answer comes after: the template's text of `messages`, with the start of the assistant's turn."""
-    return _encode(tokenizer, _render(tokenizer, messages))
+    return _encode(tokenizer, render(tokenizer, messages))
 
 
 def encode_answer(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], answer: str) -> list[int]:
-    """The answer's ids in that context; they end with exactly one stop token, the one that the template puts there.
+    """The answer's ids in that context, as the template writes the turn; they end with exactly one stop token.
 
     Where the tokenizer would melt the prompt's end and the answer's beginning into one token, the answer is encoded
-    for itself, since a model that is asked to go on from the prompt cannot produce that token either.
+    for itself, since a model that is asked to go on from the prompt cannot produce that token either. Raises DataError
+    where the template refuses the conversation, or writes the turn otherwise than the prompt begins it.
     """
-    prompt = _render(tokenizer, messages)
-    literal = _break_up(tokenizer, answer)
-    before, whole = _encode(tokenizer, prompt), _encode(tokenizer, prompt + literal)
+    prompt = render(tokenizer, messages)
+    turn = turn_text(tokenizer, messages, prompt, answer)
+    before, whole = _encode(tokenizer, prompt), _encode(tokenizer, prompt + turn)
     together = whole[: len(before)] == before
-    ids = whole[len(before) :] if together else _encode(tokenizer, literal, follows=True)
-    return [*ids, _end_of_answer(tokenizer)]
+    ids = whole[len(before) :] if together else _encode(tokenizer, turn, follows=True)
+    return _ended(tokenizer, ids)
 
 
 def encode_answered(
@@ -120,29 +134,47 @@ def encode_answered(
     rendered: dict[tuple[tuple[str, str], ...], str | DataError] = {}
     for key, messages in dict(zip(keys, prompts, strict=True)).items():
         try:
-            rendered[key] = _render(tokenizer, messages)
+            rendered[key] = render(tokenizer, messages)
         except DataError as refusal:
             rendered[key] = refusal
     cut = _cut(tokenizer, [text for text in rendered.values() if isinstance(text, str)])
-    end, rows = _end_of_answer(tokenizer), [rendered[key] for key in keys]
-    literals = [_break_up(tokenizer, answer) for answer in answers]
-    asked = [cut[row][1] + literal for row, literal in zip(rows, literals, strict=True) if isinstance(row, str)]
+    rows = [rendered[key] for key in keys]
+    turns = [_turn_or_why(tokenizer, *row) for row in zip(prompts, rows, answers, strict=True)]
+    asked = [cut[str(row)][1] + turn for row, turn in zip(rows, turns, strict=True) if isinstance(turn, str)]
     encoded = iter(_encode_many(tokenizer, asked))
     found: list[tuple[list[int], list[int]] | DataError] = []
-    for row, literal in zip(rows, literals, strict=True):
-        if isinstance(row, DataError):
-            found.append(row)
+    for row, turn in zip(rows, turns, strict=True):
+        if isinstance(turn, DataError):
+            found.append(turn)
             continue
-        (head, _, before), whole = cut[row], next(encoded)
+        (head, _, before), whole = cut[str(row)], next(encoded)
         together = whole[: len(before)] == before
-        answer = whole[len(before) :] if together else _encode(tokenizer, literal, follows=True)
-        found.append(([*head, *before], [*answer, end]))
+        answer = whole[len(before) :] if together else _encode(tokenizer, turn, follows=True)
+        found.append(([*head, *before], _ended(tokenizer, answer)))
     return found
+
+
+def _turn_or_why(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], prompt: str | DataError, answer: str
+) -> str | DataError:
+    if isinstance(prompt, DataError):
+        return prompt
+    try:
+        return turn_text(tokenizer, messages, prompt, answer)
+    except DataError as refusal:
+        return refusal
+
+
+def _ended(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> list[int]:
+    """With eos where the template itself ends a turn with no token."""
+    if end_of_turn(tokenizer, tokenizer.chat_template).id is not None:
+        return ids
+    return [*ids, int(tokenizer.eos_token_id)]  # it is there: `load_tokenizer` saw to it
 
 
 def _cut(tokenizer: "PreTrainedTokenizerBase", rendered: Sequence[str]) -> dict[str, tuple[list[int], str, list[int]]]:
     """Each text → the ids of its beginning, its end from the last control token on, and the end's ids."""
-    seen = _control(tokenizer).keys() - _unseen(tokenizer).keys()
+    seen = control_tokens(tokenizer).keys() - _unseen(tokenizer).keys()
     ends = [text[max([text.rfind(token) for token in seen] + [0]) :] for text in rendered]
     found = {}
     for text, ids, end, tail in zip(
@@ -154,13 +186,47 @@ def _cut(tokenizer: "PreTrainedTokenizerBase", rendered: Sequence[str]) -> dict[
 
 
 def decode_answer(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int]) -> str:
-    """The text of an answer's ids, without control tokens, its leading and trailing spaces kept.
+    """The text of an answer's ids without control tokens, its leading and trailing spaces kept, its thoughts as
+    `split_thoughts` finds them.
 
     Bytes that are no UTF-8 (an answer cut inside a character) become U+FFFD.
     """
-    control = _control(tokenizer).values()
-    ids = [i for i in token_ids if i not in control]
-    anchor = _ANCHORS[-1]
+    shape = thoughts_of(tokenizer, tokenizer.chat_template)
+    if not shape.closer:
+        return _plain(tokenizer, token_ids)
+    text = _anchored(tokenizer, token_ids)
+    said, thoughts = text, ""
+    if shape.closer in text:
+        thoughts, _, said = text.rpartition(shape.closer)
+    elif shape.header and text.lstrip().startswith(shape.header):
+        said = text.lstrip()[len(shape.header) :]
+    elif shape.opened or (shape.opener and text.lstrip().startswith(shape.opener)):  # cut off while it thought
+        return f"{OPEN}\n{_clean(tokenizer, text.lstrip().removeprefix(shape.opener)).strip(chr(10))}"
+    else:
+        return _plain(tokenizer, token_ids)
+    thoughts = _clean(tokenizer, thoughts.lstrip().removeprefix(shape.opener)).strip("\n")
+    return with_thoughts(thoughts, _clean(tokenizer, said).lstrip("\n"))
+
+
+def _plain(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int]) -> str:
+    """What the ids say, without what the template writes before and behind every answer."""
+    text = _without_control(tokenizer, token_ids)
+    head, tail = _around(tokenizer, tokenizer.chat_template)
+    return text.removeprefix(head).removesuffix(tail)
+
+
+def _without_control(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int]) -> str:
+    control = {i for text, i in control_tokens(tokenizer).items() if text not in (OPEN, CLOSE)}
+    return _anchored(tokenizer, [i for i in token_ids if i not in control])
+
+
+def _clean(tokenizer: "PreTrainedTokenizerBase", text: str) -> str:
+    """Without control tokens."""
+    return pattern(frozenset(control_tokens(tokenizer))).sub("", text)
+
+
+def _anchored(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int]) -> str:
+    ids, anchor = list(token_ids), _ANCHORS[-1]
     text = _decode(tokenizer, _anchor_ids(tokenizer, anchor) + ids)
     return text[len(anchor) :] if text.startswith(anchor) else _decode(tokenizer, ids)
 
@@ -176,16 +242,6 @@ def _own_template(tokenizer: "PreTrainedTokenizerBase") -> str | None:
     return own.get("default") if isinstance(own, dict) else own
 
 
-def _read_template(name: str) -> str:
-    if name in TEMPLATES:
-        return TEMPLATES[name]
-    file = Path(name)
-    if not file.is_file():
-        what = f"{name!r} is no built-in chat template and no file"
-        raise ConfigError(what, where="model.chat_template", hint="use plain, chatml or the path of a Jinja file")
-    return file.read_text(encoding="utf-8")
-
-
 def _require_usable(tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
     """ConfigError for a template that fails, loses the answer, or names tokens that the tokenizer lacks."""
     where = "model.chat_template"
@@ -193,44 +249,66 @@ def _require_usable(tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
         what = "the template chatml needs the tokens <|im_start|> and <|im_end|>, which the tokenizer does not have"
         raise ConfigError(what, where=where, hint="use plain, or a Jinja file that names tokens of this tokenizer")
     try:
-        rendered = _render(tokenizer, [{"role": "user", "content": "Hello"}], answer=_ANSWER)
+        rendered = render(tokenizer, [{"role": "user", "content": "Hello"}], answer=ANSWER)
     except DataError as error:
         raise ConfigError(f"{name} does not work: {error.what}", where=where) from error
-    if _ANSWER not in rendered:
+    if ANSWER not in rendered:
         raise ConfigError(f"{name} leaves out the assistant's text", where=where, hint="it must render every message")
-    if _end_token(tokenizer, tokenizer.chat_template) is None and tokenizer.eos_token_id is None:
+    if end_of_turn(tokenizer, tokenizer.chat_template).id is None and tokenizer.eos_token_id is None:
         what = f"nothing ends an answer: {name} puts no token after it and the tokenizer has no eos_token"
         raise ConfigError(what, where=where, hint="name the eos_token in tokenizer_config.json")
 
 
-def _render(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], answer: str | None = None) -> str:
-    """The template's text, control tokens in the messages broken up; up to the answer, or with it."""
-    turns = [Message(role=m["role"], content=_break_up(tokenizer, m["content"])) for m in messages]
-    turns += [Message(role="assistant", content=answer)] if answer is not None else []
-    return _apply(tokenizer, turns, generate=answer is None)
+def _require_faithful(tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
+    """ConfigError for a tokenizer that loses text, as one does whose class is not that of its files.
+
+    A character that a vocabulary does not have is no loss of this kind, but in the plainest sentence.
+    """
+    for sentence in _SENTENCES:
+        ids = _encode(tokenizer, sentence, follows=True)
+        if tokenizer.unk_token_id in ids and sentence != _SENTENCES[0]:
+            continue
+        try:
+            asked = _decode(tokenizer, encode_prompt(tokenizer, [Message(role="user", content=sentence)]))
+        except DataError:  # this template refuses it; the words themselves are looked at
+            asked = sentence
+        said = _anchored(tokenizer, ids)
+        if said != sentence or sentence.strip() not in asked:
+            what = f"the tokenizer of {name!r} loses text: {sentence!r} comes back as {said if said != sentence else asked!r}"
+            hint = f"its class {type(tokenizer).__name__} may not be that of its files; for a byte-level tokenizer.json set "
+            hint += '"tokenizer_class": "PreTrainedTokenizerFast" in its tokenizer_config.json, else use another model'
+            raise ConfigError(what, where="model.path", hint=hint)
 
 
-def _apply(tokenizer: "PreTrainedTokenizerBase", turns: list[Message], *, generate: bool) -> str:
-    from jinja2 import TemplateError
-
-    try:
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generate))
-    except (TemplateError, TypeError, KeyError) as error:
-        roles = ", ".join(m["role"] for m in turns)
-        raise DataError(f"the chat template refuses a conversation of {roles} ({error})") from error
+def token_text(tokenizer: "PreTrainedTokenizerBase", token_id: int) -> str:
+    """The text by which the tokenizer knows a token; that of an added one may differ from its piece in the vocabulary."""
+    added = tokenizer.added_tokens_decoder.get(token_id)
+    return str(added.content if added is not None else tokenizer.convert_ids_to_tokens(token_id))
 
 
-def _break_up(tokenizer: "PreTrainedTokenizerBase", text: str) -> str:
-    """Marks a cut inside each control token's text, so that `_encode` sees ordinary characters."""
-    escaped = text.replace(_BREAK, _BREAK + _ESCAPE) if _BREAK in text else text
-    return _pattern(frozenset(_control(tokenizer))).sub(lambda m: m[0][:1] + _BREAK + m[0][1:], escaped)
+def padding_id(tokenizer: "PreTrainedTokenizerBase", stops: Sequence[int], size: int) -> int:
+    """A token of the model's `size` to pad with, that ends no answer: the tokenizer's own, another special one, or the
+    first of the vocabulary."""
+    own = [] if tokenizer.pad_token_id is None else [int(tokenizer.pad_token_id)]
+    special = sorted(int(i) for i, token in tokenizer.added_tokens_decoder.items() if token.special)
+    return next(i for i in [*own, *special, *range(size)] if i not in stops and i < size)
+
+
+def make_paddable(tokenizer: "PreTrainedTokenizerBase", stops: Sequence[int], size: int) -> int:
+    """Give the tokenizer in memory a padding token within the model's `size` and an end, which trainers ask for; where
+    it has no padding token of its own it is one of the `stops`. Returns the padding token's id."""
+    if tokenizer.eos_token_id is None:
+        tokenizer.eos_token = token_text(tokenizer, stops[0])
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= size:
+        tokenizer.pad_token = token_text(tokenizer, min(stop for stop in stops if stop < size))
+    return int(tokenizer.pad_token_id)
 
 
 def _encode(tokenizer: "PreTrainedTokenizerBase", rendered: str, *, follows: bool = False) -> list[int]:
     """Ids of a rendered text. `follows` says that text came before, so that no space is put in front."""
     ids: list[int] = []
-    for piece in re.split(f"{_BREAK}(?!{_ESCAPE})", rendered) if _BREAK in rendered else [rendered]:
-        text = piece.replace(_BREAK + _ESCAPE, _BREAK)
+    for piece in re.split(f"{BREAK}(?!{ESCAPE})", rendered) if BREAK in rendered else [rendered]:
+        text = piece.replace(BREAK + ESCAPE, BREAK)
         ids += _encode_piece(tokenizer, text, follows=follows)
         follows = True
     return ids
@@ -238,8 +316,8 @@ def _encode(tokenizer: "PreTrainedTokenizerBase", rendered: str, *, follows: boo
 
 def _encode_many(tokenizer: "PreTrainedTokenizerBase", rendered: Sequence[str]) -> list[list[int]]:
     """`_encode` of each text; those that need no cutting go to the tokenizer together."""
-    unseen = _pattern(frozenset(_unseen(tokenizer)))
-    whole = [n for n, text in enumerate(rendered) if text and _BREAK not in text and not unseen.search(text)]
+    unseen = pattern(frozenset(_unseen(tokenizer)))
+    whole = [n for n, text in enumerate(rendered) if text and BREAK not in text and not unseen.search(text)]
     ids: dict[int, list[int]] = {}
     if whole:
         texts = [rendered[n] for n in whole]
@@ -252,7 +330,7 @@ def _encode_piece(tokenizer: "PreTrainedTokenizerBase", text: str, *, follows: b
     if not unseen:
         return _follow(tokenizer, text) if follows else _ids(tokenizer, text)
     ids: list[int] = []
-    for part in filter(None, re.split(f"({_pattern(frozenset(unseen)).pattern})", text)):
+    for part in filter(None, re.split(f"({pattern(frozenset(unseen)).pattern})", text)):
         ids += [unseen[part]] if part in unseen else _follow(tokenizer, part) if follows else _ids(tokenizer, part)
         follows = False
     return ids
@@ -271,11 +349,6 @@ def _ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
 
-def _control(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
-    """Text → id of the tokens that only a template may write."""
-    return _control_tokens(tokenizer, tokenizer.chat_template)
-
-
 def _unseen(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
     """Text → id of control tokens that the tokenizer does not see inside a text; we put their ids ourselves."""
     return _unseen_tokens(tokenizer, tokenizer.chat_template)
@@ -283,7 +356,7 @@ def _unseen(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
 
 def _end_of_answer(tokenizer: "PreTrainedTokenizerBase") -> int:
     """The id that the template puts after an answer, else eos (one of them is there: `load_tokenizer` saw to it)."""
-    end = _end_token(tokenizer, tokenizer.chat_template)
+    end = end_of_turn(tokenizer, tokenizer.chat_template).id
     return end if end is not None else int(tokenizer.eos_token_id)
 
 
@@ -296,32 +369,17 @@ def _anchor_ids(tokenizer: Any, anchor: str) -> list[int]:
 
 
 @lru_cache(maxsize=8)
-def _special_tokens(tokenizer: Any) -> dict[str, int]:
-    added = {str(t.content): int(i) for i, t in tokenizer.added_tokens_decoder.items() if t.special}
-    return added | dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
-
-
-@lru_cache(maxsize=8)
-def _end_token(tokenizer: Any, template: str) -> int | None:
-    turns = [Message(role="user", content="Hello"), Message(role="assistant", content=_ANSWER)]
-    rest = _apply(tokenizer, turns, generate=False).rpartition(_ANSWER)[2]
-    known = {t.content: i for i, t in tokenizer.added_tokens_decoder.items()} | _special_tokens(tokenizer)
-    found = _pattern(frozenset(known)).search(rest)
-    return int(known[found[0]]) if found else None
-
-
-@lru_cache(maxsize=8)
-def _control_tokens(tokenizer: Any, template: str) -> dict[str, int]:
-    end = _end_token(tokenizer, template)
-    return _special_tokens(tokenizer) | ({} if end is None else {str(tokenizer.convert_ids_to_tokens(end)): end})
+def _around(tokenizer: Any, template: str) -> tuple[str, str]:
+    """What stands before and behind an answer when its own ids are read: spaces of the template, or one that the
+    tokenizer puts in front of whatever follows a control token."""
+    try:
+        ids = encode_answer(tokenizer, [Message(role="user", content="Hello")], ANSWER)
+    except DataError:  # no answer can be learned with this template
+        return "", ""
+    head, there, tail = _without_control(tokenizer, ids).partition(ANSWER)
+    return (head, tail) if there else ("", "")
 
 
 @lru_cache(maxsize=8)
 def _unseen_tokens(tokenizer: Any, template: str) -> dict[str, int]:
-    return {t: i for t, i in _control_tokens(tokenizer, template).items() if _ids(tokenizer, "a" + t)[-1:] != [i]}
-
-
-@lru_cache(maxsize=32)
-def _pattern(texts: Iterable[str]) -> re.Pattern[str]:
-    """Matches any of `texts`, the longest first; nothing where there is none."""
-    return re.compile("|".join(re.escape(t) for t in sorted(texts, key=lambda t: (-len(t), t))) or "(?!)")
+    return {t: i for t, i in control_tokens(tokenizer).items() if _ids(tokenizer, "a" + t)[-1:] != [i]}

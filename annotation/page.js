@@ -9,16 +9,26 @@ const CHOOSE = {
 };
 const HINTS = [[["↑", "↓"], "", "other questions"], [["Shift", "Enter"], "+", "write"], [["Esc"], "", "end writing"], [["Enter"], "", "submit"], [["⌫"], "", "skip"]];
 
+// What an answer's author thought, folded away, and what it says; `align.turns.split_thoughts` cuts at the same place.
+const THOUGHTS = /^\s*<think>([^]*?)(?:<\/think>\n*([^]*)|$)/;
+const apart = (text) => {
+  const found = THOUGHTS.exec(text);
+  if (!found) return [[], text];
+  const thoughts = make("div", "text", markdown(found[1].trim()));
+  return [[make("details", "thoughts", make("summary", "", "Thoughts"), thoughts)], found[2] ?? ""];
+};
 const turn = (message) => {
   const known = Object.hasOwn(WHO, message.role);
-  const bubble = make("div", "bubble text", markdown(message.content));
+  const [thoughts, said] = message.role === "assistant" ? apart(message.content) : [[], message.content];
+  const bubble = make("div", "bubble text", markdown(said));
   const who = make("span", "who", known ? WHO[message.role] : visible(String(message.role)));
-  return make("div", "turn " + (known ? message.role : "system"), who, bubble);
+  return make("div", "turn " + (known ? message.role : "system"), who, thoughts, bubble);
 };
 const card = (text, place, all) => {
   const name = "ABCD"[place];
   const head = all.length > 1 ? make("header", "", make("span", "badge", name), "Answer " + name) : make("header", "", "Answer");
-  const node = make("section", "answer " + name.toLowerCase(), head, make("div", "text", markdown(text)));
+  const [thoughts, said] = apart(text);
+  const node = make("section", "answer " + name.toLowerCase(), head, thoughts, make("div", "text said", markdown(said)));
   node.setAttribute("aria-label", "Answer " + name);
   return node;
 };
@@ -38,7 +48,7 @@ chat.scrollTop = chat.scrollHeight;
 const frame = window.frameElement, memory = frame ? window.parent : window;
 const button = make("button", "differences", "Differences ", make("kbd", "", "D"));
 const showDifferences = (on) => {
-  const [first, ...others] = cards.map((node, place) => fill(node.querySelector(".text"), markdown(shown.answers[place])));
+  const [first, ...others] = cards.map((node, place) => fill(node.querySelector(".said"), markdown(apart(shown.answers[place])[1])));
   if (on) markDifferences(first, others);
   button.setAttribute("aria-pressed", String(on));
   memory.alignDifferences = on;

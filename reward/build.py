@@ -10,6 +10,7 @@ from typing import Any
 from align.config.rewards import AnyFunction, Code, JsonSchema, Judge, Length, Math, OwnFunction, Regex
 from align.errors import ConfigError
 from align.ids import content_id, file_id
+from align.turns import split_thoughts
 from align.types import Message, prompt_id
 from reward.answer_key import read_key
 from reward.checks import NUMBER, band, length_of, result
@@ -39,6 +40,7 @@ class GuardedScorer:
         return [self._one(messages, answer) for messages, answer in zip(prompts, answers, strict=True)]
 
     def _one(self, messages: list[Message], answer: str) -> float | str:
+        answer = split_thoughts(answer)[1]
         if self.solutions is None:
             return self.guard.ask(answer)
         solution = self.solutions.get(prompt_id(messages))
@@ -53,7 +55,8 @@ class LengthScorer:
 
     def score(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | None]:
         one = self.band
-        return [band(length_of(answer, one.unit), one.low, one.high, one.margin) for answer in answers]
+        said = [split_thoughts(answer)[1] for answer in answers]
+        return [band(length_of(text, one.unit), one.low, one.high, one.margin) for text in said]
 
 
 def build(function: AnyFunction) -> Scorer:

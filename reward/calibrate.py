@@ -76,6 +76,11 @@ def calibration(
     one that fits all pairs, and `after` is cross-fitted: of each fifth of the prompts by the temperature that fits the
     other fifths. So no pair speaks for a temperature that it helped to choose. `limit` says "high" or "low" where the
     temperature went as far as it may (see `fit_temperature`).
+
+    A temperature is *offered* where it has no `limit` and does not raise the cross-fitted log loss by more than twice what
+    choosing one number costs anyway (1 / 2N nats of N prompts): few pairs, all or
+    nearly all of them ordered right, fit one that a single other pair would pay for dearly. `temperature` is None where
+    it is not, and `fit` is what these pairs would want.
     """
     d_N, p_N = np.asarray(differences, np.float64), np.asarray(targets, np.float64)
     if len(set(prompts)) < PROMPTS:
@@ -87,14 +92,17 @@ def calibration(
     before, after = log_losses(d_N, p_N), log_losses(scaled_N, p_N)
     ratio = found / float(np.sqrt(np.mean(d_N**2)) or 1.0)
     limit = None if temperature else "high" if ratio > 0.99 * REACH else "low" if ratio < 1.01 / REACH else None
+    change = asdict(paired_difference(after.tolist(), before.tolist(), prompts, seed=seed))
+    offered = temperature is not None or (limit is None and change["mean"] <= 1 / len(set(prompts)))
     return {
-        "temperature": found,
+        "temperature": found if offered else None,
+        "fit": found,
         "limit": limit,
         "fitted": temperature is None,
         "pairs": len(d_N),
         "before": _told(d_N, p_N, before, prompts, seed),
         "after": _told(scaled_N, p_N, after, prompts, seed),
-        "change": asdict(paired_difference(after.tolist(), before.tolist(), prompts, seed=seed)),
+        "change": change,
     }
 
 

@@ -20,6 +20,26 @@ SCIENTIFIC = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?[eE][-+]?\d{1,2}(?!\w)")
 AMOUNT = re.compile(r"(?<![\w$])(-?)\s*[$€£]\s*(?=-?\.?\d)")
 """A currency in front of a number, behind a sign or not: math-verify takes a dollar for LaTeX's."""
 
+STRUCK = re.compile(r"~~[^~\n]*~~")
+"""What the answer takes back."""
+AROUND = [
+    re.compile(r"(?<![\w`])(`+)(?P<said>[^`\n]+)\1(?![\w`])"),
+    re.compile(r"(?<![\w*])(\*{1,3})(?=\S)(?P<said>[^*\n]+)(?<=\S)\1(?![\w*])"),
+    re.compile(r"(?<!\w)(_{1,3})(?=\S)(?P<said>[^_\n]+)(?<=\S)\1(?!\w)"),
+    re.compile(r"(?<!\w)<([A-Za-z][\w-]*)(?:\s[^<>]*)?>(?P<said>.*?)</\1\s*>(?!\w)", re.DOTALL),
+    re.compile(r"\\(?:text|textbf|textit|textrm|mathbf|mathrm|mathit)\{(?P<said>\s*-?\$?[\d.,]+%?\s*)\}"),
+    re.compile(r"(?<!\w)(?:\"(?=\S)|['“‘«])(?P<said>[^\"'“”‘’«»\n]+)[\"'”’»](?!\w)"),
+]
+"""What may stand around what an answer says: marks of code and emphasis, a pair of tags, LaTeX's fonts, quotes. Nothing
+of it counts inside a word or a number, where a star is a product."""
+ABOUT = re.compile(r"[~≈≃∼]\s*(?=[-+$€£]*\d)")
+PLUS = re.compile(r"(^[ \t]*|[=:] ?)\+(?=\d)", re.MULTILINE)
+DOLLARS = re.compile(r"(?:\\|\b(?:US|A|C|AU|CA|NZ|HK|S))\$(?=\s*-?\.?\d)")
+BRACKETED = re.compile(r"^\s*[(\[{]\s*([-+]?[\d.,]*\d)\s*[)\]}]\.?\s*$", re.MULTILINE)
+POWER_OF_TEN = re.compile(r"(?<![\w.])(\d[\d,]*(?:\.\d+)?)\s*(?:×|\\times)\s*10\s*\^\s*\{?([-+]?\d{1,2})\}?(?!\w)")
+WIDE = {0xFF10 + n: str(n) for n in range(10)}
+"""Digits as wide as Chinese characters."""
+
 Check = Callable[..., float]
 """Of the texts that it looks at, as strings; a score."""
 
@@ -69,9 +89,10 @@ def math(after: str | None, read: str) -> Check:
         found = result(answer, after)
         if found is None:
             return 0.0
+        found = _written_out(found)
         if read == "number":
-            found = AMOUNT.sub(r"\1", found)
-        given = parse(_written_out(found), parsing_timeout=None)
+            found = BRACKETED.sub(r"\1", AMOUNT.sub(r" \1", found))
+        given = parse(found, parsing_timeout=None)
         if read == "number" and not (given and NUMBER.fullmatch(str(given[-1]).strip())):
             return 0.0
         return float(verify(_parsed(solution, after), given, timeout_seconds=None))
@@ -95,8 +116,17 @@ def _parsed(solution: str, after: str | None) -> list[Any]:
 
 
 def _written_out(text: str) -> str:
-    """Numbers as math-verify reads them: it takes 1e3 for 1, and a typographic minus for none."""
-    return SCIENTIFIC.sub(lambda match: f"{Decimal(match[0].replace(',', '')):f}", text.replace("−", "-"))
+    """Numbers as math-verify reads them: nothing around them that it takes for mathematics or cannot look through; it
+    takes 1e3 for 1, and a typographic minus for none."""
+    text = STRUCK.sub(" ", text.replace("−", "-").translate(WIDE))
+    text, before = DOLLARS.sub("$", text), ""
+    while text != before:  # marks stand around each other
+        before = text
+        for around in AROUND:
+            text = around.sub(r"\g<said>", text)
+    text = PLUS.sub(r"\1", ABOUT.sub("", text))
+    text = POWER_OF_TEN.sub(r"\1e\2", text)
+    return SCIENTIFIC.sub(lambda match: f"{Decimal(match[0].replace(',', '')):f}", text)
 
 
 MAKERS: dict[str, Callable[..., Check]] = {"regex": regex, "json_schema": json_schema, "math": math, "parses": parses}

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from align.turns import split_thoughts
 from align.types import Message, prompt_id
 from reward.answer_key import read_key
 from reward.checks import last_block
@@ -115,8 +116,9 @@ def read_tests(row: dict[str, Any]) -> PromptTests:
 
 def program_in(answer: str) -> str:
     """The program of an answer: its last block between lines of three backticks, or all of it where it has none."""
-    found = last_block(answer)
-    return answer if found is None else found
+    said = split_thoughts(answer)[1]
+    found = last_block(said)
+    return said if found is None else found
 
 
 def _lines(text: str) -> list[str]:

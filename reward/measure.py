@@ -1,7 +1,8 @@
 """A reward model on pairs whose order is known: accuracy, accuracy by slice, calibration."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
@@ -20,6 +21,7 @@ LONGEST = "more than twice as long"
 CERTAIN = {0.75: "below 0.75", 0.95: "0.75 to 0.95"}
 """Of a pair's target: names of the ranges that end there."""
 CLEAR = "0.95 and more"
+NO_SCORE = "the scorer gives none"
 ALONE, AGREED, DISAGREED = "one annotator", "all agreed", "they disagreed"
 THIRDS = ("surest third", "middle third", "least sure third")
 ORDER = [
@@ -44,8 +46,10 @@ def measure(
     seed: int,
     slices: Slices,
     temperature: float | None = None,
+    reasons: Sequence[str | None] = (),
 ) -> dict[str, Any]:
-    """`order_accuracy` of all pairs; `slices` has the same of each slice, by what they slice, where that makes more than
+    """`order_accuracy` of all pairs; `unscored_reasons` says how many pairs have no score for each of `reasons` (of each
+    pair, as `score_pairs` gives them); `slices` has the same of each slice, by what they slice, where that makes more than
     one of them; `calibration` is `reward.calibrate.calibration`, of pairs that are no ties and have scores.
 
     `differences` are `align.evaluate.pairs.score_differences`. A `temperature` must come from other pairs.
@@ -54,6 +58,7 @@ def measure(
     found = {name: by_group(preferences, differences, groups, seed=seed) for name, groups in slices.items()}
     return {
         **order_accuracy(preferences, differences, seed=seed),
+        "unscored_reasons": _counted(r for row, r in zip(preferences, reasons, strict=False) if row.target != 0.5),
         "slices": {name: _ordered(parts) for name, parts in found.items() if len(parts) > 1},
         "calibration": calibration(
             [d for _, d in known],
@@ -65,12 +70,15 @@ def measure(
     }
 
 
-def score_pairs(preferences: Sequence[Preference], scorer: Scorer) -> tuple[list[float | None], dict[str, Any]]:
-    """The score of `chosen` less that of `rejected` for each pair, None where one has none; and how the scorer itself
-    slices them: an ensemble by `doubt`, the standard deviation of its members' differences, in thirds."""
+def score_pairs(
+    preferences: Sequence[Preference], scorer: Scorer
+) -> tuple[list[float | None], list[str | None], dict[str, Any]]:
+    """The score of `chosen` less that of `rejected` for each pair, None where one has none; why it has none; and how the
+    scorer itself slices them: an ensemble by `doubt`, the standard deviation of its members' differences, in thirds."""
     outputs = getattr(scorer, "outputs", None)
     if outputs is None:
-        return score_differences(preferences, scorer.score), {}
+        found = score_differences(preferences, scorer.score)
+        return found, [NO_SCORE if difference is None else None for difference in found], {}
     messages = [row.messages for row in preferences]
     chosen, rejected = (outputs(messages, [getattr(p, side) for p in preferences]) for side in ("chosen", "rejected"))
     gaps = [
@@ -78,9 +86,28 @@ def score_pairs(preferences: Sequence[Preference], scorer: Scorer) -> tuple[list
         for a, b in zip(chosen, rejected, strict=True)
     ]
     differences = [None if gap is None else fmean(gap) for gap in gaps]
+    reasons = [_why(a, b) for a, b in zip(chosen, rejected, strict=True)]
     doubts = sorted((stdev(gap), place) for place, gap in enumerate(gaps) if gap is not None and len(gap) > 1)
     third = {place: THIRDS[3 * rank // len(doubts)] for rank, (_, place) in enumerate(doubts)}
-    return differences, {"doubt": [third.get(place) for place in range(len(gaps))]} if doubts else {}
+    return differences, reasons, {"doubt": [third.get(place) for place in range(len(gaps))]} if doubts else {}
+
+
+def _why(chosen: object, rejected: object) -> str | None:
+    """Why a pair has no score, None where it has one; `chosen` and `rejected` are numbers, or a reason."""
+    said = {f"{side}: {told}" for side, told in (("chosen", chosen), ("rejected", rejected)) if isinstance(told, str)}
+    if isinstance(chosen, str) and isinstance(rejected, str) and _kind(chosen) == _kind(rejected):
+        return f"both answers: {chosen}"
+    return "; ".join(sorted(said)) or None
+
+
+def _kind(reason: str) -> str:
+    """A reason without this row's own numbers."""
+    return re.sub(r" \([^()]*\)", "", reason)
+
+
+def _counted(reasons: Iterable[str | None]) -> dict[str, int]:
+    """How often each kind of reason is given, the most frequent first."""
+    return dict(Counter(_kind(reason) for reason in reasons if reason is not None).most_common())
 
 
 def slices_of(preferences: Sequence[Preference]) -> dict[str, list[str | None]]:

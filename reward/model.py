@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from align.errors import ConfigError, DataError, StageError
-from align.store import checkpoint_id
-from align.text import encode_answered, load_tokenizer, stop_token_ids
+from align.store import checkpoint_id, read_json, write_json
+from align.text import encode_answered, load_tokenizer, padding_id, stop_token_ids, token_text
 from align.train.checkpoint import publish_model
 from align.train.order import passes
 from align.types import Message
 from reward.members import member_count, read_members
 from reward.scorer import Scorer, scores_in
-from rollouts.engine import context_length
+from rollouts.engine import context_length, model_config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,7 +112,8 @@ class ModelScorer:
 
             self._model: VllmModel | TransformersModel = VllmModel(folder, **options)
         else:
-            pad = padding_id(self.tokenizer, stop_token_ids(self.tokenizer, folder))
+            stops, size = stop_token_ids(self.tokenizer, folder), model_config(folder)["vocab_size"]
+            pad = padding_id(self.tokenizer, stops, size)
             self._model = TransformersModel(folder, pad, **options)
         self.context = context_length(folder)
 
@@ -234,12 +235,17 @@ def _quiet() -> Any:
     return suppress_seqcls_warning()
 
 
-def padding_id(tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -> int:
-    """A token to pad with that ends no answer: the tokenizer's own, or the first other one of its vocabulary."""
-    own = tokenizer.pad_token_id
-    if own is not None and own not in stops:
-        return int(own)
-    return next(i for i in range(len(tokenizer)) if i not in stops)
+def _name_padding(out: Path, pad: int) -> None:
+    """Say in the published tokenizer's settings what the head takes for padding; the vocabulary's bytes stay.
+
+    A token that stands for text is not named there: the tokenizer would take it out of every text.
+    """
+    tokenizer = load_tokenizer(out)
+    if pad == tokenizer.pad_token_id or pad not in tokenizer.added_tokens_decoder:
+        return
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (out / name).is_file():
+            write_json(out / name, {**read_json(out / name), "pad_token": token_text(tokenizer, pad)})
 
 
 def sequence_scores(model: Any, sequences: Sequence[Sequence[int]], pad: int) -> Tensor:
@@ -282,9 +288,7 @@ def publish_and_verify(
     config.architectures = [kind]
     config.get_text_config().pad_token_id = pad
     config.save_pretrained(out)
-    tokenizer = load_tokenizer(out)
-    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
-    tokenizer.save_pretrained(out)
+    _name_padding(out, pad)
     found = sequence_scores(load_reward_model(out, dtype).to(device), sequences, pad)
     difference = float((found - expected).abs().max())
     allowed = RELOAD_TOLERANCE[dtype] * max(1.0, float(expected.abs().max()))

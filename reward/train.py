@@ -11,9 +11,8 @@ from typing import Any
 from align.config.training import RewardModel
 from align.errors import ConfigError
 from align.evaluate.pairs import score_differences
-from align.ids import content_id
 from align.losses import weights_of_mean_one
-from align.text import load_tokenizer, stop_token_ids
+from align.text import load_tokenizer, make_paddable, padding_id, stop_token_ids, token_text
 from align.train import arguments, checkpoint
 from align.train import examples as ex
 from align.train.world import agreed, rank
@@ -78,19 +77,14 @@ def train_reward(
     options = arguments.trainer_options(
         config, rows=len(kept), seed=seed, dtype=dtype, report_to=report_to, out=out, work=work
     )
-    pad = models.padding_id(tokenizer, stops)
+    size = model.get_input_embeddings().num_embeddings
+    pad = padding_id(tokenizer, stops, size)
+    make_paddable(tokenizer, stops, size)
     trainer = _trainer(model, tokenizer, kept, config, options, pad)
     clock.lap("set up")
-    inputs_id = content_id(
-        [
-            str(parent),
-            seed,
-            dtype,
-            config.model_dump(mode="json"),
-            [[astuple(pair), margin] for pair, margin in kept],
-        ]
-    )
-    metrics = loop.run_trainer(trainer, work=work, out=out, inputs_id=inputs_id, progress=progress)
+    rows = [[astuple(pair), margin] for pair, margin in kept]
+    inputs = loop.made_from(parent, rows, config, seed=seed, dtype=dtype)
+    metrics = loop.run_trainer(trainer, work=work, out=out, inputs=inputs, progress=progress)
     logged = [row for row in trainer.state.log_history if "accuracy" in row]
     metrics |= {name: logged[-1][name] for name in ("accuracy", "margin", "mean_reward") if logged}
     clock.lap("train")
@@ -171,7 +165,7 @@ def _trainer(
 
     if options.pop("disable_dropout", True):
         disable_dropout_in_model(model)  # of the model alone: TRL would switch off the adapter's too
-    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
+    tokenizer.pad_token = token_text(tokenizer, pad)
     args = RewardConfig(center_rewards_coefficient=config.center, disable_dropout=False, **options)
     data = {
         "chosen_ids": [pair.prompt_ids + pair.chosen_ids for pair, _ in kept],

@@ -81,7 +81,7 @@ def sample_candidates(
     sources = list(sources) or [Source(Policy(checkpoint, checkpoint_id), sampling.temperature)]
     engine, drawn = as_engine(engine), Sampling.like(sampling, logprobs=logprobs is not None)
     order = {
-        "version": 2, "sources": [[s.policy.id, s.temperature, s.share] for s in sources], "samples": samples,
+        "version": 3, "sources": [[s.policy.id, s.temperature, s.share] for s in sources], "samples": samples,
         "sampling": drawn.model_dump(), "engine": resolve_engine(engine.type), "dtype": dtype, "shard": shard,
         "seed": seed, "resample": resample,
     }  # fmt: skip

@@ -95,6 +95,7 @@ class ServerGenerator:
                 server_process.stop(self._home)
                 self._begin()
         done = [_completion(choice, sampling.logprobs) for choice in choices]
+        _require_our_limit(done, sampling.max_tokens)
         return [done[i : i + samples] for i in range(0, len(done), samples)]
 
     def _order(self, sampling: Sampling) -> dict[str, Any]:
@@ -271,6 +272,18 @@ def _base_model(models: Sequence[dict[str, Any]], name: str | None, url: str) ->
         where="rollouts.server.model",
         hint="name one of them",
     )
+
+
+def _require_our_limit(done: Sequence[Completion], max_tokens: int) -> None:
+    """StageError where the server cut answers before they were as long as we let them be."""
+    cut = [len(one.token_ids) for one in done if one.finish == "length" and len(one.token_ids) < max_tokens]
+    if cut:
+        what = f"vLLM's server cut {len(cut)} of {len(done)} answers after {max(cut)} tokens, and {max_tokens} were asked for"
+        hint = (
+            "its own limit is `max_new_tokens`, of the model's generation_config.json or --override-generation-config: "
+        )
+        hint += f"start it with `--generation-config vllm`, or set max_tokens to {max(cut)}"
+        raise StageError(what, where="rollouts.server", hint=hint)
 
 
 def _completion(choice: dict[str, Any], logprobs: bool) -> Completion:

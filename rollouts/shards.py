@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from align.errors import DataError
 from align.store import publish, read_table, write_table
+from align.turns import split_thoughts
 from align.types import Candidate, Dropped, Message, candidate_id
 from rollouts.engine import Completion
 
@@ -20,10 +21,11 @@ LOSSY = "the tokenizer cannot reproduce the answer"
 RAW = pa.schema(
     [("prompt_id", pa.string()), ("sample", pa.int32()), ("temperature", pa.float64()), ("redrawn", pa.int32())]
     + [("tokens", pa.int32()), ("finish", pa.string()), ("text", pa.string()), ("same", pa.bool_())]
+    + [("refused", pa.string())]
     + [("token_ids", pa.list_(pa.int32())), ("logprobs", pa.list_(pa.float32()))]
 )
 """A shard's columns. `redrawn` counts the draws that were thrown away because they repeated another sample; `same` says
-that encoding the text and decoding it again gives the text; `token_ids` and `logprobs` are kept where asked for."""
+that encoding the text and decoding it again gives the text, `refused` why it cannot be encoded; `token_ids` and `logprobs` are kept where asked for."""
 
 LOGPROBS = pa.schema(
     [("candidate", pa.string()), ("prompt_id", pa.string()), ("sample", pa.int32()), ("checkpoint", pa.string())]
@@ -72,7 +74,8 @@ def sampled_rows(
     again = encode_answered(tokenizer, [messages[row["prompt_id"]] for row in rows], [row["text"] for row in rows])
     for row, encoded, own in zip(rows, again, said, strict=True):
         if isinstance(encoded, DataError):
-            raise encoded
+            row |= {"same": False, "refused": encoded.what}
+            continue
         written = encoded[1][:-1]
         row["same"] = written == own or decode_answer(tokenizer, written) == row["text"]
     return rows
@@ -108,10 +111,10 @@ def write_logprobs(path: Path, kept: Iterable[tuple[Candidate, Row]]) -> None:
 
 def _unfit(row: Row, first: int) -> str | None:
     """Why people are not asked about a sample; `first` is the earliest sample with the same text."""
-    if not row["text"].strip():
+    if not split_thoughts(row["text"])[1].strip():
         return EMPTY
     if not row["same"]:
-        return LOSSY
+        return row["refused"] or LOSSY
     if first == row["sample"]:
         return None
     times = f", also after {row['redrawn']} more draws" if row["redrawn"] else ""

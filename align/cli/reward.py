@@ -16,6 +16,8 @@ ENGINE = typer.Option(
 CACHE = typer.Option(None, "--cache", help="Folder in which scores are kept, in place of ~/.cache/align/scores.")
 FOLDER = typer.Option(..., "--model", help="A reward model's folder, such as `align reward train` makes.")
 
+TIE = "the label says that neither answer is better"
+
 reward_app = typer.Typer(help="Reward models: train, score, evaluate.", no_args_is_help=True, rich_markup_mode=None)
 reward_app.command("train")(verb_on_rows(REWARD_MODEL))
 
@@ -123,6 +125,7 @@ def evaluate(
     from align.data.preferences import load_subsets
     from align.report.reliability import reliability_svg
     from align.store import write_json, write_rows
+    from align.train.examples import reasons as reasons_of
     from reward.measure import measure, score_pairs, slices_of
     from reward.scoring import KeptScorer
 
@@ -133,14 +136,20 @@ def evaluate(
     with workplace(out, threads) as place, counting("score", place.terminal, as_json) as progress:
         keep_unreadable(place.out, unreadable)
         scorer = KeptScorer(model, engine=engine, dtype=dtype, threads=threads, cache=cache, progress=progress)
-        differences, doubt = score_pairs(pairs, scorer)
-        result = measure(pairs, differences, seed=seed, slices={"subset": names, **slices_of(pairs), **doubt})
-        result |= {"reward_model": scorer.id, "unreadable": len(unreadable)}
+        differences, reasons, doubt = score_pairs(pairs, scorer)
+        slices = {"subset": names, **slices_of(pairs), **doubt}
+        result = measure(pairs, differences, seed=seed, slices=slices, reasons=reasons)
+        result |= {
+            "reward_model": scorer.id,
+            "unreadable": len(unreadable),
+            "unreadable_reasons": reasons_of(unreadable),
+        }
         write_json(place.out / "result.json", result)
         write_rows(
             place.out / "pairs.jsonl",
-            ({"id": pair.id, "prompt_id": pair.prompt_id, "subset": name, "difference": difference}
-             for pair, name, difference in zip(pairs, names, differences, strict=True)),
+            ({"id": pair.id, "prompt_id": pair.prompt_id, "subset": name, "difference": difference,
+              **({"reason": reason} if reason is not None else {"reason": TIE} if pair.target == 0.5 else {})}
+             for pair, name, difference, reason in zip(pairs, names, differences, reasons, strict=True)),
         )  # fmt: skip
         if result["calibration"] is not None:
             picture = reliability_svg(result["calibration"], f"Reliability on {result['pairs']} pairs")
@@ -149,6 +158,11 @@ def evaluate(
         say_result(out, result, as_json)
         return
     _print(result, names[0] if names else "all")
+    for what, counted in (("unscored", result["unscored_reasons"]), ("unreadable", result["unreadable_reasons"])):
+        for reason, count in counted.items():
+            typer.echo(f"{what}: {count} × {reason}")
+    if result["ties"]:
+        typer.echo(f"ties: {result['ties']} × {TIE}")
     say_result(out, {"unreadable": len(unreadable)}, as_json)
 
 
@@ -177,13 +191,14 @@ def _calibrated(found: dict[str, Any] | None) -> list[str]:
 
         return [f"calibration: not measured, for it takes pairs of {PROMPTS} prompts"]
     (before, first), (after, second) = ((found[name]["log_loss"], found[name]["ece"]) for name in ("before", "after"))
-    limit = {
-        None: "",
-        "high": ", its upper limit: the scores order these pairs no better than a coin",
-        "low": ", its lower limit: the scores order all pairs right, so nothing bounds it",
+    why = {
+        None: f"of pairs that did not choose it, it raises the log loss by {found['change']['mean']:.4f}",
+        "high": "the scores order these pairs no better than a coin",
+        "low": "the scores order all pairs right, so nothing bounds it",
     }[found["limit"]]
+    offered = found["temperature"] is not None
     return [
-        f"temperature: {found['temperature']:.4g}{limit}",
+        f"temperature: {found['temperature']:.4g}" if offered else f"temperature: none is offered, for {why}",
         f"log loss: {before['mean']:.4f} as the scores say, {after['mean']:.4f} with the temperature, "
         f"a change of {found['change']['mean']:+.4f} [{found['change']['low']:+.4f}, {found['change']['high']:+.4f}]",
         *(

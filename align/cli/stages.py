@@ -8,7 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from align.cli.train import DTYPE, JSON, MODEL, REVISION, SEED, SETTINGS, TEMPLATE, THREADS, Dtype, say_result
+from align.cli.train import (
+    DATE,
+    DTYPE,
+    JSON,
+    KWARGS,
+    MODEL,
+    REPLACE,
+    REVISION,
+    SEED,
+    SETTINGS,
+    TEMPLATE,
+    THREADS,
+    Dtype,
+    chat_of,
+    say_result,
+)
 from align.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,6 +49,9 @@ def rollout(
     sft: str = typer.Option(None, "--sft", help="The model that `checkpoint: sft` in a `mixture` means."),
     revision: str = REVISION,
     chat_template: str = TEMPLATE,
+    replace_chat_template: bool = REPLACE,
+    chat_template_kwargs: str = KWARGS,
+    date: str = DATE,
     dtype: Dtype = DTYPE,
     seed: int = SEED,
     threads: int = THREADS,
@@ -59,6 +77,7 @@ def rollout(
     if keep_all and config.resample:
         what = "resample has no use with --keep-all, which keeps what the model gives by itself"
         raise ConfigError(what, where="--keep-all", hint="leave one of them out")
+    chat = chat_of(chat_template, replace_chat_template, chat_template_kwargs, date)
     parts = [parse_reward(text) for text in rewards]
     if config.keep != "all" and not parts:
         raise ConfigError(f"keep={config.keep} needs a reward", where="keep", hint="name it with --reward")
@@ -66,7 +85,7 @@ def rollout(
     with workplace(out, threads) as place, counting("rollout", place.terminal, as_json) as progress:
         revisions = {"current": revision}  # of the others the default branch
         folders = {
-            name: place.checkpoint(path, revision=revisions.get(name), chat_template=chat_template, dtype=dtype)
+            name: place.checkpoint(path, revision=revisions.get(name), dtype=dtype, **chat)
             for name, path in named.items()
             if path is not None
         }

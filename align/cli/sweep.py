@@ -114,6 +114,9 @@ def _of_recipe(
         recipe.model.path,
         revision=recipe.model.revision,
         chat_template=recipe.model.chat_template,
+        replace_chat_template=recipe.model.replace_chat_template,
+        chat_template_kwargs=recipe.model.chat_template_kwargs,
+        date=recipe.model.date,
         dtype=recipe.model.dtype,
         seed=recipe.seed if section == "sft" else None,
     )

@@ -7,16 +7,28 @@ Settings are the recipe's fields of that section, as key=value: `align dpo … b
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import typer
 
 if TYPE_CHECKING:
+    from align.templates import Chat
     from reward.compose import Weighted
 
 MODEL = typer.Option(..., "--model", help="A local folder or a Hub id of a causal language model.")
 REVISION = typer.Option(None, "--revision", help="The Hub revision; the default branch where none is named.")
 TEMPLATE = typer.Option(None, "--chat-template", help="plain, chatml or a Jinja file, where the tokenizer has none.")
+REPLACE = typer.Option(
+    False, "--replace-chat-template", help="Use --chat-template in the place of the tokenizer's own."
+)
+KWARGS = typer.Option(
+    None,
+    "--chat-template-kwargs",
+    help="What the chat template reads beside the messages, as '{enable_thinking: false}'.",
+)
+DATE = typer.Option(
+    None, "--date", help="The date, as 2026-01-31, for a chat template that writes today's.", show_default="today"
+)
 DTYPE = typer.Option("float32", "--dtype", help="Weights' type; use bfloat16 on a GPU.")
 SEED = typer.Option(0, "--seed", min=0, max=2**32 - 1, help="Every random choice depends on it and on content.")
 THREADS = typer.Option(None, "--threads", min=1, help="CPU threads; all cores where not given.", show_default=False)
@@ -67,7 +79,7 @@ class Given:
     model: str
     out: Path
     revision: str | None
-    chat_template: str | None
+    chat: "Chat"
     dtype: Dtype
     seed: int
     threads: int | None
@@ -217,6 +229,9 @@ def verb_on_rows(verb: Verb) -> Callable[..., None]:
         out: Path = CHECKPOINT,
         revision: str = REVISION,
         chat_template: str = TEMPLATE,
+        replace_chat_template: bool = REPLACE,
+        chat_template_kwargs: str = KWARGS,
+        date: str = DATE,
         dtype: Dtype = DTYPE,
         seed: int = SEED,
         threads: int = THREADS,
@@ -224,7 +239,8 @@ def verb_on_rows(verb: Verb) -> Callable[..., None]:
         accelerate: str = ACCELERATE,
         as_json: bool = JSON,
     ) -> None:
-        given = Given(model, out, revision, chat_template, dtype, seed, threads, nproc, accelerate, as_json)
+        chat = chat_of(chat_template, replace_chat_template, chat_template_kwargs, date)
+        given = Given(model, out, revision, chat, dtype, seed, threads, nproc, accelerate, as_json)
         _train(Order(verb.name, settings or [], str(file), [], dtype, seed, threads), given)
 
     command.__doc__ = verb.help
@@ -242,6 +258,9 @@ def online_verb(verb: Verb) -> Callable[..., None]:
         out: Path = CHECKPOINT,
         revision: str = REVISION,
         chat_template: str = TEMPLATE,
+        replace_chat_template: bool = REPLACE,
+        chat_template_kwargs: str = KWARGS,
+        date: str = DATE,
         dtype: Dtype = DTYPE,
         seed: int = SEED,
         threads: int = THREADS,
@@ -249,7 +268,8 @@ def online_verb(verb: Verb) -> Callable[..., None]:
         accelerate: str = ACCELERATE,
         as_json: bool = JSON,
     ) -> None:
-        given = Given(model, out, revision, chat_template, dtype, seed, threads, nproc, accelerate, as_json)
+        chat = chat_of(chat_template, replace_chat_template, chat_template_kwargs, date)
+        given = Given(model, out, revision, chat, dtype, seed, threads, nproc, accelerate, as_json)
         _train(Order(verb.name, settings or [], str(prompts), reward, dtype, seed, threads), given)
 
     command.__doc__ = verb.help
@@ -270,9 +290,9 @@ def _train(order: Order, given: Given) -> None:
         model = place.checkpoint(
             given.model,
             revision=given.revision,
-            chat_template=given.chat_template,
             dtype=given.dtype,
             seed=given.seed if order.verb == "sft" else None,
+            **given.chat,
         )
         if given.nproc == 1:
             metrics = learn(lesson, model, out=place.out, work=place.work, progress=progress)
@@ -346,6 +366,17 @@ def _scored(order: Order, config: Any) -> "tuple[Weighted | None, dict[str, Any]
     models = [part.folder for part in parsed if part.is_model]
     critic = {"critic": models[0]} if order.verb == "ppo" and models and config.critic == "separate" else {}
     return scorer_of(parsed, dtype=order.dtype, threads=order.threads, keep=order.verb == "best-of-n"), critic
+
+
+def chat_of(chat_template: str | None, replace: bool, variables: str | None, date: str | None) -> "Chat":
+    """What the options say about the chat template, checked as the keys of a recipe's `model` are."""
+    from align.config.recipe import Templating
+    from align.config.section import load_section
+
+    named = {"chat_template": chat_template, "chat_template_kwargs": variables, "date": date}
+    given = [f"{name}={value}" for name, value in named.items() if value is not None]
+    said = load_section(Templating, given, replace_chat_template=replace).model_dump(mode="json")
+    return cast("Chat", said)
 
 
 def keep_unreadable(folder: Path, unreadable: Sequence[Any]) -> None:

@@ -5,11 +5,24 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, Unpack
 
 from align.errors import ConfigError
-from align.store import LOGS, checkpoint_id, disk_errors, fresh_folder, is_ours, publish, remove_folder, working_folder
+from align.store import (
+    LOGS,
+    checkpoint_id,
+    disk_errors,
+    fresh_folder,
+    is_ours,
+    publish,
+    read_json,
+    remove_folder,
+    working_folder,
+    write_json,
+)
+from align.templates import Chat
 
 PRINTED = "printed.log"
 
@@ -23,21 +36,29 @@ class Workplace:
     terminal: TextIO
 
     def checkpoint(
-        self, model: str, *, revision: str | None, chat_template: str | None, dtype: str, seed: int | None = None
+        self, model: str, *, revision: str | None, dtype: str, seed: int | None = None, **chat: Unpack[Chat]
     ) -> Path:
         """The given model as a checkpoint folder named by its content, so that another model never meets its work.
 
-        With a `seed` a config without weights gets random ones.
+        With a `seed` a config without weights gets random ones. A chat template that writes the date gets that of the
+        day on which this work began, unless `chat` names another.
         """
         from align.train.checkpoint import import_model
 
         arriving = self.work / "arriving"
         remove_folder(arriving)  # a kill may have left a part
-        import_model(model, arriving, revision=revision, chat_template=chat_template, dtype=dtype, seed=seed)
+        chat["date"] = chat.get("date") or self._began()
+        import_model(model, arriving, revision=revision, dtype=dtype, seed=seed, **chat)
         known = self.work / f"model-{checkpoint_id(arriving)}"
         remove_folder(known)  # the one of an earlier attempt may have been damaged
         arriving.rename(known)
         return known
+
+    def _began(self) -> str:
+        file = self.work / "began.json"
+        if not file.is_file():
+            write_json(file, {"date": date.today().isoformat()})
+        return str(read_json(file)["date"])
 
 
 @contextmanager

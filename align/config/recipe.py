@@ -3,6 +3,7 @@
 Unknown keys are refused with the nearest right one; relative paths start at the recipe's folder.
 """
 
+from datetime import date as day
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -14,21 +15,49 @@ from align.config.trainer import nearest, trl_tables
 from align.config.training import BestOfN, Dpo, Grpo, Kto, Ppo, Rewards, Rloo, Sft, Training
 
 
-class Model(Section):
+class Source(Section):
     path: ModelPath
     """A folder (write `./`, `../`, `/` or `~` first, or let it exist) or a Hub id of a causal language model."""
     revision: str | None = None
     """The Hub revision; the default branch where none is named. Folders have none."""
-    chat_template: Template | None = None
-    """Where the tokenizer has no chat template: `plain`, `chatml` or the path of a Jinja file."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Weights' type in training and in generation; use bfloat16 on a GPU."""
 
     @model_validator(mode="after")
     def _revision_of_a_hub_id(self) -> Self:
         if self.revision is not None and self.path.startswith("/"):
             raise ValueError(f"`revision` belongs to a Hub id, and {self.path} is a folder; remove it")
         return self
+
+
+class Templating(Section):
+    """What a model's chat template is, and what is written into it; each checkpoint is published with it."""
+
+    chat_template: Template | None = None
+    """Where the tokenizer has no chat template: `plain`, `chatml` or the path of a Jinja file."""
+    replace_chat_template: bool = False
+    """Use `chat_template` in the place of the tokenizer's own."""
+    chat_template_kwargs: dict[str, Any] = {}
+    """What the chat template reads beside the messages, as `{enable_thinking: false}`; written into each checkpoint's template."""
+    date: str | None = None
+    """For a chat template that writes today's date: the date, as 2026-01-31, that it writes on every day. The day on which the run began where not given."""
+
+    @field_validator("date")
+    @classmethod
+    def _a_day(cls, value: str | None) -> str | None:
+        try:
+            return None if value is None else day.fromisoformat(value).isoformat()
+        except ValueError as error:
+            raise ValueError(f"must be a date such as 2026-01-31, found {value!r}") from error
+
+    @model_validator(mode="after")
+    def _replaced_by_another(self) -> Self:
+        if self.replace_chat_template and self.chat_template is None:
+            raise ValueError("`replace_chat_template` replaces nothing where no `chat_template` is named")
+        return self
+
+
+class Model(Templating, Source):
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Weights' type in training and in generation; use bfloat16 on a GPU."""
 
 
 class Prompts(Section):

@@ -51,7 +51,7 @@ def _row(model: dict[str, Any]) -> dict[str, Any]:
         "Accuracy": _cell(held_out.get("accuracy")),
         "New pairs": fresh.get("pairs"),
         "On new labels": _cell(fresh.get("accuracy")),
-        "Temperature": told and (words.number(told["temperature"]), ""),
+        "Temperature": told and ("–" if told["temperature"] is None else words.number(told["temperature"]), ""),
         "Log loss": told and _mended(told, lambda found: found["log_loss"]["mean"], 3),
         "Calibration error": told and _mended(told, lambda found: found["ece"]["value"], 3),
     }
@@ -97,9 +97,11 @@ def _latest(model: dict[str, Any], part: str) -> list[dict[str, Any]]:
     what = "held-out pairs" if part == "held_out" else "the next round's labels"
     title = f"Reliability, round {model['round']}"
     error = told["after"]["ece"]
+    offered = told["temperature"] is not None
+    which = f"a temperature of {words.number(told['temperature'] if offered else told['fit'])}"
     note = (
-        f"{told['pairs']} {what}. On the line a model is right as often as it says. With a temperature of "
-        f"{words.number(told['temperature'])} the calibration error is {words.number(error['value'], 3)}; luck alone "
+        f"{told['pairs']} {what}. On the line a model is right as often as it says. With {which}"
+        f"{'' if offered else ', which is not offered for it raises the log loss,'} the calibration error is {words.number(error['value'], 3)}; luck alone "
         f"would make {words.number(error['chance'], 3)}."
     )
     legend = [{"kind": kind, "name": name} for name, kind in KINDS.items()]

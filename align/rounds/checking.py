@@ -72,9 +72,11 @@ def _measure(
     from reward.model import load_scorer
 
     scorer = load_scorer(job.inputs[model], dtype=job.settings["dtype"], threads=job.tuning["threads"])
-    differences, doubt = score_pairs(rows, scorer)
+    differences, reasons, doubt = score_pairs(rows, scorer)
     slices = {**slices_of(rows), "agreement": _agreement(job, rows), **doubt}
-    result = measure(rows, differences, seed=job.settings["seed"], slices=slices, temperature=temperature)
+    result = measure(
+        rows, differences, seed=job.settings["seed"], slices=slices, temperature=temperature, reasons=reasons
+    )
     write_json(job.out / name, result)
     measured += [(name.partition(".")[0], row, d) for row, d in zip(rows, differences, strict=True)]
     return summary(result)

@@ -146,7 +146,9 @@ def _round_zero(recipe: Recipe, outside: dict[str, str], engine: dict[str, Any])
         else chat_template
     )
     settings: dict[str, Any] = {"dtype": recipe.model.dtype, "chat_template": template_id}
-    model: dict[str, Any] = recipe.model.model_dump()
+    model: dict[str, Any] = recipe.model.model_dump(mode="json")
+    # keys of later versions are in it where they act, so that runs begun before go on
+    settings |= {name: model[name] for name in ("replace_chat_template", "chat_template_kwargs", "date") if model[name]}
     prompts = Stage(
         Ref(0, "prompts"),
         work="prompts",

@@ -5,6 +5,7 @@ import platform
 import re
 import secrets
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +45,21 @@ def create_run(loaded: Loaded, runs: Path) -> Run:
         folder.mkdir(parents=True, exist_ok=True)
     with run_lock(folder):
         run_folder(loaded, runs)  # again, for another command may have made it in the meantime
-        return Run(folder, _bring_up_to_date(folder, loaded), loaded.recipe)
+        return _brought_up_to_date(folder, loaded)
 
 
-def _bring_up_to_date(folder: Path, loaded: Loaded) -> str:
-    """Write what is missing or has changed; returns the run's id."""
-    identity, recipe = folder / RUN, os.path.relpath(loaded.folder, folder.resolve())
+def _brought_up_to_date(folder: Path, loaded: Loaded) -> Run:
+    """Write what is missing or has changed."""
+    identity, at = folder / RUN, os.path.relpath(loaded.folder, folder.resolve())
     if not identity.is_file():
-        write_json(identity, with_check({"id": secrets.token_hex(4), "recipe": recipe}))
+        began = date.today().isoformat()
+        write_json(identity, with_check({"id": secrets.token_hex(4), "recipe": at, "began": began}))
     known = _identity(folder)
-    if noted(folder).get("recipe") != recipe:  # the recipe's folder was moved
-        noting(folder, recipe=recipe)
+    if noted(folder).get("recipe") != at:  # the recipe's folder was moved
+        noting(folder, recipe=at)
+    recipe = _dated(loaded.recipe, folder)
     environment = {**versions(), "platform": platform.platform(), "cores": os.cpu_count()}
-    texts = {"recipe.yaml": loaded.text, "resolved.yaml": resolved_yaml(loaded.recipe)}
+    texts = {"recipe.yaml": loaded.text, "resolved.yaml": resolved_yaml(recipe)}
     for name, text in texts.items():
         if not (folder / name).is_file() or (folder / name).read_bytes() != text.encode():
             replace_file(folder / name, text)
@@ -65,7 +68,7 @@ def _bring_up_to_date(folder: Path, loaded: Loaded) -> str:
     ids = {name: file_id(folder / name) for name in (*texts, "env.json")}
     if noted(folder).get("texts") != ids:
         noting(folder, texts=ids)
-    return known
+    return Run(folder, known, recipe)
 
 
 def _holds(file: Path, value: object) -> bool:
@@ -115,9 +118,20 @@ def _identity(folder: Path) -> str:
     raise DataError("this file does not hold the run's id", where=str(folder / RUN), hint=hint)
 
 
+def _dated(recipe: Recipe, folder: Path) -> Recipe:
+    """With the day on which the run began as its date, where the recipe names none; a run of an earlier version, whose
+    day is not known, has none."""
+    began = noted(folder).get("began") if (folder / RUN).is_file() else date.today().isoformat()
+    if recipe.model.date is not None or began is None:
+        return recipe
+    model = recipe.model.model_copy(update={"date": began})
+    return recipe.model_copy(update={"model": model})
+
+
 def planned_run(loaded: Loaded, runs: Path) -> Run:
     """The run that `create_run` would open; nothing is written."""
-    return Run(run_folder(loaded, runs), "", loaded.recipe)
+    folder = run_folder(loaded, runs)
+    return Run(folder, "", _dated(loaded.recipe, folder))
 
 
 def run_folder(loaded: Loaded, runs: Path) -> Path:

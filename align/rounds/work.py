@@ -59,9 +59,7 @@ def given_policy(job: Job, progress: Progress) -> Summary:
     from align.train.checkpoint import import_model
 
     given = job.tuning
-    import_model(
-        given["path"], job.out, revision=given["revision"], chat_template=given["chat_template"], dtype=given["dtype"]
-    )
+    import_model(given["path"], job.out, **_named(given))
     return {"checkpoint": checkpoint_id(job.out), "parent": None}
 
 
@@ -72,8 +70,7 @@ def sft_policy(job: Job, progress: Progress) -> Summary:
     from align.train.world import by_first
 
     given, base = job.tuning, job.scratch / "base"
-    options = {name: given[name] for name in ("revision", "chat_template", "dtype")}
-    by_first(lambda: import_model(given["path"], base, seed=job.settings["seed"], **options))
+    by_first(lambda: import_model(given["path"], base, seed=job.settings["seed"], **_named(given)))
     rows = _demonstrations(job)
     metrics = train_sft(
         base,
@@ -88,6 +85,12 @@ def sft_policy(job: Job, progress: Progress) -> Summary:
         progress=progress,
     )
     return {"checkpoint": checkpoint_id(job.out), "parent": None, **metrics}
+
+
+def _named(given: dict[str, Any]) -> dict[str, Any]:
+    """The recipe's `model` as `import_model` takes it, without what a run begun by an earlier version does not say."""
+    names = ("revision", "dtype", "chat_template", "replace_chat_template", "chat_template_kwargs", "date")
+    return {name: given[name] for name in names if name in given}
 
 
 def rollouts(job: Job, progress: Progress) -> Summary:

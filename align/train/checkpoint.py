@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from align.errors import ConfigError, ServiceError, StageError
 from align.store import disk_errors, read_json, remove_folder, write_json
+from align.templates import Chat
 from align.text import load_tokenizer, stop_token_ids
+from align.train import rounding
 from align.train.world import agreed, gathered_weights, rank
 
 if TYPE_CHECKING:
@@ -28,14 +32,19 @@ ADAPTER = "adapter"
 RELOAD_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 """Largest difference of an answer's mean token log-probability, in nats, between memory and the published folder."""
 
+_TOKENIZER_FILES = frozenset(
+    {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt",
+     "merges.txt", "tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "tekken.json"}
+)  # fmt: skip
 _HUB_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")
 
 
 def import_model(
-    path: str, out: Path, *, revision: str | None, chat_template: str | None, dtype: str, seed: int | None = None
+    path: str, out: Path, *, revision: str | None, dtype: str, seed: int | None = None, **chat: Unpack[Chat]
 ) -> None:
     """Write the given model, a local folder or a Hub id, as a checkpoint folder `out`; `dtype` is that of its weights.
 
+    Its chat template has the variables and the date of `chat` written in; of a date that is not named, today's.
     Given a `seed`, a local folder with a config and no weights at all gets random ones, as training from scratch needs.
 
     Raises ConfigError for a path that is not there, holds no config.json, no causal language model or not all of
@@ -51,7 +60,7 @@ def import_model(
                 _place(file, out / file.name, link=from_hub)
         else:
             _save_weights(model, out)
-        _write_beside_weights(source, out, dtype, chat_template)
+        _write_beside_weights(source, out, dtype, {**chat, "date": chat.get("date") or date.today().isoformat()})
 
 
 def _find(path: str, revision: str | None) -> tuple[Path, bool]:
@@ -215,7 +224,7 @@ def _save_weights(model: PreTrainedModel, out: Path) -> None:
     model.save_pretrained(out)
 
 
-def _write_beside_weights(source: Path, out: Path, dtype: str, chat_template: str | None) -> None:
+def _write_beside_weights(source: Path, out: Path, dtype: str, chat: Chat) -> None:
     """Config, tokenizer and generation config as in `source`, for trainers change theirs (`use_cache`, pad token)."""
     from transformers import AutoConfig
 
@@ -223,8 +232,8 @@ def _write_beside_weights(source: Path, out: Path, dtype: str, chat_template: st
     config.architectures = config.architectures or _architectures(config)[:1]
     config.dtype = dtype
     config.save_pretrained(out)
-    tokenizer = load_tokenizer(source, chat_template=chat_template)
-    tokenizer.save_pretrained(out)
+    tokenizer = load_tokenizer(source, **chat)
+    copy_tokenizer(tokenizer, source, out)
     given = source / "generation_config.json"
     generation = read_json(given) if given.is_file() else {}
     for ours_not in ("transformers_version", "_from_model_config"):
@@ -235,21 +244,39 @@ def _write_beside_weights(source: Path, out: Path, dtype: str, chat_template: st
     write_json(out / "generation_config.json", generation)
 
 
-def publish_model(model: Any, source: Path, out: Path, *, dtype: str, chat_template: str | None = None) -> None:
+def copy_tokenizer(tokenizer: Any, source: Path, out: Path) -> None:
+    """The given tokenizer's own bytes, which the library may not write again as they were, and the template beside them."""
+    files = [file for file in source.iterdir() if file.name in _TOKENIZER_FILES or file.suffix == ".tiktoken"]
+    for file in files:
+        _place(file, out / file.name, link=False)
+    if not files:  # in a form of its own
+        tokenizer.save_pretrained(out)
+    (out / "chat_template.jinja").write_text(tokenizer.chat_template, encoding="utf-8")
+
+
+def publish_model(
+    model: Any, source: Path, out: Path, *, dtype: str, chat_template: str | None = None, draw: int = 0
+) -> rounding.Arrived:
     """Write a trained `model`, which started from the checkpoint or model in `source`, as a checkpoint folder `out`.
 
-    A PEFT model is merged (in place) and its adapter written to `out/adapter`.
+    A PEFT model is merged (in place) and its adapter written to `out/adapter`. In bfloat16 weights are rounded at random
+    (`align.train.rounding`), in the `draw` of that number. Returns how much of the trained change arrived; StageError where it is too little.
     """
-    import torch
     from peft import PeftModel
 
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
+        arrived = rounding.Arrived()
         if isinstance(model, PeftModel):
             _save_adapter(model, out / ADAPTER)
-            model = model.merge_and_unload()
-        _save_weights(model.to(getattr(torch, dtype)), out)
-        _write_beside_weights(source, out, dtype, chat_template)
+            model, arrived = rounding.merged_in_place(model, draw)
+        if dtype == "bfloat16":
+            rest = rounding.rounded_in_place(model, source, draw)
+            arrived = rest if arrived.trained == 0 else arrived
+        arrived.require(str(out))
+        _save_weights(model, out)
+        _write_beside_weights(source, out, dtype, {"chat_template": chat_template})
+    return arrived
 
 
 def whole_model(model: Any, source: Path) -> Any:
@@ -305,19 +332,68 @@ def publish_and_verify(
     out: Path,
     dtype: str,
     chat_template: str | None = None,
-) -> float:
-    """`publish_model`, then `verify_published` on `sequences`; returns the largest difference of log-probabilities.
+    pairs: Sequence[tuple[PromptAndAnswer, PromptAndAnswer]] = (),
+) -> dict[str, float]:
+    """`publish_model`, then `verify_published` on `sequences`. Returns `reload_logp_difference`, the largest difference
+    of log-probabilities, and in bfloat16 which share of the trained change is in what is published: `published_weights`
+    of that of the weights, and for models that are small enough `published_logps` of that of the answers' log-probabilities,
+    or with `pairs` (better answer, worse answer) of that of their margins.
 
     Of several processes the first one does it, and the others wait.
     """
     model = whole_model(model, source)
-    difference = 0.0
+    found: dict[str, float] = {}
     if rank() == 0:
         device = model.device
         expected = sequence_logps(model, sequences)
-        publish_model(model, source, out, dtype=dtype, chat_template=chat_template)
-        difference = verify_published(out, expected, sequences, dtype=dtype, device=device)
-    return agreed(difference)
+        draw = None
+        if dtype == "bfloat16":
+            draw = rounding.best_draw(
+                model, source, lambda folder: load_model(folder, "float32").to(device), _compared(sequences, pairs)
+            )
+        number = draw.number if draw is not None else 0
+        arrived = publish_model(model, source, out, dtype=dtype, chat_template=chat_template, draw=number)
+        if draw is None:
+            found["reload_logp_difference"] = verify_published(out, expected, sequences, dtype=dtype, device=device)
+        else:
+            again = _compared(sequences, pairs)(load_model(out, "float32").to(device))
+            tokens = max(len(answer) for pair in pairs for _, answer in pair) if pairs else 1  # margins are sums
+            allowed = RELOAD_TOLERANCE["float32"] * tokens
+            found["reload_logp_difference"] = _require_same(again, draw.told, allowed, out)
+        if dtype == "bfloat16":
+            found["published_weights"] = arrived.share
+        if draw is not None:
+            found["published_logps"] = draw.share
+            _warn_of_loss(draw.share)
+    return agreed(found)
+
+
+def _compared(
+    sequences: Sequence[PromptAndAnswer], pairs: Sequence[tuple[PromptAndAnswer, PromptAndAnswer]]
+) -> Callable[[Any], Tensor]:
+    """What of a model is compared before and after publishing: margins where there are pairs, else log-probabilities."""
+    import torch
+
+    asked = [one for pair in pairs for one in pair] or list(sequences)
+    lengths = torch.tensor([len(answer) for _, answer in asked])
+
+    def compare(model: Any) -> Tensor:
+        logps = sequence_logps(model, asked)
+        if not pairs:
+            return logps
+        return (logps * lengths)[::2] - (logps * lengths)[1::2]
+
+    return compare
+
+
+def _warn_of_loss(share: float) -> None:
+    if share < rounding.LEAST:
+        print(
+            f"only {share:.0%} of the trained change of log-probabilities is in the published checkpoint: of a model this "
+            "small, or a training this short, rounding to bfloat16 is louder than the change; raise the learning rate, or "
+            "set model.dtype: float32",
+            file=sys.stderr,
+        )
 
 
 def context_of(model: PreTrainedModel) -> int | None:
@@ -332,11 +408,16 @@ def verify_published(
 
     Returns the largest difference; StageError where it is over `RELOAD_TOLERANCE`.
     """
-    difference = float((sequence_logps(load_model(out, dtype).to(device), sequences) - expected).abs().max())
-    if not difference <= RELOAD_TOLERANCE[dtype]:
+    again = sequence_logps(load_model(out, dtype).to(device), sequences)
+    return _require_same(again, expected, RELOAD_TOLERANCE[dtype], out)
+
+
+def _require_same(again: Tensor, expected: Tensor, tolerance: float, out: Path) -> float:
+    difference = float((again - expected).abs().max())
+    if not difference <= tolerance:
         raise StageError(
             f"the published checkpoint differs from the trained model: log-probabilities by {difference:.2g}, "
-            f"allowed is {RELOAD_TOLERANCE[dtype]:g}",
+            f"allowed is {tolerance:g}",
             where=str(out),
         )
     return difference

@@ -15,7 +15,7 @@ from align.errors import DataError
 from align.ids import content_id
 from align.losses import LEAST_MEAN, robust_weights, weights_of_mean_one
 from align.store import checkpoint_id
-from align.text import load_tokenizer, stop_token_ids
+from align.text import load_tokenizer, make_paddable, stop_token_ids
 from align.train import arguments, checkpoint, reference
 from align.train import examples as ex
 from align.train.world import alone, world_size
@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 STEP0_TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2}
 """Largest difference of an answer's log-probability, in nats, between policy and reference before the first step.
 Both are computed on the same padded batch, so that it is 0 when they are the same model, in either type."""
+PAIRS_PUBLISHED = 64
+"""Most pairs on which is measured how much of the trained change of margins is published."""
 PAIRS_CHECKED = 8
 REFERENCE_TOKENS = 1024
 """Most tokens in a pass of the reference. It needs no gradients, so that this is little memory; what it computes does
@@ -67,13 +69,15 @@ def train_dpo(
     weights_type = "float32" if config.lora is None else dtype
     policy = checkpoint.load_model(parent, weights_type)
     tokenizer = load_tokenizer(parent)
+    stops, size = stop_token_ids(tokenizer, parent), policy.get_input_embeddings().num_embeddings
     clock.lap("load")
     limit = ex.limit_of(config.max_tokens, checkpoint.context_of(policy))
-    kept, dropped = ex.encode_preferences(tokenizer, preferences, stop_token_ids(tokenizer, parent), limit)
+    kept, dropped = ex.encode_preferences(tokenizer, preferences, stops, limit)
     ex.write_dropped(out, dropped)
     ex.require_rows(kept, dropped, "preference")
     ids = [row.prompt_ids + row.chosen_ids + row.rejected_ids for row in kept]
-    ex.require_vocabulary(ids, policy.get_input_embeddings().num_embeddings)
+    ex.require_vocabulary(ids, size)
+    make_paddable(tokenizer, stops, size)
     clock.lap("encode")
     options = arguments.trainer_options(
         config, rows=len(kept), seed=seed, dtype=dtype, report_to=report_to, out=out, work=work
@@ -86,13 +90,13 @@ def train_dpo(
     of_parent = content_id([checkpoint_id(parent), weights_type, dtype, trainer.ld_alpha])
     add_reference(trainer, kept, seen, (reference_cache or work / "reference") / of_parent, dtype)
     clock.lap("reference")
-    inputs_id = content_id([str(parent), seed, dtype, config.model_dump(mode="json"), [astuple(row) for row in kept]])
-    metrics = loop.run_trainer(trainer, work=work, out=out, inputs_id=inputs_id, progress=progress)
+    inputs = loop.made_from(parent, [astuple(row) for row in kept], config, seed=seed, dtype=dtype)
+    metrics = loop.run_trainer(trainer, work=work, out=out, inputs=inputs, progress=progress)
     clock.lap("train")
     sequences = [(row.prompt_ids, row.chosen_ids) for row in ex.spread(kept)]
-    metrics["reload_logp_difference"] = checkpoint.publish_and_verify(
-        trainer.model, parent, sequences, out=out, dtype=dtype
-    )
+    few = ex.spread(kept, PAIRS_PUBLISHED)
+    pairs = [((row.prompt_ids, row.chosen_ids), (row.prompt_ids, row.rejected_ids)) for row in few]
+    metrics |= checkpoint.publish_and_verify(trainer.model, parent, sequences, out=out, dtype=dtype, pairs=pairs)
     clock.lap("publish")
     clock.write(out)
     counts = {"rows": len(kept), "tokens": sum(row.tokens for row in kept), "dropped": ex.reasons(dropped)}
@@ -144,11 +148,10 @@ def _trainer(policy: Any, tokenizer: Any, kept: Sequence[ex.Pair], config: Dpo, 
     names = collate.PAIR_COLUMNS
     data: dict[str, list[Any]] = {name: [getattr(row, name) for row in kept] for name in names}
     data |= targets_and_weights(kept, config)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     trainer = kind(
         model=policy,
         args=args,
-        data_collator=collate.PairCollator(pad, refusal is None, *_most(config, longest)),
+        data_collator=collate.PairCollator(tokenizer.pad_token_id, refusal is None, *_most(config, longest)),
         train_dataset=Dataset.from_dict(data),
         processing_class=tokenizer,
         peft_config=arguments.lora_config(config.lora),

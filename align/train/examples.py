@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from align.errors import ConfigError, DataError, StageError
 from align.store import write_table
 from align.text import encode_answer, encode_prompt
+from align.turns import split_thoughts
 from align.types import Dropped, Message, Preference, Thumb, to_table
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def encode_demonstrations(
     dropped: list[Dropped] = []
     for number, (messages, answer) in enumerate(rows, 1):
         try:
-            _refuse(EMPTY if not answer.strip() else None)
+            _refuse(EMPTY if _says_nothing(answer) else None)
             row = Demonstration(encode_prompt(tokenizer, messages), encode_answer(tokenizer, messages, answer))
             learned, apart = _earlier_turns(tokenizer, messages, row) if turns == "all" else ([], [])
             for answer_ids in [row.answer_ids, *(row.prompt_ids[start:end] for start, end in learned)]:
@@ -177,7 +178,7 @@ def encode_thumbs(
     for row in rows:
         _require_possible(row, "thumb", 0.0)
         try:
-            _refuse(EMPTY if not row.text.strip() else WEIGHTLESS if row.weight == 0 else None)
+            _refuse(EMPTY if _says_nothing(row.text) else WEIGHTLESS if row.weight == 0 else None)
             answer = encode_answer(tokenizer, row.messages, row.text)
             verdict = Verdict(encode_prompt(tokenizer, row.messages), answer, row.target, row.weight)
             _refuse(_fault(verdict.tokens, [answer], stops, limit))
@@ -201,11 +202,16 @@ def _require_possible(row: Preference | Thumb, what: str, least: float) -> None:
 
 
 def _pointless(row: Preference) -> str | None:
-    if not row.chosen.strip() or not row.rejected.strip():
+    if _says_nothing(row.chosen) or _says_nothing(row.rejected):
         return EMPTY
     if row.chosen == row.rejected:
         return SAME
     return WEIGHTLESS if row.weight == 0 else None
+
+
+def _says_nothing(answer: str) -> bool:
+    """Whether it is empty but for its thoughts."""
+    return not split_thoughts(answer)[1].strip()
 
 
 def _fault(tokens: int, answers: Sequence[list[int]], stops: Sequence[int], limit: Limit) -> str | None:

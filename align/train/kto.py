@@ -11,9 +11,9 @@ from typing import Any
 
 from align.config.training import Kto
 from align.errors import DataError
-from align.ids import content_id, seed_for
+from align.ids import seed_for
 from align.losses import weights_of_mean_one
-from align.text import load_tokenizer, stop_token_ids
+from align.text import load_tokenizer, make_paddable, stop_token_ids
 from align.train import arguments, checkpoint
 from align.train import examples as ex
 from align.train.dpo import STEP0_TOLERANCE
@@ -54,15 +54,17 @@ def train_kto(
     clock.lap("import")
     policy = checkpoint.load_model(parent, "float32" if config.lora is None else dtype)
     tokenizer = load_tokenizer(parent)
+    stops, size = stop_token_ids(tokenizer, parent), policy.get_input_embeddings().num_embeddings
     clock.lap("load")
     limit = ex.limit_of(config.max_tokens, checkpoint.context_of(policy))
-    kept, dropped = ex.encode_thumbs(tokenizer, thumbs, stop_token_ids(tokenizer, parent), limit)
+    kept, dropped = ex.encode_thumbs(tokenizer, thumbs, stops, limit)
     ex.write_dropped(out, dropped)
     ex.require_rows(kept, dropped, "thumb")
     if len(kept) < 2:
         raise DataError("KTO needs two thumbs or more: the KL divergence is estimated from another row's answer")
     ids = [row.prompt_ids + row.answer_ids for row in kept]
-    ex.require_vocabulary(ids, policy.get_input_embeddings().num_embeddings)
+    ex.require_vocabulary(ids, size)
+    make_paddable(tokenizer, stops, size)
     clock.lap("encode")
     random.Random(seed_for("thumbs", seed)).shuffle(kept)
     options = arguments.trainer_options(
@@ -73,13 +75,11 @@ def train_kto(
     difference = check_reference(trainer, STEP0_TOLERANCE[dtype])
     add_reference(trainer)
     clock.lap("reference")
-    inputs_id = content_id([str(parent), seed, dtype, config.model_dump(mode="json"), [astuple(row) for row in kept]])
-    metrics = loop.run_trainer(trainer, work=work, out=out, inputs_id=inputs_id, progress=progress)
+    inputs = loop.made_from(parent, [astuple(row) for row in kept], config, seed=seed, dtype=dtype)
+    metrics = loop.run_trainer(trainer, work=work, out=out, inputs=inputs, progress=progress)
     clock.lap("train")
     sequences = [(row.prompt_ids, row.answer_ids) for row in ex.spread(kept)]
-    metrics["reload_logp_difference"] = checkpoint.publish_and_verify(
-        trainer.model, parent, sequences, out=out, dtype=dtype
-    )
+    metrics |= checkpoint.publish_and_verify(trainer.model, parent, sequences, out=out, dtype=dtype)
     clock.lap("publish")
     clock.write(out)
     counts = {"rows": len(kept), "tokens": sum(row.tokens for row in kept), "dropped": ex.reasons(dropped)}
@@ -130,11 +130,10 @@ def _trainer(policy: Any, tokenizer: Any, kept: Sequence[ex.Verdict], config: Kt
         "target": [row.target for row in kept],
         "weight": weights_of_mean_one([row.weight for row in kept]),
     }
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     trainer = kto_trainer.Kto(
         model=policy,
         args=args,
-        data_collator=kto_trainer.ThumbCollator(pad_token_id=pad),
+        data_collator=kto_trainer.ThumbCollator(pad_token_id=tokenizer.pad_token_id),
         train_dataset=Dataset.from_dict(data),
         processing_class=tokenizer,
         peft_config=arguments.lora_config(config.lora),

@@ -16,6 +16,7 @@ from typing import Any
 from transformers import PrinterCallback, TrainerCallback
 
 from align.errors import DataError, StageError
+from align.ids import content_id
 from align.store import LOGS, disk_errors, read_json, write_json, write_rows
 from align.train.world import agreed, check_world, rank, wait_for_all, world_size
 
@@ -50,43 +51,75 @@ def looking(look: Look) -> Iterator[None]:
 
 
 def run_trainer(
-    trainer: Any, *, work: Path, out: Path, inputs_id: str, progress: Progress | None = None, save_every: int = 1
+    trainer: Any,
+    *,
+    work: Path,
+    out: Path,
+    inputs: dict[str, Any],
+    progress: Progress | None = None,
+    save_every: int = 1,
 ) -> dict[str, Any]:
     """Train to the end and return a summary of the metrics; the full ones are in `out/logs/metrics.jsonl`.
 
-    Goes on from the last whole checkpoint in `work` that was made from the same `inputs_id` (rows, options, model);
-    all others there are removed. Saves come at multiples of `save_every` steps, for a trainer that cannot resume
+    Goes on from the last whole checkpoint in `work` that was made from the same `inputs` (`made_from`); all others there
+    are removed, and where that throws work away `thrown_away` in the summary says what it was and what differed. Saves come at multiples of `save_every` steps, for a trainer that cannot resume
     between them. Raises StageError when the loss is no longer a number.
     """
     check_world(trainer)
-    inputs_id = agreed(inputs_id if world_size() == 1 else f"{inputs_id}, {world_size()} processes")
-    checkpoint = agreed(whole_checkpoint(work, inputs_id) if rank() == 0 else None)
+    inputs = agreed({**inputs, "processes": world_size()})
+    checkpoint, thrown = agreed(whole_checkpoint(work, inputs) if rank() == 0 else (None, None))
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Metrics(out / LOGS / "metrics.jsonl", progress))
-    trainer.add_callback(_Saving(work, inputs_id, save_every))
+    trainer.add_callback(_Saving(work, inputs, save_every))
     if (look := _look.get()) is not None:
         trainer.add_callback(_Looking(look))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return summary(trainer.state.log_history, trainer.state.global_step)
+    told = summary(trainer.state.log_history, trainer.state.global_step)
+    return {**told, "thrown_away": thrown} if thrown else told
 
 
-def whole_checkpoint(work: Path, inputs_id: str) -> Path | None:
-    """The newest whole checkpoint in `work` that belongs to `inputs_id`; removes what was cut short or is of others."""
+def made_from(model: Path, rows: object, config: Any, *, seed: int, dtype: str, **others: str) -> dict[str, Any]:
+    """All that a training's result depends on, by name, so that a difference can be said."""
+    settings = config.model_dump(mode="json")
+    return {"model": str(model), "rows": content_id(rows), "settings": settings, "seed": seed, "dtype": dtype, **others}
+
+
+def whole_checkpoint(work: Path, inputs: dict[str, Any]) -> tuple[Path | None, str | None]:
+    """The newest whole checkpoint in `work` that belongs to `inputs`; removes what was cut short or is of others, and
+    says which steps of others that were and what differs."""
     found: list[tuple[int, Path]] = []
-    for folder in work.glob("checkpoint-*"):
-        mark = folder / MARK
-        if mark.is_file() and _made_from(mark) == {"inputs": inputs_id}:
-            found.append((int(folder.name.rpartition("-")[2]), folder))
-        else:
-            shutil.rmtree(folder)
-    return max(found)[1] if found else None
+    thrown: list[str] = []
+    for folder in sorted(work.glob("checkpoint-*")):
+        mark, step = folder / MARK, int(folder.name.rpartition("-")[2])
+        made = _made_from(mark) if mark.is_file() else None
+        if made == inputs:
+            found.append((step, folder))
+            continue
+        if made is not None:
+            thrown.append(f"{step} steps of another training ({_difference(made, inputs)})")
+            print(f"thrown away: {thrown[-1]}", file=sys.stderr, flush=True)
+        shutil.rmtree(folder)
+    return max(found)[1] if found else None, "; ".join(thrown) or None
+
+
+def _difference(made: Any, inputs: dict[str, Any]) -> str:
+    """What differs between two trainings, with both values where they are short."""
+    if not isinstance(made, dict):
+        return "by an earlier version"
+    old, new = ({**d, **d.get("settings", {}), "settings": None} for d in (made, inputs))
+    words = []
+    for name in sorted({*old, *new}):
+        if (before := old.get(name)) != (now := new.get(name)):
+            short = name != "rows" and len(f"{before}{now}") < 100
+            words.append(f"{name}: {before} then, {now} now" if short else f"other {name}")
+    return ", ".join(words)
 
 
 def _made_from(mark: Path) -> Any:
-    """What a checkpoint's mark says; None where it is damaged."""
+    """The inputs of a checkpoint by its mark; None where it is damaged."""
     try:
-        return read_json(mark)
-    except DataError:
+        return read_json(mark)["inputs"]
+    except (DataError, KeyError, TypeError):
         return None
 
 
@@ -163,8 +196,8 @@ class _Looking(TrainerCallback):  # type: ignore[misc]
 class _Saving(TrainerCallback):  # type: ignore[misc]
     """Saves at logged steps (so that a resumed log has no gap), as often as the clock and the cost of a save allow."""
 
-    def __init__(self, work: Path, inputs_id: str, every: int = 1) -> None:
-        self.work, self.inputs_id, self.every = work, inputs_id, every
+    def __init__(self, work: Path, inputs: dict[str, Any], every: int = 1) -> None:
+        self.work, self.inputs, self.every = work, inputs, every
         self.saved = self.began = time.monotonic()
         self.cost = 0.0
 
@@ -189,7 +222,7 @@ class _Saving(TrainerCallback):  # type: ignore[misc]
 
     def _finish(self, folder: Path) -> None:
         with disk_errors(folder):
-            write_json(folder / MARK, {"inputs": self.inputs_id})
+            write_json(folder / MARK, {"inputs": self.inputs})
             for other in self.work.glob("checkpoint-*"):
                 if other != folder:
                     shutil.rmtree(other)

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, Unpack
 
 from align.config.training import Online
 from align.errors import AlignError, ConfigError, DataError
-from align.ids import content_id
-from align.text import decode_answer, encode_prompt, load_tokenizer, stop_token_ids
+from align.text import decode_answer, encode_prompt, load_tokenizer, make_paddable, stop_token_ids
 from align.train import arguments, checkpoint, reference
 from align.train import examples as ex
 from align.train.world import rank
@@ -116,14 +115,12 @@ def train(
     clock.lap("set up")
     difference = check_reference(trainer, kept, STEP0_TOLERANCE[dtype])
     clock.lap("reference")
-    same = [str(parent), seed, dtype, config.model_dump(mode="json"), [row.prompt_ids for row in kept], identity]
+    inputs = loop.made_from(parent, [row.prompt_ids for row in kept], config, seed=seed, dtype=dtype, start=identity)
     metrics = loop.run_trainer(
-        trainer, work=work, out=out, inputs_id=content_id(same), progress=given.get("progress"), save_every=cycle(trainer.args)
-    )  # fmt: skip
-    clock.lap("train")
-    metrics["reload_logp_difference"] = checkpoint.publish_and_verify(
-        trainer.model, parent, ex.spread(trainer.latest), out=out, dtype=dtype
+        trainer, work=work, out=out, inputs=inputs, progress=given.get("progress"), save_every=cycle(trainer.args)
     )
+    clock.lap("train")
+    metrics |= checkpoint.publish_and_verify(trainer.model, parent, ex.spread(trainer.latest), out=out, dtype=dtype)
     clock.lap("publish")
     clock.write(out)
     counts = {"rows": len(kept), "dropped": ex.reasons(dropped), "unscored": trainer.unscored}
@@ -186,8 +183,7 @@ def trainer_parts(
     from datasets import Dataset
     from transformers import GenerationConfig
 
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(stops[0])
+    make_paddable(tokenizer, stops, policy.get_input_embeddings().num_embeddings)
     # The model's own defaults (top_k, penalties) must not mix with our sampling.
     policy.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=stops, pad_token_id=tokenizer.pad_token_id

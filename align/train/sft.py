@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from align.config.training import Sft
-from align.ids import content_id
-from align.text import load_tokenizer, stop_token_ids
+from align.text import load_tokenizer, make_paddable, stop_token_ids
 from align.train import arguments, checkpoint
 from align.train import examples as ex
 from align.train.packing import PackCollator, best_fit, require_apart
@@ -46,15 +45,15 @@ def train_sft(
     clock.lap("import")
     policy = checkpoint.load_model(model, "float32" if config.lora is None else dtype)
     tokenizer = load_tokenizer(model, chat_template=chat_template)
+    stops, size = stop_token_ids(tokenizer, model), policy.get_input_embeddings().num_embeddings
     clock.lap("load")
     limit = ex.limit_of(config.max_tokens, checkpoint.context_of(policy))
-    kept, dropped = ex.encode_demonstrations(
-        tokenizer, rows, stop_token_ids(tokenizer, model), limit, turns=config.turns
-    )
+    kept, dropped = ex.encode_demonstrations(tokenizer, rows, stops, limit, turns=config.turns)
     ex.write_dropped(out, dropped)
     ex.require_rows(kept, dropped, "demonstration")
     ids = [row.prompt_ids + row.answer_ids for row in kept]
-    ex.require_vocabulary(ids, policy.get_input_embeddings().num_embeddings)
+    ex.require_vocabulary(ids, size)
+    make_paddable(tokenizer, stops, size)
     clock.lap("encode")
     packs = best_fit([row.tokens for row in kept], limit.tokens) if config.packing else [[n] for n in range(len(kept))]
     options = arguments.trainer_options(
@@ -62,13 +61,11 @@ def train_sft(
     )
     trainer = _trainer(policy, tokenizer, [[kept[row] for row in pack] for pack in packs], config, options, dtype)
     clock.lap("set up")
-    inputs_id = content_id(
-        [str(model), seed, dtype, config.model_dump(mode="json"), [[r.prompt_ids, r.labels] for r in kept]]
-    )
-    metrics = loop.run_trainer(trainer, work=work, out=out, inputs_id=inputs_id, progress=progress)
+    inputs = loop.made_from(model, [[r.prompt_ids, r.labels] for r in kept], config, seed=seed, dtype=dtype)
+    metrics = loop.run_trainer(trainer, work=work, out=out, inputs=inputs, progress=progress)
     clock.lap("train")
     sequences = [(row.prompt_ids, row.answer_ids) for row in ex.spread(kept)]
-    metrics["reload_logp_difference"] = checkpoint.publish_and_verify(
+    metrics |= checkpoint.publish_and_verify(
         trainer.model, model, sequences, out=out, dtype=dtype, chat_template=chat_template
     )
     clock.lap("publish")
@@ -96,7 +93,7 @@ def _trainer(
     }
     if config.packing:
         data["lengths"] = [[row.tokens for row in pack] for pack in packs]
-    collator = PackCollator(tokenizer.pad_token_id or 0) if config.packing else None
+    collator = PackCollator(tokenizer.pad_token_id) if config.packing else None
     trainer = trainers.Sft(
         model=policy,
         args=SFTConfig(dataset_kwargs={"skip_prepare_dataset": True}, **options),

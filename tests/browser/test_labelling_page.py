@@ -68,6 +68,21 @@ def test_markdown_is_shown_as_people_expect(watched: OpenPage) -> None:
     opened.check()
 
 
+def test_thoughts_are_folded_and_not_compared(watched: OpenPage) -> None:
+    thoughtful = "<think>\nhm, **why**\n</think>\n\nYes, it is."
+    opened, frame = show(watched, kind_task("t", "pair", [thoughtful, "<think>\ncut off"]))
+    assert frame.locator(".answer.a .said").inner_text() == "Yes, it is."
+    assert frame.locator(".answer.b .said").inner_text() == "(empty)"
+    thoughts = frame.locator(".answer.a .thoughts")
+    assert thoughts.locator(".text").is_visible() is False
+    thoughts.locator("summary").click()
+    assert thoughts.locator(".text").inner_text() == "hm, why"
+    frame.locator("button.differences").click()
+    assert frame.locator(".answer.a .said").inner_text() == "Yes, it is."
+    assert thoughts.locator(".text").inner_text() == "hm, why"
+    opened.check()
+
+
 @pytest.mark.parametrize(
     ("width", "answers", "columns"),
     [(1280, 2, 2), (820, 2, 2), (768, 2, 2), (600, 2, 1), (390, 2, 1), (1280, 1, 1), (1280, 3, 3), (820, 3, 2)]

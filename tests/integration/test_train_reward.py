@@ -81,11 +81,10 @@ def judge(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trainer_on(judge: Path, rows: list[Preference], at: Path, **changes: Any) -> Any:
     """Our trainer around a reward model that has learned already, so that scores are not 0."""
-    from align.text import load_tokenizer, stop_token_ids
+    from align.text import load_tokenizer, padding_id, stop_token_ids
     from align.train import arguments
     from align.train.examples import Limit
     from reward import train as module
-    from reward.model import padding_id
 
     config = RewardModel(batch_size=len(rows), **changes)
     tokenizer = load_tokenizer(judge)
@@ -96,7 +95,7 @@ def trainer_on(judge: Path, rows: list[Preference], at: Path, **changes: Any) ->
         config, rows=len(kept), seed=0, dtype="float32", report_to=[], out=at, work=at / "work"
     )
     model = load_reward_model(judge, "float32")
-    return module._trainer(model, tokenizer, kept, config, options, padding_id(tokenizer, stops))
+    return module._trainer(model, tokenizer, kept, config, options, padding_id(tokenizer, stops, 4096))
 
 
 @pytest.mark.parametrize("margins", [False, True])

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,27 @@ def test_two_processes_do_not_share_a_workplace(tmp_path: Path) -> None:
     ):
         pass
     assert (tmp_path / "out.partial" / "half").exists()
+
+
+def test_a_verb_that_was_cut_short_keeps_its_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def import_model(path: str, out: Path, **given: object) -> None:
+        out.mkdir()
+        seen.append(given["date"])
+
+    class Tomorrow(date):
+        @classmethod
+        def today(cls) -> date:
+            return date.today() + timedelta(days=1)
+
+    monkeypatch.setattr("align.train.checkpoint.import_model", import_model)
+    for day in (None, None, "2026-01-31"):
+        with contextlib.suppress(KeyError), workplace(tmp_path / "out", 1) as place:
+            place.checkpoint("a", revision=None, dtype="float32", date=day)
+            monkeypatch.setattr("align.cli.workplace.date", Tomorrow)
+            raise KeyError
+    assert seen == [date.today().isoformat()] * 2 + ["2026-01-31"]
 
 
 def test_another_model_never_meets_the_work_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Which steps a recipe makes, and what their keys depend on; which labelling of a run is the open one."""
 
 import json
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from align.rounds.desk import open_desk
 from align.rounds.fingerprint import Fingerprints
 from align.rounds.journal import close, reopen
 from align.rounds.plan import Labelling, labellings, make_plan
-from align.rounds.run import create_run
+from align.rounds.run import create_run, open_run, planned_run
 from align.rounds.stage import Job, Receipt, Ref, Stage, current, in_force, partial_folder, seal, stage_key
 from align.rounds.work import WORK
 from align.store import write_table
@@ -53,6 +54,34 @@ def test_people_judge_behind_every_evaluation(folder: Path) -> None:
     assert labellings(recipe) == [step for step in steps if isinstance(step, Labelling)]
     assert "0/blind" not in {str(step.ref) for step in steps}
     assert stages(recipe, folder)["1/evaluation"].files == {}, "no function judges"
+
+
+def test_a_chat_template_s_variables_and_the_run_s_date_are_in_the_key(folder: Path) -> None:
+    plain = stages(recipe_of(folder), folder)["0/policy"]
+    assert set(plain.settings) == {"dtype", "chat_template", "seed", "sft"}
+    said = ("model.chat_template_kwargs={enable_thinking: false}", "model.date=2026-01-31")
+    policy = stages(recipe_of(folder, *said), folder)["0/policy"]
+    assert policy.settings["chat_template_kwargs"] == {"enable_thinking": False}
+    assert (policy.settings["date"], policy.tuning["date"]) == ("2026-01-31", "2026-01-31")
+    assert stage_key(policy, {}) != stage_key(plain, {})
+
+
+def test_a_run_keeps_the_date_of_its_first_day(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Day(date):
+        @classmethod
+        def today(cls) -> date:
+            return date.fromisoformat(now)
+
+    monkeypatch.setattr("align.rounds.run.date", Day)
+    loaded, now = load_recipe(folder / "recipe.yaml"), "2026-01-31"
+    run = create_run(loaded, tmp_path)
+    now = "2026-02-01"
+    for later in (create_run(loaded, tmp_path), planned_run(loaded, tmp_path), open_run(run.folder)):
+        assert later.recipe.model.date == run.recipe.model.date == "2026-01-31"
+    assert planned_run(loaded, tmp_path / "new").recipe.model.date == "2026-02-01"
+    identity = run.folder / "run.json"
+    identity.write_text(json.dumps({"id": "0"}))  # as an earlier version left it
+    assert create_run(loaded, tmp_path).recipe.model.date is None
 
 
 def test_a_function_as_judge_asks_nobody(folder: Path) -> None:

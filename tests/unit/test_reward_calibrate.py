@@ -43,6 +43,7 @@ def test_scores_without_a_finite_temperature_stop_at_its_limits() -> None:
     for sign, limit in ((-1.0, "high"), (1.0, "low")):
         found = calibration([sign] * 30, [1.0] * 30, [str(n) for n in range(30)], seed=0)
         assert found is not None and found["limit"] == limit
+        assert found["temperature"] is None, "none is offered"
 
 
 @given(PAIRS, st.floats(0.01, 100))
@@ -78,11 +79,22 @@ def test_no_pair_helps_to_choose_the_temperature_that_tells_it() -> None:
     d = rng.normal(size=40).tolist()
     found = calibration(d, [1.0] * 40, [str(n) for n in range(40)], seed=0)
     assert found is not None and found["fitted"]
-    own = float(log_losses(np.array(d) / found["temperature"], np.ones(40)).mean())
+    own = float(log_losses(np.array(d) / found["fit"], np.ones(40)).mean())
     assert found["after"]["log_loss"]["mean"] > own, "in the sample the fitted one is best"
-    given = calibration(d, [1.0] * 40, [str(n) for n in range(40)], seed=0, temperature=found["temperature"])
+    given = calibration(d, [1.0] * 40, [str(n) for n in range(40)], seed=0, temperature=found["fit"])
     assert given is not None and not given["fitted"]
     assert given["after"]["log_loss"]["mean"] == pytest.approx(own)
+
+
+def test_a_temperature_that_one_pair_would_pay_for_is_not_offered() -> None:
+    """Twenty pairs of different scores, all but one ordered right: what fits the others makes that one very dear."""
+    d = [1.0 + n / 10 for n in range(19)] + [-1.2]
+    found = calibration(d, [1.0] * 20, [str(n) for n in range(20)], seed=0)
+    assert found is not None and found["limit"] is None
+    assert found["before"]["log_loss"]["mean"] < 0.3 < 1 < found["after"]["log_loss"]["mean"]
+    assert found["temperature"] is None and found["fit"] < 1
+    given = calibration(d, [1.0] * 20, [str(n) for n in range(20)], seed=0, temperature=2.0)
+    assert given is not None and given["temperature"] == 2.0, "one that comes from other pairs is told as it is"
 
 
 def test_few_prompts_say_nothing() -> None:

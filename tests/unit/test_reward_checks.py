@@ -16,6 +16,7 @@ from align.errors import AlignError
 from align.types import Message
 from reward.build import build, identity
 from reward.checks import band, last_block, result
+from reward.code import program_in
 from reward.guard import Guard
 from reward.scorer import explain
 
@@ -34,6 +35,13 @@ def test_a_pattern_is_found_or_matches_as_a_whole() -> None:
     answers = ["I am sorry.", "Sorry!", " sorry\n", ""]
     assert scores(answers, type="regex", pattern="sorry") == [1.0, 0.0, 1.0, 0.0]
     assert scores(answers, type="regex", pattern="(?i)sorry!?", whole=True) == [0.0, 1.0, 1.0, 0.0]
+
+
+def test_thoughts_are_not_what_an_answer_says() -> None:
+    answer = "<think>\nsorry, I mean sorry: #### 3\n</think>\n\nFine."
+    assert scores([answer], type="regex", pattern="sorry") == [0.0]
+    assert scores([answer], type="length", high=5) == [1.0]
+    assert program_in("<think>\n```python\nprint(1)\n```\n</think>\n\nprint(2)") == "print(2)"
 
 
 def test_a_pattern_that_takes_forever_on_a_text_leaves_it_unscored_and_the_next_one_scored() -> None:
@@ -186,6 +194,144 @@ def test_numbers_are_compared_by_value_behind_the_mark(sums: Path) -> None:
     }
     found = scores(list(answers), type="math", solutions=sums, after="####")
     assert dict(zip(answers, found, strict=True)) == answers
+
+
+EIGHTEEN = """
+18
+18.
+18.0
+18.000
++18
+018
+**18**
+*18*
+***18***
+__18__
+_18_
+`18`
+``18``
+**18.**
+**$18**
+**$18.00**
+**`18`**
+$18$
+$18
+\\$18
+$ 18
+18$
+18€
+€18
+18 €
+USD 18
+US$18
+18 USD
+18 dollars
+**18 dollars**
+**18** dollars
+~18
+~ 18
+≈18
+about 18
+=18
+= +18
+x = 18
+**x = 18**
+<answer>18</answer>
+<answer> **18** </answer>
+<b>18</b>
+<span class="result">18</span>
+\\boxed{18}
+$\\boxed{18}$
+\\boxed{18\\text{ eggs}}
+\\boxed{\\text{18}}
+\\(18\\)
+\\[18\\]
+\\textbf{18}
+$\\mathbf{18}$
+(18)
+[18].
+"18"
+'18'
+“18”
+18!
+18%
+18 %
+18 percent
+18km
+18 km/h
+18 m²
+18 °C
+18 eggs per day
+18th
+**Answer:** 18
+Answer: **18**
+The answer is **18**.
+The answer is: `18`
+The final answer is **18 eggs**.
+- 18
+> **18**
+### 18
+| 18 |
+18 (eighteen)
+18</s>
+１８
+So **18**!
+1.8e1
+1.8 × 10^1
+1.8 \\times 10^{1}
+9*2 = 18
+9*2=**18**
+~~19~~ 18
+"""
+NOT_EIGHTEEN = """
+19
+**19**
+<answer>19</answer>
+`19`
+~19
+-18
+−18
+**-18**
+-$18
+180
+1.8
+18.5
+17.99
+18.01
+6*3
+**6*3**
+36/2
+9+9
+2*9
+18/2
+`1`8
+**1**8
+1 8
+18 or 19
+between 18 and 20
+~~18~~
+~~18~~ 19
+18 - 19
+1.8 × 10^2
+eighteen
+none
+**?**
+(19)
+"""
+
+
+@pytest.mark.parametrize("mark", ["####", None])
+def test_whatever_stands_around_a_number_it_is_the_same_number(mark: str | None) -> None:
+    guard = Guard("math", {"after": mark, "read": "number"})
+    forms = dict.fromkeys(EIGHTEEN.split("\n")[1:-1], 1.0) | dict.fromkeys(NOT_EIGHTEEN.split("\n")[1:-1], 0.0)
+    assert len(forms) >= 110
+    assert {form: guard.ask("18", f"It is so.\n{mark or ''} {form}") for form in forms} == forms
+
+
+def test_a_solution_is_read_as_an_answer_is() -> None:
+    assert NUMBERS.ask("9 * 2 = 18\n#### **$18**", "#### 18") == 1.0
+    assert Guard("math", {"after": None, "read": "expression"}).ask("$x_1 + 2*y$", "$x_1 + y*2$") == 1.0
+    assert NUMBERS.ask("18", "It is so. #### So I pay $18") == 1.0
 
 
 def test_expressions_and_whole_answers(sums: Path) -> None:

@@ -73,22 +73,44 @@ def test_an_ensembles_pairs_are_sliced_by_how_far_its_members_disagree() -> None
             return ["it cannot be read" if a == "?" else [float(len(a) * k) for k in (1, 2, 3)] for a in answers]
 
     rows = [pair(n, chosen="x" * (10 + n)) for n in (6, 1, 4)] + [pair(7, chosen="?"), *(pair(n) for n in (8, 9, 10))]
-    differences, slices = score_pairs(rows, Ensemble())  # type: ignore[arg-type]
+    differences, reasons, slices = score_pairs(rows, Ensemble())  # type: ignore[arg-type]
+    assert reasons == [None, None, None, "chosen: it cannot be read", None, None, None]
     assert differences == [12.0, 2.0, 8.0, None, 0.0, 0.0, 0.0]
     sure, middle, least = THIRDS
     assert slices["doubt"] == [least, middle, least, None, sure, sure, middle]
     plain = type("Plain", (), {"score": lambda self, prompts, answers: [float(len(a)) for a in answers]})()
-    assert score_pairs(rows[:2], plain) == ([6.0, 1.0], {})
+    assert score_pairs(rows[:2], plain) == ([6.0, 1.0], [None, None], {})
     one = type("One", (), {"outputs": lambda self, prompts, answers: [[float(len(a))] for a in answers]})()
-    assert score_pairs(rows[:2], one) == ([6.0, 1.0], {}), "one member has no deviation"
+    assert score_pairs(rows[:2], one) == ([6.0, 1.0], [None, None], {}), "one member has no deviation"
+
+
+def test_every_pair_without_a_score_is_counted_with_its_reason() -> None:
+    long = "longer than the reward model's context ({} tokens, it reads 10)"
+
+    class Scorer:
+        def outputs(self, prompts: Any, answers: list[str]) -> list[list[float] | str]:
+            return [[1.0] if len(a) < 12 else long.format(len(a)) for a in answers]
+
+    rows = [pair(0, chosen="x" * 20), pair(1, chosen="x" * 30), pair(2, chosen="x" * 20, rejected="y" * 25), pair(3)]
+    rows.append(pair(4, chosen="x" * 20, target=0.5))
+    differences, reasons, _ = score_pairs(rows, Scorer())  # type: ignore[arg-type]
+    told = measure(rows, differences, seed=0, slices={}, reasons=reasons)
+    assert reasons[0] == "chosen: longer than the reward model's context (20 tokens, it reads 10)"
+    assert told["unscored"] == sum(told["unscored_reasons"].values()) == 3
+    assert told["unscored_reasons"] == {
+        "chosen: longer than the reward model's context": 2, "both answers: longer than the reward model's context": 1,
+    }  # fmt: skip
 
 
 def test_ties_and_what_has_no_score_are_not_calibrated() -> None:
     rows = [pair(n, target=0.5 if n == 0 else 1.0) for n in range(40)]
     differences = [100.0, None, *([1.0, 1.0, 1.0, -1.0] * 10)[:38]]
-    found = summary(measure(rows, differences, seed=0, slices={}))
+    told = measure(rows, differences, seed=0, slices={})
+    found = summary(told)
     assert (found["pairs"], found["ties"], found["unscored"]) == (38, 1, 1)
-    assert found["temperature"] == pytest.approx(1 / np.log(29 / 9), rel=1e-6)
+    assert told["calibration"] is not None
+    assert told["calibration"]["fit"] == pytest.approx(1 / np.log(29 / 9), rel=1e-6)
+    assert found["temperature"] is None, "of so few pairs it would raise the log loss of others"
 
 
 def test_a_prompt_is_held_out_by_its_id_alone_and_stays_so_when_the_share_grows() -> None:

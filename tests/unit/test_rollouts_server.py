@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from align.config.base import Sampling
 from align.config.rollouts import Engine, Server
 from align.errors import ConfigError, ServiceError, StageError
 from rollouts import server_engine, server_process
+from rollouts.engine import Request
 from rollouts.server_client import Client
 from rollouts.server_engine import ServerGenerator
 
@@ -30,6 +32,7 @@ class Fake(BaseHTTPRequestHandler):
     failures: list[int]
     lock = threading.Lock()
     now = most = 0
+    finish = "stop"
 
     def do_GET(self):
         self._send(200, {"data": [{"id": "m", "root": "/nowhere", "parent": None, "max_model_len": 64}]})
@@ -47,7 +50,7 @@ class Fake(BaseHTTPRequestHandler):
             kind.now -= 1
         if self.headers["authorization"] != "Bearer secret":
             code = 401
-        choice = {"token_ids": [body.get("seed")], "finish_reason": "stop", "logprobs": None}
+        choice = {"token_ids": [body.get("seed")], "finish_reason": kind.finish, "logprobs": None}
         self._send(code, {"choices": [choice]} if code == 200 else {"error": {"message": "too much of it"}})
 
     def _send(self, code, body):
@@ -82,6 +85,24 @@ def test_many_requests_in_order_and_never_more_at_once_than_allowed(fake):
     found = client(fake).complete([{"seed": n} for n in range(60)])
     assert [choice["token_ids"] for choice in found] == [[n] for n in range(60)]
     assert 1 < fake.most <= 8
+
+
+def test_a_limit_of_the_servers_own_is_an_error_that_names_it(fake, tmp_path, monkeypatch):
+    from tests.tiny import make_tiny_model
+
+    monkeypatch.setenv("THE_KEY", "secret")
+    server = Server(url=fake.url, api_key_env="THE_KEY")
+    engine = Engine(type="server", server=server)
+    model, requests = make_tiny_model(tmp_path), [Request("p", [5, 6]), Request("q", [7])]
+    generator = ServerGenerator(model, [2], engine, dtype="float32", max_tokens_total=32, threads=1)
+    monkeypatch.setattr(fake, "finish", "length")
+    assert [c.finish for (c,) in generator.generate(requests, Sampling(max_tokens=1), samples=1, seed=0)] == [
+        "length"
+    ] * 2
+    with pytest.raises(StageError) as error:
+        generator.generate(requests, Sampling(max_tokens=9), samples=1, seed=0)
+    assert error.value.what == "vLLM's server cut 2 of 2 answers after 1 tokens, and 9 were asked for"
+    assert error.value.hint.startswith("its own limit is `max_new_tokens`, of the model's generation_config.json")
 
 
 def test_works_inside_a_running_event_loop(fake):

@@ -17,7 +17,10 @@ from align.text import (
     encode_answered,
     encode_prompt,
     load_tokenizer,
+    make_paddable,
+    padding_id,
     stop_token_ids,
+    token_text,
 )
 from tests.tiny import make_tiny_model, make_tokenizer
 
@@ -105,16 +108,18 @@ def test_an_answer_that_melts_into_the_prompt_is_encoded_for_itself():
     assert tiny().convert_ids_to_tokens(ids) == ["Ċ", "b", "<|im_end|>"]
 
 
-def test_template_that_trims_and_thinks_does_not_touch_the_answer():
+def test_a_template_that_trims_and_writes_an_empty_block_has_its_way():
     template = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n"
         "{% if m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ m.content | trim }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     tokenizer = make_tokenizer([], chat_template=template)
-    ids = encode_answer(tokenizer, user("a"), "  <think>hm</think> yes ")
-    assert decode_answer(tokenizer, ids) == "  <think>hm</think> yes "
-    assert tokenizer.decode(ids) == "  <think>hm</think> yes <|im_end|>"
+    ids = encode_answer(tokenizer, user("a"), "  yes ")
+    assert tokenizer.decode(ids) == "<think>\n\n</think>\n\nyes<|im_end|>"
+    assert decode_answer(tokenizer, ids) == "yes"
+    with pytest.raises(DataError, match="a block of thoughts of its own before the answer, which has one already"):
+        encode_answer(tokenizer, user("a"), "  <think>hm</think> yes ")
 
 
 def test_plain_template():
@@ -169,7 +174,7 @@ def test_load_tokenizer(tmp_path: Path):
         (None, "chatlm", "'chatlm' is no built-in chat template and no file"),
         (CHATML, "plain", "has a chat template of its own, and 'plain' is another"),
         ("{% for m in messages %}{{ m.role }}{% endfor %}", None, "leaves out the assistant's text"),
-        ("{% for m in messages %}", None, "does not work"),
+        ("{% for m in messages %}", None, "has a syntax error in line 1"),
         ("{{ raise_exception('only systems') }}", None, "only systems"),
     ],
 )
@@ -252,3 +257,39 @@ def test_many_rows_with_tokenizers_that_add_spaces(name: str):
         (encode_prompt(tokenizer, p), encode_answer(tokenizer, p, a)) for p, a in zip(prompts, answers, strict=True)
     ]
     assert encode_answered(tokenizer, prompts, answers) == alone
+
+
+def test_a_tokenizer_that_loses_text_is_refused_by_name(tmp_path: Path):
+    settings = saved(tmp_path / "model", CHATML) / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"tokenizer_class": "LlamaTokenizerFast"}))
+    with pytest.raises(ConfigError) as error:
+        load_tokenizer(tmp_path / "model")
+    assert error.value.what == (
+        f"the tokenizer of {str(tmp_path / 'model')!r} loses text: 'Tell me about the cat.' comes back as 'Tellmeaboutthecat.'"
+    )
+    assert '"tokenizer_class": "PreTrainedTokenizerFast"' in str(error.value.hint)
+
+
+def test_a_template_that_loses_text_is_refused_by_name(tmp_path: Path):
+    with pytest.raises(ConfigError, match="loses text: 'It sat:"):
+        load_tokenizer(saved(tmp_path, CHATML.replace("message['content']", "message['content'].replace('\\n', '')")))
+
+
+def test_a_token_is_named_by_its_text():
+    tokenizer = load_tokenizer(shared_model("tinystories656k"), chat_template="plain")
+    assert token_text(tokenizer, 0) == "<unk>"
+    assert tokenizer.convert_ids_to_tokens(0) == "▁<unk>"
+    assert padding_id(tokenizer, [1, 2], 2048) == 0
+    assert padding_id(tokenizer, [0, 2], 2048) == 1
+
+
+def test_trainers_get_a_padding_token_that_the_model_has():
+    tokenizer = make_tokenizer([])
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert tokenizer.pad_token_id == 260
+    assert make_paddable(tokenizer, [2, 3], 260) == tokenizer.pad_token_id == 2
+    assert padding_id(make_tokenizer([]), [0, 2], 260) == 1
+    tokenizer = make_tokenizer([])
+    tokenizer.pad_token = tokenizer.eos_token = None
+    assert make_paddable(tokenizer, [3], 260) == 3
+    assert tokenizer.eos_token == "<|endoftext|>"

@@ -3,11 +3,13 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from align.errors import ConfigError, StageError
-from align.store import folder_files
+from align.store import checkpoint_id, folder_files
+from align.text import CHATML, encode_prompt, load_tokenizer
 from align.train import checkpoint
 from tests.tiny import make_tiny_model, make_tokenizer
 
@@ -38,6 +40,30 @@ def test_weights_of_the_right_type_are_the_same_bytes(tiny: Path, tmp_path: Path
     out = bring(tiny, tmp_path / "out")
     assert folder_files(out)["model.safetensors"] == folder_files(tiny)["model.safetensors"]
     assert (out / "model.safetensors").stat().st_nlink == 1  # a copy: the user may write into the original
+
+
+def test_a_templates_variables_and_date_are_published_with_the_checkpoint(mine: Path, tmp_path: Path) -> None:
+    template = "{{ strftime_now('%Y-%m-%d') }}{{ effort }}" + CHATML
+    (mine / "chat_template.jinja").write_text(template)
+    kept: Any = {"chat_template": None, "chat_template_kwargs": {"effort": "low"}, "date": "2026-01-31"}
+    checkpoint.import_model(str(mine), tmp_path / "out", revision=None, dtype="float32", **kept)
+    again = checkpoint.load_model(tmp_path / "out", "float32")
+    checkpoint.publish_model(again, tmp_path / "out", tmp_path / "trained", dtype="float32")
+    for folder in ("out", "trained"):
+        prompt = encode_prompt(load_tokenizer(tmp_path / folder), [{"role": "user", "content": "hi"}])
+        assert load_tokenizer(mine).decode(prompt).startswith("2026-01-31low<|im_start|>user")
+    assert checkpoint_id(bring(mine, tmp_path / "plain")) != checkpoint_id(tmp_path / "out")
+
+
+def test_the_tokenizers_own_bytes_are_published(mine: Path, tmp_path: Path) -> None:
+    given = (mine / "tokenizer.json").read_text() + "\n\n"  # as nobody else would write it
+    (mine / "tokenizer.json").write_text(given)
+    (mine / "merges.txt").write_text("#version: 0.2\n")
+    out = bring(mine, tmp_path / "out")
+    checkpoint.publish_model(checkpoint.load_model(out, "float32"), out, tmp_path / "trained", dtype="float32")
+    for folder in (out, tmp_path / "trained"):
+        for name in ("tokenizer.json", "tokenizer_config.json", "merges.txt", "chat_template.jinja"):
+            assert (folder / name).read_bytes() == (mine / name).read_bytes()
 
 
 def test_a_checkpoint_is_complete_and_only_that(tiny: Path, tmp_path: Path) -> None:

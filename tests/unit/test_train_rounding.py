@@ -1,0 +1,118 @@
+"""Rounding to bfloat16 at random: right on average, the same for the same weights, and the loss of a change is caught."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from align.errors import StageError
+from align.train import checkpoint, rounding
+from tests.tiny import make_tiny_model
+
+STEP = 2.0**-7  # between the numbers that bfloat16 has from 1 to 2
+
+
+def test_each_number_is_right_on_average_and_those_that_there_are_stay() -> None:
+    for value in (1 + STEP / 4, -1 - STEP / 4, 3 + STEP / 2, 1e-3, 0.0):
+        rounded = rounding.stochastic(torch.full((40_000,), value), "w").float()
+        assert float(rounded.mean()) == pytest.approx(value, rel=1e-4, abs=1e-9)
+        assert len(set(rounded.tolist())) == (1 if value == 0 else 2)
+    there = torch.randn(1000).to(torch.bfloat16)
+    assert rounding.stochastic(there.float(), "w").equal(there)
+    odd = torch.tensor([float("inf"), float("-inf"), 1.0])
+    assert rounding.stochastic(odd, "w").tolist() == odd.tolist()
+
+
+def test_the_draw_depends_on_weights_name_and_number_alone() -> None:
+    weights = torch.rand(1000, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(5)
+    first = rounding.stochastic(weights, "a")
+    torch.manual_seed(6)
+    assert rounding.stochastic(weights, "a").equal(first)
+    for other in (
+        rounding.stochastic(weights, "b"), rounding.stochastic(weights, "a", 1), rounding.stochastic(weights + 1e-6, "a"),
+    ):  # fmt: skip
+        assert not other.equal(first)
+
+
+def changed(folder: Path) -> torch.nn.Module:
+    """The model after a training whose steps are far smaller than bfloat16's."""
+    model = checkpoint.load_model(folder, "float32")
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.add_(1e-5 * torch.randn(weights.shape, generator=draw).sign())
+    return model
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rounding")
+    make_tiny_model(folder / "given", hidden=128)
+    checkpoint.import_model(str(folder / "given"), folder / "parent", revision=None, dtype="bfloat16")
+    return folder / "parent"
+
+
+def test_a_change_far_below_a_step_of_bfloat16_is_published(parent: Path, tmp_path: Path) -> None:
+    found = checkpoint.publish_model(changed(parent), parent, tmp_path / "out", dtype="bfloat16")
+    assert 0.9 < found.share < 1.1
+    assert checkpoint._stored_dtypes(tmp_path / "out") == {"bfloat16"}
+    before, trained, after = (
+        torch.cat([w.detach().float().flatten() for w in model.parameters()])
+        for model in (checkpoint.load_model(parent, "float32"), changed(parent), checkpoint.load_model(tmp_path / "out", "float32"))
+    )  # fmt: skip
+    nearest = trained.to(torch.bfloat16).float()
+    share = [
+        float(((x - before) * (trained - before)).sum() / (trained - before).square().sum()) for x in (after, nearest)
+    ]
+    assert share[0] == pytest.approx(found.share, abs=1e-3)
+    assert share[1] < 0.4, "rounded to the nearest it is lost"
+
+
+def test_a_loss_by_rounding_is_caught(parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounding, "stochastic", lambda weights, name, draw=0: weights.detach().to(torch.bfloat16))
+    with pytest.raises(StageError) as error:
+        checkpoint.publish_model(changed(parent), parent, tmp_path / "out", dtype="bfloat16")
+    assert "% of the trained change of the weights is in what would be published" in error.value.what
+    assert "set model.dtype: float32" in str(error.value.hint)
+
+
+def test_an_adapter_arrives_though_each_of_its_weights_is_below_a_step(parent: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(
+        checkpoint.load_model(parent, "bfloat16"), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
+    with torch.no_grad():
+        for name, weights in model.named_parameters():
+            if "lora_B" in name:
+                weights.add_(1e-4)
+    wanted = {
+        name: base.float() + change
+        for name, base, change in ((n, b.detach().clone(), c) for n, b, c in rounding.layers_of(model))
+    }
+    found = checkpoint.publish_model(model, parent, tmp_path / "out", dtype="bfloat16")
+    assert 0.9 < found.share < 1.1
+    published = dict(checkpoint.load_model(tmp_path / "out", "float32").named_parameters())
+    assert max(float((published[n] - w).abs().mean()) for n, w in wanted.items()) < 1e-3
+    assert (tmp_path / "out/adapter/adapter_model.safetensors").is_file()
+
+
+def test_of_a_small_model_the_draw_nearest_to_what_was_trained_is_published(parent: Path) -> None:
+    asked = [([5, 6, 7], [8, 9, 2]), ([10, 11], [12, 2]), ([40, 41], [42, 43, 2])]
+    found = rounding.best_draw(
+        changed(parent), parent, lambda folder: checkpoint.load_model(folder, "float32"),
+        lambda model: checkpoint.sequence_logps(model, asked),
+    )  # fmt: skip
+    assert found is not None
+    assert 0 <= found.number < rounding.DRAWS
+    assert abs(found.share - 1) < 0.5
+    told = torch.tensor([0.0, 0.0]), torch.tensor([1.0, 2.0]), torch.tensor([1.0, 1.0])
+    assert rounding.share_of(*told) == pytest.approx(3 / 5)
+
+
+def test_a_model_too_large_for_a_second_copy_is_not_measured_so(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounding, "MEASURED_BYTES", 1000)
+    assert (
+        rounding.best_draw(changed(parent), parent, lambda folder: pytest.fail("loaded"), lambda model: model) is None
+    )
