@@ -4,7 +4,8 @@
 
 `one` is one careful person who labels each pair once, as five of six recipes with annotators ask; `three` are three
 people of mixed reliability, two on each pair. The SFT policy answers train prompts, two answers each, and DPO with the
-recipe's settings learns from the same judgements as each of the two compiles them. What counts is the win rate on
+recipe's settings learns from the same judgements as each of the two compiles them, for three epochs over the pairs that
+each keeps: majority drops those on which two people disagree. (--steps N: as many steps for both.) What counts is the win rate on
 held-out prompts, by the hidden utility, of the one policy over the other, less one half: 0 is no difference.
 
 Intervals are over seeds. With --folder each seed's numbers stay there, so that the whole may be done in parts.
@@ -23,12 +24,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from align.config.recipe import Persona
+from align.config.training import Dpo
 from align.evaluate.statistics import clustered_bootstrap
+from align.types import Preference
 from annotation.compile import compile_preferences
 from benchmarks import desk
-from benchmarks.noise import THREADS, is_right, train, utilities
+from benchmarks.noise import THREADS, is_right, utilities
 
-PAIRS, STEPS, PROMPTS = 256, 24, 160
+PAIRS, PROMPTS = 256, 160
 CAREFUL = Persona(name="ann", temperature=0.4, error_rate=0.05, standard=2.5)
 MIXED = (
     CAREFUL,
@@ -43,6 +46,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--short", action="store_true", help="one seed, few pairs: shows that it runs")
     parser.add_argument("--folder", type=Path, help="keep the policy and each seed's numbers here")
+    parser.add_argument(
+        "--steps", type=int, help="DPO's steps, in place of the recipe's three epochs over what is kept"
+    )
     parser.add_argument("--seeds", default="0..10", help="from..to, the last one left out (default 0..10)")
     asked = parser.parse_args()
     first, last = (0, 1) if asked.short else map(int, asked.seeds.split(".."))
@@ -50,12 +56,12 @@ def main() -> None:
         folder = (asked.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         policy = desk.sft_policy(folder / "policy")
-        kind = "few.short" if asked.short else "few.full"
+        kind = f"few.{'short' if asked.short else 'full'}.{asked.steps or 'epochs'}"
         for seed in range(first, last):
             if not (kept := folder / f"{kind}.{seed}.json").is_file():
                 began = time.monotonic()
                 shutil.rmtree(folder / f"few{seed}", ignore_errors=True)  # of a call that was cut short
-                found = one_seed(policy, seed, folder / f"few{seed}", short=asked.short)
+                found = one_seed(policy, seed, folder / f"few{seed}", short=asked.short, steps=asked.steps)
                 kept.write_text(json.dumps(found))
                 shutil.rmtree(folder / f"few{seed}")
                 print(f"seed {seed}: {time.monotonic() - began:.0f} s, {json.dumps(found)}", flush=True)
@@ -63,9 +69,9 @@ def main() -> None:
     summarise(every)
 
 
-def one_seed(policy: Path, seed: int, work: Path, *, short: bool) -> dict[str, Any]:
+def one_seed(policy: Path, seed: int, work: Path, *, short: bool, steps: int | None) -> dict[str, Any]:
     """For each world the win rate of the default over majority less one half, and both over SFT."""
-    pairs, steps, prompts = (64, 8, 16) if short else (PAIRS, STEPS, PROMPTS)
+    pairs, prompts = (64, 16) if short else (PAIRS, PROMPTS)
     start = utilities(policy, prompts, seed, work / "sft")
     found: dict[str, Any] = {}
     for world, (people, overlap, _) in WORLDS.items():
@@ -74,7 +80,7 @@ def one_seed(policy: Path, seed: int, work: Path, *, short: bool) -> dict[str, A
         scores, numbers = {}, {}
         for model in ("auto", "majority"):
             rows, _ = compile_preferences(asked, said, model)
-            trained = train(policy, rows, seed, steps, work / world / model, {})
+            trained = train(policy, rows, seed, steps, work / world / model)
             scores[model] = utilities(trained, prompts, seed, work / world / model)
             numbers[model] = {
                 "pairs": len(rows),
@@ -83,6 +89,27 @@ def one_seed(policy: Path, seed: int, work: Path, *, short: bool) -> dict[str, A
             }
         found[world] = {"gain": round(wins(scores["auto"], scores["majority"]), 4), **numbers}
     return found
+
+
+def train(policy: Path, rows: Sequence[Preference], seed: int, steps: int | None, at: Path) -> Path:
+    """DPO by the recipe's settings, for its epochs or a number of steps."""
+    from align.train.dpo import train_dpo
+
+    dpo = desk.recipe().dpo
+    assert dpo is not None
+    config = dpo if steps is None else Dpo(**{**dpo.model_dump(), "trainer": {"max_steps": steps}})
+    train_dpo(
+        policy,
+        rows,
+        config,
+        seed=seed,
+        dtype="float32",
+        report_to=[],
+        threads=THREADS,
+        out=at / "out",
+        work=at / "work",
+    )
+    return at / "out"
 
 
 def wins(ours: dict[str, list[float]], theirs: dict[str, list[float]]) -> float:

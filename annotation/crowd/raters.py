@@ -8,7 +8,8 @@ Annotator j sees a difference d between two answers as x = α_j·d + β_j·s, s 
 tie, or of good and bad (Hovy et al. 2013, "Learning Whom to Trust with MACE"). α_j is the annotator's discrimination
 (0: a spammer; below 0: an adversary), β_j the position bias in log-odds. Some pairs have no difference that anybody
 could see, and all but a lapse calls them a tie. On a single answer β_j is leniency, and there are no ties. Strength s
-given a preference is a softmax of c_js + κ·(s − 2)·|x|, with c_js from how often annotator j uses it.
+given a preference is a softmax of c_js + κ·(s − 2)·max(0, x), x being the difference in favour of the chosen, with c_js
+from how often annotator j uses it.
 """
 
 from dataclasses import dataclass
@@ -177,8 +178,11 @@ def log_z(x: Array, log_nu: Array) -> Array:
 
 
 def strengths(raters: Raters, codes: Codes, strong: Array) -> tuple[Array, Array]:
-    """The difference in favour of the chosen that was seen, x [n, G], and the probability of the strength given."""
+    """The difference in favour of the chosen that was there to be seen, x [n, G], and the probability of the strength
+    given. Who chose the worse one saw hardly any: below 0 it makes no difference by how much, so that a weak word is doubt
+    and never a word for the other side."""
     x = raters.habits[codes.rater[strong], 0, None] * GRID * np.sign(codes.lean[strong])[:, None]
+    x = np.maximum(x, 0)
     slope = np.exp(np.clip(raters.steepness * x, -50, 50))
     weak, middle, far = raters.usage[codes.rater[strong]].T[:, :, None]
     total = weak / slope + middle + far * slope

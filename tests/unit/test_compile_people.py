@@ -299,3 +299,13 @@ def test_the_table_of_beliefs_in_the_docs_is_what_the_command_prints() -> None:
     docs = (Path(__file__).parents[2] / "docs/label-compiler.md").read_text(encoding="utf-8")
     for line in label_beliefs.rows():
         assert line in docs
+
+
+def test_a_weak_word_of_one_person_is_doubt_and_no_word_for_the_other_side() -> None:
+    tasks, said = one_person(200, 0.5)
+    said = [replace(j, strength=n % 3 + 1) for n, j in enumerate(said)]
+    found = compiled(tasks, said, sides_drawn=True)
+    targets(found, tasks, said)  # each on its own side
+    of = {row["prompt_id"]: row["target"] for row in found.preferences.to_pylist()}
+    weak, clear, far = (np.mean([of[t.prompt_id] for t in tasks[k::3]]) for k in range(3))
+    assert 0.55 < weak < clear < far < 0.9 and found.preferences.num_rows == 200
