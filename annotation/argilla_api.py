@@ -203,8 +203,8 @@ def _is_here(url: str) -> bool:
 
 
 def unreachable(url: str, error: Exception | None) -> ServiceError:
-    ours = "start it (`align server start`), see `align server status` and `align server logs`"
-    hint = f"{ours if _is_here(url) else 'check the address'}, then run the same command again"
+    ours = "start it (`align server start`; `align server status` and `align server logs` say more), or "
+    hint = f"{ours if _is_here(url) else ''}check the address, then run the same command again"
     return ServiceError(f"Argilla does not answer ({type(error).__name__})", where=url, hint=hint)
 
 

@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from annotation import server
+from tests.browser.conftest import sign_in
 from tests.server_fixtures import ArgillaServer, add_records, make_dataset
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -65,3 +66,32 @@ def test_a_person_logs_in_and_labels(argilla_server: ArgillaServer, page: Page) 
         " new Image().src = 'http://tracker.example/pixel.png'; })"
     )
     assert forbidden == "img-src", "and an image that an answer smuggles in is not asked for"
+
+
+@pytest.mark.slow
+def test_who_pastes_too_much_or_guesses_too_often_is_told_on_the_page(
+    argilla_server: ArgillaServer, page: Page
+) -> None:
+    dataset = make_dataset(argilla_server, "pasting")
+    add_records(argilla_server, dataset, [{"fields": {"text": f"a lamp {n}"}} for n in range(3)])
+    person = server.add_user(argilla_server.home, "pasting", workspace="pasting")
+    page.set_default_timeout(30_000)
+    sign_in(page, argilla_server.url, "pasting", person.password)
+    page.goto(f"{argilla_server.url}/dataset/{dataset}/annotation-mode")
+    page.get_by_text("1 of 3").wait_for()
+    page.mouse.click(33, 89)
+    page.evaluate("text => document.execCommand('insertText', false, text)", " ".join(f"w{n}" for n in range(20_000)))
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("the search takes 200 words or 4000 characters")).to_be_visible()
+    expect(page.get_by_text("1 of 3")).to_be_visible()
+
+    for n in range(5):
+        form = {"username": "pasting", "password": f"guess {n}"}
+        argilla_server.client.post(f"{argilla_server.url}/api/v1/token", data=form)
+    assert page.context.browser is not None
+    stranger = page.context.browser.new_page()
+    stranger.goto(f"{argilla_server.url}/sign-in")
+    stranger.locator("input[type=text]").fill("pasting")
+    stranger.locator("input[type=password]").fill(person.password)
+    stranger.keyboard.press("Enter")
+    expect(stranger.get_by_text("too many attempts to log in; try again in")).to_be_visible()

@@ -54,6 +54,29 @@ def test_two_hundred_words_are_found_in_a_moment(crowded: tuple[ArgillaServer, s
     assert search(on, dataset, keys[0], "lamp kettle").json()["total"] > 0
 
 
+def test_thirty_searches_at_once_leave_the_database_to_the_others(
+    crowded: tuple[ArgillaServer, str, list[str]],
+) -> None:
+    """Each holds a connection while it waits, and there are but fifteen."""
+    on, dataset, keys = crowded
+    found: list[int] = []
+
+    def look(number: int) -> None:
+        url = f"{on.url}/api/v1/me/datasets/{dataset}/records/search"
+        body = {"query": {"text": {"q": MANY}}}
+        headers = {"X-Argilla-Api-Key": keys[number % 4]}
+        found.append(httpx.post(url, json=body, headers=headers, timeout=60, trust_env=False).status_code)
+
+    threads = [threading.Thread(target=look, args=(n,)) for n in range(30)]
+    for thread in threads:
+        thread.start()
+    url = f"{on.url}/api/v1/me/datasets"
+    assert httpx.get(url, headers={"X-Argilla-Api-Key": keys[5]}, timeout=25, trust_env=False).is_success
+    for thread in threads:
+        thread.join()
+    assert set(found) <= {200, 429} and found.count(200) >= 6
+
+
 def test_an_error_says_nothing_of_the_database(crowded: tuple[ArgillaServer, str, list[str]]) -> None:
     """A sum that no database can hold: what fails is the statement, and with it all that is bound to it."""
     on, dataset, keys = crowded

@@ -4,8 +4,9 @@ Every method that would keep an index up to date has nothing to do; words are ke
 """
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -28,16 +29,39 @@ from argilla_server.search_engine.base import (
     TermsMetrics,
     TextQuery,
 )
+from fastapi import HTTPException
 from sqlalchemy import text
 
 EVERYTHING = 10**9
 
 _building = asyncio.Lock()
+_looking = asyncio.Lock()
+"""One search for words at a time: several at once would take the processors from those who only label."""
+WAITING = 6
+"""How many may wait for it, each with a connection to the database in hand."""
 
 
 async def _rows(statement: str, values: dict[str, Any]) -> Sequence[Any]:
     async with async_engine.connect() as connection:
         return (await connection.execute(text(statement), values)).all()
+
+
+_waiting = 0
+
+
+@contextlib.asynccontextmanager
+async def _turn() -> AsyncIterator[None]:
+    """One's turn to search for words; HTTPException 429 where too many wait."""
+    global _waiting
+    if _waiting >= WAITING:
+        said = "too many people search at this moment; try again in a second"
+        raise HTTPException(status_code=429, detail=said, headers={"Retry-After": "1"})
+    _waiting += 1
+    try:
+        async with _looking:
+            yield
+    finally:
+        _waiting -= 1
 
 
 def _terms(query: str) -> Terms:
@@ -124,8 +148,9 @@ class EmbeddedSearchEngine(SearchEngine):
             search.keep(filter)
         if sort:
             search.sort(sort)
-        rows = await _rows(search.page(offset, limit), search.values)
-        total = rows[0][2] if rows else await self._total(search) if offset else 0
+        async with _turn() if query is not None else contextlib.nullcontext():
+            rows = await _rows(search.page(offset, limit), search.values)
+            total = rows[0][2] if rows else await self._total(search) if offset else 0
         return SearchResponses(
             items=[SearchResponseItem(record_id=UUID(str(r)), score=s) for r, s, _ in rows], total=total
         )
