@@ -40,6 +40,10 @@ class TransformersGenerator:
         if threads is not None:
             torch.set_num_threads(threads)
         model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=getattr(torch, dtype), local_files_only=True)
+        if hasattr(model.config.get_text_config(), "output_router_logits"):
+            model.config.get_text_config().output_router_logits = (
+                False  # for training alone, and generation stumbles on it
+            )
         model.generation_config = GenerationConfig()  # the model's own defaults must not mix with our sampling
         self._model: Any = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 

@@ -29,7 +29,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("Phi3Config", {**_SIZES, "pad_token_id": 0}),
     "mixtral": ("MixtralConfig", {**_SIZES, **_EXPERTS, "output_router_logits": True}),
     "qwen3 experts": ("Qwen3MoeConfig", {**_SIZES, "num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}),
-    "deepseek": ("DeepseekV3Config", {**_SIZES, **_MLA}),
+    "deepseek": ("DeepseekV3Config", {**{k: v for k, v in _SIZES.items() if k != "head_dim"}, **_MLA}),
 }  # fmt: skip
 ODD = ("pad out of the vocabulary", "no pad and no end", "added tokens without rows", "a newline that is a token")
 

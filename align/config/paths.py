@@ -70,7 +70,13 @@ def _model(value: str, info: ValidationInfo) -> str:
     path = _at(value, info)
     if path.is_dir():
         if _checked(info) and not (path / "config.json").is_file():
-            raise ValueError(f"the folder {path} holds no config.json, so it is no model")
+            adapter = (path / "adapter_config.json").is_file()
+            what = (
+                "holds a LoRA adapter alone; merge it into its model first"
+                if adapter
+                else "holds no config.json, so it is no model"
+            )
+            raise ValueError(f"the folder {path} {what}")
         return str(path)
     if value.startswith(("/", ".", "~")) or value.endswith("/") or value.count("/") > 1 or "\\" in value:
         if _checked(info):

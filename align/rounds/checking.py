@@ -49,7 +49,7 @@ def _fresh(job: Job, share: float, measured: list[tuple[str, Preference, float |
     rows = [row for row in new if row.prompt_id not in learned]
     held_out = _earlier(job, HELD_OUT)
     told = (held_out or {}).get("calibration")
-    result = _measure(job, "before", rows, measured, FRESH, temperature=told["temperature"] if told else None)
+    result = _measure(job, "before", rows, measured, FRESH, temperature=(told["temperature"] or 1.0) if told else None)
     baseline = held_out or _earlier(job, FRESH)
     change = drift(read_json(job.out / FRESH), baseline) if baseline else None
     against = "on the pairs held out from its training" if held_out else "the model before it did on the labels before"

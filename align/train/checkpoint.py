@@ -76,9 +76,27 @@ def _find(path: str, revision: str | None) -> tuple[Path, bool]:
         return _download(path, revision), True
     if revision is not None:
         raise ConfigError(f"revision {revision!r} means nothing for the local folder {path!r}", where="model.revision")
+    if (folder / "adapter_config.json").is_file():
+        raise _adapter_as_model(folder)
     if not (folder / "config.json").is_file():
         raise ConfigError(f"the folder {path!r} has no config.json, so it is no model", where="model.path")
     return folder, False
+
+
+def _adapter_as_model(folder: Path) -> ConfigError:
+    """The error for a folder with an adapter, which nobody would add to what is loaded."""
+    base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    what = f"the folder {str(folder)!r} holds a LoRA adapter" + (f" of {base!r}" if base else "")
+    if (folder / "config.json").is_file():
+        what, hint = (
+            f"{what} beside a model, and the adapter would be ignored",
+            "merge it, or move adapter_config.json away",
+        )
+    else:
+        hint = "merge it into its model (PEFT's merge_and_unload) and name the merged folder"
+        if folder.name == ADAPTER and (folder.parent / "config.json").is_file():
+            hint = f"it is merged already: name {str(folder.parent)!r}"
+    return ConfigError(what, where="model.path", hint=hint)
 
 
 def _download(name: str, revision: str | None) -> Path:

@@ -6,6 +6,7 @@ Replaced in TRL's: the data preparation (rows arrive as tokens), the reference (
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -129,6 +130,7 @@ def trls_alone(args: Any) -> list[str]:
     return [name for name, values in usual.items() if getattr(args, name) not in values]
 
 
+_log = logging.getLogger(__name__)
 SEEN = ("rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected")
 """TRL's metrics, each a mean over a step's pairs."""
 
@@ -137,12 +139,18 @@ class SoftDpo(Dpo):
     """DPO whose pairs may have a `target` and a `weight`; the loss is `align.losses.soft_preference_loss`."""
 
     preference_loss: Loss = "sigmoid"
+    aux_loss_enabled: bool
     per_token = False
     """Whether an answer's reward is the mean over its tokens, not their sum."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        changed = trls_alone(self.args) + ["router_aux_loss_coef"] * self.aux_loss_enabled
+        # the architecture's own part, for balanced experts, which nobody asked for here: KTO's loss has none either
+        asked = bool(self.args.router_aux_loss_coef)
+        if self.aux_loss_enabled and not asked:
+            self.aux_loss_enabled = self.model.config.get_text_config().output_router_logits = False
+            _log.warning("the loss is of the answers alone, without the experts' balance (router_aux_loss_coef)")
+        changed = trls_alone(self.args) + ["router_aux_loss_coef"] * asked
         if changed:
             raise ConfigError(
                 f"{', '.join(changed)} cannot act on preferences with soft targets or weights", where="dpo.trainer"

@@ -70,7 +70,7 @@ def train_kto(
     options = arguments.trainer_options(
         config, rows=len(kept), seed=seed, dtype=dtype, report_to=report_to, out=out, work=work
     )
-    trainer = _trainer(policy, tokenizer, kept, config, options)
+    trainer = _trainer(policy, tokenizer, kept, config, options, limit.tokens)
     clock.lap("set up")
     difference = check_reference(trainer, STEP0_TOLERANCE[dtype])
     add_reference(trainer)
@@ -100,19 +100,22 @@ def sides(rows: Sequence[ex.Verdict], config: Kto) -> tuple[float, float]:
     return max(1.0, bad / good), max(1.0, good / bad)
 
 
-def others_answers(rows: Sequence[ex.Verdict], size: int) -> list[list[int]]:
+def others_answers(rows: Sequence[ex.Verdict], size: int, most: int) -> list[list[int]]:
     """For each row the answer of its neighbour within its pass of `size` rows, in a circle, as TRL pairs them.
 
-    A pass of one row takes the answer of the row before it.
+    A pass of one row takes the answer of the row before it. Of an answer that is too long behind this row's prompt the
+    beginning is taken, so that the two have `most` tokens at most.
     """
     found: list[list[int]] = []
     for start in range(0, len(rows), size):
         answers = [row.answer_ids for row in rows[start : start + size]]
         found += [rows[start - 1].answer_ids] if len(answers) == 1 else answers[-1:] + answers[:-1]
-    return found
+    return [other[: max(1, most - len(row.prompt_ids))] for row, other in zip(rows, found, strict=True)]
 
 
-def _trainer(policy: Any, tokenizer: Any, kept: Sequence[ex.Verdict], config: Kto, options: dict[str, Any]) -> Any:
+def _trainer(
+    policy: Any, tokenizer: Any, kept: Sequence[ex.Verdict], config: Kto, options: dict[str, Any], most: int
+) -> Any:
     from datasets import Dataset
     from trl import KTOConfig
 
@@ -125,7 +128,7 @@ def _trainer(policy: Any, tokenizer: Any, kept: Sequence[ex.Verdict], config: Kt
     data = {
         "prompt_ids": [row.prompt_ids for row in kept],
         "completion_ids": [row.answer_ids for row in kept],
-        "KL_completion_ids": others_answers(kept, options["per_device_train_batch_size"]),
+        "KL_completion_ids": others_answers(kept, options["per_device_train_batch_size"], most),
         "label": [row.target >= 0.5 for row in kept],
         "target": [row.target for row in kept],
         "weight": weights_of_mean_one([row.weight for row in kept]),

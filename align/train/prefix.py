@@ -81,7 +81,8 @@ def attend(
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **others)
     groups = getattr(module, "num_key_value_groups", 1)
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    if query.device.type == "cpu" and query.dtype == key.dtype == value.dtype == torch.float32:
+    float32 = query.device.type == "cpu" and query.dtype == key.dtype == value.dtype == torch.float32
+    if float32 and key.shape[-1] == value.shape[-1]:  # DeepSeek's latent attention has values of another size
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         found_in_blocks: Tensor = PairAttention.apply(
             query, key, value, pair_lengths, scale, getattr(module, ANSWERS_ONLY, False)

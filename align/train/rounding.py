@@ -9,7 +9,7 @@ disk and no memory beside, and what vLLM serves, the next round starts from and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -174,15 +174,17 @@ def best_draw(model: Any, source: Path, load: Callable[[Path], PreTrainedModel],
 
     if sum(weights.numel() for weights in model.parameters()) * 4 > MEASURED_BYTES:
         return None
-    exact = load(source)
-    before, own = logps(exact), dict(exact.named_parameters())
+    exact, adapted = load(source), hasattr(model, "peft_config")
+    own = dict(exact.named_parameters())
     with torch.no_grad():
-        if hasattr(model, "peft_config"):
+        if adapted:  # its base may have been rounded when it was loaded
+            _copy(((n, w) for n, w in model.base_model.model.named_parameters() if ".lora_" not in n), own)
+        before = logps(exact)
+        if adapted:
             for name, _, change in layers_of(model):
                 own[name].add_(change.float().to(own[name].device))
         else:
-            for name, weights in model.named_parameters():
-                own[name].copy_(weights.float())
+            _copy(model.named_parameters(), own)
         trained, kept = logps(exact), {name: weights.clone() for name, weights in own.items()}
         found: list[tuple[float, Draw]] = []
         for number in range(DRAWS):
@@ -191,6 +193,11 @@ def best_draw(model: Any, source: Path, load: Callable[[Path], PreTrainedModel],
             told = logps(exact)
             found.append((float((told - trained).square().sum()), Draw(number, share_of(before, trained, told), told)))
     return min(found, key=lambda pair: pair[0])[1]
+
+
+def _copy(weights: Iterable[tuple[str, Tensor]], into: dict[str, Any]) -> None:
+    for name, one in weights:
+        into[name.replace(".base_layer", "")].copy_(one.float())
 
 
 def share_of(before: Tensor, trained: Tensor, published: Tensor) -> float:

@@ -148,6 +148,9 @@ class _Batch:
         self.model, self.prompts, self.rows, self.max_tokens = model, prompts, rows, max_tokens
         self.device = model.device
         self.stops = torch.tensor(list(stops), device=self.device)
+        # what a mixture of experts balances in training, it stumbles on here
+        experts = hasattr(model.config.get_text_config(), "output_router_logits")
+        self.quiet = {"output_router_logits": False} if experts else {}
         seed, before = draw
         draws = torch.Generator().manual_seed(seed)
         numbers = torch.rand(before + len(prompts), max_tokens, generator=draws, dtype=torch.float64)
@@ -191,7 +194,8 @@ class _Batch:
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         cache = DynamicCache(config=self.model.config)
         logits = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1,
+            **self.quiet,
         ).logits[:, -1]  # fmt: skip
         self.cache.put(here, cache, of_row)
         return logits[of_row]
@@ -208,7 +212,7 @@ class _Batch:
         logits = self.model(
             input_ids=self.newest[: self.size, None],
             position_ids=(self.cache.column - self.start[: self.size])[:, None],
-            attention_mask=seen_R11C, past_key_values=self.cache, use_cache=True,
+            attention_mask=seen_R11C, past_key_values=self.cache, use_cache=True, **self.quiet,
         ).logits[:, -1]  # fmt: skip
         self.cache.column += 1
         return logits
@@ -264,7 +268,7 @@ class _Columns(Cache):  # type: ignore[misc]
         """Take a prompt's keys and values so that its last token stands before the next column."""
         for index, given in enumerate(cache.layers):
             if index == len(self.layers):
-                self.layers.append(_Layer(self, given.keys))
+                self.layers.append(_Layer(self, given.keys, given.values))
             layer = self.layers[index]
             place = slice(self.column - given.keys.size(2), self.column)
             layer.keys[here, :, place] = given.keys[of_row]
@@ -291,11 +295,11 @@ class _Columns(Cache):  # type: ignore[misc]
 class _Layer(CacheLayerMixin):  # type: ignore[misc]
     is_sliding = False
 
-    def __init__(self, room: _Columns, like: Tensor) -> None:
+    def __init__(self, room: _Columns, *like: Tensor) -> None:
+        """`like` are a prompt's keys and values, whose heads may differ in size."""
         super().__init__()
         self.room = room
-        shape = (room.rows, like.size(1), room.columns, like.size(3))
-        self.keys, self.values = (torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in "kv")
+        self.keys, self.values = (x.new_zeros((room.rows, x.size(1), room.columns, x.size(3))) for x in like)
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:

@@ -77,7 +77,7 @@ def test_a_round_measures_its_reward_model_and_the_one_before_it(stages: Path, t
     first = check(stages, 1, tmp_path / "first")
     kept = [n for n in range(120) if is_held_out(f"prompt {n}", SHARE)]
     assert first["held_out"]["pairs"] == len(kept) and first["held_out"]["accuracy"]["mean"] == 1.0
-    assert first["held_out"]["temperature"] > 0 and (first["fresh"], first["drift"], first["warnings"]) == (
+    assert "temperature" in first["held_out"] and (first["fresh"], first["drift"], first["warnings"]) == (
         None,
         None,
         [],
@@ -98,7 +98,9 @@ def test_a_round_measures_its_reward_model_and_the_one_before_it(stages: Path, t
     assert "less often than on the pairs held out from its training" in second["warnings"][0]
     fresh = read_json(tmp_path / "second" / FRESH)
     assert not fresh["calibration"]["fitted"]
-    assert fresh["calibration"]["temperature"] == whole["calibration"]["temperature"]
+    assert fresh["calibration"]["temperature"] == (whole["calibration"]["temperature"] or 1.0), (
+        "none offered: scores as they are"
+    )
 
 
 def test_every_number_can_be_traced_to_its_pair(stages: Path, tmp_path: Path) -> None:

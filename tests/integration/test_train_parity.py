@@ -174,7 +174,7 @@ def thumbs_trainer(parent: Path, work: Path, rows: list[Thumb], **changes: Any) 
     options = arguments.trainer_options(
         config, rows=len(kept), seed=arguments.prepare_process(1, 1), dtype="float32", report_to=[], out=work, work=work
     )  # fmt: skip
-    trainer = kto._trainer(checkpoint.load_model(parent, "float32"), tokenizer, kept, config, options)
+    trainer = kto._trainer(checkpoint.load_model(parent, "float32"), tokenizer, kept, config, options, 512)
     kto.add_reference(trainer)
     return trainer
 
@@ -213,7 +213,11 @@ def test_a_thumb_in_the_middle_moves_nothing_and_sides_are_balanced() -> None:
 
 def test_the_neighbours_answer_stays_within_the_pass() -> None:
     rows = [ex.Verdict([0], [n], 1.0, 1.0) for n in range(5)]
-    assert kto.others_answers(rows, 2) == [[1], [0], [3], [2], [3]]
+    assert kto.others_answers(rows, 2, 99) == [[1], [0], [3], [2], [3]]
+    long = [ex.Verdict([7] * 5, [1, 2, 3, 4], 1.0, 1.0), ex.Verdict([7], [5] * 8, 0.0, 1.0)]
+    assert kto.others_answers(long, 2, 9) == [[5] * 4, [1, 2, 3, 4]], (
+        "with the prompt no pair is longer than the context"
+    )
 
 
 def train(parent: Path, at: Path, rows: list[Thumb], *, progress: Any = None, **changes: Any) -> dict[str, Any]:

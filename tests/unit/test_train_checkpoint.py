@@ -66,6 +66,22 @@ def test_the_tokenizers_own_bytes_are_published(mine: Path, tmp_path: Path) -> N
             assert (folder / name).read_bytes() == (mine / name).read_bytes()
 
 
+def test_an_adapter_is_no_model_and_is_not_ignored(tiny: Path, mine: Path, tmp_path: Path) -> None:
+    (mine / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "owner/base"}))
+    with pytest.raises(
+        ConfigError, match="holds a LoRA adapter of 'owner/base' beside a model, and the adapter would be ign"
+    ):
+        bring(mine, tmp_path / "out")
+    alone = tmp_path / "checkpoint" / "adapter"
+    alone.mkdir(parents=True)
+    (alone / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": None}))
+    with pytest.raises(ConfigError, match="holds a LoRA adapter; merge it into its model"):
+        bring(alone, tmp_path / "out")
+    shutil.copy(tiny / "config.json", tmp_path / "checkpoint")
+    with pytest.raises(ConfigError, match="it is merged already: name "):
+        bring(alone, tmp_path / "out")
+
+
 def test_a_checkpoint_is_complete_and_only_that(tiny: Path, tmp_path: Path) -> None:
     out = bring(tiny, tmp_path / "out")
     names = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
