@@ -51,6 +51,7 @@ TRUTH = np.stack(
 )
 """Log prior [4, G + 1] of what is known of gold factors: nothing, the sign, or that there is hardly a difference."""
 ONLY_EVEN = np.array([1e-6, 1e9, 1e-6])
+"""The same where all pairs are taken as equally hard."""
 NOTHING = np.empty(0)
 FEW_JUDGES, SURE, FLATTERY = 50, 1.0, 0.5
 """Of so many annotators at most it is asked whether all pairs are equally clear. The log evidence has to be larger by SURE,
@@ -83,7 +84,7 @@ class Problem:
     same: float
     """the guessed share of pairs without a difference"""
     told: Array
-    """[F], whether it is a pair that was judged twice and whose truth is not given"""
+    """[F], whether it was judged twice and its truth is not given"""
     alone: Array
     groups: list[Components]
     by_factor: Runs
@@ -95,8 +96,7 @@ class Problem:
         alone, groups = components(evidence.first, evidence.second, len(evidence.kind), evidence.known != 0)
         by_code = Runs.of(code, factor, len(codes.rater))
         single = (evidence.second < 0).astype(np.int64)
-        told = np.bincount(factor, shared(evidence), count) > 0
-        told &= (single == 0) & (evidence.known == 0)
+        told = (np.bincount(factor, shared(evidence), count) > 0) & (evidence.known == 0)
         by_factor = Runs.of(factor, code, count)
         return Problem(evidence, codes, code, single, _guess_same(evidence), told, alone, groups, by_factor, by_code)
 
@@ -104,8 +104,8 @@ class Problem:
 @dataclass
 class State:
     """What EM goes on with: `shapes` [2, 3] is how often lone pairs and lone nodes have each of SHAPES, of which `prior`
-    [3] is worth so many factors, `same` the share of pairs without a difference, `belief` [F, G + 1] the distribution of every factor's difference, `sites` [F, 2] what
-    joint normals know of it."""
+    [3] is worth so many factors, `same` the share of pairs without a difference, `belief` [F, G + 1] the distribution of
+    every factor's difference, `sites` [F, 2] what joint normals know of it."""
 
     raters: Raters
     shapes: Array
@@ -230,7 +230,7 @@ def _fit_shapes(state: State, problem: Problem) -> Array:
     """Shares of the shapes [2, 3], among lone pairs and among lone nodes: an EM step for a mixture."""
     found = []
     for single in (0, 1):
-        mine = problem.alone & (problem.single == single) & (problem.evidence.known == 0)
+        mine = problem.alone & (problem.single == single) & problem.told
         # The posterior is proportional to the mixture, so a shape's share of it is its share of the mixture.
         ratio = state.belief[mine, :SAME].sum(0) / (state.shapes[single] @ SHAPES)
         mass = state.shapes[single] * (SHAPES @ ratio) + state.prior
@@ -240,8 +240,9 @@ def _fit_shapes(state: State, problem: Problem) -> Array:
 
 def _fit_same(state: State, problem: Problem) -> float:
     """The share of pairs without a difference, an EM step on those that were judged twice."""
-    mass = state.belief[problem.told, SAME].sum() + SAME_WORTH * problem.same
-    return float(mass / (problem.told.sum() + SAME_WORTH))
+    told = problem.told & (problem.single == 0)
+    mass = state.belief[told, SAME].sum() + SAME_WORTH * problem.same
+    return float(mass / (told.sum() + SAME_WORTH))
 
 
 def _beliefs(problem: Problem, state: State) -> Beliefs:
