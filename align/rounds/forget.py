@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from align.errors import ConfigError
+from align.errors import ConfigError, DataError
 from align.rounds.journal import Journal, Tombstones, forget, read_journal
 from align.rounds.labelling import DESK, Desk, closed, journal_of, open_backend
 from align.rounds.lock import run_lock
 from align.rounds.run import require_run
-from align.rounds.stage import CURRENT, RECEIPT, Receipt, Ref, current, stage_folder
-from align.store import read_json, read_rows, read_table
+from align.rounds.stage import CURRENT, RECEIPT, Receipt, Ref, current, read_receipt, stage_folder
+from align.store import read_rows, read_table
 
 ROWS = {"preferences": "judgements", "thumbs": "judgements", "edits": "judgement"}
 """Files of compiled rows, and their column that names judgements."""
@@ -194,8 +194,16 @@ def _origin(run: Path, source: dict[str, Any]) -> Place:
 def _published(run: Path) -> Iterator[tuple[Path, Receipt]]:
     """Every published folder, superseded ones and those put aside too."""
     for path in run.glob(f"round_*/*/*/{RECEIPT}"):
-        if not path.parent.name.endswith(".partial"):
-            yield path.parent, Receipt(**read_json(path))
+        if path.parent.name.endswith(".partial") or path.parent.is_symlink():
+            continue
+        receipt = read_receipt(path)
+        if receipt is None:
+            raise DataError(
+                "this receipt is damaged, so it is not known what came of the labels",
+                where=str(path),
+                hint="put it back from a copy, or remove the folder that it lies in; `align run` does the stage again",
+            )
+        yield path.parent, receipt
 
 
 def _place(receipt: Receipt) -> Place:

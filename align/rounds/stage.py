@@ -157,15 +157,20 @@ def published(run: Path, ref: Ref, key: str) -> Receipt | None:
     path = stage_folder(run, ref) / key / RECEIPT
     if not path.is_file():
         return None
-    try:
-        given = read_json(path)
-        receipt = Receipt(**{name: given[name] for name in _FIELDS if name in given})  # later versions may say more
-        whole = (receipt.ref, receipt.key) == (ref, key) and is_whole(given)
-    except (DataError, TypeError, ValueError, AttributeError):
-        whole = False
-    if not whole:
+    receipt = read_receipt(path)
+    if receipt is None or (receipt.ref, receipt.key) != (ref, key):
         raise DataError(f"the receipt of {ref} is damaged", where=str(path), hint=again(ref))
     return receipt
+
+
+def read_receipt(path: Path) -> Receipt | None:
+    """What a receipt says, whichever version wrote it: fields that are not known are left out. None where it is damaged."""
+    try:
+        given = read_json(path)
+        receipt = Receipt(**{name: given[name] for name in _FIELDS if name in given})
+        return receipt if is_whole(given) else None
+    except (DataError, TypeError, ValueError, AttributeError):
+        return None
 
 
 def again(ref: Ref) -> str:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from align.errors import ConfigError
+from align.errors import ConfigError, DataError
+from align.ids import with_check
 from align.report.data import report_data
 from align.rounds.browse import browse
 from align.rounds.forget import tainted, used_by, wish, write_tombstones
@@ -13,7 +14,7 @@ from align.rounds.journal import Tombstones, append, close, read_journal, record
 from align.rounds.lineage import trace
 from align.rounds.stage import Job, Ref, current
 from align.rounds.work import snapshot
-from align.store import read_table, remove_folder, write_json
+from align.store import read_json, read_table, remove_folder, write_json
 from align.types import Judgement, from_table
 from tests.fake_run import make_run
 from tests.loop import rows
@@ -169,3 +170,14 @@ def test_what_is_said_after_a_closing_is_in_the_report_and_in_no_snapshot(run: P
     assert read_journal(path).judgements(tasks, receipt.output) == counted
     text = "Round 1: 3 answers came after the closing and do not count; `align annotate reopen` counts them."
     assert report_data(run)["notes"] == [text]
+
+
+def test_receipts_of_other_versions_and_damaged_ones(run: Path) -> None:
+    write_tombstones(wish(run, annotator="bo"))
+    path = next(run.glob("round_001/snapshot/*/receipt.json"))
+    found = read_json(path)
+    write_json(path, with_check({**found, "of_tomorrow": 1}))
+    assert len(tainted(run)) == 2
+    path.write_text("{")
+    with pytest.raises(DataError, match="this receipt is damaged"):
+        tainted(run)
