@@ -23,6 +23,7 @@ from annotation.crowd.people import numbers_of
 from annotation.crowd.reading import Asked, Left, Said, read_judgements, read_tasks
 
 AGAINST = ", but what else was said speaks against it"
+AROUND = ", but these answers go round in a circle"
 OURS, AUTO = "bradley_terry", "auto"
 MODELS: dict[str, Callable[[Evidence], Beliefs]] = {
     "bradley_terry": bradley_terry.fit,
@@ -78,8 +79,8 @@ def compile_labels(tasks: pa.Table, judgements: pa.Table, *, model: str = AUTO, 
         nothing = (SCHEMAS[kind].empty_table() for kind in (Preference, Thumb, Edit))
         found = numbers_of(asked, said, evidence, None), conflicts.find(asked, evidence, pa.array([]), [])
         return Compiled(*nothing, _sorted(dropped), *found, OURS if model == AUTO else model, None, [])  # type: ignore[call-arg]
-    screen = sides.look(asked, said, evidence, drawn=sides_drawn)
-    evidence = replace(evidence, sides=screen.held is None)
+    held = sides.held(asked, said, evidence, drawn=sides_drawn)
+    evidence = replace(evidence, sides=held is None)
     chosen = choice.choose(asked, evidence, MODELS, OURS) if model == AUTO else None
     name = model if chosen is None else chosen.model
     circles = conflicts.circles(evidence)
@@ -87,7 +88,7 @@ def compile_labels(tasks: pa.Table, judgements: pa.Table, *, model: str = AUTO, 
     source = rows.Source(asked, said, evidence)
     pairs = rows.pairs_of(evidence, beliefs)
     kept = (np.abs(pairs.better - 0.5) >= COIN) & (pairs.worth > 0)
-    dropped += [_coins(source, pairs.take(np.flatnonzero(~kept)))]
+    dropped += [_coins(source, pairs.take(np.flatnonzero(~kept)), circles)]
     pairs = pairs.take(np.flatnonzero(kept))
     weight = pairs.worth * rows.independent(pairs, len(evidence.kind))
     thumbs = rows.thumbs(source, beliefs)
@@ -102,7 +103,7 @@ def compile_labels(tasks: pa.Table, judgements: pa.Table, *, model: str = AUTO, 
         conflicts=conflicts.find(asked, evidence, source.ids, circles),
         model=name,
         choice=None if chosen is None else chosen.record(),
-        notes=advise(evidence, screen, said.names.to_pylist(), people, weights),
+        notes=advise(evidence, name, held, said.names.to_pylist(), people, weights),
     )
 
 
@@ -162,18 +163,20 @@ def _unasked(asked: Asked, said: Said) -> pa.Table:
     )
 
 
-def _coins(source: rows.Source, pairs: rows.Pairs) -> pa.Table:
+def _coins(source: rows.Source, pairs: rows.Pairs, circles: list[list[int]]) -> pa.Table:
     """Pairs of which nobody knows the better one, with what was said."""
+    around = {frozenset(two) for nodes in circles for two in zip(nodes, [*nodes[1:], nodes[0]], strict=True)}
+    circular = [frozenset(two) in around for two in zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)]
     tasks = source.asked.ids.take(pa.array(source.task_of(pairs)))
     both = pc.binary_join_element_wise(source.id(pairs.first), source.id(pairs.second), " ")
     where = pc.if_else(pa.array(pairs.factor >= 0), tasks.cast(pa.string()), both)
     compared = pairs.factor >= 0
     count = conflicts.counts(source.evidence)[np.maximum(pairs.factor, 0)]
     reasons = [
-        f"no preference: {_number(a)} to {_number(b)} and {_number(t)} ties{AGAINST if a != b else ''}"
+        f"no preference: {_number(a)} to {_number(b)} and {_number(t)} ties{'' if a == b else AROUND if r else AGAINST}"
         if c
         else "no preference: judged alike"
-        for c, (a, b, t) in zip(compared.tolist(), count.tolist(), strict=True)
+        for c, r, (a, b, t) in zip(compared.tolist(), circular, count.tolist(), strict=True)
     ]
     return _dropped("pair", where, reasons)
 

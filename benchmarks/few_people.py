@@ -66,7 +66,8 @@ def main() -> None:
                 shutil.rmtree(folder / f"few{seed}")
                 print(f"seed {seed}: {time.monotonic() - began:.0f} s, {json.dumps(found)}", flush=True)
         every = [json.loads(f.read_text()) for f in sorted(folder.glob(f"{kind}.*.json"))]
-    summarise(every)
+    if every:
+        summarise(every)
 
 
 def one_seed(policy: Path, seed: int, work: Path, *, short: bool, steps: int | None) -> dict[str, Any]:

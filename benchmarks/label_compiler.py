@@ -82,7 +82,7 @@ def evidence_of(world: World) -> tuple[Asked, Evidence]:
     asked, _ = read_tasks(tasks)
     given, _ = read_judgements(table(said, SCHEMAS[Judgement]), asked)
     evidence, _ = gather(asked, given)
-    held = sides.look(asked, given, evidence, drawn=world.drawn).held
+    held = sides.held(asked, given, evidence, drawn=world.drawn)
     return asked, replace(evidence, sides=held is None)
 
 

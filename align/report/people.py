@@ -56,16 +56,15 @@ def annotators(run: RunFolder) -> list[dict[str, Any]]:
 
 
 def compilers(run: RunFolder) -> list[dict[str, Any]]:
-    """How each round's labels were compiled: `round`, `model`, the `reason` where it was chosen, and `notes`, sentences
-    about labels that count little, with people's present names."""
+    """How each round's labels were compiled: `round`, `model`, `choice` where it was chosen (its `reason`, and the rivals'
+    `gains`), and `notes`, sentences about labels that count little, with people's present names."""
     found = []
     names = read_journal(run.path / "journal.jsonl", ()).everybody()
     for ref in sorted(run.receipts, key=lambda r: r.round):
         compiled = (run.json(ref.round, ref.stage, "agreement.json") or {}).get("compiled", {})
         if ref.stage == "preferences" and "notes" in compiled:
-            reason = (compiled["choice"] or {}).get("reason")
             notes = name_people(compiled["notes"], names)
-            found.append({"round": ref.round, "model": compiled["model"], "reason": reason, "notes": notes})
+            found.append({"round": ref.round, "model": compiled["model"], "choice": compiled["choice"], "notes": notes})
     return found
 
 

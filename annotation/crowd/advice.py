@@ -1,14 +1,14 @@
 """What people should know of their labels, in sentences: which count little, why, and what would help."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from annotation.crowd.arrays import Array
-from annotation.crowd.evidence import COMPARE, Evidence, shared
+from annotation.crowd.evidence import COMPARE, SCORE, Evidence, by_others, shared
 from annotation.crowd.people import wilson
-from annotation.crowd.sides import Sides
 
 ONE_SIDED = 0.65
 """A person whose share of left answers is outside of this and 1 less this, with its interval, is said to be one-sided."""
@@ -18,46 +18,54 @@ MANY = 20
 
 def name_people(sentences: list[str], names: Mapping[str, str]) -> list[str]:
     """The sentences of `advise` with people's names in place of their ids; `names` is annotator → name."""
-    for person, name in names.items():
-        sentences = [sentence.replace(person, name) for sentence in sentences]
-    return sentences
+    if not names:
+        return sentences
+    anybody = "|".join(re.escape(person) for person in sorted(names, key=len, reverse=True))
+    whole = re.compile(rf"(?<![\w.-])(?:{anybody})(?![\w-])")
+    return [whole.sub(lambda found: names[found[0]], sentence) for sentence in sentences]
 
 
 def advise(
-    evidence: Evidence, sides: Sides, names: list[str], people: dict[str, dict[str, Any]], weight: Array
+    evidence: Evidence,
+    model: str,
+    held: str | None,
+    names: list[str],
+    people: dict[str, dict[str, Any]],
+    weight: Array,
 ) -> list[str]:
-    """Sentences in the order of their weight; none where nothing is the matter. `weight` [rows] is that of all rows that
-    came out."""
-    found = [_unshared(evidence, weight), _held(sides)]
-    found += [_one_sided(evidence, n, name) for n, name in enumerate(names)]
-    found += [_coin(evidence, n, name, people) for n, name in enumerate(names)]
+    """Sentences in the order of their weight; none where nothing is the matter.
+
+    `model` is what compiled the labels, `held` why position bias is held (`annotation.crowd.sides.held`), `weight` [rows]
+    that of all rows that came out.
+    """
+    found = [_unshared(evidence, weight), _held(held)]
+    if held is None and model == "bradley_terry":  # no other one knows of sides
+        found += [_one_sided(evidence, n, name) for n, name in enumerate(names)]
+    found += [_unreliable(evidence, n, name, people) for n, name in enumerate(names)]
     return [sentence for sentence in found if sentence]
 
 
 def _unshared(evidence: Evidence, weight: Array) -> str | None:
     votes = evidence.votes
-    words = int(votes.main.sum())
-    told = len(np.unique(votes.factor[shared(evidence) & votes.main]))
-    if not words or told >= MANY:
+    told = len(np.unique(evidence.task[votes.factor[shared(evidence) & votes.main]]))
+    if not votes.main.any() or told >= MANY:
         return None
-    judged = (
-        "No task was judged twice"
-        if told == 0
-        else f"Only {told} {'task was' if told == 1 else 'tasks were'} judged twice"
-    )
-    mean = f", with a weight of {weight.mean():.2f} on average" if len(weight) else ""
-    return (
-        f"{judged}, so nothing tells how far to trust {'the one person' if evidence.annotators == 1 else 'people'} who "
-        f"labelled: a label counts as right three times in four{mean}. {MANY} tasks asked twice would tell "
-        "(annotate.repeats), or two people on the same tasks (annotate.overlap)."
-    )
+    who = "the one person who labelled" if evidence.annotators == 1 else "people who labelled"
+    mean = f" (their weight is {weight.mean():.2f} on average)" if len(weight) else ""
+    if told:
+        tasks = "task was" if told == 1 else "tasks were"
+        known = f"Only {told} {tasks} judged twice or had a known answer, so how far to trust {who} is known but roughly{mean}."
+    else:
+        known = f"No task was judged twice, so nothing tells how far to trust {who}{mean}"
+        known += "." if (votes.family == SCORE).any() else ": a word counts as right three times in four."
+    return f"{known} {MANY} tasks asked again would tell (annotate.repeats), or two people on the same tasks (annotate.overlap)."
 
 
-def _held(sides: Sides) -> str | None:
-    if sides.held is None:
+def _held(held: str | None) -> str | None:
+    if held is None:
         return None
     return (
-        f"The sides of the screen seem never to have been drawn: {sides.held}. A bias for one side cannot be told from "
+        f"The sides of the screen seem never to have been drawn: {held}. A bias for one side cannot be told from "
         "quality then, and is taken to be none. Draw the sides of the tasks."
     )
 
@@ -78,15 +86,18 @@ def _one_sided(evidence: Evidence, annotator: int, name: str) -> str | None:
     )
 
 
-def _coin(evidence: Evidence, annotator: int, name: str, people: dict[str, dict[str, Any]]) -> str | None:
+def _unreliable(evidence: Evidence, annotator: int, name: str, people: dict[str, dict[str, Any]]) -> str | None:
     votes = evidence.votes
-    reliability = people.get(name, {}).get("reliability", {})
+    sure = people[name]["reliability"]
     mine = shared(evidence) & votes.main & (votes.annotator == annotator)
-    told = len(np.unique(votes.factor[mine]))
-    if told < MANY or reliability.get("value") is None or reliability["low"] > 0.55:
+    told = len(np.unique(evidence.task[votes.factor[mine]]))
+    if told < MANY or sure["value"] is None or sure["low"] > 0.5:
         return None
+    figure = f"(reliability {sure['value']:.2f} [{sure['low']:.2f}, {sure['high']:.2f}])"
+    with_whom = "others" if by_others(evidence)[mine].any() else "their own earlier answers"
+    if sure["high"] < 0.5:
+        return f"{name} mostly says the opposite of {with_whom} {figure}: talk with them, for a rule may be misread."
     return (
-        f"{name} agrees with others hardly more often than a coin (reliability {reliability['value']:.2f} "
-        f"[{reliability['low']:.2f}, {reliability['high']:.2f}]), so their labels count little. Look at some of them "
-        "together (align samples), or ask control items (annotate.gold)."
+        f"{name} may agree with {with_whom} no more often than a coin {figure}, so their labels count little. Look at some of "
+        "them together (align samples), or ask control items (annotate.gold)."
     )

@@ -13,7 +13,7 @@ import numpy as np
 
 from annotation.crowd.arrays import Array, Runs
 from annotation.crowd.beliefs import Beliefs, People
-from annotation.crowd.evidence import COMPARE, Evidence, Votes, shared
+from annotation.crowd.evidence import COMPARE, THUMB, Evidence, Votes, shared
 from annotation.crowd.gaussian import PRIOR_VARIANCE, Components, components, joint, labels, sweep
 from annotation.crowd.habits import fit_habits, fit_lapses, fit_steepness, observed_share
 from annotation.crowd.prediction import predict
@@ -32,8 +32,8 @@ PEAKED = _shape(np.exp(-np.sqrt(2.0) * np.abs(GRID)))
 SHAPES = np.stack([NORMAL, EVEN, PEAKED])
 """Distributions [3, G] of differences: symmetric and of variance 1, so that the scale is in α alone. Their shares are
 fitted with the rest."""
-PRIOR_FACTORS = np.array([20.0, 2.0, 2.0])
-"""How many factors of each shape the prior is worth."""
+PRIOR_FACTORS = np.array([[20.0, 2.0, 2.0], [20.0, 2.0, 2.0]])
+"""How many factors of each shape the prior is worth, for pairs and for single nodes."""
 SAME_SHARE, SAME_WORTH = 0.2, 25.0
 """The guess of how many pairs have no difference that anybody could see, as a share of the ties that were said, and how
 many pairs the guess is worth."""
@@ -50,7 +50,7 @@ TRUTH = np.stack(
     ]
 )
 """Log prior [4, G + 1] of what is known of gold factors: nothing, the sign, or that there is hardly a difference."""
-ONLY_EVEN = np.array([1e-6, 1e9, 1e-6])
+ONLY_EVEN = np.array([[1e-6, 1e9, 1e-6], PRIOR_FACTORS[1]])
 """The same where all pairs are taken as equally hard."""
 NOTHING = np.empty(0)
 FEW_JUDGES, SURE, FLATTERY = 50, 1.0, 0.5
@@ -65,11 +65,13 @@ TOLERANCE = 0.01
 end: habits fitted to the same votes make pairs look clearer than they are, and the shares of the shapes would slowly
 follow (docs/label-compiler.md)."""
 SHARE_EVERY = 4
-"""Iterations between looks at what changes slowly: how much information is missing, and λ."""
+"""Iterations between looks at what changes slowly: how much information is missing, and κ."""
 DAMPING = 0.8
 SWEEPS, LAST_SWEEPS = 1, 6
 """Rounds of expectation propagation in an iteration, which goes on where the one before ended, and at the end."""
 BOUND = 1.959964
+LEAST_ALPHA, BAR_WORTH = 0.3, 0.25
+"""Whose α is less has no bar; and a bar of 0 is worth so many annotators."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Problem:
 @dataclass
 class State:
     """What EM goes on with: `shapes` [2, 3] is how often lone pairs and lone nodes have each of SHAPES, of which `prior`
-    [3] is worth so many factors, `same` the share of pairs without a difference, `belief` [F, G + 1] the distribution of
+    [2, 3] is worth so many factors, `same` the share of pairs without a difference, `belief` [F, G + 1] the distribution of
     every factor's difference, `sites` [F, 2] what joint normals know of it."""
 
     raters: Raters
@@ -125,7 +127,8 @@ def fit(evidence: Evidence) -> Beliefs:
     problem = Problem.of(evidence, codes, code)
     some = problem
     if len(code) > ENOUGH:
-        less, seen = part(evidence, -(-len(code) // ENOUGH))
+        stride = -(-len(code) // ENOUGH)
+        less, seen = part(evidence, thinned(evidence, problem.told, stride, stride))
         some = Problem.of(less, codes, code[seen])
     state = _em(some, _start(raters, some, PRIOR_FACTORS), ITERATIONS)
     judges = len(np.unique(codes.rater[(codes.tells[:, 0] > 0) & (raters.family[codes.rater] == COMPARE)]))
@@ -137,7 +140,7 @@ def fit(evidence: Evidence) -> Beliefs:
 
 
 def _start(raters: Raters, problem: Problem, prior: Array) -> State:
-    return _again(State(raters, np.tile(prior / prior.sum(), (2, 1)), prior, problem.same, NOTHING, NOTHING), problem)
+    return _again(State(raters, prior / prior.sum(1, keepdims=True), prior, problem.same, NOTHING, NOTHING), problem)
 
 
 def _again(state: State, problem: Problem) -> State:
@@ -165,11 +168,19 @@ def kept(votes: Votes, mask: Array) -> Votes:
     return Votes(**{f.name: getattr(votes, f.name)[mask] for f in fields(Votes)})
 
 
-def part(evidence: Evidence, stride: int) -> tuple[Evidence, Array]:
-    """Every `stride`-th component, and the gold factors; and which votes these have."""
+def thinned(evidence: Evidence, marked: Array, stride: int, others: int) -> Array:
+    """Which factors to look at, bool [F]: every `stride`-th component with a `marked` factor, every `others`-th of the rest,
+    and gold."""
     home = labels(evidence.first, evidence.second, len(evidence.kind))[evidence.first]
     _, component = np.unique(home, return_inverse=True)
-    factors = np.flatnonzero((component % stride == 0) | (evidence.known != 0))
+    of_marked = np.bincount(component, marked) > 0
+    rank = np.where(of_marked, np.cumsum(of_marked), np.cumsum(~of_marked)) - 1
+    return (rank % np.where(of_marked, stride, others) == 0)[component] | (evidence.known != 0)
+
+
+def part(evidence: Evidence, chosen: Array) -> tuple[Evidence, Array]:
+    """The factors `chosen`, bool [F]; and which votes these have."""
+    factors = np.flatnonzero(chosen)
     number = np.full(len(evidence.first), -1)
     number[factors] = np.arange(len(factors))
     seen = number[evidence.votes.factor] >= 0
@@ -233,7 +244,7 @@ def _fit_shapes(state: State, problem: Problem) -> Array:
         mine = problem.alone & (problem.single == single) & problem.told
         # The posterior is proportional to the mixture, so a shape's share of it is its share of the mixture.
         ratio = state.belief[mine, :SAME].sum(0) / (state.shapes[single] @ SHAPES)
-        mass = state.shapes[single] * (SHAPES @ ratio) + state.prior
+        mass = state.shapes[single] * (SHAPES @ ratio) + state.prior[single]
         found.append(mass / mass.sum())
     return np.stack(found)
 
@@ -248,14 +259,13 @@ def _fit_same(state: State, problem: Problem) -> float:
 def _beliefs(problem: Problem, state: State) -> Beliefs:
     evidence, belief, raters = problem.evidence, state.belief, state.raters
     single = problem.single == 1
-    typical = raters.mean[np.where(single, 1, COMPARE)]
-    # A single answer is good where a typical annotator would sooner call it so: the bar is where α·d + β is 0.
-    bar = np.where(single, -typical[:, 1] / typical[:, 0], 0.0)
+    typical = raters.mean[np.where(single, THUMB, COMPARE), 0]
+    bar = np.where(single, _bar(raters, problem.codes), 0.0)
     above = np.clip((POINTS[None, :] - bar[:, None]) / 0.25 + 0.5, 0, 1)
     mean = belief @ POINTS
     variance = np.maximum(belief @ POINTS**2 - mean**2, 1e-6)
     level = np.full((len(evidence.kind), 2), np.nan)
-    scale = raters.mean[1, 0]
+    scale = raters.mean[THUMB, 0]
     lone = np.flatnonzero(problem.alone & single)
     level[evidence.first[lone]] = np.stack([scale * mean[lone], scale**2 * variance[lone]], 1) * [
         np.sqrt(PRIOR_VARIANCE),
@@ -268,13 +278,22 @@ def _beliefs(problem: Problem, state: State) -> Beliefs:
         )
     return Beliefs(
         better=(belief * above).sum(1),
-        margin=typical[:, 0] * mean + np.where(single, typical[:, 1], 0),
+        margin=typical * (mean - bar),
         worth=np.clip(1 - variance, 0, 1),
         level=level,
         difference=_normal,
         people=_people(evidence, state),
         predict=partial(predict, raters, evidence, belief),
     )
+
+
+def _bar(raters: Raters, codes: Codes) -> float:
+    """The difference from which on a typical annotator sooner calls an answer good than bad: the mean over those who can be
+    held to something of where each one's α·d + β is 0, and 0 as far as there are few."""
+    told = np.bincount(codes.rater, codes.tells[:, 1] * (codes.worth > 0), len(raters.family))
+    mine = (raters.family == THUMB) & (told > 0) & (raters.habits[:, 0] > LEAST_ALPHA)
+    each = np.clip(-raters.habits[mine, 1] / raters.habits[mine, 0], GRID[0], GRID[-1])
+    return float(each.sum() / (mine.sum() + BAR_WORTH))
 
 
 def _normal(gap: Array, variance: Array) -> Array:

@@ -14,12 +14,12 @@ import pyarrow as pa
 
 from annotation.crowd.arrays import Array
 from annotation.crowd.beliefs import Beliefs
-from annotation.crowd.bradley_terry import kept, part
+from annotation.crowd.bradley_terry import kept, part, thinned
 from annotation.crowd.evidence import COMPARE, Evidence, shared
 from annotation.crowd.reading import Asked
 
 LEAST, MOST = 200, 10_000
-"""With fewer labels than LEAST there is no choice; of more than MOST a part is looked at, whole components of it."""
+"""With fewer labels than LEAST there is no choice; of more than about MOST a part is looked at, whole components of it."""
 FOLDS = 4
 ERRORS = 2.0
 """How many standard errors a rival has to be better by."""
@@ -44,12 +44,13 @@ class Choice:
 
 def choose(asked: Asked, evidence: Evidence, models: Mapping[str, Callable[[Evidence], Beliefs]], ours: str) -> Choice:
     """The model of `models` to believe; `ours` is one of them."""
-    evidence = _few(evidence)
     out = _predicted(evidence)
-    pairs = len(np.unique(evidence.votes.factor[out]))
     if len(out) < LEAST:
         reason = f"{len(out)} labels of pairs that several people judged; a comparison of models takes {LEAST}"
-        return Choice(ours, reason, len(out), pairs, None, {})
+        return Choice(ours, reason, len(out), len(np.unique(evidence.votes.factor[out])), None, {})
+    evidence = _few(evidence, out)
+    out = _predicted(evidence)
+    pairs = len(np.unique(evidence.votes.factor[out]))
     fold = _folds(asked, evidence, out)
     losses = {name: _losses(evidence, fit, out, fold) for name, fit in models.items()}
     gains = {
@@ -63,9 +64,12 @@ def choose(asked: Asked, evidence: Evidence, models: Mapping[str, Callable[[Evid
     return Choice(best, reason, len(out), pairs, float(losses[ours].mean()), gains)
 
 
-def _few(evidence: Evidence) -> Evidence:
-    count = len(evidence.votes.factor)
-    return evidence if count <= MOST else part(evidence, -(-count // MOST))[0]
+def _few(evidence: Evidence, out: Array) -> Evidence:
+    """About MOST labels of pairs that several people judged, and as many others."""
+    marked = np.zeros(len(evidence.first), bool)
+    marked[evidence.votes.factor[out]] = True
+    strides = [max(1, -(-count // MOST)) for count in (len(out), len(evidence.votes.factor) - len(out))]
+    return evidence if max(strides) == 1 else part(evidence, thinned(evidence, marked, *strides))[0]
 
 
 def _predicted(evidence: Evidence) -> Array:
@@ -90,8 +94,8 @@ def _losses(evidence: Evidence, fit: Callable[[Evidence], Beliefs], out: Array, 
     found = np.empty(len(out))
     for k in range(FOLDS):
         mine = out[fold == k]
-        rest = np.ones(len(votes.factor), bool)
-        rest[mine] = False
+        # all of these judgements: a flag, a correction or the rest of a ranking would give the word away
+        rest = ~np.isin(votes.judgement, votes.judgement[mine])
         beliefs = fit(replace(evidence, votes=kept(votes, rest)))
         chance = beliefs.predict(votes.factor[mine], votes.annotator[mine], votes.side[mine])
         found[fold == k] = -np.log(np.maximum(chance[np.arange(len(mine)), word[mine]], 1e-12))

@@ -118,6 +118,16 @@ def shared(evidence: Evidence) -> Array:
     return (twice | (evidence.known != 0))[votes.factor]
 
 
+def by_others(evidence: Evidence) -> Array:
+    """Which of these were judged by somebody else too, or have a known truth, bool [V]: a repeat says nothing of how
+    strict somebody is."""
+    votes, count = evidence.votes, len(evidence.first)
+    low, high = np.full(count, evidence.annotators), np.full(count, -1)
+    np.minimum.at(low, votes.factor[votes.main], votes.annotator[votes.main])
+    np.maximum.at(high, votes.factor[votes.main], votes.annotator[votes.main])
+    return ((low < high) | (evidence.known != 0))[votes.factor]
+
+
 def gather(asked: Asked, said: Said) -> tuple[Evidence, list[tuple[str, str]]]:
     """All votes, and the edits that are left out as (judgement id, reason)."""
     edits, refused = _edits(asked, said)

@@ -17,8 +17,8 @@ def at_face_value(evidence: Evidence, beliefs: Beliefs, circles: list[list[int]]
     person or more, and that a pair which all called a tie has no better answer.
 
     Where the model would turn a word round, since its giver contradicts all others elsewhere, a pair becomes no
-    preference, and an answer as good as unknown. So do all pairs of a circle (`annotation.crowd.conflicts.circles`) of
-    which one would be turned: nothing says which of them is the wrong one. Ratings are not words of one side: whose
+    preference, and an answer as good as unknown, which is compared with no other. So do all pairs of a circle
+    (`annotation.crowd.conflicts.circles`) of which one has no better answer: nothing says which is the wrong one. Ratings are not words of one side: whose
     threes are praise is known from others.
     """
     votes, count = evidence.votes, len(evidence.first)
@@ -29,21 +29,24 @@ def at_face_value(evidence: Evidence, beliefs: Beliefs, circles: list[list[int]]
     agreed = ~against & ~rated & (evidence.known == 0)
     turned = agreed & (lean * (beliefs.better - 0.5) < 0)
     thumb = turned & (evidence.second < 0)
-    turned[_around(evidence, circles, turned)] = True
+    near = turned | (np.abs(beliefs.better - 0.5) < COIN)
+    turned[_around(evidence, circles, near)] = True
     better, margin = beliefs.better.copy(), beliefs.margin.copy()
     better[turned | tied] = 0.5
     better[thumb] += COIN * np.sign(lean[thumb])
     margin[turned | tied] = 0
-    return replace(beliefs, better=better, margin=margin)
+    level = beliefs.level.copy()
+    level[evidence.first[thumb]] = np.nan
+    return replace(beliefs, better=better, margin=margin, level=level)
 
 
-def _around(evidence: Evidence, circles: list[list[int]], turned: Array) -> list[int]:
-    """The pairs of those circles of which one is turned."""
-    if not circles or not turned.any():
+def _around(evidence: Evidence, circles: list[list[int]], near: Array) -> list[int]:
+    """The pairs of those circles of which one is near a coin, or turned."""
+    if not circles or not near.any():
         return []
     of_pair = {pair: f for f, pair in enumerate(zip(evidence.first.tolist(), evidence.second.tolist(), strict=True))}
     found = []
     for nodes in circles:
         pairs = [of_pair[min(a, b), max(a, b)] for a, b in zip(nodes, [*nodes[1:], nodes[0]], strict=True)]
-        found += pairs if turned[pairs].any() else []
+        found += pairs if near[pairs].any() else []
     return found

@@ -74,9 +74,12 @@ def fit_habits(raters: Raters, codes: Codes, seen: Array) -> Raters:
 
 
 def fit_lapses(raters: Raters, codes: Codes, seen: Array) -> Raters:
-    """An EM step for the shares of lapses, the crowd's and each annotator's, from votes that can be held to something."""
+    """An EM step for the shares of lapses, the crowd's and each annotator's, from votes that can be held to something.
+
+    Repeats of single answers do not count: who says "good" each time may mean it or not look.
+    """
     looked, guessed = chances(raters, codes)
-    weight = seen * (codes.worth * codes.tells[:, 0])[:, None]
+    weight = seen * (codes.worth * codes.tells[:, 0] * codes.tells[:, 1])[:, None]
     slips = np.bincount(
         codes.rater, (weight * (guessed[:, None] / (looked + guessed[:, None]))).sum(1), len(raters.lapse)
     )

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from annotation.crowd.arrays import Array
-from annotation.crowd.evidence import COMPARE, FAMILIES, SCORE, Evidence, Votes, shared
+from annotation.crowd.evidence import COMPARE, FAMILIES, SCORE, Evidence, Votes, by_others, shared
 
 GRID = np.arange(-3.875, 4, 0.25)
 """Differences in prior standard deviations; symmetric, and without 0, so that each has a sign. Tables over it have one
@@ -56,8 +56,8 @@ class Codes:
     strength: Array
     tells: Array
     """[U, 3], how much of the vote tells about α, β and log ν. A vote that nothing can be held against, since nobody
-    else judged the factor, it was not asked twice and is no gold, tells nothing about α and leniency; what is left of
-    it is the side of the screen, up to SIDES_WORTH, and how often ties are said."""
+    else judged the factor, it was not asked twice and is no gold, tells nothing about α; what is left of it is the side
+    of the screen, up to SIDES_WORTH, and how often ties are said. Of leniency others and gold tell, not repeats."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ def start(evidence: Evidence) -> tuple[Raters, Codes, Array]:
     names, rater = np.unique(votes.annotator * FAMILIES + votes.family, return_inverse=True)
     side = np.where(votes.family == COMPARE, votes.side if evidence.sides else 0.0, 1.0)
     held = shared(evidence)
-    parts = [rater, votes.tie.astype(np.int64), votes.strength.astype(np.int64), held.astype(np.int64)]
+    parts = [rater, votes.tie.astype(np.int64), votes.strength.astype(np.int64)]
+    parts += [held.astype(np.int64), by_others(evidence).astype(np.int64)]
     parts += [
         np.unique(np.round(column, 9), return_inverse=True)[1]
         for column in (votes.lean, side, votes.worth, votes.times)
@@ -104,7 +105,8 @@ def start(evidence: Evidence) -> tuple[Raters, Codes, Array]:
     family = names % FAMILIES
     lone = np.bincount(rater, np.where(held, 0, votes.worth), len(names))
     of_side = np.where(family == COMPARE, np.minimum(1, SIDES_WORTH / np.maximum(lone, 1)), 0)
-    tells = np.stack([held, np.where(held, 1, of_side[rater]), np.ones(len(rater))], 1)
+    strict = np.where(votes.family == COMPARE, held, by_others(evidence))
+    tells = np.stack([held, np.where(strict, 1, of_side[rater]), np.ones(len(rater))], 1)
     columns = (rater, votes.lean, votes.tie, side, votes.worth * votes.times, votes.worth, votes.strength, tells)
     picked = [column[example] for column in columns]
     counts = np.stack([np.bincount(rater, votes.strength == s, len(names)) for s in (1, 2, 3)], 1)

@@ -62,7 +62,7 @@ def pairs_of(evidence: Evidence, beliefs: Beliefs) -> Pairs:
 def _judged_alone(evidence: Evidence, beliefs: Beliefs, first: Array, second: Array) -> tuple[Array, Array]:
     """Pairs of training nodes of one prompt that were judged one by one and not compared with each other."""
     alone = evidence.first[evidence.second < 0]
-    alone = alone[evidence.kind[alone] == TRAIN]
+    alone = alone[(evidence.kind[alone] == TRAIN) & np.isfinite(beliefs.level[alone, 0])]
     order = alone[np.lexsort((alone, beliefs.level[alone, 0], evidence.prompt[alone]))]
     prompt = evidence.prompt[order]
     count = np.bincount(prompt, minlength=int(prompt.max(initial=0)) + 1)[prompt] if len(order) else order

@@ -1,7 +1,5 @@
 """Whether the sides of the screen were drawn at random: only then can position bias be told from quality."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from annotation.crowd.arrays import Array
@@ -16,33 +14,20 @@ LOPSIDED = 0.65
 that is unheard of, and a reference that always stands there is common."""
 
 
-@dataclass(frozen=True)
-class Sides:
-    """What is known of the sides. `held` says why position bias is held at its prior, or is None."""
-
-    held: str | None
-    pairs: int
-    """Pairs that several people judged and on which more of them preferred one side."""
-    left: float | None
-    """The share of these on which that was the left one."""
-
-
-def look(asked: Asked, said: Said, evidence: Evidence, *, drawn: bool) -> Sides:
-    """What the tasks and the votes tell of the sides. `drawn`: they are known to be drawn, as those of our own tasks
-    are, so that a crowd that prefers one side is known to be biased."""
+def held(asked: Asked, said: Said, evidence: Evidence, *, drawn: bool) -> str | None:
+    """Why position bias is to be held at its prior, or None. `drawn`: the sides are known to be drawn, as those of our own
+    tasks are, so that a crowd that prefers one side is known to be biased."""
     tasks = np.unique(said.task[asked.kind[said.task] == PAIR])
     turned = asked.place[tasks, 0] > asked.place[tasks, 1]
     wins = _majorities(evidence)
-    share = float(wins.mean()) if len(wins) else None
-    held = None
     if len(tasks) >= FEW and (turned.all() or not turned.any()):
-        held = f"all {len(tasks)} pairs stand on the screen in the order of their ids"
-    elif not drawn and len(wins):
+        return f"all {len(tasks)} pairs stand on the screen in one order of their ids"
+    if not drawn and len(wins):
         low, high = wilson(int(wins.sum()), len(wins))
         if low > LOPSIDED or high < 1 - LOPSIDED:
-            side = "left" if low > LOPSIDED else "right"
-            held = f"{max(share or 0, 1 - (share or 0)):.0%} of {len(wins)} pairs were decided for the {side} answer"
-    return Sides(held, len(wins), share)
+            side, share = ("left", wins.mean()) if low > LOPSIDED else ("right", 1 - wins.mean())
+            return f"{share:.0%} of {len(wins)} pairs were decided for the {side} answer"
+    return None
 
 
 def _majorities(evidence: Evidence) -> Array:

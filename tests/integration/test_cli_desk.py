@@ -61,10 +61,14 @@ def test_status_says_how_each_annotator_gets_on(asked: tuple[Path, dict[str, str
     assert people[ann]["gold"]["value"] is None
     assert people[ann]["consistency"]["value"] is None
     assert found["left"]["answers"] == 4
+    [note] = found["notes"]
+    assert note.startswith(
+        "Only 3 tasks were judged twice or had a known answer, so how far to trust people who labelled is known but roughly"
+    )
     text = align("annotate", "status", folder, cwd=folder.parent).stdout
     assert text.startswith("3 of 6 tasks are complete; 8 of 12 answers are in; ")
     assert "time left: " in text.splitlines()[0]
-    assert "0.67 [" in text
+    assert "0.67 [" in text and note in text
 
 
 def test_watch_follows_until_it_is_closed(asked: tuple[Path, dict[str, str]]) -> None:
@@ -93,6 +97,7 @@ def test_pull_export_and_forget(asked: tuple[Path, dict[str, str]]) -> None:
     label(folder, second, ["a"] * 5)
     pulled = json_of("annotate", "pull", folder, cwd=folder.parent)
     assert (pulled["new"], pulled["judgements"], pulled["preferences"]) == (11, 11, 6)
+    assert pulled["notes"][0].startswith("Only 5 tasks were judged twice")
     files = {p.name for p in folder.glob("*.jsonl")} - {"left_out.jsonl", "journal.jsonl"}
     assert files == {f"{n}.jsonl" for n in ("judgements", "preferences", "thumbs", "demonstrations", "dropped")}
     made = json_of("annotate", "export", folder, "--out", "shared", cwd=folder.parent)
