@@ -173,6 +173,17 @@ def thumbs(draw: Draw, answers: int) -> World:
     return World(d > bar, r, pair, who, np.ones(len(pair)), np.where(good, 0, 1), kept, single=True)
 
 
+def shared_thumbs(draw: Draw, answers: int) -> World:
+    """Three people and two thumbs an answer, of which a share between 5% and 50% is up; what is predicted is the third's."""
+    r, d, share = careful(draw, 3), draw.normal(size=answers), draw.uniform(0.05, 0.5)
+    first = asked(draw, answers, 3, 2)
+    last = 3 - first[1].reshape(answers, 2).sum(1)
+    pair, who, _, kept = joined(first, (np.arange(answers), last, np.ones(answers)))
+    bar = np.quantile(d, 1 - share)
+    good = draw.random(len(pair)) < 1 / (1 + np.exp(-2.5 * logit(r)[who] * (d[pair] - bar)))
+    return World(d > bar, r, pair, who, np.ones(len(pair)), np.where(good, 0, 1), kept, single=True)
+
+
 def good_three(draw: Draw, pairs: int, stranger: bool = False) -> World:
     """Three good annotators and three labels a pair: one pair in ten is a tie, and each says what is right 93 times in
     100, else one of the other two; what is predicted is the next word of one of them, or of a stranger like them."""
@@ -238,11 +249,12 @@ SMALL: dict[str, Small] = {
     "one person": Small(one_person, 200, 10),
     "two people": Small(two_people, 200, 10),
     "thumbs": Small(thumbs, 300, 10),
-    "three good": Small(good_three, 1000, 2),
-    "a stranger": Small(a_stranger, 1000, 2),
-    "tie state": Small(tie_state, 1000, 2),
+    "shared thumbs": Small(shared_thumbs, 300, 10),
+    "three good": Small(good_three, 1000, 4),
+    "a stranger": Small(a_stranger, 1000, 4),
+    "tie state": Small(tie_state, 1000, 4),
     "fixed sides": Small(fixed_sides, 500, 4),
-    "two groups": Small(two_groups, 1000, 2),
+    "two groups": Small(two_groups, 1000, 4),
 }
 
 

@@ -62,6 +62,16 @@ def again(count: int, alike: int) -> list[tuple[Task, Judgement]]:
     return found
 
 
+def gold(count: int, right: int) -> list[tuple[Task, Judgement]]:
+    """Ann judges `count` control items, and `right` of them as expected."""
+    found = []
+    for n in range(count):
+        expected = "ab"[n // 2 % 2]
+        task = replace(pair(n, "w"), purpose="gold", expected=expected)
+        found.append((task, word(task, "ann", expected if n < right else "ba"[n // 2 % 2])))
+    return found
+
+
 def shared(count: int, alike: int, people: tuple[str, ...]) -> list[tuple[Task, Judgement]]:
     """`people` judge `count` further pairs, and the last of them says the opposite on all but `alike`."""
     found = []
@@ -88,6 +98,8 @@ ROWS: dict[str, list[tuple[Task, Judgement]]] = {
     "one person, 200 pairs and 20 repeats, all alike": alone(200) + again(20, 20),
     "one person, 200 pairs and 20 repeats, 15 alike": alone(200) + again(20, 15),
     "one person, 200 pairs and 20 repeats, 10 alike": alone(200) + again(20, 10),
+    "one person, 200 pairs and 20 control items, all right": alone(200) + gold(20, 20),
+    "one person, 200 pairs and 20 control items, 10 right": alone(200) + gold(20, 10),
     "one person, 40 answers, 20 of them good": thumbs(40, 20),
     "one person, 40 answers, 2 of them good": thumbs(40, 2),
     "two people, 40 shared pairs, all alike": alone(200) + shared(40, 40, ("ann", "bob")),

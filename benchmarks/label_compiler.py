@@ -27,6 +27,7 @@ import pyarrow as pa
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from align.evaluate.statistics import clustered_bootstrap
 from align.types import SCHEMAS, Judgement, Task
 from annotation.compile import AUTO, MODELS, OURS
 from annotation.crowd import sides
@@ -143,10 +144,9 @@ def mean_rank(x: Array) -> Array:
 
 
 def interval(values: Array) -> tuple[float, float]:
-    """95% interval of the mean, by a bootstrap over seeds."""
-    draws = np.random.default_rng(0).integers(0, len(values), (4000, len(values)))
-    low, high = np.quantile(values[draws].mean(1), [0.025, 0.975])
-    return float(low), float(high)
+    """95% interval of the mean, by a bootstrap over seeds that allows for there being few."""
+    found = clustered_bootstrap(values.tolist(), list(range(len(values))), seed=0)
+    return found.low, found.high
 
 
 def small_worlds(first: int, seeds: int, share: float) -> list[bool]:

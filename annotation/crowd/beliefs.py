@@ -1,7 +1,10 @@
 """What a model believes after reading the votes, in one form for all models."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+import numpy as np
 
 from annotation.crowd.arrays import Array
 
@@ -42,3 +45,31 @@ class Beliefs:
     difference: Difference
     people: People
     predict: Predict
+
+
+def mean(found: Sequence[tuple[float, Beliefs]]) -> Beliefs:
+    """What several models believe, each with a share in (0, 1] of the whole; about people, what the likeliest believes."""
+    whole = sum(share for share, _ in found)
+    shares = [share / whole for share, _ in found]
+    each = [beliefs for _, beliefs in found]
+    likeliest = each[int(np.argmax(shares))]
+
+    def predict(factor: Array, annotator: Array, side: Array) -> Array:
+        return _mean(shares, [beliefs.predict(factor, annotator, side) for beliefs in each])
+
+    return Beliefs(
+        better=_mean(shares, [b.better for b in each]),
+        margin=_mean(shares, [b.margin for b in each]),
+        worth=_mean(shares, [b.worth for b in each]),
+        level=_mean(shares, [b.level for b in each]),
+        difference=likeliest.difference,
+        people=likeliest.people,
+        predict=predict,
+    )
+
+
+def _mean(shares: Sequence[float], values: Sequence[Array]) -> Array:
+    total = shares[0] * values[0]
+    for share, value in zip(shares[1:], values[1:], strict=True):
+        total = total + share * value
+    return total

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from annotation.crowd.arrays import Array, Runs
-from annotation.crowd.beliefs import Beliefs, People
+from annotation.crowd.beliefs import Beliefs, People, mean
 from annotation.crowd.evidence import COMPARE, THUMB, Evidence, Votes, shared
 from annotation.crowd.gaussian import PRIOR_VARIANCE, Components, components, joint, labels, sweep
 from annotation.crowd.habits import fit_habits, fit_lapses, fit_steepness, observed_share
@@ -53,10 +53,11 @@ TRUTH = np.stack(
 ONLY_EVEN = np.array([[1e-6, 1e9, 1e-6], PRIOR_FACTORS[1]])
 """The same where all pairs are taken as equally hard."""
 NOTHING = np.empty(0)
-FEW_JUDGES, SURE, FLATTERY = 50, 1.0, 0.5
-"""Of so many annotators at most it is asked whether all pairs are equally clear. The log evidence has to be larger by SURE,
-and by FLATTERY for each annotator, since habits that are fitted to the same votes make pairs look clearer than they are
-(docs/label-compiler.md has what was measured). Larger crowds move the shares of SHAPES by themselves."""
+FEW_JUDGES, UNLIKELY, FLATTERY, NO_SHARE = 50, 1.0, 0.5, 0.01
+"""Of two annotators to so many it is asked whether all pairs are equally clear. Even odds take a log evidence that is larger
+by UNLIKELY, and by FLATTERY for each annotator, since habits that are fitted to the same votes make pairs look clearer than they are
+(docs/decisions.md has what was measured); an answer less likely than NO_SHARE is not looked at. Larger crowds move the shares
+of SHAPES by themselves."""
 ENOUGH = 150_000
 """Votes of which EM sees the rest at the end only."""
 ITERATIONS, LAST_ITERATIONS = 60, 4
@@ -121,7 +122,8 @@ def fit(evidence: Evidence) -> Beliefs:
     """The posterior of every factor, node and annotator; at least one vote is needed.
 
     Of more than ENOUGH votes EM first sees a part, whole components of it, and then goes on with all of them for a few
-    iterations. Of few annotators it is asked as well whether all pairs are equally clear.
+    iterations. Of few annotators it is asked as well whether all pairs are equally clear, and the two answers are averaged
+    by how likely each is (Hoeting et al. 1999, "Bayesian Model Averaging").
     """
     raters, codes, code = start(evidence)
     problem = Problem.of(evidence, codes, code)
@@ -132,11 +134,18 @@ def fit(evidence: Evidence) -> Beliefs:
         some = Problem.of(less, codes, code[seen])
     state = _em(some, _start(raters, some, PRIOR_FACTORS), ITERATIONS)
     judges = len(np.unique(codes.rater[(codes.tells[:, 0] > 0) & (raters.family[codes.rater] == COMPARE)]))
-    if 0 < judges <= FEW_JUDGES:
+    states = [(1.0, state)]
+    if 1 < judges <= FEW_JUDGES:
         even = _em(some, _start(raters, some, ONLY_EVEN), ITERATIONS)
-        if _evidence(even, some) - _evidence(state, some) > SURE + FLATTERY * judges:
-            state = even
-    return _beliefs(problem, state if some is problem else _em(problem, _again(state, problem), LAST_ITERATIONS))
+        gain = _evidence(even, some) - _evidence(state, some) - UNLIKELY - FLATTERY * judges
+        share = 1 / (1 + math.exp(-max(-50.0, min(50.0, gain))))
+        states = [(share, even), (1 - share, state)]
+    found = [
+        (share, _beliefs(problem, s if some is problem else _em(problem, _again(s, problem), LAST_ITERATIONS)))
+        for share, s in states
+        if share > NO_SHARE
+    ]
+    return mean(found)
 
 
 def _start(raters: Raters, problem: Problem, prior: Array) -> State:
@@ -262,23 +271,23 @@ def _beliefs(problem: Problem, state: State) -> Beliefs:
     typical = raters.mean[np.where(single, THUMB, COMPARE), 0]
     bar = np.where(single, _bar(raters, problem.codes), 0.0)
     above = np.clip((POINTS[None, :] - bar[:, None]) / 0.25 + 0.5, 0, 1)
-    mean = belief @ POINTS
-    variance = np.maximum(belief @ POINTS**2 - mean**2, 1e-6)
+    at = belief @ POINTS
+    variance = np.maximum(belief @ POINTS**2 - at**2, 1e-6)
     level = np.full((len(evidence.kind), 2), np.nan)
     scale = raters.mean[THUMB, 0]
     lone = np.flatnonzero(problem.alone & single)
-    level[evidence.first[lone]] = np.stack([scale * mean[lone], scale**2 * variance[lone]], 1) * [
+    level[evidence.first[lone]] = np.stack([scale * at[lone], scale**2 * variance[lone]], 1) * [
         np.sqrt(PRIOR_VARIANCE),
         PRIOR_VARIANCE,
     ]
     for group in problem.groups:
-        at, covariance = joint(group, state.sites[group.factors])
+        quality, covariance = joint(group, state.sites[group.factors])
         level[group.nodes.ravel()] = np.stack(
-            [scale * at.ravel(), scale**2 * np.diagonal(covariance, axis1=1, axis2=2).ravel()], 1
+            [scale * quality.ravel(), scale**2 * np.diagonal(covariance, axis1=1, axis2=2).ravel()], 1
         )
     return Beliefs(
         better=(belief * above).sum(1),
-        margin=typical * (mean - bar),
+        margin=typical * (at - bar),
         worth=np.clip(1 - variance, 0, 1),
         level=level,
         difference=_normal,

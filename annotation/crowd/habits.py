@@ -33,8 +33,8 @@ PRIOR_RATERS = 4.0
 STEEPNESS_MEAN, STEEPNESS_SPREAD = 0.5, 0.5
 """Prior of κ."""
 LEAST_SHARE = 0.02
-CLEAREST = 8.0
-"""The largest α: a step of the grid is 2 log-odds then."""
+CLEAREST = 6.0
+"""The largest α: a step of the grid is 1.5 log-odds then; with more, pairs of which nobody is sure could pass for hard ones."""
 
 
 def fit_habits(raters: Raters, codes: Codes, seen: Array) -> Raters:

@@ -296,7 +296,7 @@ def test_repeats_tell_a_steady_person_from_a_coin() -> None:
             said += [judge(first.id, "ann", word), judge(again.id, "ann", word if n < alike else "ba"[n // 2 % 2])]
         rows = compiled(tasks, said, sides_drawn=True).preferences.to_pylist()
         found[alike] = np.mean([row["target"] for row in rows if row["prompt_id"].startswith("p")])
-    assert found[20] > 0.9 and 0.6 < found[10] < 0.7
+    assert found[20] > 0.83 and 0.6 < found[10] < 0.7
 
 
 def test_the_table_of_beliefs_in_the_docs_is_what_the_command_prints() -> None:
