@@ -4,10 +4,20 @@ import re
 from typing import Any
 
 from align.normal import normal
+from align.turns import OPEN, split_thoughts, with_thoughts
 from align.types import Message
 
 ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 """Role names that are understood, those of sharegpt included."""
+
+SYSTEM = ("system", "system_prompt")
+"""Names of a system turn that stands beside a conversation."""
+THOUGHTS = ("reasoning_content", "thinking", "reasoning")
+"""Names of a turn's thoughts."""
+MORE_THAN_TEXT = ("tools", "functions", "images", "image", "videos", "video", "audios", "audio")
+TURN_FIELDS = {"role", "from", "content", "value", "tool_calls", "function_call", "weight", "train"}
+TURN_FIELDS |= {*THOUGHTS, *MORE_THAN_TEXT}
+"""What is understood in a message; all else in it is ignored, and counted by name."""
 
 _HH = "\n\nHuman:"
 _HH_ANSWER = "\n\nAssistant:"
@@ -44,12 +54,62 @@ def turn_of(value: object, field: str) -> Message:
     """One message, written as `role` and `content` or, as sharegpt does, as `from` and `value`."""
     if not isinstance(value, dict):
         raise BadRowError("not a message", f"`{field}` is {excerpt(value)}")
-    if value.get("tool_calls"):
+    if value.get("tool_calls") or value.get("function_call"):
         raise BadRowError("not text", f"`{field}` calls tools")
+    require_text_only(value, f"{field}.")
     role = value.get("role", value.get("from"))
     if not isinstance(role, str) or role not in ROLES:
         raise BadRowError("unknown role", f"`{field}` has the role {excerpt(role)}, not one of {', '.join(ROLES)}")
-    return {"role": ROLES[role], "content": text_of(value.get("content", value.get("value")), field)}
+    content = text_of(value.get("content", value.get("value")), field)
+    name = next((name for name in THOUGHTS if is_said(value.get(name))), None)
+    if name is not None and ROLES[role] != "assistant":
+        raise BadRowError("unusable field", f"`{field}.{name}` gives thoughts to {ROLES[role]}, not to assistant")
+    return {
+        "role": ROLES[role],
+        "content": content if name is None else thought(value[name], content, f"{field}.{name}"),
+    }
+
+
+def is_said(value: object) -> bool:
+    """Whether a field says something: empty text, also as JSON, and empty lists do not."""
+    return value not in (None, "", [], {}, "[]", "{}", "null") and not (isinstance(value, str) and not value.strip())
+
+
+def require_text_only(fields: dict[str, Any], before: str = "") -> None:
+    """BadRowError where a row or a turn needs more than its text to be understood: tools, pictures, sounds."""
+    for name in MORE_THAN_TEXT:
+        if is_said(fields.get(name)):
+            raise BadRowError(
+                "unusable field",
+                f"`{before}{name}` is {excerpt(fields[name])}, and the text alone would mean another thing",
+            )
+
+
+def thought(thoughts: object, answer: str, field: str) -> str:
+    """`answer` with its thoughts in front, as `align.turns` has them; BadRowError where it has others already."""
+    text = text_of(thoughts, field)
+    before, _ = split_thoughts(answer)
+    if before is not None and before.strip() != text:
+        raise BadRowError("unusable field", f"`{field}` and the answer's {OPEN} hold two different thoughts")
+    return answer if before is not None else with_thoughts(text, answer)
+
+
+def in_full(row: dict[str, Any], messages: list[Message]) -> list[Message]:
+    """`messages` with the system turn that stands beside them in the row.
+
+    BadRowError where they have another one already, and where the row needs more than text to be understood.
+    """
+    require_text_only(row)
+    for name in SYSTEM:
+        if not is_said(row.get(name)):
+            continue
+        system: Message = {"role": "system", "content": text_of(row[name], name)}
+        if messages[0]["role"] != "system":
+            messages = [system, *messages]
+        elif normal(messages[0]["content"]) != normal(system["content"]):
+            other = excerpt(messages[0]["content"])
+            raise BadRowError("prompts differ", f"`{name}` is {excerpt(row[name])}, and the system turn is {other}")
+    return messages
 
 
 def conversation_of(value: object, field: str) -> list[Message]:
@@ -115,7 +175,8 @@ def answer_of(value: object, field: str) -> tuple[list[Message] | None, str]:
 def prompt_of(row: dict[str, Any], fields: tuple[str, ...]) -> list[Message] | None:
     """The conversation in the first of `fields` that the row has, ending with a user turn; None where it has none.
 
-    `instruction` is the alpaca form: with `input` beneath it, `system` and `history` (pairs) before it.
+    `instruction` is the alpaca form: with `input` (Dolly's `context`) beneath it and `history` (pairs) before it. A
+    system turn beside the conversation is for `in_full` to add.
     """
     field = next((name for name in fields if row.get(name) is not None), None)
     if field is None:
@@ -143,8 +204,6 @@ def _user(text: str) -> Message:
 
 def _alpaca(row: dict[str, Any]) -> list[Message]:
     messages: list[Message] = []
-    if row.get("system"):
-        messages.append({"role": "system", "content": text_of(row["system"], "system")})
     history = row.get("history") or []
     if not isinstance(history, list):
         raise BadRowError("not a message", f"`history` is {excerpt(history)}, not a list of pairs")
@@ -154,4 +213,7 @@ def _alpaca(row: dict[str, Any]) -> list[Message]:
         messages.append(_user(text_of(pair[0], f"history[{n}]")))
         messages.append({"role": "assistant", "content": text_of(pair[1], f"history[{n}]")})
     text = text_of(row["instruction"], "instruction")
-    return [*messages, _user(text + "\n" + text_of(row["input"], "input") if row.get("input") else text)]
+    beneath = [text_of(row[name], name) for name in ("input", "context") if row.get(name)]
+    if len(beneath) == 2 and beneath[0] != beneath[1]:
+        raise BadRowError("unusable field", "`input` and `context` both say what the instruction is about")
+    return [*messages, _user("\n".join([text, *beneath[:1]]))]

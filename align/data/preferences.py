@@ -4,13 +4,15 @@ import math
 from pathlib import Path
 from typing import Any
 
-from align.data.messages import BadRowError, answer_of, excerpt, hh_question, is_hh, prompt_of
+from align.data.messages import BadRowError, answer_of, excerpt, hh_question, in_full, is_hh, prompt_of
 from align.data.rows import fields_found, parse_rows
 from align.normal import normal
-from align.types import Dropped, Message, Preference, candidate_id, preference_id, prompt_id
+from align.types import SCHEMAS, Dropped, Message, Preference, candidate_id, preference_id, prompt_id
 
 GIVEN = "given"
 """Stands for the checkpoint of an answer that came from a file."""
+KNOWN = SCHEMAS[Preference].names
+"""What `align annotate export` writes."""
 
 
 def load_preferences(path: Path) -> tuple[list[Preference], list[Dropped]]:
@@ -24,7 +26,7 @@ def load_preferences(path: Path) -> tuple[list[Preference], list[Dropped]]:
 
 def load_subsets(path: Path) -> tuple[list[tuple[Preference, str | None]], list[Dropped]]:
     """As `load_preferences`, each with its row's `subset`, as RewardBench's files have it, or `topic`; None without."""
-    good, dropped = parse_rows(path, "preference", lambda row, _: (_preference(row), _subset(row)))
+    good, dropped = parse_rows(path, "preference", lambda row, _: (_preference(row), _subset(row)), known=KNOWN)
     first: dict[tuple[str, str, str], str] = {}
     kept = []
     for where, (preference, subset) in good:
@@ -64,7 +66,7 @@ def _preference(row: dict[str, Any]) -> Preference:
     given = prompt_of(row, ("prompt", "conversations", "messages", "instruction"))
     before_chosen, chosen = answer_of(row["chosen"], "chosen")
     before_rejected, rejected = answer_of(row["rejected"], "rejected")
-    messages = _same_prompt(row, given, before_chosen, before_rejected)
+    messages = in_full(row, _same_prompt(row, given, before_chosen, before_rejected))
     if normal(chosen) == normal(rejected):
         same = "are both" if chosen == rejected else "both read"
         raise BadRowError("no difference", f"`chosen` and `rejected` {same} {excerpt(chosen)}")

@@ -8,7 +8,7 @@ from align.data.messages import BadRowError, excerpt
 from align.data.preferences import GIVEN, number_of
 from align.data.rows import fields_found, parse_rows
 from align.normal import normal
-from align.types import Dropped, Thumb, candidate_id, prompt_id, thumb_id
+from align.types import SCHEMAS, Dropped, Thumb, candidate_id, prompt_id, thumb_id
 
 
 def load_thumbs(path: Path) -> tuple[list[Thumb], list[Dropped]]:
@@ -17,7 +17,7 @@ def load_thumbs(path: Path) -> tuple[list[Thumb], list[Dropped]]:
     `round` is 0 and there are no judgements; weight 1 stands where a row gives none. A second verdict on the same answer
     is dropped: how two verdicts become one is for `target` and `weight` to say.
     """
-    good, dropped = parse_rows(path, "thumb", _thumb)
+    good, dropped = parse_rows(path, "thumb", _thumb, known=SCHEMAS[Thumb].names)
     first: dict[tuple[str, str], str] = {}
     kept = []
     for where, thumb in good:

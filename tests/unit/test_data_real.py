@@ -48,3 +48,13 @@ def test_files_of_other_kinds_say_what_they_lack() -> None:
         read_prompts(DATA / "gsm8k_train.jsonl.gz")
     with pytest.raises(DataError, match=r"300 of 300 rows are no preferences, .* found messages, label; docs/files.md"):
         load_preferences(DATA / "llamafactory_kto_en_demo.jsonl.gz")
+
+
+def test_what_stands_beside_the_text_of_real_files(caplog: pytest.LogCaptureFixture) -> None:
+    rows, dropped = load_demonstrations(DATA / "self_instruct_seed_175.jsonl.gz")
+    assert (len(rows), dropped) == (175, [])
+    assert sum("\n" in row.messages[0]["content"] for row in rows) >= 100  # with what their instances are about
+    assert [record.getMessage() for record in caplog.records] == [
+        "self_instruct_seed_175.jsonl.gz: ignored fields: name (175 of 175 rows), is_classification (175 of 175 rows); "
+        "docs/files.md says which are read"
+    ]
