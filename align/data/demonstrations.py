@@ -7,7 +7,17 @@ from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 
-from align.data.messages import THOUGHTS, BadRowError, answer_of, excerpt, in_full, is_said, prompt_of, thought
+from align.data.messages import (
+    THOUGHTS,
+    BadRowError,
+    answer_of,
+    excerpt,
+    in_full,
+    is_said,
+    prompt_of,
+    thought,
+    unquoted,
+)
 from align.data.rows import fields_found, parse_rows
 from align.errors import DataError
 from align.ids import seed_for
@@ -92,7 +102,7 @@ def demonstration_of(row: dict[str, Any], where: str) -> Demonstration:
 
 def _demonstration(row: dict[str, Any], where: str) -> Demonstration:
     for field in ("messages", "conversations", "prompt", "completion"):
-        value = dict.get(row, field)  # looked at, but not taken for the row's meaning
+        value = unquoted(dict.get(row, field), field)  # looked at, but not taken for the row's meaning
         turns = {f"{field}[{n}]": turn for n, turn in enumerate(value)} if isinstance(value, list) else {field: value}
         for place, turn in turns.items():
             _require_learned(turn, place)

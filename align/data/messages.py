@@ -1,5 +1,7 @@
 """Conversations in the forms that people bring, as one form: `system`? then `user` and `assistant` in turn."""
 
+import ast
+import json
 import re
 from typing import Any
 
@@ -22,6 +24,9 @@ TURN_FIELDS |= {*THOUGHTS, *MORE_THAN_TEXT}
 _HH = "\n\nHuman:"
 _HH_ANSWER = "\n\nAssistant:"
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
+_HH_BARE = re.compile(r"\s*Human:")
+_QUOTED = re.compile(r"""\s*[\[{]\s*\{?\s*["'](role|from|content|value)["']\s*:""")
+"""How messages begin that somebody wrote as text: as JSON, or as Python does."""
 
 
 class BadRowError(Exception):
@@ -113,9 +118,10 @@ def in_full(row: dict[str, Any], messages: list[Message]) -> list[Message]:
 
 
 def conversation_of(value: object, field: str) -> list[Message]:
-    """A list of messages, or text in the HH form, whose roles take turns; a text that is not HH is one user turn."""
+    """A list of messages, also as its text, or text in the HH form, whose roles take turns; another text is one user turn."""
+    value = unquoted(value, field)
     if isinstance(value, str):
-        messages = hh_turns(value, field) if value.startswith(_HH) else [_user(text_of(value, field))]
+        messages = hh_turns(value, field) if is_hh(value) else [_user(_no_turns(text_of(value, field), field))]
     elif isinstance(value, list) and value:
         messages = [turn_of(turn, f"{field}[{n}]") for n, turn in enumerate(value)]
     else:
@@ -136,14 +142,62 @@ def in_turn(messages: list[Message], field: str) -> list[Message]:
     return messages
 
 
+def unquoted(value: object, field: str) -> object:
+    """The messages that `value` is the text of, as a table in CSV holds them; any other value as it is.
+
+    BadRowError for a text that begins and ends as messages do and cannot be read.
+    """
+    if not isinstance(value, str) or not _QUOTED.match(value) or value.rstrip()[-1] not in "]}":
+        return value
+    for read in (json.loads, ast.literal_eval):
+        try:
+            messages = read(value.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        return messages if _are_messages(messages) else value
+    what = f"`{field}` begins as a list of messages does, and is neither JSON nor Python: {excerpt(value)}"
+    raise BadRowError("not a conversation", f"{what}; write messages, or the text as the content of one")
+
+
+def turns_in(value: object) -> list[dict[str, Any]]:
+    """The messages that a field holds, as such or as text, whatever is in them; none where it holds something else."""
+    try:
+        value = unquoted(value, "")
+    except BadRowError:
+        return []
+    return [turn for turn in (value if isinstance(value, list) else [value]) if isinstance(turn, dict)]
+
+
+def _are_messages(value: object) -> bool:
+    """A list of objects with a role and a content, or one such object whose role is known: other objects are data."""
+    if isinstance(value, dict):
+        return _is_whole(value) and value.get("role", value.get("from")) in (*ROLES,)
+    return isinstance(value, list) and all(map(_is_whole, value))
+
+
+def _is_whole(turn: object) -> bool:
+    return isinstance(turn, dict) and ({"role", "content"} <= turn.keys() or {"from", "value"} <= turn.keys())
+
+
+def _no_turns(text: str, field: str) -> str:
+    """`text`, which a user said; BadRowError where it may be a conversation in the HH form, and cannot be read as one."""
+    if _HH_BARE.match(text):
+        what = f"`{field}` begins with 'Human:', and no blank line and 'Assistant:' follow"
+        raise BadRowError("not a conversation", f"{what}; put two line ends before it, or take it out")
+    return text
+
+
 def is_hh(value: object) -> bool:
-    """Whether `value` is a whole conversation in the HH text form."""
-    return isinstance(value, str) and value.startswith(_HH)
+    """Whether `value` is a conversation in the HH text form: also without the line ends at its beginning, if somebody
+    answers in it."""
+    return isinstance(value, str) and (
+        value.startswith(_HH) or (_HH_BARE.match(value) is not None and _HH_ANSWER in value)
+    )
 
 
 def hh_turns(text: str, field: str) -> list[Message]:
     """The turns of `"\\n\\nHuman: … \\n\\nAssistant: …"`."""
-    parts = _HH_TURN.split(text)[1:]
+    parts = _HH_TURN.split("\n\n" + text.lstrip())[1:]
     roles = ["user" if name == "Human" else "assistant" for name in parts[::2]]
     turns = enumerate(zip(roles, parts[1::2], strict=True))
     return [{"role": role, "content": text_of(turn, f"{field}[{n}]")} for n, (role, turn) in turns]
@@ -151,14 +205,16 @@ def hh_turns(text: str, field: str) -> list[Message]:
 
 def hh_question(text: str) -> str:
     """All of an HH text before its last assistant turn; the whole text where it has none."""
-    return text.rpartition(_HH_ANSWER)[0] or text
+    return ("\n\n" + text.lstrip()).rpartition(_HH_ANSWER)[0] or text
 
 
 def answer_of(value: object, field: str) -> tuple[list[Message] | None, str]:
     """An answer as (the conversation before it, its text); the conversation is None where only the answer is given.
 
-    Text, one assistant message, a list of it, or a whole conversation (messages or HH text) that ends with it.
+    Text, one assistant message, a list of it, or a whole conversation (messages, also as their text, or HH text) that
+    ends with it.
     """
+    value = unquoted(value, field)
     if isinstance(value, str) and not is_hh(value):
         return None, text_of(value, field)
     if isinstance(value, str | list) and value and not (isinstance(value, list) and len(value) == 1):
@@ -181,10 +237,10 @@ def prompt_of(row: dict[str, Any], fields: tuple[str, ...]) -> list[Message] | N
     field = next((name for name in fields if row.get(name) is not None), None)
     if field is None:
         return None
-    value = row[field]
     if field == "instruction":
         return _alpaca(row)
-    if is_hh(value) and value.rstrip().endswith(_HH_ANSWER):
+    value = unquoted(row[field], field)
+    if isinstance(value, str) and is_hh(value) and value.rstrip().endswith(_HH_ANSWER):
         value = hh_question(value)
     return asks(conversation_of(value, field), field)
 

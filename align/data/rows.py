@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from align.data.messages import TURN_FIELDS, BadRowError, excerpt, is_said
+from align.data.messages import TURN_FIELDS, BadRowError, excerpt, is_said, turns_in
 from align.errors import DataError
 from align.store import read_rows
 from align.types import Dropped
@@ -43,14 +43,9 @@ class Row(dict[str, Any]):
                 if is_said(value):
                     yield name
             else:
-                turns = value if isinstance(value, list) else [value]
-                yield from {
-                    f"{name}[].{field}" if isinstance(value, list) else f"{name}.{field}"
-                    for turn in turns
-                    if isinstance(turn, dict)
-                    for field in turn
-                    if field not in TURN_FIELDS and is_said(turn[field])
-                }
+                place = name if isinstance(value, dict) else f"{name}[]"
+                turns = turns_in(value)
+                yield from {f"{place}.{f}" for turn in turns for f in turn if f not in TURN_FIELDS and is_said(turn[f])}
 
 
 def parse_rows(

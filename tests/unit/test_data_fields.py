@@ -1,4 +1,4 @@
-"""What stands beside a conversation: used, refused, or ignored and said by name."""
+"""What stands beside a conversation, and conversations as text: used, refused, or ignored and said by name."""
 
 import json
 import logging
@@ -126,7 +126,10 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path, row: Any, reason: str) -
 
 def test_other_fields_are_named_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     turn = {**USER, "name": "kim"}
-    rows = [{"prompt": "a", "topic": "x", "id": 1}, {"messages": [turn, ANSWER, turn], "topic": "y", "note": ""}]
+    rows = [
+        {"prompt": "a", "topic": "x", "id": 1},
+        {"messages": json.dumps([turn, ANSWER, turn]), "topic": "y", "note": ""},
+    ]
     rows += [{"prompt": "b", "solution": "3", "topic": None, "say\x1b[31m": True}]
     assert len(read_prompts(write(tmp_path, *rows))[0]) == 3
     said = "topic (2 of 3 rows), messages[].name (1 of 3 rows), 'say\\x1b[31m' (1 of 3 rows)"
@@ -144,3 +147,70 @@ def test_what_we_write_ourselves_is_read_without_a_word(tmp_path: Path, caplog: 
         write(tmp_path, {**row, "id": "a", "prompt_id": "b", "temperature": 1.0, "redrawn": 0, "score": 1.5})
     )
     assert caplog.records == []
+
+
+TURNS: list[Message] = [USER, {"role": "assistant", "content": "So."}, {"role": "user", "content": 'it\'s "ok"?'}]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        json.dumps(TURNS),
+        json.dumps(TURNS, indent=1) + "\n",
+        repr(TURNS),
+        json.dumps([{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}, TURNS[2]]),
+        'Human: Why?\n\nAssistant: So.\n\nHuman: it\'s "ok"?',
+        'Human: Why?\n\nAssistant: So.\n\nHuman: it\'s "ok"?\n\nAssistant:',
+        '\n\n\nHuman: Why?\n\nAssistant: So.\n\nHuman: it\'s "ok"?\n\nAssistant: ',
+    ],
+)
+def test_a_conversation_as_text_is_a_conversation(tmp_path: Path, prompt: str) -> None:
+    rows, dropped = read_prompts(write(tmp_path, {"prompt": prompt}))
+    assert ([r.messages for r in rows], dropped) == ([TURNS], [])
+    pairs, dropped = load_preferences(write(tmp_path, {"prompt": prompt, "chosen": "a", "rejected": "b"}))
+    assert ([r.messages for r in pairs], dropped) == ([TURNS], [])
+
+
+@pytest.mark.parametrize("quote", [json.dumps, repr])
+def test_answers_as_text_of_messages(tmp_path: Path, quote: Any) -> None:
+    bad = {"role": "assistant", "content": "No."}
+    rows = [{"prompt": "Why?", "chosen": quote([ANSWER]), "rejected": quote(bad)}]
+    rows += [{"chosen": quote([TURNS[2], ANSWER]), "rejected": quote([TURNS[2], bad])}]
+    rows += [{"chosen": "Human: Hi\n\nAssistant: So.", "rejected": "Human: Hi\n\nAssistant: No."}]
+    pairs, dropped = load_preferences(write(tmp_path, *rows))
+    assert dropped == []
+    assert [(p.messages[0]["content"], p.chosen, p.rejected) for p in pairs] == [
+        ("Why?", "So.", "No."), ("it's \"ok\"?", "So.", "No."), ("Hi", "So.", "No."),
+    ]  # fmt: skip
+    turn = quote([USER, {**ANSWER, "weight": 0}, USER, ANSWER])
+    _, dropped = load_demonstrations(write(tmp_path, {"messages": quote([USER, ANSWER])}, {"messages": turn}))
+    assert [row.reason[:38] for row in dropped] == ["unusable field: `messages[1].weight` is"[:38]]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reason"),
+    [
+        ("[{'role': 'user', 'content': 'a'}\n {'role': 'assistant', 'content': 'b'}]",  # as numpy prints it
+         "`prompt` begins as a list of messages does, and is neither JSON nor Python: "
+         "\"[{'role': 'user', 'content': 'a'}\\n {'role': 'assistant'…; "
+         "write messages, or the text as the content of one"),
+        ("Human: Why?\nAssistant:", "`prompt` begins with 'Human:', and no blank line and 'Assistant:' follow; "
+         "put two line ends before it, or take it out"),
+    ],
+)  # fmt: skip
+def test_what_may_be_a_conversation_is_no_user_turn(tmp_path: Path, prompt: str, reason: str) -> None:
+    rows, dropped = read_prompts(write(tmp_path, {"prompt": "Hi"}, {"prompt": prompt}))
+    assert [r.messages for r in rows] == [[{"role": "user", "content": "Hi"}]]
+    assert dropped == [Dropped("prompt", "rows.jsonl:2", f"not a conversation: {reason}")]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("[1, 2] or [3]?", "Humans: why?", '{"a": 1}', 'Mend: [{"role": "user"}]', '[{"role": "user"}] is what?'),
+        *('{"role": "cook", "content": "eggs"}', '[{"role": "cook", "name": "Kim"}]'),
+    ],
+)
+def test_other_text_is_somebodys_words(tmp_path: Path, words: str) -> None:
+    rows, dropped = load_demonstrations(write(tmp_path, {"prompt": words, "completion": words}))
+    assert ([(r.messages, r.answer) for r in rows], dropped) == ([([{"role": "user", "content": words}], words)], [])
