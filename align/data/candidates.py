@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from align.data.messages import BadRowError, excerpt, in_full, prompt_of
+from align.data.preferences import is_number
 from align.data.rows import Row, fields_found, say_ignored
 from align.errors import DataError
 from align.store import read_rows
@@ -56,6 +57,6 @@ def _candidate(row: dict[str, Any]) -> tuple[list[Message], Candidate]:
 
 def _count(row: dict[str, Any], field: str) -> int:
     value = row.get(field, 0)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
+    if not is_number(value) or value != int(value) or not 0 <= value < 2**31:
         raise BadRowError("not a count", f"`{field}` is {excerpt(value)}")
-    return value
+    return int(value)

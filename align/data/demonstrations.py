@@ -10,6 +10,7 @@ import pyarrow as pa
 from align.data.messages import (
     THOUGHTS,
     BadRowError,
+    agreed,
     answer_of,
     excerpt,
     in_full,
@@ -22,7 +23,7 @@ from align.data.rows import fields_found, parse_rows
 from align.errors import DataError
 from align.ids import seed_for
 from align.store import read_table, write_table
-from align.types import MESSAGES, Dropped, Message, prompt_id
+from align.types import MESSAGES, Dropped, Message
 
 Row = TypeVar("Row")
 _SCHEMA = pa.schema([("messages", MESSAGES), ("answer", pa.string()), ("where", pa.string())])
@@ -77,11 +78,11 @@ def read_demonstrations(path: Path) -> list[Demonstration]:
     return [Demonstration(**row) for row in read_table(path).to_pylist()]
 
 
-def demonstration_of(row: dict[str, Any], where: str) -> Demonstration:
-    """A row in any of the forms of docs/files.md; BadRowError says what it lacks."""
+def demonstration_of(row: dict[str, Any], where: str, *, empty: bool = False) -> Demonstration:
+    """A row in any of the forms of docs/files.md; BadRowError says what it lacks. The answer may be `empty`."""
     for field in ("messages", "conversations"):
         if row.get(field) is not None:
-            messages, answer = answer_of(row[field], field)
+            messages, answer = answer_of(row[field], field, empty=empty)
             if messages is None:
                 raise BadRowError("no question", f"`{field}` is an answer only")
             return Demonstration(in_full(row, messages), answer, where)
@@ -92,8 +93,9 @@ def demonstration_of(row: dict[str, Any], where: str) -> Demonstration:
             "`messages`, `conversations`, `prompt` and `completion` (or `response`), or `instruction` and `output`"
         )
         raise BadRowError("missing field", f"needs {expected}, found {fields_found(row)}")
-    before, answer = answer_of(row[field], field)
-    if before is not None and prompt_id(before) != prompt_id(asked):
+    before, answer = answer_of(row[field], field, empty=empty)
+    asked = asked if before is None else agreed(asked, before)
+    if asked is None:
         raise BadRowError("prompts differ", f"`{field}` holds a conversation of its own, with another prompt")
     name = next((name for name in THOUGHTS[:2] if is_said(row.get(name))), None)  # a row's `reasoning` may be anybody's
     answer = answer if name is None else thought(row[name], answer, name)

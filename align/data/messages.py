@@ -7,7 +7,7 @@ from typing import Any
 
 from align.normal import normal
 from align.turns import OPEN, split_thoughts, with_thoughts
-from align.types import Message
+from align.types import Message, prompt_id
 
 ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 """Role names that are understood, those of sharegpt included."""
@@ -42,30 +42,37 @@ def excerpt(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def text_of(value: object, field: str) -> str:
-    """`value` without outer white space; BadRowError where it is no text, shows nothing, or cannot be written as UTF-8."""
+def text_of(value: object, field: str, *, empty: bool = False) -> str:
+    """`value` without outer white space; BadRowError where it is no text, cannot be written as UTF-8, or shows nothing
+    and may not be `empty`."""
     if not isinstance(value, str):
         raise BadRowError("not text", f"`{field}` is {excerpt(value)}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise BadRowError("not text", f"`{field}` holds a lone surrogate at character {error.start}") from None
-    if not (text := value.strip()) or not normal(text):
+    text = value.strip()
+    if normal(text):
+        return text
+    if not empty:
         raise BadRowError("empty", f"`{field}` is {excerpt(value)}")
-    return text
+    return ""
 
 
-def turn_of(value: object, field: str) -> Message:
+def turn_of(value: object, field: str, *, empty: bool = False) -> Message:
     """One message, written as `role` and `content` or, as sharegpt does, as `from` and `value`."""
     if not isinstance(value, dict):
         raise BadRowError("not a message", f"`{field}` is {excerpt(value)}")
     if value.get("tool_calls") or value.get("function_call"):
         raise BadRowError("not text", f"`{field}` calls tools")
     require_text_only(value, f"{field}.")
-    role = value.get("role", value.get("from"))
+    role, said = (  # tables give every field to each message, and None to what it has not
+        value.get(name) if value.get(name) is not None else value.get(other)
+        for name, other in (("role", "from"), ("content", "value"))
+    )
     if not isinstance(role, str) or role not in ROLES:
         raise BadRowError("unknown role", f"`{field}` has the role {excerpt(role)}, not one of {', '.join(ROLES)}")
-    content = text_of(value.get("content", value.get("value")), field)
+    content = text_of(said, field, empty=empty)
     name = next((name for name in THOUGHTS if is_said(value.get(name))), None)
     if name is not None and ROLES[role] != "assistant":
         raise BadRowError("unusable field", f"`{field}.{name}` gives thoughts to {ROLES[role]}, not to assistant")
@@ -117,13 +124,21 @@ def in_full(row: dict[str, Any], messages: list[Message]) -> list[Message]:
     return messages
 
 
-def conversation_of(value: object, field: str) -> list[Message]:
-    """A list of messages, also as its text, or text in the HH form, whose roles take turns; another text is one user turn."""
+def conversation_of(value: object, field: str, *, empty_end: bool = False) -> list[Message]:
+    """A list of messages, also as its text, or text in the HH form, whose roles take turns; another text is one user turn.
+
+    With `empty_end` the last turn may be empty.
+    """
     value = unquoted(value, field)
     if isinstance(value, str):
-        messages = hh_turns(value, field) if is_hh(value) else [_user(_no_turns(text_of(value, field), field))]
+        messages = (
+            hh_turns(value, field, empty_end=empty_end)
+            if is_hh(value)
+            else [_user(_no_turns(text_of(value, field), field))]
+        )
     elif isinstance(value, list) and value:
-        messages = [turn_of(turn, f"{field}[{n}]") for n, turn in enumerate(value)]
+        last = len(value) - 1
+        messages = [turn_of(turn, f"{field}[{n}]", empty=empty_end and n == last) for n, turn in enumerate(value)]
     else:
         raise BadRowError("empty" if value == [] else "not a conversation", f"`{field}` is {excerpt(value)}")
     return in_turn(messages, field)
@@ -195,12 +210,15 @@ def is_hh(value: object) -> bool:
     )
 
 
-def hh_turns(text: str, field: str) -> list[Message]:
+def hh_turns(text: str, field: str, *, empty_end: bool = False) -> list[Message]:
     """The turns of `"\\n\\nHuman: … \\n\\nAssistant: …"`."""
     parts = _HH_TURN.split("\n\n" + text.lstrip())[1:]
     roles = ["user" if name == "Human" else "assistant" for name in parts[::2]]
-    turns = enumerate(zip(roles, parts[1::2], strict=True))
-    return [{"role": role, "content": text_of(turn, f"{field}[{n}]")} for n, (role, turn) in turns]
+    last = len(roles) - 1
+    return [
+        {"role": role, "content": text_of(turn, f"{field}[{n}]", empty=empty_end and n == last)}
+        for n, (role, turn) in enumerate(zip(roles, parts[1::2], strict=True))
+    ]
 
 
 def hh_question(text: str) -> str:
@@ -208,19 +226,19 @@ def hh_question(text: str) -> str:
     return ("\n\n" + text.lstrip()).rpartition(_HH_ANSWER)[0] or text
 
 
-def answer_of(value: object, field: str) -> tuple[list[Message] | None, str]:
+def answer_of(value: object, field: str, *, empty: bool = False) -> tuple[list[Message] | None, str]:
     """An answer as (the conversation before it, its text); the conversation is None where only the answer is given.
 
     Text, one assistant message, a list of it, or a whole conversation (messages, also as their text, or HH text) that
-    ends with it.
+    ends with it. An answer that somebody rejected may be `empty`.
     """
     value = unquoted(value, field)
     if isinstance(value, str) and not is_hh(value):
-        return None, text_of(value, field)
+        return None, text_of(value, field, empty=empty)
     if isinstance(value, str | list) and value and not (isinstance(value, list) and len(value) == 1):
-        *before, answer = conversation_of(value, field)
+        *before, answer = conversation_of(value, field, empty_end=empty)
     else:
-        before, answer = [], turn_of(value[0] if isinstance(value, list) and value else value, field)
+        before, answer = [], turn_of(value[0] if isinstance(value, list) and value else value, field, empty=empty)
     if answer["role"] != "assistant":
         raise BadRowError(
             "no answer", f"`{field}` ends with {answer['role']} {excerpt(answer['content'])}, not assistant"
@@ -243,6 +261,13 @@ def prompt_of(row: dict[str, Any], fields: tuple[str, ...]) -> list[Message] | N
     if isinstance(value, str) and is_hh(value) and value.rstrip().endswith(_HH_ANSWER):
         value = hh_question(value)
     return asks(conversation_of(value, field), field)
+
+
+def agreed(one: list[Message], other: list[Message]) -> list[Message] | None:
+    """The prompt that two parts of a row give; a system turn may stand in one of them alone. None where they differ."""
+    whole, part = (one, other) if len(one) >= len(other) else (other, one)
+    same = prompt_id(part) == prompt_id(whole[len(whole) - len(part) :])
+    return whole if same and len(whole) - len(part) in (0, whole[0]["role"] == "system") else None
 
 
 def asks(messages: list[Message], field: str) -> list[Message]:

@@ -62,7 +62,7 @@ def make_desk(folder: Path, candidates: Path, annotate: Annotate, *, seed: int, 
     partial = fresh_folder(folder.with_name(folder.name + ".partial"))
     write_table(partial / "tasks.parquet", to_table(Task, asked.tasks))
     write_suggestions(partial, asked.suggestions)
-    write_rows(partial / "left_out.jsonl", map(as_dict, asked.dropped))
+    write_rows(partial / "tasks_dropped.jsonl", map(as_dict, asked.dropped))
     tasks_id = file_id(partial / "tasks.parquet")
     desk = {
         "annotate": settings,

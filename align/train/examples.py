@@ -21,6 +21,7 @@ Row = TypeVar("Row")
 
 EMPTY = "the answer is empty"
 SAME = "chosen and rejected are the same"
+UNTOLD = "the tokenizer gives chosen and rejected the same tokens, though they differ"
 WEIGHTLESS = "its weight is 0"
 STOP_INSIDE = "the answer holds a stop token before its end"
 
@@ -159,7 +160,7 @@ def encode_preferences(
             _refuse(_pointless(row))
             chosen, rejected = (encode_answer(tokenizer, row.messages, text) for text in (row.chosen, row.rejected))
             pair = Pair(encode_prompt(tokenizer, row.messages), chosen, rejected, row.target, row.weight)
-            _refuse(SAME if chosen == rejected else _fault(pair.tokens, [chosen, rejected], stops, limit))
+            _refuse(UNTOLD if chosen == rejected else _fault(pair.tokens, [chosen, rejected], stops, limit))
             kept.append(pair)
         except DataError as refusal:
             dropped.append(Dropped("preference", row.id, refusal.what))
@@ -178,7 +179,7 @@ def encode_thumbs(
     for row in rows:
         _require_possible(row, "thumb", 0.0)
         try:
-            _refuse(EMPTY if _says_nothing(row.text) else WEIGHTLESS if row.weight == 0 else None)
+            _refuse(EMPTY if row.target >= 0.5 and _says_nothing(row.text) else WEIGHTLESS if row.weight == 0 else None)
             answer = encode_answer(tokenizer, row.messages, row.text)
             verdict = Verdict(encode_prompt(tokenizer, row.messages), answer, row.target, row.weight)
             _refuse(_fault(verdict.tokens, [answer], stops, limit))
@@ -202,7 +203,7 @@ def _require_possible(row: Preference | Thumb, what: str, least: float) -> None:
 
 
 def _pointless(row: Preference) -> str | None:
-    if _says_nothing(row.chosen) or _says_nothing(row.rejected):
+    if _says_nothing(row.chosen):  # an answer that says nothing can be rejected for it
         return EMPTY
     if row.chosen == row.rejected:
         return SAME

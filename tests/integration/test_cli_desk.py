@@ -93,7 +93,7 @@ def test_pull_export_and_forget(asked: tuple[Path, dict[str, str]]) -> None:
     label(folder, second, ["a"] * 5)
     pulled = json_of("annotate", "pull", folder, cwd=folder.parent)
     assert (pulled["new"], pulled["judgements"], pulled["preferences"]) == (11, 11, 6)
-    files = {p.name for p in folder.glob("*.jsonl")} - {"left_out.jsonl", "journal.jsonl"}
+    files = {p.name for p in folder.glob("*.jsonl")} - {"tasks_dropped.jsonl", "journal.jsonl"}
     assert files == {f"{n}.jsonl" for n in ("judgements", "preferences", "thumbs", "demonstrations", "dropped")}
     made = json_of("annotate", "export", folder, "--out", "shared", cwd=folder.parent)
     assert made == {"judgements": 11, "preferences": 6, "out": "shared"} | {

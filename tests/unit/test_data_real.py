@@ -19,14 +19,14 @@ pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"the real data sets a
 def test_hh() -> None:
     path = DATA / "hh_helpful_base_test.jsonl.gz"
     preferences, dropped = load_preferences(path)
-    assert len(preferences) == 2333
-    assert count_reasons(dropped) == {"prompts differ": 9, "roles out of turn": 6, "empty": 4, "no difference": 2}
+    assert len(preferences) == 2336
+    assert count_reasons(dropped) == {"prompts differ": 9, "roles out of turn": 6, "no difference": 2, "empty": 1}
     prompts, dropped = load_prompts(Prompts(path=path))
     assert len(prompts) == 2344
     assert count_reasons(dropped) == {"roles out of turn": 7, "no question": 2, "empty": 1}
     assert sum(p.split == "test" for p in prompts) == 497
     kept, held_out = drop_held_out_preferences(preferences, [p for p in prompts if p.split == "test"])
-    assert (len(kept), len(held_out)) == (1837, 496)
+    assert (len(kept), len(held_out)) == (1840, 496)
 
 
 def test_sharegpt_preferences() -> None:
