@@ -123,7 +123,7 @@ def evaluate(
     from align.cli.display import counting
     from align.cli.workplace import workplace
     from align.data.preferences import load_subsets
-    from align.data.rows import count_reasons
+    from align.dropped import count_reasons
     from align.report.reliability import reliability_svg
     from align.store import write_json, write_rows
     from reward.measure import measure, score_pairs, slices_of

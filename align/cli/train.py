@@ -280,7 +280,7 @@ def _train(order: Order, given: Given) -> None:
     """The body of every training verb: read settings and file, train, say what came out."""
     from align.cli.display import counting
     from align.cli.workplace import workplace
-    from align.data.rows import count_reasons
+    from align.dropped import count_reasons
     from align.train.launch import accelerate_file, require_no_launcher
 
     require_no_launcher()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from align.data.messages import BadRowError, agreed, answer_of, excerpt, hh_question, in_full, is_hh, prompt_of
-from align.data.rows import fields_found, parse_rows
+from align.data.rows import fields_found, parse_rows, say_dropped
 from align.normal import normal
 from align.types import SCHEMAS, Dropped, Message, Preference, candidate_id, preference_id, prompt_id
 
@@ -37,6 +37,7 @@ def load_subsets(path: Path) -> tuple[list[tuple[Preference, str | None]], list[
         else:
             first[pair] = where
             kept.append((preference, subset))
+    say_dropped(path, "preference", len(kept), dropped)
     return kept, dropped
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from align.config.recipe import Prompts
 from align.data.messages import BadRowError, asks, conversation_of, hh_question, in_full, is_hh, prompt_of
-from align.data.rows import fields_found, parse_rows
+from align.data.rows import fields_found, parse_rows, say_dropped
 from align.errors import DataError
 from align.ids import unit_for
 from align.types import Dropped, Message, Prompt, Split, prompt_id
@@ -50,6 +50,7 @@ def read_prompts(path: Path, test_share: float = 0.0) -> tuple[list[Prompt], lis
             dropped.append(Dropped("prompt", where, f"duplicate: the same prompt as {prompts[identity].source}"))
         else:
             prompts[identity] = Prompt(identity, messages, split_of(identity, test_share), where)
+    say_dropped(path, "prompt", len(prompts), dropped)
     return list(prompts.values()), dropped
 
 

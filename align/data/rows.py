@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from align.data.messages import TURN_FIELDS, BadRowError, excerpt, is_said, turns_in
+from align.dropped import count_reasons, mostly_dropped
 from align.errors import DataError
 from align.store import read_rows
 from align.types import Dropped
@@ -106,6 +107,12 @@ def say_ignored(path: Path, ignored: dict[str, int], rows: int) -> None:
         _log.warning("%s: ignored fields: %s%s; docs/files.md says which are read", path.name, ", ".join(names), more)
 
 
+def say_dropped(path: Path, what: str, kept: int, dropped: Iterable[Dropped]) -> None:
+    """Warn where most rows of a file were dropped, duplicates among them: with the reasons, and the way out."""
+    if sentence := mostly_dropped(what, kept, count_reasons(dropped)):
+        _log.warning("%s: %s", path.name, sentence)
+
+
 def _name(field: str) -> str:
     """A field's name on one line: it comes from a file of somebody else's."""
     return field if field.isprintable() and len(field) <= 40 else excerpt(field)
@@ -116,8 +123,3 @@ def fields_found(row: dict[str, Any]) -> str:
     names = [name if len(name) <= 40 else f"{name[:40]}…" for name in map(str, list(row)[:8])]
     more = f" and {len(row) - 8:,} more" if len(row) > 8 else ""
     return ", ".join(names) + more or "no field at all"
-
-
-def count_reasons(dropped: Iterable[Dropped]) -> dict[str, int]:
-    """How many rows went for each kind of reason (its words before the colon), the most frequent first."""
-    return dict(Counter(row.reason.split(":")[0] for row in dropped).most_common())

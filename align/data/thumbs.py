@@ -6,7 +6,7 @@ from typing import Any
 from align.data.demonstrations import demonstration_of
 from align.data.messages import BadRowError, excerpt
 from align.data.preferences import GIVEN, is_number, number_of
-from align.data.rows import fields_found, parse_rows
+from align.data.rows import fields_found, parse_rows, say_dropped
 from align.normal import normal
 from align.types import SCHEMAS, Dropped, Thumb, candidate_id, prompt_id, thumb_id
 
@@ -27,6 +27,7 @@ def load_thumbs(path: Path) -> tuple[list[Thumb], list[Dropped]]:
         else:
             first[answer] = where
             kept.append(thumb)
+    say_dropped(path, "thumb", len(kept), dropped)
     return kept, dropped
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from align.dropped import mostly_dropped
 from align.errors import ConfigError, DataError, StageError
 from align.store import write_table
 from align.text import encode_answer, encode_prompt
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 Row = TypeVar("Row")
 
+_log = logging.getLogger(__name__)
 EMPTY = "the answer is empty"
 SAME = "chosen and rejected are the same"
 UNTOLD = "the tokenizer gives chosen and rejected the same tokens, though they differ"
@@ -242,7 +245,9 @@ def reasons(dropped: Sequence[Dropped]) -> dict[str, int]:
 
 
 def require_rows(kept: Sequence[object], dropped: Sequence[Dropped], what: str) -> None:
-    """DataError where nothing is left to train on."""
+    """DataError where nothing is left to train on; a warning where most of it is not."""
+    if kept and (sentence := mostly_dropped(what, len(kept), reasons(dropped))):
+        _log.warning("%s (dropped.parquet names each)", sentence)
     if not kept:
         why = ", ".join(f"{count} × {reason}" for reason, count in reasons(dropped).items()) or "none were given"
         raise DataError(f"no {what} is left to train on: {why}")

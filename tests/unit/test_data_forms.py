@@ -20,8 +20,8 @@ from align.data.contamination import drop_held_out_demonstrations, drop_held_out
 from align.data.demonstrations import load_demonstrations, read_demonstrations, write_demonstrations
 from align.data.preferences import is_number, load_preferences
 from align.data.prompts import load_prompts, read_prompts, split_of
-from align.data.rows import count_reasons
 from align.data.thumbs import load_thumbs
+from align.dropped import count_reasons
 from align.errors import DataError
 from align.store import read_rows
 from align.train.examples import write_dropped

@@ -9,7 +9,7 @@ from align.data.contamination import drop_held_out_preferences
 from align.data.demonstrations import load_demonstrations
 from align.data.preferences import load_preferences
 from align.data.prompts import load_prompts, read_prompts
-from align.data.rows import count_reasons
+from align.dropped import count_reasons
 from align.errors import DataError
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
