@@ -13,11 +13,12 @@ from align.errors import DataError
 from align.ids import unit_for
 from align.store import read_table, write_table
 from align.types import Candidate, Dropped, Prompt, Task
-from annotation.controls import Suggestion, gold_tasks, repeats, suggest
+from annotation.controls import Suggestion, gold_tasks, gold_wanted, repeats, suggest
 from annotation.form import form_of
 from annotation.tasks import NAMES, make_tasks, shortfall
 
 MORE_ROWS = "give more prompts or more different answers to each, or lower --tasks"
+MORE_GOLD = "give more pairs, or lower annotate.gold.share (--gold-share)"
 MORE_ANSWERS = "raise rollouts.prompts, rollouts.samples or rollouts.temperature, or lower annotate.tasks"
 
 
@@ -68,6 +69,10 @@ def ask(
     if annotate.gold is not None:
         gold, left_out = _gold(annotate.gold, annotate, [*proper, *again], held_out, round=round, seed=seed)
         dropped = dropped + left_out
+        if len(gold) < (wanted := gold_wanted(annotate.gold.share, len(proper) + len(again))):
+            notes += [
+                f"{annotate.gold.path}: {len(gold):,} control items and not the {wanted:,} asked for; {MORE_GOLD}"
+            ]
     # not in the order of their making: nobody should see from a place on the server what is gold or a repeat
     tasks = sorted([*proper, *again, *gold], key=lambda t: (-t.priority, unit_for(seed, "order", t.id)))
     if annotate.suggest is None:

@@ -115,6 +115,17 @@ def test_fewer_tasks_than_asked_for() -> None:
     assert ask(*of_48_prompts(), Annotate(tasks=16), round=1, seed=0).notes == []
 
 
+def test_fewer_control_items_than_asked_for(tmp_path: Path) -> None:
+    path = write(tmp_path / "gold.jsonl", [{"prompt": f"g{n}", "chosen": "b", "rejected": "c"} for n in range(2)])
+    for share, notes in (
+        (0.2, []),
+        (0.3, [f"{path}: 2 control items and not the 3 asked for; give more pairs, or lower annotate.gold.share "
+               "(--gold-share)"]),
+    ):  # fmt: skip
+        annotate = Annotate.model_validate({"tasks": 10, "gold": {"path": str(path), "share": share}})
+        assert ask(*world(10), annotate, round=1, seed=0).notes == notes
+
+
 def test_a_run_tells_it_after_the_selection(tmp_path: Path) -> None:
     prompts, candidates = of_48_prompts()
     write_table(tmp_path / "candidates.parquet", to_table(Candidate, candidates))
