@@ -384,15 +384,17 @@ def test_candidates(tmp_path: Path) -> None:
         assert str(caught.value).startswith(said)
 
 
+QUOTED = json.dumps(user("a", "b"))
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
-    | st.sampled_from([HH, HH + " x", "user", "gpt"]),
+    | st.sampled_from([HH, HH + " x", HH.strip(), "user", "gpt", QUOTED, QUOTED[:-2], repr(json.loads(QUOTED))]),
     lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "tool_calls"]), inner, max_size=3),
+    | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "tool_calls", "weight", "thinking"]), inner, max_size=3),
     max_leaves=8,
 )  # fmt: skip
 FIELDS = ["prompt", "messages", "conversations", "instruction", "input", "system", "history", "completion", "output"]
-FIELDS += ["chosen", "rejected", "target", "weight", "text", "tokens", "finish"]
+FIELDS += ["chosen", "rejected", "target", "weight", "text", "tokens", "finish", "label"]
+FIELDS += ["system_prompt", "context", "tools", "reasoning_content", "response"]
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -400,7 +402,7 @@ FIELDS += ["chosen", "rejected", "target", "weight", "text", "tokens", "finish"]
 @given(st.lists(st.dictionaries(st.sampled_from(FIELDS), json_values, max_size=4), max_size=3))
 def test_no_row_crashes_a_loader(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     path = write(tmp_path / "any.jsonl", *rows)
-    for load in (read_prompts, load_demonstrations, load_preferences, load_candidates):
+    for load in (read_prompts, load_demonstrations, load_preferences, load_thumbs, load_candidates):
         try:
             good, other = load(path)  # type: ignore[operator]
         except DataError:
