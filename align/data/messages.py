@@ -294,7 +294,7 @@ def _alpaca(row: dict[str, Any]) -> list[Message]:
         messages.append(_user(text_of(pair[0], f"history[{n}]")))
         messages.append({"role": "assistant", "content": text_of(pair[1], f"history[{n}]")})
     text = text_of(row["instruction"], "instruction")
-    beneath = [text_of(row[name], name) for name in ("input", "context") if row.get(name)]
+    beneath = [text_of(row[name], name) for name in ("input", "context") if str(row.get(name) or "").strip()]
     if len(beneath) == 2 and beneath[0] != beneath[1]:
         raise BadRowError("unusable field", "`input` and `context` both say what the instruction is about")
     return [*messages, _user("\n".join([text, *beneath[:1]]))]

@@ -51,6 +51,8 @@ PROMPT_FORMS: list[tuple[dict[str, Any], list[Message]]] = [
      user("a", "b", "c")),
     ({"instruction": "Add.", "input": "1 2", "output": "3"}, user("Add.\n1 2")),
     ({"instruction": "Add.", "input": ""}, user("Add.")),
+    ({"instruction": "Add.", "input": " \n"}, user("Add.")),
+    ({"instruction": "Sort.", "input": "[]"}, user("Sort.\n[]")),
     ({"instruction": "c", "system": "s", "history": [["a", "b"]]},
      [{"role": "system", "content": "s"}, *user("a", "b", "c")]),
     ({"chosen": HH + " Knock knock.", "rejected": HH + " No."}, user("Hi", "Hello", "A joke?")),
