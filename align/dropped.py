@@ -13,7 +13,7 @@ WAYS_OUT = {
     "longer than the model's context": "give shorter rows, or take a model with a longer context",
     "duplicate": "give other rows, or take the repeated ones out of the file",
     "held out": "give rows about other prompts, or lower prompts.test_share",
-    "repeats": "raise the temperature, or resample",
+    "the same answer as": "raise the temperature, or resample",
 }
 """How the most frequent reason begins → what to do about it."""
 

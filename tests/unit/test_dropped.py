@@ -38,6 +38,9 @@ def test_reasons_with_counts_and_the_way_out_of_the_most_frequent() -> None:
         "raise max_tokens, or give shorter rows"
     )
     assert mostly_dropped("demonstration", 857, long) is None
+    assert mostly_dropped("answer", 1, {"the same answer as sample 0": 2}) == (
+        "2 of 3 answers were dropped: 2 × the same answer as sample 0; raise the temperature, or resample"
+    )
     assert reasons_text({"a": 1, "b": 5, "c": 4, "d": 3, "e": 2, "f": 2}) == (
         "5 × b, 4 × c, 3 × d, 2 × e, 3 for other reasons"
     )
