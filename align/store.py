@@ -26,8 +26,10 @@ LOGS = "logs"
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a `.jsonl`, `.jsonl.gz` or `.parquet` file, each with its `file:line` (for Parquet `file:row`).
 
-    Raises DataError for a missing file, a line that is not a JSON object (with its line number) or another format.
+    Raises DataError for a missing file, a folder, a line that is not a JSON object (with its line number) or another format.
     """
+    if path.is_dir():
+        raise DataError(f"{path} is a folder", hint="name the file of rows in it: .jsonl, .jsonl.gz or .parquet")
     if not path.is_file():
         raise DataError(
             f"there is no such file: {path}", hint="check the path; relative ones start at the recipe's folder"

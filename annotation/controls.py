@@ -55,9 +55,7 @@ def gold_tasks(
     alike = {p.id for p in preferences if normal(p.chosen) == normal(p.rejected)}
     usable = [p for p in preferences if p.id not in alike]
     dropped = [Dropped("gold", name, "its two answers look the same") for name in sorted(alike)]
-    drawn = sorted(usable, key=lambda p: (unit_for(seed, "gold", round, p.id), p.id))[
-        : max(1, _part(share, len(tasks)))
-    ]
+    drawn = sorted(usable, key=lambda p: (unit_for(seed, "gold", round, p.id), p.id))[: gold_wanted(share, len(tasks))]
     made = [_gold(p, kind, round, overlap, seed) for p in drawn]
     return _hidden(made, tasks, seed), dropped
 
@@ -81,6 +79,11 @@ def suggest(
     ]
     shown = {s.task_id: s.outcome for s in suggestions if s.shown}
     return [replace(t, suggested=shown.get(t.id)) for t in tasks], suggestions
+
+
+def gold_wanted(share: float, tasks: int) -> int:
+    """How many control tasks a share of `tasks` is: at least one."""
+    return max(1, _part(share, tasks))
 
 
 def _part(share: float, of: int) -> int:

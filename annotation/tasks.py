@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
+from align.dropped import reasons_text
 from align.errors import DataError
 from align.ids import unit_for
 from align.normal import normal
@@ -76,6 +77,19 @@ def blind_tasks(
     asked = [p for p in drawn if p not in set(same)]
     pairs = [(by_id[p], (ours[p], theirs[p])) for p in asked]
     return [_task(p, pair, "blind_ab", "eval", round, overlap, seed) for p, pair in pairs], sorted(same)
+
+
+TIED = "both answers are the same, a tie"
+
+
+def shortfall(made: int, count: int, name: str, answered: int, reasons: Mapping[str, int]) -> str | None:
+    """A sentence where fewer tasks, called `name`, were `made` of `answered` prompts than the `count` asked for; with the
+    reasons why prompts gave none. None where they are enough, or where all the others are ties that nobody is asked about.
+    """
+    if made + reasons.get(TIED, 0) >= count:
+        return None
+    why = f" ({reasons_text(reasons)})" if sum(reasons.values()) else ""
+    return f"{made:,} {name} and not the {count:,} asked for: {answered:,} prompts with answers give no more{why}"
 
 
 def item_of(task: Task) -> str:

@@ -34,7 +34,7 @@ def read_key(path: Path, fields: tuple[str, ...], read: Callable[[dict[str, Any]
             raise DataError(str(error), where=where, hint="mend the row, or leave the field out") from None
 
     seen: set[str] = set()
-    rows, _ = parse_rows(path, "prompt", parse)
+    rows, _ = parse_rows(path, "prompt", parse, known=None)
     places: dict[str, str] = {}
     key: dict[str, Known] = {}
     for where, found in rows:

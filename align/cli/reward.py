@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import typer
 
-from align.cli.train import DTYPE, JSON, REWARD_MODEL, SEED, THREADS, Dtype, keep_unreadable, say_result, verb_on_rows
+from align.cli.train import DTYPE, JSON, REWARD_MODEL, SEED, THREADS, Dtype, keep_dropped, say_result, verb_on_rows
 
 ScoringEngine = Literal["auto", "vllm", "transformers"]
 ENGINE = typer.Option(
@@ -109,7 +109,7 @@ def evaluate(
         ..., "--preferences", help="Pairs: prompt, chosen, rejected, as HH or RewardBench have them; repeatable."
     ),
     out: Path = typer.Option(
-        ..., "--out", help="Folder for result.json, pairs.jsonl, reliability.svg and unreadable.jsonl."
+        ..., "--out", help="Folder for result.json, pairs.jsonl, reliability.svg and dropped.jsonl."
     ),
     engine: ScoringEngine = ENGINE,
     cache: Path = CACHE,
@@ -123,26 +123,25 @@ def evaluate(
     from align.cli.display import counting
     from align.cli.workplace import workplace
     from align.data.preferences import load_subsets
+    from align.dropped import count_reasons
     from align.report.reliability import reliability_svg
     from align.store import write_json, write_rows
-    from align.train.examples import reasons as reasons_of
     from reward.measure import measure, score_pairs, slices_of
     from reward.scoring import KeptScorer
 
     read = [(path, *load_subsets(path)) for path in preferences]
-    unreadable = [row for _, _, dropped in read for row in dropped]
+    dropped = [row for _, _, lost in read for row in lost]
     pairs = [pair for _, found, _ in read for pair, _ in found]
     names = [subset or path.name.partition(".")[0] for path, found, _ in read for _, subset in found]
     with workplace(out, threads) as place, counting("score", place.terminal, as_json) as progress:
-        keep_unreadable(place.out, unreadable)
+        keep_dropped(place.out, dropped)
         scorer = KeptScorer(model, engine=engine, dtype=dtype, threads=threads, cache=cache, progress=progress)
         differences, reasons, doubt = score_pairs(pairs, scorer)
         slices = {"subset": names, **slices_of(pairs), **doubt}
         result = measure(pairs, differences, seed=seed, slices=slices, reasons=reasons)
         result |= {
             "reward_model": scorer.id,
-            "unreadable": len(unreadable),
-            "unreadable_reasons": reasons_of(unreadable),
+            "dropped": count_reasons(dropped),
         }
         write_json(place.out / "result.json", result)
         write_rows(
@@ -158,12 +157,12 @@ def evaluate(
         say_result(out, result, as_json)
         return
     _print(result, names[0] if names else "all")
-    for what, counted in (("unscored", result["unscored_reasons"]), ("unreadable", result["unreadable_reasons"])):
+    for what, counted in (("unscored", result["unscored_reasons"]), ("dropped", result["dropped"])):
         for reason, count in counted.items():
             typer.echo(f"{what}: {count} × {reason}")
     if result["ties"]:
         typer.echo(f"ties: {result['ties']} × {TIE}")
-    say_result(out, {"unreadable": len(unreadable)}, as_json)
+    say_result(out, {"dropped": len(dropped)}, as_json)
 
 
 def _print(result: dict[str, Any], only: str) -> None:

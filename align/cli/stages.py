@@ -81,7 +81,7 @@ def rollout(
     parts = [parse_reward(text) for text in rewards]
     if config.keep != "all" and not parts:
         raise ConfigError(f"keep={config.keep} needs a reward", where="keep", hint="name it with --reward")
-    asked, unreadable = read_prompts(prompts)
+    asked, unusable = read_prompts(prompts)
     with workplace(out, threads) as place, counting("rollout", place.terminal, as_json) as progress:
         revisions = {"current": revision}  # of the others the default branch
         folders = {
@@ -118,8 +118,8 @@ def rollout(
             told = [{**told[kept], "score": scores[kept]} for kept in chosen]
             dropped = dropped + rejected
         write_rows(place.out / "candidates.jsonl", told)
-        write_rows(place.out / "dropped.jsonl", map(as_dict, unreadable + dropped))
-    counted = {"prompts": len(asked), "candidates": len(told), "dropped": len(unreadable) + len(dropped)}
+        write_rows(place.out / "dropped.jsonl", map(as_dict, unusable + dropped))
+    counted = {"prompts": len(asked), "candidates": len(told), "dropped": len(unusable) + len(dropped)}
     say_result(out, counted | ({"redrawn": sum(c.redrawn for c in rows)} if config.resample else {}), as_json)
 
 

@@ -109,7 +109,7 @@ class Lesson:
     config: Any
     train: Callable[..., dict[str, Any]]
     rows: list[Any]
-    unreadable: list[Any]
+    dropped: list[Any]
 
 
 def _sft() -> Parts:
@@ -118,8 +118,8 @@ def _sft() -> Parts:
     from align.train.sft import train_sft
 
     def load(path: Path) -> tuple[list[Any], list[Any]]:
-        rows, unreadable = load_demonstrations(path)
-        return [(row.messages, row.answer) for row in rows], unreadable
+        rows, dropped = load_demonstrations(path)
+        return [(row.messages, row.answer) for row in rows], dropped
 
     return Parts(Sft, load, train_sft)
 
@@ -280,13 +280,13 @@ def _train(order: Order, given: Given) -> None:
     """The body of every training verb: read settings and file, train, say what came out."""
     from align.cli.display import counting
     from align.cli.workplace import workplace
+    from align.dropped import count_reasons
     from align.train.launch import accelerate_file, require_no_launcher
 
     require_no_launcher()
     file = accelerate_file(given.accelerate, given.nproc) if given.accelerate is not None else None
     lesson = read_order(order)
     with workplace(given.out, given.threads) as place, counting(order.verb, place.terminal, given.as_json) as progress:
-        keep_unreadable(place.out, lesson.unreadable)
         model = place.checkpoint(
             given.model,
             revision=given.revision,
@@ -302,7 +302,9 @@ def _train(order: Order, given: Given) -> None:
             metrics = learn_together(
                 order, model, nproc=given.nproc, accelerate=file, out=place.out, work=place.work, progress=progress
             )
-    say_result(given.out, {**metrics, "unreadable": len(lesson.unreadable)}, given.as_json)
+        keep_dropped(place.out, lesson.dropped)
+    dropped = {**count_reasons(lesson.dropped), **metrics["dropped"]}
+    say_result(given.out, {**metrics, "dropped": dropped}, given.as_json)
 
 
 def read_order(order: Order) -> Lesson:
@@ -316,14 +318,14 @@ def read_order(order: Order) -> Lesson:
         parse_reward(reward)
     named = {"demonstrations": order.file} if "demonstrations" in parts.section.model_fields else {}
     config = load_section(parts.section, order.settings, no_use=verb.no_use, **named)
-    rows, unreadable = parts.load(Path(order.file))
+    rows, dropped = parts.load(Path(order.file))
     if order.verb == "sft" and config.mix:
         from align.data.demonstrations import mixed
 
         others = [parts.load(part.path) for part in config.mix]
         rows = mixed(rows, [(more, part.share) for (more, _), part in zip(others, config.mix, strict=True)], order.seed)
-        unreadable = [row for part in [unreadable, *(bad for _, bad in others)] for row in part]
-    return Lesson(order, config, parts.train, rows, unreadable)
+        dropped = [row for part in [dropped, *(bad for _, bad in others)] for row in part]
+    return Lesson(order, config, parts.train, rows, dropped)
 
 
 def learn(
@@ -379,12 +381,15 @@ def chat_of(chat_template: str | None, replace: bool, variables: str | None, dat
     return cast("Chat", said)
 
 
-def keep_unreadable(folder: Path, unreadable: Sequence[Any]) -> None:
-    """Rows of the user's file that are no use, with their reasons, beside the result."""
-    from align.store import write_rows
+def keep_dropped(folder: Path, dropped: Sequence[Any]) -> None:
+    """Rows of the user's file that went no further, those that training dropped behind them, with their reasons, beside
+    the result."""
+    from align.store import read_table, write_rows
     from align.types import as_dict
 
-    write_rows(folder / "unreadable.jsonl", map(as_dict, unreadable))
+    trained = folder / "dropped.parquet"
+    later = read_table(trained).to_pylist() if trained.is_file() else []
+    write_rows(folder / "dropped.jsonl", [*map(as_dict, dropped), *later])
 
 
 def say_result(out: Path, result: dict[str, Any], as_json: bool) -> None:

@@ -1,13 +1,18 @@
 """Candidates from a file: what `align rollout` writes, or answers that somebody else's model gave."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from align.data.messages import BadRowError, excerpt, prompt_of
-from align.data.rows import fields_found
+from align.data.messages import BadRowError, excerpt, in_full, prompt_of
+from align.data.preferences import is_number
+from align.data.rows import Row, fields_found, say_ignored
 from align.errors import DataError
 from align.store import read_rows
-from align.types import Candidate, Message, Prompt, candidate_id, prompt_id
+from align.types import SCHEMAS, Candidate, Message, Prompt, candidate_id, prompt_id
+
+KNOWN = {*SCHEMAS[Candidate].names, "score"}
+"""What `align rollout` writes."""
 
 
 def load_candidates(path: Path) -> tuple[list[Prompt], list[Candidate]]:
@@ -18,15 +23,19 @@ def load_candidates(path: Path) -> tuple[list[Prompt], list[Candidate]]:
     """
     prompts: dict[str, Prompt] = {}
     candidates = []
-    for where, row in read_rows(path):
+    ignored: Counter[str] = Counter()
+    for where, fields in read_rows(path):
+        row = Row(fields)
         try:
             messages, candidate = _candidate(row)
         except BadRowError as bad:
             raise DataError(str(bad), where=where, hint="docs/files.md lists the forms") from None
         prompts.setdefault(candidate.prompt_id, Prompt(candidate.prompt_id, messages, "train", where))
         candidates.append(candidate)
+        ignored.update(name for name in row.ignored() if name not in KNOWN)
     if not candidates:
         raise DataError("the file has no rows", where=str(path))
+    say_ignored(path, ignored, len(candidates))
     return list(prompts.values()), candidates
 
 
@@ -39,6 +48,7 @@ def _candidate(row: dict[str, Any]) -> tuple[list[Message], Candidate]:
         raise BadRowError("not text", f"`text` is {excerpt(text)} and `checkpoint` {excerpt(checkpoint)}")
     if finish not in ("stop", "length"):
         raise BadRowError("unknown finish", f"`finish` is {excerpt(finish)}, not stop or length")
+    messages = in_full(row, messages)
     prompt = prompt_id(messages)
     identity = candidate_id(prompt, text, checkpoint)
     sample, tokens = _count(row, "sample"), _count(row, "tokens")
@@ -47,6 +57,6 @@ def _candidate(row: dict[str, Any]) -> tuple[list[Message], Candidate]:
 
 def _count(row: dict[str, Any], field: str) -> int:
     value = row.get(field, 0)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
+    if not is_number(value) or value != int(value) or not 0 <= value < 2**31:
         raise BadRowError("not a count", f"`{field}` is {excerpt(value)}")
-    return value
+    return int(value)

@@ -7,15 +7,29 @@ from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 
-from align.data.messages import BadRowError, answer_of, prompt_of
+from align.data.messages import (
+    THOUGHTS,
+    BadRowError,
+    agreed,
+    answer_of,
+    excerpt,
+    in_full,
+    is_said,
+    prompt_of,
+    thought,
+    unquoted,
+)
 from align.data.rows import fields_found, parse_rows
 from align.errors import DataError
 from align.ids import seed_for
 from align.store import read_table, write_table
-from align.types import MESSAGES, Dropped, Message, prompt_id
+from align.types import MESSAGES, Dropped, Message
 
 Row = TypeVar("Row")
 _SCHEMA = pa.schema([("messages", MESSAGES), ("answer", pa.string()), ("where", pa.string())])
+
+KNOWN = ("id", "prompt_id", "annotator", "round", "judgement")
+"""What stands beside the demonstrations that `align annotate export` writes."""
 
 
 class Demonstration(NamedTuple):
@@ -29,9 +43,10 @@ class Demonstration(NamedTuple):
 def load_demonstrations(path: Path) -> tuple[list[Demonstration], list[Dropped]]:
     """The demonstrations of `path` in the file's order and the rows that were dropped.
 
-    Equal rows stay: who repeats a demonstration means it.
+    Equal rows stay: who repeats a demonstration means it. A turn of the assistant that must not be learned makes a row
+    unusable.
     """
-    good, dropped = parse_rows(path, "demonstration", demonstration_of)
+    good, dropped = parse_rows(path, "demonstration", _demonstration, known=KNOWN)
     return [demonstration for _, demonstration in good], dropped
 
 
@@ -63,14 +78,14 @@ def read_demonstrations(path: Path) -> list[Demonstration]:
     return [Demonstration(**row) for row in read_table(path).to_pylist()]
 
 
-def demonstration_of(row: dict[str, Any], where: str) -> Demonstration:
-    """A row in any of the forms of docs/files.md; BadRowError says what it lacks."""
+def demonstration_of(row: dict[str, Any], where: str, *, empty: bool = False) -> Demonstration:
+    """A row in any of the forms of docs/files.md; BadRowError says what it lacks. The answer may be `empty`."""
     for field in ("messages", "conversations"):
         if row.get(field) is not None:
-            messages, answer = answer_of(row[field], field)
+            messages, answer = answer_of(row[field], field, empty=empty)
             if messages is None:
                 raise BadRowError("no question", f"`{field}` is an answer only")
-            return Demonstration(messages, answer, where)
+            return Demonstration(in_full(row, messages), answer, where)
     asked = prompt_of(row, ("prompt", "instruction"))
     field = next((name for name in ("completion", "response", "output") if row.get(name) is not None), "")
     if asked is None or not field:
@@ -78,7 +93,31 @@ def demonstration_of(row: dict[str, Any], where: str) -> Demonstration:
             "`messages`, `conversations`, `prompt` and `completion` (or `response`), or `instruction` and `output`"
         )
         raise BadRowError("missing field", f"needs {expected}, found {fields_found(row)}")
-    before, answer = answer_of(row[field], field)
-    if before is not None and prompt_id(before) != prompt_id(asked):
+    before, answer = answer_of(row[field], field, empty=empty)
+    asked = asked if before is None else agreed(asked, before)
+    if asked is None:
         raise BadRowError("prompts differ", f"`{field}` holds a conversation of its own, with another prompt")
-    return Demonstration(asked, answer, where)
+    name = next((name for name in THOUGHTS[:2] if is_said(row.get(name))), None)  # a row's `reasoning` may be anybody's
+    answer = answer if name is None else thought(row[name], answer, name)
+    return Demonstration(in_full(row, asked), answer, where)
+
+
+def _demonstration(row: dict[str, Any], where: str) -> Demonstration:
+    for field in ("messages", "conversations", "prompt", "completion"):
+        value = unquoted(dict.get(row, field), field)  # looked at, but not taken for the row's meaning
+        turns = {f"{field}[{n}]": turn for n, turn in enumerate(value)} if isinstance(value, list) else {field: value}
+        for place, turn in turns.items():
+            _require_learned(turn, place)
+    return demonstration_of(row, where)
+
+
+def _require_learned(turn: object, field: str) -> None:
+    """BadRowError for a turn that says of itself that it is not learned, or less than others."""
+    if not isinstance(turn, dict) or turn.get("role", turn.get("from")) in ("user", "human", "system"):
+        return
+    for name in ("weight", "train"):
+        if (value := turn.get(name)) is not None and value != 1:
+            way_out = "take it out, and set sft.turns: last where only the last turn is to be learned"
+            raise BadRowError(
+                "unusable field", f"`{field}.{name}` is {excerpt(value)}, and every turn is learned alike; {way_out}"
+            )

@@ -1,17 +1,32 @@
 """Conversations in the forms that people bring, as one form: `system`? then `user` and `assistant` in turn."""
 
+import ast
+import json
 import re
 from typing import Any
 
 from align.normal import normal
-from align.types import Message
+from align.turns import OPEN, split_thoughts, with_thoughts
+from align.types import Message, prompt_id
 
 ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 """Role names that are understood, those of sharegpt included."""
 
+SYSTEM = ("system", "system_prompt")
+"""Names of a system turn that stands beside a conversation."""
+THOUGHTS = ("reasoning_content", "thinking", "reasoning")
+"""Names of a turn's thoughts."""
+MORE_THAN_TEXT = ("tools", "functions", "images", "image", "videos", "video", "audios", "audio")
+TURN_FIELDS = {"role", "from", "content", "value", "tool_calls", "function_call", "weight", "train"}
+TURN_FIELDS |= {*THOUGHTS, *MORE_THAN_TEXT}
+"""What is understood in a message; all else in it is ignored, and counted by name."""
+
 _HH = "\n\nHuman:"
 _HH_ANSWER = "\n\nAssistant:"
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
+_HH_BARE = re.compile(r"\s*Human:")
+_QUOTED = re.compile(r"""\s*[\[{]\s*\{?\s*["'](role|from|content|value)["']\s*:""")
+"""How messages begin that somebody wrote as text: as JSON, or as Python does."""
 
 
 class BadRowError(Exception):
@@ -27,37 +42,103 @@ def excerpt(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def text_of(value: object, field: str) -> str:
-    """`value` without outer white space; BadRowError where it is no text, shows nothing, or cannot be written as UTF-8."""
+def text_of(value: object, field: str, *, empty: bool = False) -> str:
+    """`value` without outer white space; BadRowError where it is no text, cannot be written as UTF-8, or shows nothing
+    and may not be `empty`."""
     if not isinstance(value, str):
         raise BadRowError("not text", f"`{field}` is {excerpt(value)}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise BadRowError("not text", f"`{field}` holds a lone surrogate at character {error.start}") from None
-    if not (text := value.strip()) or not normal(text):
+    text = value.strip()
+    if normal(text):
+        return text
+    if not empty:
         raise BadRowError("empty", f"`{field}` is {excerpt(value)}")
-    return text
+    return ""
 
 
-def turn_of(value: object, field: str) -> Message:
+def turn_of(value: object, field: str, *, empty: bool = False) -> Message:
     """One message, written as `role` and `content` or, as sharegpt does, as `from` and `value`."""
     if not isinstance(value, dict):
         raise BadRowError("not a message", f"`{field}` is {excerpt(value)}")
-    if value.get("tool_calls"):
+    if value.get("tool_calls") or value.get("function_call"):
         raise BadRowError("not text", f"`{field}` calls tools")
-    role = value.get("role", value.get("from"))
+    require_text_only(value, f"{field}.")
+    role, said = (  # tables give every field to each message, and None to what it has not
+        value.get(name) if value.get(name) is not None else value.get(other)
+        for name, other in (("role", "from"), ("content", "value"))
+    )
     if not isinstance(role, str) or role not in ROLES:
         raise BadRowError("unknown role", f"`{field}` has the role {excerpt(role)}, not one of {', '.join(ROLES)}")
-    return {"role": ROLES[role], "content": text_of(value.get("content", value.get("value")), field)}
+    content = text_of(said, field, empty=empty)
+    name = next((name for name in THOUGHTS if is_said(value.get(name))), None)
+    if name is not None and ROLES[role] != "assistant":
+        raise BadRowError("unusable field", f"`{field}.{name}` gives thoughts to {ROLES[role]}, not to assistant")
+    return {
+        "role": ROLES[role],
+        "content": content if name is None else thought(value[name], content, f"{field}.{name}"),
+    }
 
 
-def conversation_of(value: object, field: str) -> list[Message]:
-    """A list of messages, or text in the HH form, whose roles take turns; a text that is not HH is one user turn."""
+def is_said(value: object) -> bool:
+    """Whether a field says something: empty text, also as JSON, and empty lists do not."""
+    return value not in (None, "", [], {}, "[]", "{}", "null") and not (isinstance(value, str) and not value.strip())
+
+
+def require_text_only(fields: dict[str, Any], before: str = "") -> None:
+    """BadRowError where a row or a turn needs more than its text to be understood: tools, pictures, sounds."""
+    for name in MORE_THAN_TEXT:
+        if is_said(fields.get(name)):
+            raise BadRowError(
+                "unusable field",
+                f"`{before}{name}` is {excerpt(fields[name])}, and the text alone would mean another thing",
+            )
+
+
+def thought(thoughts: object, answer: str, field: str) -> str:
+    """`answer` with its thoughts in front, as `align.turns` has them; BadRowError where it has others already."""
+    text = text_of(thoughts, field)
+    before, _ = split_thoughts(answer)
+    if before is not None and before.strip() != text:
+        raise BadRowError("unusable field", f"`{field}` and the answer's {OPEN} hold two different thoughts")
+    return answer if before is not None else with_thoughts(text, answer)
+
+
+def in_full(row: dict[str, Any], messages: list[Message]) -> list[Message]:
+    """`messages` with the system turn that stands beside them in the row.
+
+    BadRowError where they have another one already, and where the row needs more than text to be understood.
+    """
+    require_text_only(row)
+    for name in SYSTEM:
+        if not is_said(row.get(name)):
+            continue
+        system: Message = {"role": "system", "content": text_of(row[name], name)}
+        if messages[0]["role"] != "system":
+            messages = [system, *messages]
+        elif normal(messages[0]["content"]) != normal(system["content"]):
+            other = excerpt(messages[0]["content"])
+            raise BadRowError("prompts differ", f"`{name}` is {excerpt(row[name])}, and the system turn is {other}")
+    return messages
+
+
+def conversation_of(value: object, field: str, *, empty_end: bool = False) -> list[Message]:
+    """A list of messages, also as its text, or text in the HH form, whose roles take turns; another text is one user turn.
+
+    With `empty_end` the last turn may be empty.
+    """
+    value = unquoted(value, field)
     if isinstance(value, str):
-        messages = hh_turns(value, field) if value.startswith(_HH) else [_user(text_of(value, field))]
+        messages = (
+            hh_turns(value, field, empty_end=empty_end)
+            if is_hh(value)
+            else [_user(_no_turns(text_of(value, field), field))]
+        )
     elif isinstance(value, list) and value:
-        messages = [turn_of(turn, f"{field}[{n}]") for n, turn in enumerate(value)]
+        last = len(value) - 1
+        messages = [turn_of(turn, f"{field}[{n}]", empty=empty_end and n == last) for n, turn in enumerate(value)]
     else:
         raise BadRowError("empty" if value == [] else "not a conversation", f"`{field}` is {excerpt(value)}")
     return in_turn(messages, field)
@@ -76,35 +157,88 @@ def in_turn(messages: list[Message], field: str) -> list[Message]:
     return messages
 
 
+def unquoted(value: object, field: str) -> object:
+    """The messages that `value` is the text of, as a table in CSV holds them; any other value as it is.
+
+    BadRowError for a text that begins and ends as messages do and cannot be read.
+    """
+    if not isinstance(value, str) or not _QUOTED.match(value) or value.rstrip()[-1] not in "]}":
+        return value
+    for read in (json.loads, ast.literal_eval):
+        try:
+            messages = read(value.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        return messages if _are_messages(messages) else value
+    what = f"`{field}` begins as a list of messages does, and is neither JSON nor Python: {excerpt(value)}"
+    raise BadRowError("not a conversation", f"{what}; write messages, or the text as the content of one")
+
+
+def turns_in(value: object) -> list[dict[str, Any]]:
+    """The messages that a field holds, as such or as text, whatever is in them; none where it holds something else."""
+    try:
+        value = unquoted(value, "")
+    except BadRowError:
+        return []
+    return [turn for turn in (value if isinstance(value, list) else [value]) if isinstance(turn, dict)]
+
+
+def _are_messages(value: object) -> bool:
+    """A list of objects with a role and a content, or one such object whose role is known: other objects are data."""
+    if isinstance(value, dict):
+        return _is_whole(value) and value.get("role", value.get("from")) in (*ROLES,)
+    return isinstance(value, list) and all(map(_is_whole, value))
+
+
+def _is_whole(turn: object) -> bool:
+    return isinstance(turn, dict) and ({"role", "content"} <= turn.keys() or {"from", "value"} <= turn.keys())
+
+
+def _no_turns(text: str, field: str) -> str:
+    """`text`, which a user said; BadRowError where it may be a conversation in the HH form, and cannot be read as one."""
+    if _HH_BARE.match(text):
+        what = f"`{field}` begins with 'Human:', and no blank line and 'Assistant:' follow"
+        raise BadRowError("not a conversation", f"{what}; put two line ends before it, or take it out")
+    return text
+
+
 def is_hh(value: object) -> bool:
-    """Whether `value` is a whole conversation in the HH text form."""
-    return isinstance(value, str) and value.startswith(_HH)
+    """Whether `value` is a conversation in the HH text form: also without the line ends at its beginning, if somebody
+    answers in it."""
+    return isinstance(value, str) and (
+        value.startswith(_HH) or (_HH_BARE.match(value) is not None and _HH_ANSWER in value)
+    )
 
 
-def hh_turns(text: str, field: str) -> list[Message]:
+def hh_turns(text: str, field: str, *, empty_end: bool = False) -> list[Message]:
     """The turns of `"\\n\\nHuman: … \\n\\nAssistant: …"`."""
-    parts = _HH_TURN.split(text)[1:]
+    parts = _HH_TURN.split("\n\n" + text.lstrip())[1:]
     roles = ["user" if name == "Human" else "assistant" for name in parts[::2]]
-    turns = enumerate(zip(roles, parts[1::2], strict=True))
-    return [{"role": role, "content": text_of(turn, f"{field}[{n}]")} for n, (role, turn) in turns]
+    last = len(roles) - 1
+    return [
+        {"role": role, "content": text_of(turn, f"{field}[{n}]", empty=empty_end and n == last)}
+        for n, (role, turn) in enumerate(zip(roles, parts[1::2], strict=True))
+    ]
 
 
 def hh_question(text: str) -> str:
     """All of an HH text before its last assistant turn; the whole text where it has none."""
-    return text.rpartition(_HH_ANSWER)[0] or text
+    return ("\n\n" + text.lstrip()).rpartition(_HH_ANSWER)[0] or text
 
 
-def answer_of(value: object, field: str) -> tuple[list[Message] | None, str]:
+def answer_of(value: object, field: str, *, empty: bool = False) -> tuple[list[Message] | None, str]:
     """An answer as (the conversation before it, its text); the conversation is None where only the answer is given.
 
-    Text, one assistant message, a list of it, or a whole conversation (messages or HH text) that ends with it.
+    Text, one assistant message, a list of it, or a whole conversation (messages, also as their text, or HH text) that
+    ends with it. An answer that somebody rejected may be `empty`.
     """
+    value = unquoted(value, field)
     if isinstance(value, str) and not is_hh(value):
-        return None, text_of(value, field)
+        return None, text_of(value, field, empty=empty)
     if isinstance(value, str | list) and value and not (isinstance(value, list) and len(value) == 1):
-        *before, answer = conversation_of(value, field)
+        *before, answer = conversation_of(value, field, empty_end=empty)
     else:
-        before, answer = [], turn_of(value[0] if isinstance(value, list) and value else value, field)
+        before, answer = [], turn_of(value[0] if isinstance(value, list) and value else value, field, empty=empty)
     if answer["role"] != "assistant":
         raise BadRowError(
             "no answer", f"`{field}` ends with {answer['role']} {excerpt(answer['content'])}, not assistant"
@@ -115,17 +249,25 @@ def answer_of(value: object, field: str) -> tuple[list[Message] | None, str]:
 def prompt_of(row: dict[str, Any], fields: tuple[str, ...]) -> list[Message] | None:
     """The conversation in the first of `fields` that the row has, ending with a user turn; None where it has none.
 
-    `instruction` is the alpaca form: with `input` beneath it, `system` and `history` (pairs) before it.
+    `instruction` is the alpaca form: with `input` (Dolly's `context`) beneath it and `history` (pairs) before it. A
+    system turn beside the conversation is for `in_full` to add.
     """
     field = next((name for name in fields if row.get(name) is not None), None)
     if field is None:
         return None
-    value = row[field]
     if field == "instruction":
         return _alpaca(row)
-    if is_hh(value) and value.rstrip().endswith(_HH_ANSWER):
+    value = unquoted(row[field], field)
+    if isinstance(value, str) and is_hh(value) and value.rstrip().endswith(_HH_ANSWER):
         value = hh_question(value)
     return asks(conversation_of(value, field), field)
+
+
+def agreed(one: list[Message], other: list[Message]) -> list[Message] | None:
+    """The prompt that two parts of a row give; a system turn may stand in one of them alone. None where they differ."""
+    whole, part = (one, other) if len(one) >= len(other) else (other, one)
+    same = prompt_id(part) == prompt_id(whole[len(whole) - len(part) :])
+    return whole if same and len(whole) - len(part) in (0, whole[0]["role"] == "system") else None
 
 
 def asks(messages: list[Message], field: str) -> list[Message]:
@@ -143,8 +285,6 @@ def _user(text: str) -> Message:
 
 def _alpaca(row: dict[str, Any]) -> list[Message]:
     messages: list[Message] = []
-    if row.get("system"):
-        messages.append({"role": "system", "content": text_of(row["system"], "system")})
     history = row.get("history") or []
     if not isinstance(history, list):
         raise BadRowError("not a message", f"`history` is {excerpt(history)}, not a list of pairs")
@@ -154,4 +294,7 @@ def _alpaca(row: dict[str, Any]) -> list[Message]:
         messages.append(_user(text_of(pair[0], f"history[{n}]")))
         messages.append({"role": "assistant", "content": text_of(pair[1], f"history[{n}]")})
     text = text_of(row["instruction"], "instruction")
-    return [*messages, _user(text + "\n" + text_of(row["input"], "input") if row.get("input") else text)]
+    beneath = [text_of(row[name], name) for name in ("input", "context") if str(row.get(name) or "").strip()]
+    if len(beneath) == 2 and beneath[0] != beneath[1]:
+        raise BadRowError("unusable field", "`input` and `context` both say what the instruction is about")
+    return [*messages, _user("\n".join([text, *beneath[:1]]))]

@@ -1,16 +1,19 @@
 """Preferences from a file: a prompt, a better and a worse answer."""
 
 import math
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from align.data.messages import BadRowError, answer_of, excerpt, hh_question, is_hh, prompt_of
-from align.data.rows import fields_found, parse_rows
+from align.data.messages import BadRowError, agreed, answer_of, excerpt, hh_question, in_full, is_hh, prompt_of
+from align.data.rows import fields_found, parse_rows, say_dropped
 from align.normal import normal
-from align.types import Dropped, Message, Preference, candidate_id, preference_id, prompt_id
+from align.types import SCHEMAS, Dropped, Message, Preference, candidate_id, preference_id, prompt_id
 
 GIVEN = "given"
 """Stands for the checkpoint of an answer that came from a file."""
+KNOWN = SCHEMAS[Preference].names
+"""What `align annotate export` writes."""
 
 
 def load_preferences(path: Path) -> tuple[list[Preference], list[Dropped]]:
@@ -24,7 +27,7 @@ def load_preferences(path: Path) -> tuple[list[Preference], list[Dropped]]:
 
 def load_subsets(path: Path) -> tuple[list[tuple[Preference, str | None]], list[Dropped]]:
     """As `load_preferences`, each with its row's `subset`, as RewardBench's files have it, or `topic`; None without."""
-    good, dropped = parse_rows(path, "preference", lambda row, _: (_preference(row), _subset(row)))
+    good, dropped = parse_rows(path, "preference", lambda row, _: (_preference(row), _subset(row)), known=KNOWN)
     first: dict[tuple[str, str, str], str] = {}
     kept = []
     for where, (preference, subset) in good:
@@ -34,6 +37,7 @@ def load_subsets(path: Path) -> tuple[list[tuple[Preference, str | None]], list[
         else:
             first[pair] = where
             kept.append((preference, subset))
+    say_dropped(path, "preference", len(kept), dropped)
     return kept, dropped
 
 
@@ -63,8 +67,8 @@ def _preference(row: dict[str, Any]) -> Preference:
         raise BadRowError("prompts differ", "`chosen` and `rejected` differ before their last assistant turn")
     given = prompt_of(row, ("prompt", "conversations", "messages", "instruction"))
     before_chosen, chosen = answer_of(row["chosen"], "chosen")
-    before_rejected, rejected = answer_of(row["rejected"], "rejected")
-    messages = _same_prompt(row, given, before_chosen, before_rejected)
+    before_rejected, rejected = answer_of(row["rejected"], "rejected", empty=True)
+    messages = in_full(row, _same_prompt(row, given, before_chosen, before_rejected))
     if normal(chosen) == normal(rejected):
         same = "are both" if chosen == rejected else "both read"
         raise BadRowError("no difference", f"`chosen` and `rejected` {same} {excerpt(chosen)}")
@@ -92,19 +96,20 @@ def _same_prompt(row: dict[str, Any], *found: list[Message] | None) -> list[Mess
     if not prompts:
         expected = "a prompt (`prompt`, `conversations`, `messages`, `instruction`) or whole conversations in `chosen`"
         raise BadRowError("missing field", f"needs {expected}, found {fields_found(row)}")
+    prompt = prompts[0]
     for other in prompts[1:]:
-        if prompt_id(other) != prompt_id(prompts[0]):
-            ends = " and ".join(excerpt(messages[-1]["content"][-40:]) for messages in (prompts[0], other))
-            raise BadRowError(
-                "prompts differ", f"they have {len(prompts[0])} and {len(other)} turns and end with {ends}"
-            )
-    return prompts[0]
+        if (both := agreed(prompt, other)) is None:
+            ends = " and ".join(excerpt(messages[-1]["content"][-40:]) for messages in (prompt, other))
+            raise BadRowError("prompts differ", f"they have {len(prompt)} and {len(other)} turns and end with {ends}")
+        prompt = both
+    return prompt
 
 
-def _is_finite(value: float) -> bool:
+def is_number(value: object) -> TypeGuard[float | Decimal]:
+    """Whether `value` is a finite number, as JSON or a table of decimals gives it; true and false are none."""
     try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer of hundreds of digits
+        return isinstance(value, int | float | Decimal) and not isinstance(value, bool) and math.isfinite(value)
+    except (OverflowError, ValueError):  # an integer of hundreds of digits, a signalling NaN
         return False
 
 
@@ -113,7 +118,7 @@ def number_of(row: dict[str, Any], field: str, default: float, low: float, high:
     value = row.get(field)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
+    if not is_number(value):
         raise BadRowError("not a number", f"`{field}` is {excerpt(value)}")
     if not low <= value <= high:
         raise BadRowError("out of range", f"`{field}` is {value}, not in [{low}, {high}]")

@@ -4,11 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from align.config.recipe import Prompts
-from align.data.messages import BadRowError, asks, conversation_of, hh_question, is_hh, prompt_of
-from align.data.rows import fields_found, parse_rows
+from align.data.messages import BadRowError, asks, conversation_of, hh_question, in_full, is_hh, prompt_of
+from align.data.rows import fields_found, parse_rows, say_dropped
 from align.errors import DataError
 from align.ids import unit_for
 from align.types import Dropped, Message, Prompt, Split, prompt_id
+
+KNOWN = ("id", "solution", "tests", "cases")
+"""Fields of a prompt's row that reward functions read, and one that means nothing here."""
 
 
 def split_of(prompt: str, test_share: float) -> Split:
@@ -39,7 +42,7 @@ def read_prompts(path: Path, test_share: float = 0.0) -> tuple[list[Prompt], lis
     A prompt's side of the split depends on its own messages and on `test_share` only: not on its place, on other
     rows or on a seed. So it never crosses, whatever is added later.
     """
-    good, dropped = parse_rows(path, "prompt", lambda row, _: prompt_in(row))
+    good, dropped = parse_rows(path, "prompt", lambda row, _: prompt_in(row), known=KNOWN)
     prompts: dict[str, Prompt] = {}
     for where, messages in good:
         identity = prompt_id(messages)
@@ -47,6 +50,7 @@ def read_prompts(path: Path, test_share: float = 0.0) -> tuple[list[Prompt], lis
             dropped.append(Dropped("prompt", where, f"duplicate: the same prompt as {prompts[identity].source}"))
         else:
             prompts[identity] = Prompt(identity, messages, split_of(identity, test_share), where)
+    say_dropped(path, "prompt", len(prompts), dropped)
     return list(prompts.values()), dropped
 
 
@@ -67,8 +71,8 @@ def prompt_in(row: dict[str, Any]) -> list[Message]:
     """The conversation that a row asks. Raises BadRowError where it has none."""
     messages = prompt_of(row, ("prompt", "messages", "conversations", "instruction"))
     if messages is not None:
-        return messages
+        return in_full(row, messages)
     if not is_hh(row.get("chosen")):
         expected = "`prompt`, `messages`, `conversations`, `instruction` or HH text in `chosen`"
         raise BadRowError("missing field", f"needs {expected}, found {fields_found(row)}")
-    return asks(conversation_of(hh_question(row["chosen"]), "chosen"), "chosen")
+    return in_full(row, asks(conversation_of(hh_question(row["chosen"]), "chosen"), "chosen"))

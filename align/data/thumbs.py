@@ -5,10 +5,10 @@ from typing import Any
 
 from align.data.demonstrations import demonstration_of
 from align.data.messages import BadRowError, excerpt
-from align.data.preferences import GIVEN, number_of
-from align.data.rows import fields_found, parse_rows
+from align.data.preferences import GIVEN, is_number, number_of
+from align.data.rows import fields_found, parse_rows, say_dropped
 from align.normal import normal
-from align.types import Dropped, Thumb, candidate_id, prompt_id, thumb_id
+from align.types import SCHEMAS, Dropped, Thumb, candidate_id, prompt_id, thumb_id
 
 
 def load_thumbs(path: Path) -> tuple[list[Thumb], list[Dropped]]:
@@ -17,7 +17,7 @@ def load_thumbs(path: Path) -> tuple[list[Thumb], list[Dropped]]:
     `round` is 0 and there are no judgements; weight 1 stands where a row gives none. A second verdict on the same answer
     is dropped: how two verdicts become one is for `target` and `weight` to say.
     """
-    good, dropped = parse_rows(path, "thumb", _thumb)
+    good, dropped = parse_rows(path, "thumb", _thumb, known=SCHEMAS[Thumb].names)
     first: dict[tuple[str, str], str] = {}
     kept = []
     for where, thumb in good:
@@ -27,12 +27,13 @@ def load_thumbs(path: Path) -> tuple[list[Thumb], list[Dropped]]:
         else:
             first[answer] = where
             kept.append(thumb)
+    say_dropped(path, "thumb", len(kept), dropped)
     return kept, dropped
 
 
 def _thumb(row: dict[str, Any], where: str) -> Thumb:
     target = _target(row)
-    messages, text, _ = demonstration_of(row, where)
+    messages, text, _ = demonstration_of(row, where, empty=target < 0.5)
     prompt = prompt_id(messages)
     candidate = candidate_id(prompt, text, GIVEN)
     return Thumb(
@@ -53,9 +54,9 @@ def _target(row: dict[str, Any]) -> float:
     label = row.get("label")
     if label is None and row.get("target") is None:
         raise BadRowError("missing field", f"needs `label` or `target`, found {fields_found(row)}")
-    if label is not None and (not isinstance(label, bool | int) or label not in (0, 1)):
+    if label is not None and not (isinstance(label, bool) or (is_number(label) and label in (0, 1))):
         raise BadRowError("not a label", f"`label` must be true or false, found {excerpt(label)}")
     target = number_of(row, "target", float(bool(label)), 0.0, 1.0)
-    if label is not None and (target - 0.5) * (label - 0.5) < 0:
+    if label is not None and (target - 0.5) * (float(label) - 0.5) < 0:
         raise BadRowError("out of range", f"`target` {target} says the opposite of `label` {bool(label)}")
     return target

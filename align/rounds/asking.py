@@ -1,6 +1,6 @@
 """What a round asks of people, all of it: tasks of the recipe's kind, gold tasks, repeats and suggestions."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,22 +8,29 @@ import pyarrow as pa
 from align.config.recipe import Annotate, Gold, Suggest
 from align.data.contamination import drop_held_out_preferences
 from align.data.preferences import load_preferences
+from align.dropped import count_reasons
 from align.errors import DataError
 from align.ids import unit_for
 from align.store import read_table, write_table
 from align.types import Candidate, Dropped, Prompt, Task
-from annotation.controls import Suggestion, gold_tasks, repeats, suggest
+from annotation.controls import Suggestion, gold_tasks, gold_wanted, repeats, suggest
 from annotation.form import form_of
-from annotation.tasks import make_tasks
+from annotation.tasks import NAMES, make_tasks, shortfall
+
+MORE_ROWS = "give more prompts or more different answers to each, or lower --tasks"
+MORE_GOLD = "give more pairs, or lower annotate.gold.share (--gold-share)"
+MORE_ANSWERS = "raise rollouts.prompts, rollouts.samples or rollouts.temperature, or lower annotate.tasks"
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """`suggestions` are the outcomes that were suggested, and for the other tasks those that would have been."""
+    """`suggestions` are the outcomes that were suggested, and for the other tasks those that would have been. `notes` are
+    sentences for people: what was asked for and could not be made."""
 
     tasks: list[Task]
     dropped: list[Dropped]
     suggestions: list[Suggestion]
+    notes: list[str] = field(default_factory=list)
 
 
 def ask(
@@ -54,17 +61,24 @@ def ask(
             where=str(source) if source else None,
             hint=None if source else "raise rollouts.temperature or rollouts.samples",
         )
+    answered = len({c.prompt_id for c in candidates})
+    fewer = shortfall(len(proper), annotate.tasks, NAMES[form.kind], answered, count_reasons(dropped))
+    notes = [f"{source}: {fewer}; {MORE_ROWS}" if source else f"{fewer}; {MORE_ANSWERS}"] if fewer else []
     again = repeats(proper, share=annotate.repeats, seed=seed)
     gold: list[Task] = []
     if annotate.gold is not None:
         gold, left_out = _gold(annotate.gold, annotate, [*proper, *again], held_out, round=round, seed=seed)
         dropped = dropped + left_out
+        if len(gold) < (wanted := gold_wanted(annotate.gold.share, len(proper) + len(again))):
+            notes += [
+                f"{annotate.gold.path}: {len(gold):,} control items and not the {wanted:,} asked for; {MORE_GOLD}"
+            ]
     # not in the order of their making: nobody should see from a place on the server what is gold or a repeat
     tasks = sorted([*proper, *again, *gold], key=lambda t: (-t.priority, unit_for(seed, "order", t.id)))
     if annotate.suggest is None:
-        return Asked(tasks, dropped, [])
+        return Asked(tasks, dropped, [], notes)
     shown, suggestions = _suggested(tasks, annotate.suggest, seed)
-    return Asked(shown, dropped, suggestions)
+    return Asked(shown, dropped, suggestions, notes)
 
 
 def _gold(

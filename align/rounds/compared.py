@@ -11,7 +11,7 @@ from align.rounds.asking import Asked
 from align.rounds.labelling import DESK
 from align.store import read_json
 from align.types import Candidate, Dropped, Judgement, Prompt, Task
-from annotation.tasks import blind_tasks, first_samples
+from annotation.tasks import TIED, blind_tasks, first_samples, shortfall
 
 Answers = tuple[list[Prompt], list[Candidate]]
 
@@ -35,11 +35,13 @@ def ask_blind(new: Answers, old: Answers, annotate: Annotate, *, seed: int) -> t
     if not tasks:
         raise DataError(f"the two files say the same on all {len(same)} prompts, so there is nothing to compare")
     dropped = [Dropped("prompt", p, "only one of the two files answers it") for p in sorted(ours ^ theirs)]
-    dropped += [Dropped("prompt", p, "both answers are the same, a tie") for p in same]
+    dropped += [Dropped("prompt", p, TIED) for p in same]
     left = ours & theirs - {task.prompt_id for task in tasks} - set(same)
     dropped += [Dropped("prompt", p, f"the {annotate.tasks} tasks asked for came from others") for p in sorted(left)]
     firsts = first_samples(new[1])
-    return Asked(tasks, dropped, []), {"new": [firsts[task.prompt_id].id for task in tasks], "same": same}
+    fewer = shortfall(len(tasks), annotate.tasks, "blind comparisons", len(ours & theirs), {TIED: len(same)})
+    notes = [f"{fewer}; give more prompts that both files answer, or lower --tasks"] if fewer else []
+    return Asked(tasks, dropped, [], notes), {"new": [firsts[task.prompt_id].id for task in tasks], "same": same}
 
 
 def win_rate(folder: Path, tasks: list[Task], judgements: list[Judgement]) -> dict[str, Any] | None:

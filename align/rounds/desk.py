@@ -1,6 +1,7 @@
 """Desks: which tasks a folder asks people about. A run's folder has one for each time that people are asked; a folder of
 one's own is made from a file of candidates, with no recipe and no run."""
 
+import logging
 import secrets
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from align.rounds.run import open_run
 from align.rounds.stage import Receipt, Ref, in_force
 from align.store import fresh_folder, publish, read_json, write_json, write_rows, write_table
 from align.types import Task, as_dict, to_table
+
+_log = logging.getLogger(__name__)
 
 
 def open_desk(folder: Path) -> Desk:
@@ -59,10 +62,12 @@ def make_desk(folder: Path, candidates: Path, annotate: Annotate, *, seed: int, 
         asked, blind = ask(*read, annotate, round=1, seed=seed, source=candidates), None
     else:
         asked, blind = ask_blind(read, load_candidates(against), annotate, seed=seed)
+    for note in asked.notes:
+        _log.warning("%s", note)
     partial = fresh_folder(folder.with_name(folder.name + ".partial"))
     write_table(partial / "tasks.parquet", to_table(Task, asked.tasks))
     write_suggestions(partial, asked.suggestions)
-    write_rows(partial / "left_out.jsonl", map(as_dict, asked.dropped))
+    write_rows(partial / "tasks_dropped.jsonl", map(as_dict, asked.dropped))
     tasks_id = file_id(partial / "tasks.parquet")
     desk = {
         "annotate": settings,

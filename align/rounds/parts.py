@@ -1,8 +1,10 @@
 """What the stages' functions have in common: tables in their inputs' folders and in their own."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from align.dropped import mostly_dropped
 from align.ids import unit_for
 from align.rounds.stage import RECEIPT, Job, Ref, stage_folder
 from align.store import read_json, read_table, write_table
@@ -41,6 +43,12 @@ def labels_of(job: Job, name: str, kind: type[Row], replay: float) -> list[Row]:
         earlier = from_table(kind, read_table(job.inputs[source] / f"{name}.parquet"))
         rows += [row for row in earlier if unit_for("replay", seed, job.round, row.id) < replay]  # type: ignore[attr-defined]
     return rows
+
+
+def note_of(what: str, metrics: Mapping[str, Any]) -> dict[str, list[str]]:
+    """For a stage's summary: a note where most of its rows were dropped, by `rows` and `dropped` of a training's metrics."""
+    sentence = mostly_dropped(what, metrics["rows"], metrics["dropped"])
+    return {"notes": [f"{sentence} (dropped.parquet of the stage names each)"]} if sentence else {}
 
 
 def write_part(job: Job, name: str, kind: type[Record], rows: list[Record]) -> None:

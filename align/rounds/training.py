@@ -10,7 +10,7 @@ from typing import Any
 from align.config.rewards import read_function
 from align.config.training import BestOfN, Dpo, Grpo, Kto, Online, Ppo, RewardModel, Rloo
 from align.errors import DataError
-from align.rounds.parts import checkpoint_of, labels_of, prompts_of, write_part
+from align.rounds.parts import checkpoint_of, labels_of, note_of, prompts_of, write_part
 from align.rounds.rewarding import Part, scorer_of
 from align.rounds.stage import Job
 from align.rounds.worker import Progress
@@ -118,7 +118,7 @@ def _common(job: Job, progress: Progress) -> dict[str, Any]:
 
 def _trained(job: Job, metrics: Summary, **counts: int) -> Summary:
     parent = checkpoint_of(job.inputs["parent"])
-    return {"checkpoint": checkpoint_id(job.out), "parent": parent, **counts, **metrics}
+    return {"checkpoint": checkpoint_id(job.out), "parent": parent, **counts, **metrics, **note_of("row", metrics)}
 
 
 def _some(rows: list[Any], job: Job, what: str) -> list[Any]:

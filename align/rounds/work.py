@@ -12,10 +12,11 @@ from typing import Any
 from align.config.recipe import Annotate, Evaluate, Prompts
 from align.config.rollouts import Rollouts
 from align.config.training import Sft
+from align.dropped import count_reasons
 from align.evaluate.compare import SAMPLES
 from align.rounds import checking, training
 from align.rounds.journal import read_journal
-from align.rounds.parts import ancestors_of, checkpoint_of, prompts_of, write_part
+from align.rounds.parts import ancestors_of, checkpoint_of, note_of, prompts_of, write_part
 from align.rounds.stage import Job
 from align.rounds.training import Summary
 from align.rounds.worker import Progress
@@ -43,15 +44,17 @@ def demonstrations(job: Job, progress: Progress) -> Summary:
     from align.data.demonstrations import load_demonstrations, mixed, write_demonstrations
 
     test, parts, left_out = prompts_of(job, "test"), [], list[Dropped]()
+    read = 0
     for path in (job.tuning["path"], *job.tuning["mix"]):
         rows, dropped = load_demonstrations(Path(path))
         kept, held_out = drop_held_out_demonstrations(rows, test)
         parts.append(kept)
+        read += len(kept)
         left_out += dropped + held_out
     kept = mixed(parts[0], list(zip(parts[1:], job.settings.get("mix", []), strict=True)), job.settings.get("seed", 0))
     write_demonstrations(job.out / "demonstrations.parquet", kept)
     write_part(job, "dropped", Dropped, left_out)
-    return {"rows": len(kept), "dropped": len(left_out)}
+    return {"rows": len(kept), "dropped": len(left_out), **_note("demonstration", read, left_out)}
 
 
 def given_policy(job: Job, progress: Progress) -> Summary:
@@ -84,7 +87,7 @@ def sft_policy(job: Job, progress: Progress) -> Summary:
         work=job.scratch,
         progress=progress,
     )
-    return {"checkpoint": checkpoint_id(job.out), "parent": None, **metrics}
+    return {"checkpoint": checkpoint_id(job.out), "parent": None, **metrics, **note_of("demonstration", metrics)}
 
 
 def _named(given: dict[str, Any]) -> dict[str, Any]:
@@ -103,6 +106,7 @@ def rollouts(job: Job, progress: Progress) -> Summary:
     write_part(job, "candidates", Candidate, rows)
     write_part(job, "dropped", Dropped, dropped)
     counted = {"prompts": len(drawn), "candidates": len(rows), "dropped": len(dropped), **_lengths(rows)}
+    counted |= _note("answer", len(rows), dropped)
     return counted | {"redrawn": sum(c.redrawn for c in rows)} if config.resample else counted
 
 
@@ -126,6 +130,7 @@ def selection(job: Job, progress: Progress) -> Summary:
         "repeats": sum(t.repeat > 0 for t in asked.tasks),
         "suggested": sum(t.suggested is not None for t in asked.tasks),
         "dropped": len(asked.dropped),
+        **({"notes": asked.notes} if asked.notes else {}),
     }
 
 
@@ -185,7 +190,8 @@ def given_thumbs(job: Job, progress: Progress) -> Summary:
     kept, held_out = drop_held_out_thumbs(rows, prompts_of(job, "test"))
     write_part(job, "thumbs", Thumb, kept)
     write_part(job, "dropped", Dropped, dropped + held_out)
-    return {"thumbs": len(kept), "dropped": len(dropped) + len(held_out)}
+    counts = {"thumbs": len(kept), "dropped": len(dropped) + len(held_out)}
+    return {**counts, **_note("thumb", len(kept), dropped + held_out)}
 
 
 def given_preferences(job: Job, progress: Progress) -> Summary:
@@ -197,7 +203,8 @@ def given_preferences(job: Job, progress: Progress) -> Summary:
     kept, held_out = drop_held_out_preferences(rows, prompts_of(job, "test"))
     write_part(job, "preferences", Preference, kept)
     write_part(job, "dropped", Dropped, dropped + held_out)
-    return {"preferences": len(kept), "dropped": len(dropped) + len(held_out)}
+    counts = {"preferences": len(kept), "dropped": len(dropped) + len(held_out)}
+    return {**counts, **_note("preference", len(kept), dropped + held_out)}
 
 
 def evaluation(job: Job, progress: Progress) -> Summary:
@@ -229,13 +236,15 @@ def evaluation(job: Job, progress: Progress) -> Summary:
 
 def blind(job: Job, progress: Progress) -> Summary:
     """Choose the held-out prompts on which people compare the new policy with the first one."""
-    from annotation.tasks import blind_tasks
+    from annotation.tasks import TIED, blind_tasks, shortfall
 
     new, old = (from_table(Candidate, read_table(job.inputs[name] / SAMPLES)) for name in ("new", "first"))
     tasks, same = blind_tasks(prompts_of(job, "test"), new, old, round=job.round, **job.settings)
     write_part(job, "tasks", Task, tasks)
     write_json(job.out / "same.json", same)
-    return {"tasks": len(tasks), "same": len(same)}
+    fewer = shortfall(len(tasks), job.settings["count"], "blind comparisons", len(tasks) + len(same), {TIED: len(same)})
+    notes = {"notes": [f"{fewer}; raise evaluate.prompts or prompts.test_share"]} if fewer else {}
+    return {"tasks": len(tasks), "same": len(same), **notes}
 
 
 def blind_result(job: Job, progress: Progress) -> Summary:
@@ -289,6 +298,10 @@ def _sample(
         out=job.scratch,
         progress=progress,
     )
+
+
+def _note(what: str, kept: int, dropped: list[Dropped]) -> Summary:
+    return note_of(what, {"rows": kept, "dropped": count_reasons(dropped)})
 
 
 def _lengths(rows: list[Candidate]) -> Summary:

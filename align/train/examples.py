@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from align.dropped import mostly_dropped
 from align.errors import ConfigError, DataError, StageError
 from align.store import write_table
 from align.text import encode_answer, encode_prompt
@@ -19,8 +21,10 @@ if TYPE_CHECKING:
 
 Row = TypeVar("Row")
 
+_log = logging.getLogger(__name__)
 EMPTY = "the answer is empty"
 SAME = "chosen and rejected are the same"
+UNTOLD = "the tokenizer gives chosen and rejected the same tokens, though they differ"
 WEIGHTLESS = "its weight is 0"
 STOP_INSIDE = "the answer holds a stop token before its end"
 
@@ -159,7 +163,7 @@ def encode_preferences(
             _refuse(_pointless(row))
             chosen, rejected = (encode_answer(tokenizer, row.messages, text) for text in (row.chosen, row.rejected))
             pair = Pair(encode_prompt(tokenizer, row.messages), chosen, rejected, row.target, row.weight)
-            _refuse(SAME if chosen == rejected else _fault(pair.tokens, [chosen, rejected], stops, limit))
+            _refuse(UNTOLD if chosen == rejected else _fault(pair.tokens, [chosen, rejected], stops, limit))
             kept.append(pair)
         except DataError as refusal:
             dropped.append(Dropped("preference", row.id, refusal.what))
@@ -178,7 +182,7 @@ def encode_thumbs(
     for row in rows:
         _require_possible(row, "thumb", 0.0)
         try:
-            _refuse(EMPTY if _says_nothing(row.text) else WEIGHTLESS if row.weight == 0 else None)
+            _refuse(EMPTY if row.target >= 0.5 and _says_nothing(row.text) else WEIGHTLESS if row.weight == 0 else None)
             answer = encode_answer(tokenizer, row.messages, row.text)
             verdict = Verdict(encode_prompt(tokenizer, row.messages), answer, row.target, row.weight)
             _refuse(_fault(verdict.tokens, [answer], stops, limit))
@@ -202,7 +206,7 @@ def _require_possible(row: Preference | Thumb, what: str, least: float) -> None:
 
 
 def _pointless(row: Preference) -> str | None:
-    if _says_nothing(row.chosen) or _says_nothing(row.rejected):
+    if _says_nothing(row.chosen):  # an answer that says nothing can be rejected for it
         return EMPTY
     if row.chosen == row.rejected:
         return SAME
@@ -241,7 +245,9 @@ def reasons(dropped: Sequence[Dropped]) -> dict[str, int]:
 
 
 def require_rows(kept: Sequence[object], dropped: Sequence[Dropped], what: str) -> None:
-    """DataError where nothing is left to train on."""
+    """DataError where nothing is left to train on; a warning where most of it is not."""
+    if kept and (sentence := mostly_dropped(what, len(kept), reasons(dropped))):
+        _log.warning("%s (dropped.parquet names each)", sentence)
     if not kept:
         why = ", ".join(f"{count} × {reason}" for reason, count in reasons(dropped).items()) or "none were given"
         raise DataError(f"no {what} is left to train on: {why}")

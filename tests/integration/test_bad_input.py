@@ -211,9 +211,9 @@ def test_an_argilla_that_cannot_be_used(refuse: Refuse, here: Path, monkeypatch:
     assert "a secret" not in sentence
     assert sorted(p.name for p in (here / "desk").iterdir()) == [
         "desk.json",
-        "left_out.jsonl",
         "suggestions.parquet",
         "tasks.parquet",
+        "tasks_dropped.jsonl",
     ]
 
 

@@ -98,7 +98,7 @@ def test_pull_export_and_forget(asked: tuple[Path, dict[str, str]]) -> None:
     pulled = json_of("annotate", "pull", folder, cwd=folder.parent)
     assert (pulled["new"], pulled["judgements"], pulled["preferences"]) == (11, 11, 6)
     assert pulled["notes"][0].startswith("Only 5 tasks were judged twice")
-    files = {p.name for p in folder.glob("*.jsonl")} - {"left_out.jsonl", "journal.jsonl"}
+    files = {p.name for p in folder.glob("*.jsonl")} - {"tasks_dropped.jsonl", "journal.jsonl"}
     assert files == {f"{n}.jsonl" for n in ("judgements", "preferences", "thumbs", "demonstrations", "dropped")}
     made = json_of("annotate", "export", folder, "--out", "shared", cwd=folder.parent)
     assert made == {"judgements": 11, "preferences": 6, "out": "shared"} | {

@@ -67,7 +67,7 @@ def test_train_sample_and_compare_on_files_of_ones_own(ours: Path, answers: Path
         "dpo", "--model", "sft", "--preferences", "pairs.jsonl", "--out", "dpo", "--threads", "1",
         "learning_rate=3e-3", "epochs=4", "batch_size=4", cwd=ours,
     )  # fmt: skip
-    assert (preferred["rows"], preferred["unreadable"]) == (12, 0)
+    assert (preferred["rows"], preferred["dropped"]) == (12, {})
     assert preferred["step0_logp_difference"] < 1e-4
     for name in ("sft", "dpo"):
         load_model(ours / name, "float32")

@@ -3,22 +3,28 @@
 import gzip
 import json
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from align.cli.train import keep_dropped
 from align.config.recipe import Prompts
 from align.data.candidates import load_candidates
 from align.data.contamination import drop_held_out_demonstrations, drop_held_out_preferences, drop_held_out_thumbs
 from align.data.demonstrations import load_demonstrations, read_demonstrations, write_demonstrations
-from align.data.preferences import load_preferences
+from align.data.preferences import is_number, load_preferences
 from align.data.prompts import load_prompts, read_prompts, split_of
-from align.data.rows import count_reasons
 from align.data.thumbs import load_thumbs
+from align.dropped import count_reasons
 from align.errors import DataError
+from align.store import read_rows
+from align.train.examples import write_dropped
 from align.types import Dropped, Message, Preference, Prompt, as_dict, from_table, prompt_id, to_table
 
 HH = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: A joke?\n\nAssistant:"
@@ -45,6 +51,8 @@ PROMPT_FORMS: list[tuple[dict[str, Any], list[Message]]] = [
      user("a", "b", "c")),
     ({"instruction": "Add.", "input": "1 2", "output": "3"}, user("Add.\n1 2")),
     ({"instruction": "Add.", "input": ""}, user("Add.")),
+    ({"instruction": "Add.", "input": " \n"}, user("Add.")),
+    ({"instruction": "Sort.", "input": "[]"}, user("Sort.\n[]")),
     ({"instruction": "c", "system": "s", "history": [["a", "b"]]},
      [{"role": "system", "content": "s"}, *user("a", "b", "c")]),
     ({"chosen": HH + " Knock knock.", "rejected": HH + " No."}, user("Hi", "Hello", "A joke?")),
@@ -233,14 +241,14 @@ def test_target_weight_and_margin(tmp_path: Path) -> None:
         ({"chosen": "b", "rejected": "c"}, "missing field: needs a prompt (`prompt`, "),
         ({**GOOD, "rejected": "b"}, "no difference: `chosen` and `rejected` are both 'b'"),
         ({**GOOD, "rejected": "b "}, "no difference: `chosen` and `rejected` are both 'b'"),
-        ({**GOOD, "rejected": ""}, "empty: `rejected` is ''"),
+        ({**GOOD, "chosen": ""}, "empty: `chosen` is ''"),
         ({**GOOD, "prompt": user("a", "b")}, "no question: `prompt` ends with assistant 'b'"),
         ({"chosen": user("a", "b"), "rejected": user("x", "c")},
          "prompts differ: they have 1 and 1 turns and end with 'a' and 'x'"),
         ({"prompt": "x", "chosen": user("a", "b"), "rejected": user("a", "c")}, "prompts differ: they have 1 and 1"),
         ({"chosen": HH + " b", "rejected": "\n\nHuman: Hi\n\nAssistant: c"},
          "prompts differ: `chosen` and `rejected` differ before their last assistant turn"),
-        ({"chosen": HH + " b", "rejected": HH}, "empty: `rejected[3]` is ''"),
+        ({"chosen": HH, "rejected": HH + " b"}, "empty: `chosen[3]` is ''"),
         ({"chosen": HH + " b", "rejected": 3}, "not a message: `rejected` is 3"),
         ({**GOOD, "chosen": user("b")}, "no answer: `chosen` ends with user 'b', not assistant"),
         ({**GOOD, "target": 0.4}, "out of range: `target` is 0.4, not in [0.5, 1.0]"),
@@ -253,6 +261,78 @@ def test_rows_that_are_no_preferences(tmp_path: Path, row: Any, reason: str) -> 
     rows, dropped = load_preferences(write(tmp_path / "q.jsonl", GOOD, row))
     assert (len(rows), [(d.what, d.where) for d in dropped]) == (1, [("preference", "q.jsonl:2")])
     assert dropped[0].reason.startswith(reason)
+
+
+def assistant(text: str | None) -> dict[str, Any]:
+    return {"role": "assistant", "content": text}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": user("a"), "chosen": "b", "rejected": " \u200b"},
+        {"prompt": "a", "chosen": [assistant("b")], "rejected": [assistant("")]},
+        {"chosen": [*user("a"), assistant("b")], "rejected": [*user("a"), assistant("")]},
+        {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant:"},
+    ],
+)
+def test_an_empty_answer_that_was_rejected_is_a_preference(tmp_path: Path, row: Any) -> None:
+    rows, dropped = load_preferences(write(tmp_path / "q.jsonl", row))
+    assert ([(p.messages, p.chosen, p.rejected) for p in rows], dropped) == ([(user("a"), "b", "")], [])
+
+
+@pytest.mark.parametrize("field", ["chosen", "prompt"])
+def test_a_system_turn_may_stand_in_one_part_of_a_pair_alone(tmp_path: Path, field: str) -> None:
+    system, other = {"role": "system", "content": "s"}, {"role": "system", "content": "t"}
+    row: dict[str, Any] = {"prompt": user("a"), "chosen": user("a", "b"), "rejected": user("a", "c")}
+    rows, dropped = load_preferences(write(tmp_path / "q.jsonl", {**row, field: [system, *row[field]]}))
+    assert ([p.messages for p in rows], dropped) == ([[system, *user("a")]], [])
+    two = {**row, "prompt": [system, *user("a")], "chosen": [other, *user("a", "b")]}
+    _, dropped = load_preferences(write(tmp_path / "q.jsonl", GOOD, two))
+    assert dropped[0].reason == "prompts differ: they have 2 and 2 turns and end with 'a' and 'a'"
+
+
+def test_numbers_of_tables(tmp_path: Path) -> None:
+    """Decimals, and messages that hold each other's fields."""
+    number = pa.decimal128(10, 2)
+    turns = [{"role": None, "content": None, "from": "human", "value": "a"}, {**assistant("b"), "from": None}]
+    table = {
+        "messages": [turns],
+        "label": pa.array([Decimal("1.00")], number),
+        "weight": pa.array([Decimal("0.25")], number),
+    }
+    pq.write_table(pa.table(table), tmp_path / "t.parquet")
+    thumbs, dropped = load_thumbs(tmp_path / "t.parquet")
+    assert ([(t.messages, t.text, t.target, t.weight) for t in thumbs], dropped) == ([(user("a"), "b", 1.0, 0.25)], [])
+    rows = [{"prompt": "a", "text": "b", "sample": 1.0, "tokens": 4.0}]
+    assert [(c.sample, c.tokens) for c in load_candidates(write(tmp_path / "c.jsonl", *rows))[1]] == [(1, 4)]
+
+
+@pytest.mark.parametrize("value", [Decimal("NaN"), Decimal("sNaN"), Decimal("Infinity"), float("nan"), True, 10**400])
+def test_what_is_no_number(value: object) -> None:
+    assert not is_number(value)
+
+
+def test_a_folder_is_called_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        load_preferences(tmp_path)
+    assert str(caught.value) == f"{tmp_path} is a folder; name the file of rows in it: .jsonl, .jsonl.gz or .parquet"
+
+
+def test_all_that_was_dropped_stands_in_one_file(tmp_path: Path) -> None:
+    """Of a verb that trains: duplicates are not unreadable, and what is too long is found beside them."""
+    _, dropped = load_preferences(write(tmp_path / "q.jsonl", GOOD, GOOD))
+    keep_dropped(tmp_path, dropped)
+    assert [row["reason"] for _, row in read_rows(tmp_path / "dropped.jsonl")] == [
+        "duplicate: the same pair as q.jsonl:1"
+    ]
+    write_dropped(tmp_path, [Dropped("preference", "a", "too long")])
+    keep_dropped(tmp_path, dropped)
+    assert [row["reason"] for _, row in read_rows(tmp_path / "dropped.jsonl")] == [
+        "duplicate: the same pair as q.jsonl:1",
+        "too long",
+    ]
+    assert not (tmp_path / "unreadable.jsonl").exists()
 
 
 def test_exported_preferences_load_again(tmp_path: Path) -> None:
@@ -306,15 +386,17 @@ def test_candidates(tmp_path: Path) -> None:
         assert str(caught.value).startswith(said)
 
 
+QUOTED = json.dumps(user("a", "b"))
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
-    | st.sampled_from([HH, HH + " x", "user", "gpt"]),
+    | st.sampled_from([HH, HH + " x", HH.strip(), "user", "gpt", QUOTED, QUOTED[:-2], repr(json.loads(QUOTED))]),
     lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "tool_calls"]), inner, max_size=3),
+    | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "tool_calls", "weight", "thinking"]), inner, max_size=3),
     max_leaves=8,
 )  # fmt: skip
 FIELDS = ["prompt", "messages", "conversations", "instruction", "input", "system", "history", "completion", "output"]
-FIELDS += ["chosen", "rejected", "target", "weight", "text", "tokens", "finish"]
+FIELDS += ["chosen", "rejected", "target", "weight", "text", "tokens", "finish", "label"]
+FIELDS += ["system_prompt", "context", "tools", "reasoning_content", "response"]
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -322,7 +404,7 @@ FIELDS += ["chosen", "rejected", "target", "weight", "text", "tokens", "finish"]
 @given(st.lists(st.dictionaries(st.sampled_from(FIELDS), json_values, max_size=4), max_size=3))
 def test_no_row_crashes_a_loader(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     path = write(tmp_path / "any.jsonl", *rows)
-    for load in (read_prompts, load_demonstrations, load_preferences, load_candidates):
+    for load in (read_prompts, load_demonstrations, load_preferences, load_thumbs, load_candidates):
         try:
             good, other = load(path)  # type: ignore[operator]
         except DataError:

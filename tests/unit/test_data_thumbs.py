@@ -52,3 +52,11 @@ def test_what_cannot_be_used_is_dropped_with_its_reason(tmp_path: Path, row: dic
 def test_a_file_of_something_else_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="rows are no thumbs"):
         load(tmp_path, {"prompt": "a", "chosen": "b", "rejected": "c"})
+
+
+def test_an_empty_answer_can_be_bad_and_not_good(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Hi {n}", "completion": "", "label": label} for n, label in enumerate([False, 0.0, True])]
+    rows += [{"prompt": "Hi", "completion": "Yes", "label": 1.0}]
+    thumbs, dropped = load(tmp_path, *rows)
+    assert [(t.text, t.target) for t in thumbs] == [("", 0.0), ("", 0.0), ("Yes", 1.0)]
+    assert [row.reason for row in dropped] == ["empty: `completion` is ''"]

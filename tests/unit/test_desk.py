@@ -30,7 +30,7 @@ def test_shared_prompts_are_compared_and_the_rest_is_left_out_with_the_reason(tm
     assert [(t.kind, t.purpose) for t in desk.tasks] == [("blind_ab", "eval")] * 6
     assert desk.form.kind == "blind_ab"
     assert {t.texts["ab".index("a")].split()[0] for t in desk.tasks} == {"new", "old"}, "a is not always the new one"
-    reasons = [row["reason"] for _, row in read_rows(tmp_path / "desk" / "left_out.jsonl")]
+    reasons = [row["reason"] for _, row in read_rows(tmp_path / "desk" / "tasks_dropped.jsonl")]
     assert reasons.count("only one of the two files answers it") == 4
     assert reasons.count("both answers are the same, a tie") == 2
     make_desk(tmp_path / "desk", new, Annotate(), seed=0, against=old)

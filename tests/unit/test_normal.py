@@ -148,7 +148,7 @@ def test_pairs_and_thumbs_that_read_the_same_are_one(tmp_path: Path) -> None:
         {"prompt": "?", "chosen": "a\nb", "rejected": "no"},
         {"prompt": "?\u200b", "chosen": "a\r\nb", "rejected": "no\ufeff"},
         {"prompt": "?", "chosen": "a\r\nb", "rejected": "a\nb"},
-        {"prompt": "?", "chosen": "yes", "rejected": "\u200b"},
+        {"prompt": "?", "chosen": "\u200b", "rejected": "yes"},
         {"prompt": "cafe\u0301?", "chosen": "\n\nHuman: caf\u00e9?\n\nAssistant: yes", "rejected": "no"},
     ]
     write_jsonl(

@@ -8,7 +8,7 @@ import pytest
 from align.errors import ConfigError, DataError, StageError
 from align.store import read_table
 from align.train import examples as ex
-from align.types import Dropped, Preference, from_table
+from align.types import Dropped, Preference, Thumb, from_table
 from tests.tiny import CHATML, make_tokenizer
 
 END, STOPS = 2, [2, 3]
@@ -82,7 +82,7 @@ def test_preferences_are_dropped_with_id_and_reason(tokenizer) -> None:
     rows = [
         preference(),
         preference(id="same", rejected="It is on its way."),
-        preference(id="empty", rejected=" "),
+        preference(id="empty", chosen=" "),
         preference(id="weightless", weight=0.0),
         preference(id="long", rejected="word " * 200),
     ]
@@ -97,6 +97,23 @@ def test_preferences_are_dropped_with_id_and_reason(tokenizer) -> None:
         ],
     ]
     assert kept[0].chosen_ids[-1] == kept[0].rejected_ids[-1] == END
+
+
+def test_an_empty_answer_is_learned_from_where_it_is_the_worse_one(tokenizer) -> None:
+    kept, dropped = ex.encode_preferences(tokenizer, [preference(rejected="")], STOPS, WIDE)
+    assert ([pair.rejected_ids for pair in kept], dropped) == ([[END]], [])
+    thumbs = [Thumb("t", "q", ASK, "a", "", target, 1.0, 1, []) for target in (0.2, 0.5)]
+    verdicts, dropped = ex.encode_thumbs(tokenizer, thumbs, STOPS, WIDE)
+    assert [verdict.answer_ids for verdict in verdicts] == [[END]]
+    assert [row.reason for row in dropped] == ["the answer is empty"]
+
+
+def test_answers_that_the_tokenizer_does_not_tell_apart_are_not_called_the_same(tokenizer, monkeypatch) -> None:
+    monkeypatch.setattr(ex, "encode_answer", lambda *_: [9, END])  # both unknown
+    _, dropped = ex.encode_preferences(tokenizer, [preference(chosen="はい", rejected="いいえ")], STOPS, WIDE)
+    assert [row.reason for row in dropped] == [
+        "the tokenizer gives chosen and rejected the same tokens, though they differ"
+    ]
 
 
 @pytest.mark.parametrize("changes", [{"target": 0.4}, {"target": 1.1}, {"weight": -1.0}, {"weight": float("nan")}])
