@@ -7,7 +7,7 @@ Annotator j sees a difference d between two answers as x = α_j·d + β_j·s, s 
 (Davidson 1970), but for a share λ_j of lapses, in which the word is drawn from annotator j's own mix of left, right and
 tie, or of good and bad (Hovy et al. 2013, "Learning Whom to Trust with MACE"). α_j is the annotator's discrimination
 (0: a spammer; below 0: an adversary), β_j the position bias in log-odds. Some pairs have no difference that anybody
-could see, and all but a lapse calls them a tie. On a single answer β_j is leniency, and there are no ties. Strength s
+could see, and who looks calls them a tie, but for a few. On a single answer β_j is leniency, and there are no ties. Strength s
 given a preference is a softmax of c_js + κ·(s − 2)·max(0, x), x being the difference in favour of the chosen, with c_js
 from how often annotator j uses it.
 """
@@ -37,6 +37,8 @@ MIX_WORTH = 10.0
 SIDES_WORTH = 200.0
 """Words about pairs that nobody else judged tell of a person's position bias as so many votes at most: of a hundred
 left clicks in a hundred some may have been right."""
+DECIDED = 0.02
+"""How often somebody who looks decides all the same where there is no difference to be seen."""
 UNSEEN = 1e-9
 """The chance of what cannot be, so that logarithms stay finite."""
 
@@ -155,7 +157,7 @@ def chances(raters: Raters, codes: Codes) -> tuple[Array, Array]:
     log[codes.tie] += log_nu[codes.tie]
     seen = np.empty((len(log), len(GRID) + 1))
     np.exp(log, out=seen[:, :SAME])
-    seen[:, SAME] = codes.tie
+    seen[:, SAME] = np.where(codes.tie, 1 - DECIDED, DECIDED / 2)
     guessed = lapse * _guess(raters, codes)
     strong = np.flatnonzero(codes.strength)
     if len(strong):

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from align.errors import ServiceError
-from annotation import argilla_backend, server
+from annotation import argilla_backend, argilla_records, server
 from annotation.argilla_api import Api
 from annotation.argilla_backend import ArgillaBackend, open_argilla
 from annotation.form import Form
@@ -32,9 +32,9 @@ PAIR = Form(ask=("strength", "flags", "edit", "reason"))
 @pytest.fixture
 def small_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many small requests where there would be few large ones."""
-    monkeypatch.setattr(argilla_backend, "RECORDS_A_CALL", 6)
+    monkeypatch.setattr(argilla_records, "RECORDS_A_CALL", 6)
     monkeypatch.setattr(argilla_backend, "ANSWERS_A_CALL", 5)
-    monkeypatch.setattr(argilla_backend, "RECORDS_A_PAGE", range(10, 21))
+    monkeypatch.setattr(argilla_records, "RECORDS_A_PAGE", range(10, 21))
 
 
 def connect(on: ArgillaServer, url: str, workspace: str, **options: Any) -> ArgillaBackend:
