@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,12 +18,15 @@ from align.errors import ConfigError, DataError
 from align.report import words
 from align.report.data import report_data
 from align.report.html import render, visible, write_report
+from align.report.people import compilers
 from align.report.plots import Estimate, Series, curves_plot, estimates_plot, nice_ticks, thinned, tick_texts
 from align.report.provenance import recipe_text
 from align.report.table import summary_lines, summary_table
+from align.rounds.journal import record
 from align.rounds.stage import Ref, current, stage_folder
 from align.store import read_table
 from tests.fake_run import make_run, rewrite
+from tests.labelling import judge
 
 HOSTILE = "<script>hit()</script>\"'><img src=x onerror=hit()>{{ 7*7 }}</style></title>&lt;\u202e\x1b[31m\ud800"
 
@@ -55,6 +59,28 @@ def test_the_numbers_are_those_of_the_stages_files(run: Path, data: dict[str, An
     agreement = json.loads(stage_file(run, 3, "preferences", "agreement.json").read_text())
     assert third["agreement"] == agreement["percent_agreement"]["value"]
     assert third["preferences"] == read_table(stage_file(run, 3, "preferences", "preferences.parquet")).num_rows
+
+
+def test_which_labels_count_little_is_said_by_name_where_people_look(tmp_path: Path, data: dict[str, Any]) -> None:
+    assert [(c["round"], c["model"], c["choice"]) for c in data["compilers"]] == [
+        (n, "bradley_terry", None) for n in (1, 2, 3)
+    ]
+    gains = {"majority": {"gain": 0.02, "error": 0.005}, "dawid_skene": {"gain": -0.01, "error": 0.004}}
+    reason = "it predicts held-out labels better by 0.0200 ± 0.0050 in log loss"
+    choice = {"model": "majority", "reason": reason, "labels": 600, "pairs": 200, "loss": 0.5, "gains": gains}
+    agreement = {
+        "compiled": {"model": "majority", "choice": choice, "notes": ["u-1 chose the left answer 95 times of 100."]}
+    }
+    record(tmp_path / "journal.jsonl", [judge("t", "u-1", "a")], {"u-1": "Maria"})
+    run = SimpleNamespace(receipts={Ref(2, "preferences"): None}, path=tmp_path, json=lambda *_: agreement)
+    found = compilers(run)  # type: ignore[arg-type]
+    assert found == [
+        {"round": 2, "model": "majority", "choice": choice, "notes": ["Maria chose the left answer 95 times of 100."]}
+    ]
+    page = render({**data, "compilers": found, "notes": found[0]["notes"]})
+    assert "Maria chose the left answer 95 times of 100." in page
+    assert f"Round 2: labels were compiled by majority; {reason}." in page
+    assert "on 600 labels, ± a standard error: majority 0.0200 ± 0.0050, dawid_skene −0.0100 ± 0.0040." in page
 
 
 def test_an_online_run_says_how_far_the_reward_rose_and_draws_it(tmp_path: Path) -> None:
