@@ -40,9 +40,32 @@ def advise(
     """
     found = [_unshared(evidence, weight), _held(held)]
     if held is None and model == "bradley_terry":  # no other one knows of sides
-        found += [_one_sided(evidence, n, name) for n, name in enumerate(names)]
-    found += [_unreliable(evidence, n, name, people) for n, name in enumerate(names)]
+        found += [_one_sided(name, *counts) for name, counts in zip(names, _sides(evidence), strict=True)]
+    found += [
+        _unreliable(name, people[name]["reliability"], *t) for name, t in zip(names, _told(evidence), strict=True)
+    ]
     return [sentence for sentence in found if sentence]
+
+
+def _sides(evidence: Evidence) -> list[tuple[int, int]]:
+    """For each annotator how often the left answer was chosen, of how many choices."""
+    votes, count = evidence.votes, evidence.annotators
+    screen = votes.lean * votes.side
+    mine = (votes.family == COMPARE) & votes.main & (screen != 0)
+    left = np.bincount(votes.annotator[mine & (screen > 0)], minlength=count)
+    return list(zip(left.tolist(), np.bincount(votes.annotator[mine], minlength=count).tolist(), strict=True))
+
+
+def _told(evidence: Evidence) -> list[tuple[int, bool]]:
+    """For each annotator how many tasks something could be held against, and whether others or gold did so anywhere."""
+    votes, count = evidence.votes, evidence.annotators
+    mine = shared(evidence) & votes.main
+    tasks = np.unique(
+        votes.annotator[mine] * np.int64(evidence.task.max(initial=0) + 1) + evidence.task[votes.factor[mine]]
+    )
+    told = np.bincount(tasks // (int(evidence.task.max(initial=0)) + 1), minlength=count)
+    others = np.bincount(votes.annotator[by_others(evidence) & votes.main], minlength=count) > 0
+    return list(zip(told.tolist(), others.tolist(), strict=True))
 
 
 def _unshared(evidence: Evidence, weight: Array) -> str | None:
@@ -70,10 +93,7 @@ def _held(held: str | None) -> str | None:
     )
 
 
-def _one_sided(evidence: Evidence, annotator: int, name: str) -> str | None:
-    votes = evidence.votes
-    mine = (votes.annotator == annotator) & (votes.family == COMPARE) & votes.main & (votes.lean * votes.side != 0)
-    n, left = int(mine.sum()), int((votes.lean * votes.side > 0)[mine].sum())
+def _one_sided(name: str, left: int, n: int) -> str | None:
     if n == 0:
         return None
     low, high = wilson(left, n)
@@ -86,15 +106,11 @@ def _one_sided(evidence: Evidence, annotator: int, name: str) -> str | None:
     )
 
 
-def _unreliable(evidence: Evidence, annotator: int, name: str, people: dict[str, dict[str, Any]]) -> str | None:
-    votes = evidence.votes
-    sure = people[name]["reliability"]
-    mine = shared(evidence) & votes.main & (votes.annotator == annotator)
-    told = len(np.unique(evidence.task[votes.factor[mine]]))
+def _unreliable(name: str, sure: dict[str, Any], told: int, others: bool) -> str | None:
     if told < MANY or sure["value"] is None or sure["low"] > 0.5:
         return None
     figure = f"(reliability {sure['value']:.2f} [{sure['low']:.2f}, {sure['high']:.2f}])"
-    with_whom = "others" if by_others(evidence)[mine].any() else "their own earlier answers"
+    with_whom = "others" if others else "their own earlier answers"
     if sure["high"] < 0.5:
         return f"{name} mostly says the opposite of {with_whom} {figure}: talk with them, for a rule may be misread."
     return (

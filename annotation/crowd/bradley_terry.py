@@ -17,7 +17,7 @@ from annotation.crowd.evidence import COMPARE, THUMB, Evidence, Votes, shared
 from annotation.crowd.gaussian import PRIOR_VARIANCE, Components, components, joint, labels, sweep
 from annotation.crowd.habits import fit_habits, fit_lapses, fit_steepness, observed_share
 from annotation.crowd.prediction import predict
-from annotation.crowd.raters import GRID, SAME, Codes, Raters, log_likelihood, start
+from annotation.crowd.raters import GRID, SAME, Codes, Raters, chances, log_likelihood, start
 
 
 def _shape(density: Array) -> Array:
@@ -204,15 +204,15 @@ def _em(problem: Problem, state: State, iterations: int) -> State:
     codes, code, factor = problem.codes, problem.code, problem.evidence.votes.factor
     for iteration in range(iterations):
         before = state.raters.habits
-        _expect(state, problem, SWEEPS)
+        looked = _expect(state, problem, SWEEPS)
         seen = problem.by_code.sums(state.belief)
         state.shapes = _fit_shapes(state, problem)
         state.same = _fit_same(state, problem)
         if iteration % SHARE_EVERY == 0:
-            share = observed_share(state.raters, codes, code, state.belief, factor, seen)
+            share = observed_share(state.raters, codes, code, state.belief, factor, seen, looked)
             steepness = fit_steepness(state.raters, codes, seen)
             state.raters = replace(state.raters, share=share, steepness=steepness)
-        state.raters = fit_habits(fit_lapses(state.raters, codes, seen), codes, seen)
+        state.raters = fit_habits(fit_lapses(state.raters, codes, seen, looked), codes, seen, looked)
         error = np.sqrt(np.diagonal(state.raters.covariance, axis1=1, axis2=2))
         if (np.abs(state.raters.habits - before) / error).max() < TOLERANCE:
             break
@@ -220,9 +220,13 @@ def _em(problem: Problem, state: State, iterations: int) -> State:
     return state
 
 
-def _expect(state: State, problem: Problem, sweeps: int) -> None:
-    evidence = problem.evidence
-    likelihood = problem.by_factor.sums(log_likelihood(state.raters, problem.codes))
+def _expect(state: State, problem: Problem, sweeps: int) -> Array:
+    """The E step: beliefs and sites; and the probability that each code is no lapse [U, G + 1]."""
+    evidence, codes = problem.evidence, problem.codes
+    looked, guessed = chances(state.raters, codes)
+    total = looked + guessed[:, None]
+    looked /= total
+    likelihood = problem.by_factor.sums(codes.worth[:, None] * np.log(total, out=total))
     log = likelihood + _log_prior(state)[problem.single]
     gold = np.flatnonzero(evidence.known)
     log[gold] += TRUTH[evidence.known[gold]]
@@ -237,6 +241,7 @@ def _expect(state: State, problem: Problem, sweeps: int) -> None:
             state.belief[mine], state.sites[mine] = sweep(
                 group, state.sites[mine], likelihood[mine], odds[mine], GRID, DAMPING
             )
+    return looked
 
 
 def _log_prior(state: State) -> Array:

@@ -18,7 +18,7 @@ from annotation.crowd.bradley_terry import kept, part, thinned
 from annotation.crowd.evidence import COMPARE, Evidence, shared
 from annotation.crowd.reading import Asked
 
-LEAST, MOST = 200, 10_000
+LEAST, MOST = 200, 3_000
 """With fewer labels than LEAST there is no choice; of more than about MOST a part is looked at, whole components of it."""
 FOLDS = 4
 ERRORS = 2.0

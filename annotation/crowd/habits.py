@@ -21,7 +21,6 @@ from annotation.crowd.raters import (
     SAME,
     Codes,
     Raters,
-    chances,
     log_z,
     strengths,
 )
@@ -37,9 +36,9 @@ CLEAREST = 6.0
 """The largest α: a step of the grid is 1.5 log-odds then; with more, pairs of which nobody is sure could pass for hard ones."""
 
 
-def fit_habits(raters: Raters, codes: Codes, seen: Array) -> Raters:
+def fit_habits(raters: Raters, codes: Codes, seen: Array, looked: Array) -> Raters:
     """One Newton step for the crowd and one for all raters; `seen` [U, G + 1] is how often each code met each
-    difference.
+    difference, `looked` [U, G + 1] the probability that it was no lapse.
 
     The step for the crowd, those who can be held to something, moves all of a family together, which EM by itself does
     slowly; the others stay around it. The covariance is that
@@ -49,7 +48,7 @@ def fit_habits(raters: Raters, codes: Codes, seen: Array) -> Raters:
     habits, mean, variance = raters.habits.copy(), raters.mean.copy(), raters.variance.copy()
     told = np.bincount(codes.rater, codes.tells[:, 0], len(raters.family)) > 0
     families = [(f, told & (raters.family == f)) for f in np.unique(raters.family[told]).tolist()]
-    gradient, information = _derivatives(raters, codes, seen)
+    gradient, information = _derivatives(raters, codes, seen, looked)
     for family, mine in families:
         pull = gradient[mine].sum(0) + (GUESS_MEAN[family] - mean[family]) / MEAN_SPREAD**2
         curve = information[mine].sum(0) + np.diag(1 / MEAN_SPREAD**2)
@@ -73,16 +72,13 @@ def fit_habits(raters: Raters, codes: Codes, seen: Array) -> Raters:
     return replace(raters, habits=habits, covariance=covariance, mean=mean, variance=variance)
 
 
-def fit_lapses(raters: Raters, codes: Codes, seen: Array) -> Raters:
+def fit_lapses(raters: Raters, codes: Codes, seen: Array, looked: Array) -> Raters:
     """An EM step for the shares of lapses, the crowd's and each annotator's, from votes that can be held to something.
 
     Repeats of single answers do not count: who says "good" each time may mean it or not look.
     """
-    looked, guessed = chances(raters, codes)
     weight = seen * (codes.worth * codes.tells[:, 0] * codes.tells[:, 1])[:, None]
-    slips = np.bincount(
-        codes.rater, (weight * (guessed[:, None] / (looked + guessed[:, None]))).sum(1), len(raters.lapse)
-    )
+    slips = np.bincount(codes.rater, (weight * (1 - looked)).sum(1), len(raters.lapse))
     words = np.bincount(codes.rater, weight.sum(1), len(raters.lapse))
     mean = np.array(
         [
@@ -95,24 +91,22 @@ def fit_lapses(raters: Raters, codes: Codes, seen: Array) -> Raters:
     return replace(raters, lapse=lapse, lapse_mean=mean)
 
 
-def _scores(raters: Raters, codes: Codes) -> tuple[Array, Array, Array, Array, Array]:
-    """Derivatives of log P at each difference [U, G], given that the annotator looked: by x, by log ν; the curvatures of
-    x and of both; and the probability that they looked."""
+def _scores(raters: Raters, codes: Codes) -> tuple[Array, Array, Array, Array]:
+    """Derivatives of log P at each difference [U, G], given that the annotator looked: by x, by log ν; and the curvatures
+    of x and of both."""
     alpha, beta, log_nu = raters.habits[codes.rater].T[:, :, None]
     x = alpha * GRID + beta * codes.side[:, None]
     log = log_z(x, log_nu)
     p_first, p_second, p_tie = np.exp(x / 2 - log), np.exp(-x / 2 - log), np.exp(log_nu - log)
     lean = 0.5 * (p_first - p_second)
     by_x, by_tie = codes.lean[:, None] - lean, codes.tie[:, None] - p_tie
-    looked, guessed = chances(raters, codes)
-    looked = looked[:, :SAME] / (looked[:, :SAME] + guessed[:, None])
-    return by_x, by_tie, 0.25 * (p_first + p_second) - lean**2, p_tie * np.stack([-lean, 1 - p_tie]), looked
+    return by_x, by_tie, 0.25 * (p_first + p_second) - lean**2, p_tie * np.stack([-lean, 1 - p_tie])
 
 
-def _derivatives(raters: Raters, codes: Codes, seen: Array) -> tuple[Array, Array]:
+def _derivatives(raters: Raters, codes: Codes, seen: Array, looked: Array) -> tuple[Array, Array]:
     """Gradient [R, 3] and information [R, 3, 3] of the expected log likelihood of what tells about each habit."""
-    by_x, by_tie, curve, (both, tie), looked = _scores(raters, codes)
-    weight, side = seen[:, :SAME] * codes.worth[:, None] * looked, codes.side
+    by_x, by_tie, curve, (both, tie) = _scores(raters, codes)
+    weight, side = seen[:, :SAME] * codes.worth[:, None] * looked[:, :SAME], codes.side
     off, one, d_one, dd_one = (
         weight * by_x,
         (weight * curve).sum(1),
@@ -131,17 +125,20 @@ def _derivatives(raters: Raters, codes: Codes, seen: Array) -> tuple[Array, Arra
     )
 
 
-def observed_share(raters: Raters, codes: Codes, code: Array, belief: Array, factor: Array, seen: Array) -> Array:
+def observed_share(
+    raters: Raters, codes: Codes, code: Array, belief: Array, factor: Array, seen: Array, looked: Array
+) -> Array:
     """How much of the information about each habit is left [R, 3], the truth being known by `belief` [F, G + 1] alone.
 
     What is missing is the variance of each vote's score under the belief (Louis 1982, "Finding the Observed Information
     Matrix when Using the EM Algorithm").
     """
-    by_x, by_tie, _, _, looked = _scores(raters, codes)
+    by_x, by_tie, _, _ = _scores(raters, codes)
     side = codes.side[:, None]
     root = np.sqrt(codes.tells)
     scores = [
-        root[:, k, None] * codes.worth[:, None] * looked * s for k, s in enumerate((by_x * GRID, by_x * side, by_tie))
+        root[:, k, None] * codes.worth[:, None] * looked[:, :SAME] * s
+        for k, s in enumerate((by_x * GRID, by_x * side, by_tie))
     ]
     n = len(raters.family)
     missing = np.empty((n, 3))
@@ -154,7 +151,7 @@ def observed_share(raters: Raters, codes: Codes, code: Array, belief: Array, fac
             ]
         )
         missing[:, k] = squared - np.bincount(codes.rater[code], mean**2, n)
-    complete = np.diagonal(_derivatives(raters, codes, seen)[1], axis1=1, axis2=2)
+    complete = np.diagonal(_derivatives(raters, codes, seen, looked)[1], axis1=1, axis2=2)
     return np.clip(1 - missing / np.maximum(complete, 1e-12), LEAST_SHARE, 1)
 
 
