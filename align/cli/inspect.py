@@ -11,7 +11,9 @@ JSON = typer.Option(False, "--json", help="Print the result as JSON.")
 
 def run_of(folder: Path) -> Path:
     """The run that `folder` is, or, of a recipe's folder, the one that `align run` makes below `runs`."""
-    if not (folder / "recipe.yaml").is_file() or (folder / "resolved.yaml").is_file():
+    if not (folder / "recipe.yaml").is_file() or any(
+        (folder / name).is_file() for name in ("resolved.yaml", "run.json")
+    ):
         return folder
     from align.config.load import load_recipe
 
