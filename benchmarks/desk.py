@@ -5,10 +5,14 @@ Everything happens in this process, without a server, and what takes long stays 
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from align.config.base import Sampling
 from align.config.load import load_recipe
@@ -65,6 +69,25 @@ def sft_policy(folder: Path) -> Path:
         for left in (base, work):
             shutil.rmtree(left)
     return folder
+
+
+def each_seed(
+    folder: Path, kind: str, seeds: Iterable[int], one_seed: Callable[[int, Path], Any], told: Callable[[Any], str]
+) -> dict[int, Any]:
+    """What `one_seed(seed, work)` finds for each of `seeds`, kept in `folder` so that the whole may be done in parts;
+    returned are all seeds of this `kind` that lie there."""
+    for seed in seeds:
+        if not (kept := folder / f"{kind}.{seed}.json").is_file():
+            began, work = time.monotonic(), folder / f"{kind}.{seed}.work"
+            shutil.rmtree(work, ignore_errors=True)  # of a call that was cut short
+            found = one_seed(seed, work)
+            kept.write_text(json.dumps(found))
+            shutil.rmtree(work)
+            print(f"seed {seed}: {time.monotonic() - began:.0f} s, {told(found)}", flush=True)
+    names = {
+        path: re.fullmatch(rf"{re.escape(kind)}\.(\d+)\.json", path.name) for path in sorted(folder.glob("*.json"))
+    }
+    return {int(name[1]): json.loads(path.read_text()) for path, name in names.items() if name}
 
 
 def personas() -> list[Persona]:

@@ -13,10 +13,8 @@ Intervals are over seeds. With --folder each seed's numbers stay there, so that 
 
 import argparse
 import json
-import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,17 +55,12 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         policy = desk.sft_policy(folder / "policy")
         kind = f"few.{'short' if asked.short else 'full'}.{asked.steps or 'epochs'}"
-        for seed in range(first, last):
-            if not (kept := folder / f"{kind}.{seed}.json").is_file():
-                began = time.monotonic()
-                shutil.rmtree(folder / f"few{seed}", ignore_errors=True)  # of a call that was cut short
-                found = one_seed(policy, seed, folder / f"few{seed}", short=asked.short, steps=asked.steps)
-                kept.write_text(json.dumps(found))
-                shutil.rmtree(folder / f"few{seed}")
-                print(f"seed {seed}: {time.monotonic() - began:.0f} s, {json.dumps(found)}", flush=True)
-        every = [json.loads(f.read_text()) for f in sorted(folder.glob(f"{kind}.*.json"))]
+        every = desk.each_seed(
+            folder, kind, range(first, last),
+            lambda seed, work: one_seed(policy, seed, work, short=asked.short, steps=asked.steps), json.dumps,
+        )  # fmt: skip
     if every:
-        summarise(every)
+        summarise(list(every.values()))
 
 
 def one_seed(policy: Path, seed: int, work: Path, *, short: bool, steps: int | None) -> dict[str, Any]:

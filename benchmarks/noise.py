@@ -16,10 +16,8 @@ whole may be done in parts; the last call prints all that lie there.
 import argparse
 import json
 import random
-import shutil
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -60,16 +58,10 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         policy = desk.sft_policy(folder / "policy")
         kind = ("short" if asked.short else "full") + (".crowd" if asked.crowd_rate else "")
-        for seed in range(first, last):
-            if not (kept := folder / f"{kind}.{seed}.json").is_file():
-                began = time.monotonic()
-                shutil.rmtree(folder / f"seed{seed}", ignore_errors=True)  # of a call that was cut short
-                found = one_seed(policy, seed, folder / f"seed{seed}", short=asked.short, crowd_rate=asked.crowd_rate)
-                kept.write_text(json.dumps(found))
-                shutil.rmtree(folder / f"seed{seed}")
-                print(f"seed {seed}: {time.monotonic() - began:.0f} s, {told(found)}", flush=True)
-        every = {int(f.name.split(".")[-2]): json.loads(f.read_text()) for f in sorted(folder.glob(f"{kind}.*.json"))
-                 if f.name.count(".") == kind.count(".") + 2}  # fmt: skip
+        every = desk.each_seed(
+            folder, kind, range(first, last),
+            lambda seed, work: one_seed(policy, seed, work, short=asked.short, crowd_rate=asked.crowd_rate), told,
+        )  # fmt: skip
     summarise(every)
 
 

@@ -60,10 +60,9 @@ def _told(evidence: Evidence) -> list[tuple[int, bool]]:
     """For each annotator how many tasks something could be held against, and whether others or gold did so anywhere."""
     votes, count = evidence.votes, evidence.annotators
     mine = shared(evidence) & votes.main
-    tasks = np.unique(
-        votes.annotator[mine] * np.int64(evidence.task.max(initial=0) + 1) + evidence.task[votes.factor[mine]]
-    )
-    told = np.bincount(tasks // (int(evidence.task.max(initial=0)) + 1), minlength=count)
+    width = int(evidence.task.max(initial=0)) + 1
+    tasks = np.unique(votes.annotator[mine] * np.int64(width) + evidence.task[votes.factor[mine]])
+    told = np.bincount(tasks // width, minlength=count)
     others = np.bincount(votes.annotator[by_others(evidence) & votes.main], minlength=count) > 0
     return list(zip(told.tolist(), others.tolist(), strict=True))
 

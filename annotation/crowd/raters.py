@@ -93,9 +93,8 @@ def start(evidence: Evidence) -> tuple[Raters, Codes, Array]:
     votes = evidence.votes
     names, rater = np.unique(votes.annotator * FAMILIES + votes.family, return_inverse=True)
     side = np.where(votes.family == COMPARE, votes.side if evidence.sides else 0.0, 1.0)
-    held = shared(evidence)
-    parts = [rater, votes.tie.astype(np.int64), votes.strength.astype(np.int64)]
-    parts += [held.astype(np.int64), by_others(evidence).astype(np.int64)]
+    held, others = shared(evidence), by_others(evidence)
+    parts = [rater, *(column.astype(np.int64) for column in (votes.tie, votes.strength, held, others))]
     parts += [
         np.unique(np.round(column, 9), return_inverse=True)[1]
         for column in (votes.lean, side, votes.worth, votes.times)
@@ -107,7 +106,7 @@ def start(evidence: Evidence) -> tuple[Raters, Codes, Array]:
     family = names % FAMILIES
     lone = np.bincount(rater, np.where(held, 0, votes.worth), len(names))
     of_side = np.where(family == COMPARE, np.minimum(1, SIDES_WORTH / np.maximum(lone, 1)), 0)
-    strict = np.where(votes.family == COMPARE, held, by_others(evidence))
+    strict = np.where(votes.family == COMPARE, held, others)
     tells = np.stack([held, np.where(strict, 1, of_side[rater]), np.ones(len(rater))], 1)
     columns = (rater, votes.lean, votes.tie, side, votes.worth * votes.times, votes.worth, votes.strength, tells)
     picked = [column[example] for column in columns]
