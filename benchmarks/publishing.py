@@ -16,8 +16,9 @@ import torch
 from align.config.base import Sampling
 from align.config.training import Dpo, Lora
 from align.ids import content_id
+from align.layerwise import token_logprobs
 from align.text import decode_answer, encode_prompt, load_tokenizer, stop_token_ids
-from align.train import checkpoint, dpo, rounding
+from align.train import checkpoint, dpo, rounding, verifying
 from align.train import examples as ex
 from align.types import Preference
 from rollouts.engine import Request
@@ -47,9 +48,8 @@ def pairs(parent: Path) -> list[Preference]:
 
 
 def margins(model: Any, kept: list[ex.Pair]) -> torch.Tensor:
-    return checkpoint._compared([], [((p.prompt_ids, p.chosen_ids), (p.prompt_ids, p.rejected_ids)) for p in kept])(
-        model
-    )
+    asked = [(p.prompt_ids, ids) for p in kept for ids in (p.chosen_ids, p.rejected_ids)]
+    return verifying.compared(token_logprobs(model, asked), margins=True)
 
 
 def trained(parent: Path, rows: list[Preference], at: Path, **changes: Any) -> dict[str, torch.Tensor]:
@@ -67,7 +67,7 @@ def trained(parent: Path, rows: list[Preference], at: Path, **changes: Any) -> d
             found.update({name: w.detach().float().clone() for name, w in model.named_parameters()})
         return {}
 
-    dpo.checkpoint.publish_and_verify = keep
+    dpo.verifying.publish_and_verify = keep
     config = Dpo(epochs=3, batch_size=4, max_tokens=200, trainer={"max_steps": 45}, **changes)
     given: Any = {"seed": 0, "dtype": "bfloat16", "report_to": [], "threads": 1, "out": at / "out", "work": at / "work"}
     dpo.train_dpo(parent, rows, config, **given)

@@ -19,8 +19,8 @@ import numpy as np
 from align.errors import ConfigError, DataError, StageError
 from align.store import checkpoint_id, read_json, write_json
 from align.text import encode_answered, load_tokenizer, padding_id, stop_token_ids, token_text
-from align.train.checkpoint import publish_model
 from align.train.order import passes
+from align.train.publishing import publish_model
 from align.types import Message
 from reward.members import member_count, read_members
 from reward.scorer import Scorer, scores_in

@@ -1,4 +1,4 @@
-"""Checkpoint folders: the given model as one, and a trained model published as one.
+"""Checkpoint folders: the given model as one, and a model read from one.
 
 A checkpoint is merged weights as safetensors, a tokenizer with its chat template and a generation config that lists
 every stop token; nothing pickled, no path of the machine that made it, and (under LoRA) the adapter beside.
@@ -6,36 +6,19 @@ every stop token; nothing pickled, no path of the machine that made it, and (und
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from align.errors import ConfigError, ServiceError, StageError
-from align.store import disk_errors, read_json, remove_folder, write_json
+from align.errors import ConfigError, ServiceError
+from align.layerwise import weight_files
+from align.store import disk_errors, read_json
 from align.templates import Chat
-from align.text import load_tokenizer, stop_token_ids
-from align.train import rounding
-from align.train.world import agreed, gathered_weights, rank
+from align.train.publishing import ADAPTER, architectures, place, save_weights, write_beside_weights
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedModel
 
-PromptAndAnswer = tuple[list[int], list[int]]
-"""Token ids."""
-ADAPTER = "adapter"
-RELOAD_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
-"""Largest difference of an answer's mean token log-probability, in nats, between memory and the published folder."""
-
-_TOKENIZER_FILES = frozenset(
-    {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt",
-     "merges.txt", "tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "tekken.json"}
-)  # fmt: skip
 _HUB_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")
 
 
@@ -55,12 +38,12 @@ def import_model(
     model = random_model(source, dtype, seed or 0, named=path) if scratch else load_model(source, dtype, named=path)
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        if _stored_dtypes(source) == {dtype}:
-            for file in _weight_files(source):
-                _place(file, out / file.name, link=from_hub)
+        if stored_dtypes(source) == {dtype}:
+            for file in [*source.glob("model.safetensors.index.json"), *weight_files(source)]:
+                place(file, out / file.name, link=from_hub)
         else:
-            _save_weights(model, out)
-        _write_beside_weights(source, out, dtype, {**chat, "date": chat.get("date") or date.today().isoformat()})
+            save_weights(model, out)
+        write_beside_weights(source, out, dtype, {**chat, "date": chat.get("date") or date.today().isoformat()})
 
 
 def _find(path: str, revision: str | None) -> tuple[Path, bool]:
@@ -185,257 +168,28 @@ def _config_of(folder: Path, where: str) -> Any:
 
 
 def _require_causal(config: Any, where: str) -> None:
-    right, found = _architectures(config), config.architectures or []
+    right, found = architectures(config), config.architectures or []
     if not right or (found and not set(found) & set(right)):
         raise ConfigError(
             f"{where} is no causal language model, found {', '.join(found) or config.model_type}", where="model.path"
         )
 
 
-def _architectures(config: Any) -> list[str]:
-    """The causal language models of a config's family; empty where it has none."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, ())
-    return [names] if isinstance(names, str) else list(names)
-
-
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """What holds the weights as safetensors, with the index of a sharded model; empty where they are stored otherwise."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        return [index, *(folder / name for name in sorted(set(read_json(index)["weight_map"].values())))]
-    single = folder / "model.safetensors"
-    return [single] if single.is_file() else []
-
-
-def _stored_dtypes(folder: Path) -> set[str]:
+def stored_dtypes(folder: Path) -> set[str]:
     from safetensors import safe_open
 
     names = {"F32": "float32", "BF16": "bfloat16"}
     found: set[str] = set()
-    for path in _weight_files(folder):
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
-                found |= {str(file.get_slice(key).get_dtype()) for key in file.keys()}  # noqa: SIM118
+    for path in weight_files(folder):
+        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+            found |= {str(file.get_slice(key).get_dtype()) for key in file.keys()}  # noqa: SIM118
     return {names.get(name, name) for name in found}
-
-
-def _place(source: Path, target: Path, *, link: bool) -> None:
-    """Copy a file, or give it a second name where it is never rewritten and the system allows it: not between disks, not
-    of another user's file, not on every file system."""
-    target.unlink(missing_ok=True)
-    if link:
-        with suppress(OSError):
-            return os.link(source.resolve(), target)
-    shutil.copyfile(source, target)
-
-
-def _save_weights(model: PreTrainedModel, out: Path) -> None:
-    from transformers import GenerationConfig
-
-    model.generation_config = GenerationConfig()  # the given one may be refused at saving; it is written below
-    model.save_pretrained(out)
-
-
-def _write_beside_weights(source: Path, out: Path, dtype: str, chat: Chat) -> None:
-    """Config, tokenizer and generation config as in `source`, for trainers change theirs (`use_cache`, pad token)."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(source, local_files_only=True)
-    config.architectures = config.architectures or _architectures(config)[:1]
-    config.dtype = dtype
-    config.save_pretrained(out)
-    tokenizer = load_tokenizer(source, **chat)
-    copy_tokenizer(tokenizer, source, out)
-    given = source / "generation_config.json"
-    generation = read_json(given) if given.is_file() else {}
-    for ours_not in ("transformers_version", "_from_model_config"):
-        generation.pop(ours_not, None)
-    generation["eos_token_id"] = list(stop_token_ids(tokenizer, source))
-    if tokenizer.pad_token_id is not None:
-        generation["pad_token_id"] = tokenizer.pad_token_id
-    write_json(out / "generation_config.json", generation)
-
-
-def copy_tokenizer(tokenizer: Any, source: Path, out: Path) -> None:
-    """The given tokenizer's own bytes, which the library may not write again as they were, and the template beside them."""
-    files = [file for file in source.iterdir() if file.name in _TOKENIZER_FILES or file.suffix == ".tiktoken"]
-    for file in files:
-        _place(file, out / file.name, link=False)
-    if not files:  # in a form of its own
-        tokenizer.save_pretrained(out)
-    (out / "chat_template.jinja").write_text(tokenizer.chat_template, encoding="utf-8")
-
-
-def publish_model(
-    model: Any, source: Path, out: Path, *, dtype: str, chat_template: str | None = None, draw: int = 0
-) -> rounding.Arrived:
-    """Write a trained `model`, which started from the checkpoint or model in `source`, as a checkpoint folder `out`.
-
-    A PEFT model is merged (in place) and its adapter written to `out/adapter`. In bfloat16 weights are rounded at random
-    (`align.train.rounding`), in the `draw` of that number. Returns how much of the trained change arrived; StageError where it is too little.
-    """
-    from peft import PeftModel
-
-    with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        arrived = rounding.Arrived()
-        if isinstance(model, PeftModel):
-            _save_adapter(model, out / ADAPTER)
-            model, arrived = rounding.merged_in_place(model, draw)
-        if dtype == "bfloat16":
-            rest = rounding.rounded_in_place(model, source, draw)
-            arrived = rest if arrived.trained == 0 else arrived
-        arrived.require(str(out))
-        _save_weights(model, out)
-        _write_beside_weights(source, out, dtype, {"chat_template": chat_template})
-    return arrived
-
-
-def whole_model(model: Any, source: Path) -> Any:
-    """`model` itself, or where its weights are sharded over processes (FSDP2, ZeRO-3) a whole one in the first of them.
-
-    `source` is the folder that it started from. Called by all processes; in the others it is not whole.
-    """
-    weights = gathered_weights(model)
-    if weights is None or rank() > 0:
-        return model
-    from peft import PeftModel, get_peft_model
-
-    whole = load_model(source, str(next(iter(weights.values())).dtype).removeprefix("torch."))
-    if isinstance(model, PeftModel):
-        whole = get_peft_model(whole, model.peft_config["default"])
-    whole.load_state_dict(weights)
-    return whole
-
-
-def _save_adapter(model: Any, folder: Path) -> None:
-    remove_folder(folder)
-    model.save_pretrained(folder, save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)
-    config = read_json(folder / "adapter_config.json")
-    config["base_model_name_or_path"] = None  # a path of this machine; the receipt names the parent by its id
-    if isinstance(config["target_modules"], list):  # PEFT writes a set, whose order differs from process to process
-        config["target_modules"].sort()
-    write_json(folder / "adapter_config.json", config)
-
-
-def sequence_logps(model: PreTrainedModel, sequences: Sequence[PromptAndAnswer]) -> Tensor:
-    """Mean log-probability of each answer's tokens after its prompt, `(prompt_ids, answer_ids)`; shape [sequences]."""
-    import torch
-
-    means = []
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        for prompt, answer in sequences:
-            ids_1T = torch.tensor([prompt + answer], device=model.device)
-            logits_AV = model(input_ids=ids_1T, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
-            logps_A = logits_AV.log_softmax(-1).gather(1, ids_1T[0, len(prompt) :, None])
-            means.append(logps_A.mean().cpu())
-    model.train(was_training)
-    return torch.stack(means)
-
-
-def publish_and_verify(
-    model: Any,
-    source: Path,
-    sequences: Sequence[PromptAndAnswer],
-    *,
-    out: Path,
-    dtype: str,
-    chat_template: str | None = None,
-    pairs: Sequence[tuple[PromptAndAnswer, PromptAndAnswer]] = (),
-) -> dict[str, float]:
-    """`publish_model`, then `verify_published` on `sequences`. Returns `reload_logp_difference`, the largest difference
-    of log-probabilities, and in bfloat16 which share of the trained change is in what is published: `published_weights`
-    of that of the weights, and for models that are small enough `published_logps` of that of the answers' log-probabilities,
-    or with `pairs` (better answer, worse answer) of that of their margins.
-
-    Of several processes the first one does it, and the others wait.
-    """
-    model = whole_model(model, source)
-    found: dict[str, float] = {}
-    if rank() == 0:
-        device = model.device
-        expected = sequence_logps(model, sequences)
-        draw = None
-        if dtype == "bfloat16":
-            draw = rounding.best_draw(
-                model, source, lambda folder: load_model(folder, "float32").to(device), _compared(sequences, pairs)
-            )
-        number = draw.number if draw is not None else 0
-        arrived = publish_model(model, source, out, dtype=dtype, chat_template=chat_template, draw=number)
-        if draw is None:
-            found["reload_logp_difference"] = verify_published(out, expected, sequences, dtype=dtype, device=device)
-        else:
-            again = _compared(sequences, pairs)(load_model(out, "float32").to(device))
-            tokens = max(len(answer) for pair in pairs for _, answer in pair) if pairs else 1  # margins are sums
-            allowed = RELOAD_TOLERANCE["float32"] * tokens
-            found["reload_logp_difference"] = _require_same(again, draw.told, allowed, out)
-        if dtype == "bfloat16":
-            found["published_weights"] = arrived.share
-        if draw is not None:
-            found["published_logps"] = draw.share
-            _warn_of_loss(draw.share)
-    return agreed(found)
-
-
-def _compared(
-    sequences: Sequence[PromptAndAnswer], pairs: Sequence[tuple[PromptAndAnswer, PromptAndAnswer]]
-) -> Callable[[Any], Tensor]:
-    """What of a model is compared before and after publishing: margins where there are pairs, else log-probabilities."""
-    import torch
-
-    asked = [one for pair in pairs for one in pair] or list(sequences)
-    lengths = torch.tensor([len(answer) for _, answer in asked])
-
-    def compare(model: Any) -> Tensor:
-        logps = sequence_logps(model, asked)
-        if not pairs:
-            return logps
-        return (logps * lengths)[::2] - (logps * lengths)[1::2]
-
-    return compare
-
-
-def _warn_of_loss(share: float) -> None:
-    if share < rounding.LEAST:
-        print(
-            f"only {share:.0%} of the trained change of log-probabilities is in the published checkpoint: of a model this "
-            "small, or a training this short, rounding to bfloat16 is louder than the change; raise the learning rate, or "
-            "set model.dtype: float32",
-            file=sys.stderr,
-        )
 
 
 def context_of(model: PreTrainedModel) -> int | None:
     """The most tokens that the model's positions reach; None where its config knows no limit."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
-
-
-def verify_published(
-    out: Path, expected: Tensor, sequences: Sequence[PromptAndAnswer], *, dtype: str, device: Any
-) -> float:
-    """Read the published folder again and compare `sequence_logps` with those of the model in memory.
-
-    Returns the largest difference; StageError where it is over `RELOAD_TOLERANCE`.
-    """
-    again = sequence_logps(load_model(out, dtype).to(device), sequences)
-    return _require_same(again, expected, RELOAD_TOLERANCE[dtype], out)
-
-
-def _require_same(again: Tensor, expected: Tensor, tolerance: float, out: Path) -> float:
-    difference = float((again - expected).abs().max())
-    if not difference <= tolerance:
-        raise StageError(
-            f"the published checkpoint differs from the trained model: log-probabilities by {difference:.2g}, "
-            f"allowed is {tolerance:g}",
-            where=str(out),
-        )
-    return difference

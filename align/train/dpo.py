@@ -16,7 +16,7 @@ from align.ids import content_id
 from align.losses import LEAST_MEAN, robust_weights, weights_of_mean_one
 from align.store import checkpoint_id
 from align.text import load_tokenizer, make_paddable, stop_token_ids
-from align.train import arguments, checkpoint, reference
+from align.train import arguments, checkpoint, reference, verifying
 from align.train import examples as ex
 from align.train.world import alone, world_size
 from align.types import Preference
@@ -96,7 +96,7 @@ def train_dpo(
     sequences = [(row.prompt_ids, row.chosen_ids) for row in ex.spread(kept)]
     few = ex.spread(kept, PAIRS_PUBLISHED)
     pairs = [((row.prompt_ids, row.chosen_ids), (row.prompt_ids, row.rejected_ids)) for row in few]
-    metrics |= checkpoint.publish_and_verify(trainer.model, parent, sequences, out=out, dtype=dtype, pairs=pairs)
+    metrics |= verifying.publish_and_verify(trainer.model, parent, sequences, out=out, dtype=dtype, pairs=pairs)
     clock.lap("publish")
     clock.write(out)
     counts = {"rows": len(kept), "tokens": sum(row.tokens for row in kept), "dropped": ex.reasons(dropped)}

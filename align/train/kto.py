@@ -14,7 +14,7 @@ from align.errors import DataError
 from align.ids import seed_for
 from align.losses import weights_of_mean_one
 from align.text import load_tokenizer, make_paddable, stop_token_ids
-from align.train import arguments, checkpoint
+from align.train import arguments, checkpoint, verifying
 from align.train import examples as ex
 from align.train.dpo import STEP0_TOLERANCE
 from align.train.reference import largest_differences, require_same_start
@@ -79,7 +79,7 @@ def train_kto(
     metrics = loop.run_trainer(trainer, work=work, out=out, inputs=inputs, progress=progress)
     clock.lap("train")
     sequences = [(row.prompt_ids, row.answer_ids) for row in ex.spread(kept)]
-    metrics |= checkpoint.publish_and_verify(trainer.model, parent, sequences, out=out, dtype=dtype)
+    metrics |= verifying.publish_and_verify(trainer.model, parent, sequences, out=out, dtype=dtype)
     clock.lap("publish")
     clock.write(out)
     counts = {"rows": len(kept), "tokens": sum(row.tokens for row in kept), "dropped": ex.reasons(dropped)}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, Unpack
 from align.config.training import Online
 from align.errors import AlignError, ConfigError, DataError
 from align.text import decode_answer, encode_prompt, load_tokenizer, make_paddable, stop_token_ids
-from align.train import arguments, checkpoint, reference
+from align.train import arguments, checkpoint, reference, verifying
 from align.train import examples as ex
 from align.train.world import rank
 from align.types import Dropped, Message, Prompt
@@ -120,7 +120,7 @@ def train(
         trainer, work=work, out=out, inputs=inputs, progress=given.get("progress"), save_every=cycle(trainer.args)
     )
     clock.lap("train")
-    metrics |= checkpoint.publish_and_verify(trainer.model, parent, ex.spread(trainer.latest), out=out, dtype=dtype)
+    metrics |= verifying.publish_and_verify(trainer.model, parent, ex.spread(trainer.latest), out=out, dtype=dtype)
     clock.lap("publish")
     clock.write(out)
     counts = {"rows": len(kept), "dropped": ex.reasons(dropped), "unscored": trainer.unscored}

@@ -19,7 +19,7 @@ from transformers import set_seed
 
 from align.errors import DataError
 from align.ids import seed_for
-from align.train.checkpoint import PromptAndAnswer
+from align.layerwise import PromptAndAnswer
 from align.train.generation import Ragged
 
 

@@ -9,24 +9,26 @@ disk and no memory beside, and what vLLM serves, the next round starts from and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.errors import StageError
 from align.ids import seed_for
+from align.layerwise import Fill, Stored, empty_model, given, stored_parts
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
 
 LEAST = 0.9
 """The share of the trained change that has to be in what is published."""
 SURE_DEVIATIONS = 4.0
 MEASURED_BYTES = 2 << 30
-"""Models with fewer bytes of float32 weights have their change of log-probabilities measured too, which takes two such
-copies in memory."""
+"""Models with fewer bytes of float32 weights have their change of log-probabilities measured too, which takes ten passes
+through the weights."""
+SLICE = 1 << 18
+"""Weights that are rounded or measured at a time, for each takes some hundred bytes while it is."""
 DRAWS = 8
 _LOW_BITS = 16
 """Those that bfloat16 cuts off a float32."""
@@ -42,12 +44,15 @@ class Arrived:
     variance: float = 0.0
 
     def add(self, parent: Tensor, trained: Tensor, published: Tensor) -> None:
-        change, told = (x.double() - parent.double() for x in (trained, published))
-        self.arrived += float((told * change).sum())
-        self.trained += float((change * change).sum())
-        remainder = (published.double() - trained.double()).abs()
-        step = _step(trained).double()
-        self.variance += float((change**2 * remainder * (step - remainder).clamp(min=0)).sum())
+        three = (one.detach().flatten().split(SLICE) for one in (parent, trained, published))
+        for before, exact, kept in zip(*three, strict=True):
+            w, t, p = before.cpu().double(), exact.cpu().double(), kept.cpu().double()
+            change, remainder = t - w, (p - t).abs()
+            self.arrived += float(((p - w) * change).sum())
+            self.trained += float((change * change).sum())
+            self.variance += float(
+                (change**2 * remainder * (_step(exact.cpu()).double() - remainder).clamp(min=0)).sum()
+            )
 
     @property
     def share(self) -> float:
@@ -69,17 +74,22 @@ class Arrived:
 def stochastic(weights: Tensor, name: str, draw: int = 0) -> Tensor:
     """Float32 weights as bfloat16, up or down at random so that each is right on average.
 
-    The draws depend on the name, the number of the `draw` and the weights' own bytes: the same training publishes the same bytes, and another
-    round draws anew. Numbers that bfloat16 has stay as they are.
+    The draws depend on the name, the number of the `draw` and the weights' own bytes: the same training publishes the same
+    bytes, and another round draws anew. Numbers that bfloat16 has stay as they are.
     """
     import torch
 
-    exact = weights.detach().float().contiguous()
-    bits = exact.view(torch.int32)
-    generator = torch.Generator().manual_seed(seed_for("rounding", name, draw, int(bits.sum(dtype=torch.int64))))
-    drawn = torch.randint(0, 1 << _LOW_BITS, bits.shape, generator=generator, dtype=torch.int32).to(bits.device)
-    rounded = ((bits + drawn) & -(1 << _LOW_BITS)).view(torch.float32)
-    return torch.where(exact.isfinite(), rounded, exact).to(torch.bfloat16)
+    flat = weights.detach().contiguous().view(-1)
+    words = (part.float().view(torch.int32).sum(dtype=torch.int64) for part in flat.split(SLICE))
+    generator = torch.Generator().manual_seed(seed_for("rounding", name, draw, sum(int(word) for word in words)))
+    rounded = torch.empty_like(flat, dtype=torch.bfloat16)
+    for part, into in zip(flat.split(SLICE), rounded.split(SLICE), strict=True):
+        exact = part.float()
+        bits = exact.view(torch.int32)
+        drawn = torch.randint(0, 1 << _LOW_BITS, bits.shape, generator=generator, dtype=torch.int32).to(bits.device)
+        up = ((bits + drawn) & -(1 << _LOW_BITS)).view(torch.float32)
+        into.copy_(torch.where(exact.isfinite(), up, exact))
+    return rounded.view(weights.shape)
 
 
 def _step(weights: Tensor) -> Tensor:
@@ -92,18 +102,20 @@ def _step(weights: Tensor) -> Tensor:
 
 
 def rounded_in_place(model: Any, source: Path, draw: int = 0) -> Arrived:
-    """Round a trained model's float32 weights, one tensor at a time; what they were is read from `source`."""
+    """Round a trained model's float32 weights, one tensor at a time; what they were is read from `source`, part by part."""
     import torch
 
-    found = Arrived()
+    found, left = Arrived(), {n: w for n, w in model.named_parameters() if w.dtype == torch.float32}
     with torch.no_grad():
-        for name, weights in model.named_parameters():
-            if weights.dtype == torch.float32:
-                kept = stochastic(weights, name, draw)
-                before = _stored(source, name, weights)
-                if before is not None:
-                    found.add(before, weights.detach().cpu(), kept.float().cpu())
-                weights.data = kept
+        for part in stored_parts(source, "float32") if left else ():
+            for name, before in part.items():
+                if name in left and left[name].shape == before.shape:
+                    weights = left.pop(name)
+                    kept = stochastic(weights, name, draw)
+                    found.add(before, weights, kept)
+                    weights.data = kept
+        for name, weights in left.items():  # a head that the source does not have
+            weights.data = stochastic(weights, name, draw)
     return found
 
 
@@ -117,7 +129,7 @@ def merged_in_place(model: Any, draw: int = 0) -> tuple[Any, Arrived]:
             exact = base.data.float() + change.float()
             kept = stochastic(exact, name, draw) if base.dtype == torch.bfloat16 else exact.to(base.dtype)
             if base.dtype == torch.bfloat16:
-                found.add(base.data.float().cpu(), exact.cpu(), kept.float().cpu())
+                found.add(base.data, exact, kept)
             base.data = kept
         for module in lora_layers(model).values():  # merging what is left of it adds 0
             for adapter in module.active_adapters:
@@ -139,18 +151,10 @@ def lora_layers(model: Any) -> dict[str, Any]:
     return {name: layer for name, layer in model.base_model.model.named_modules() if isinstance(layer, LoraLayer)}
 
 
-def _stored(folder: Path, name: str, like: Tensor) -> Tensor | None:
-    """A tensor of a checkpoint folder in float32, None where it has none of that name and shape (a new head)."""
-    from safetensors import safe_open
-
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as weights:  # type: ignore[no-untyped-call]
-            if name in weights.keys() and list(weights.get_slice(name).get_shape()) == list(like.shape):  # noqa: SIM118
-                return weights.get_tensor(name).float()  # type: ignore[no-any-return]
-    return None
-
-
-Logps = Callable[[Any], "Tensor"]
+Logps = Callable[[Fill], "Tensor"]
+"""Log-probabilities under the weights that a fill gives to a model."""
+Weights = Callable[[str], "Tensor | None"]
+"""A weight in float32 by its name; None for a name that none has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,41 +167,68 @@ class Draw:
     told: Tensor
 
 
-def best_draw(model: Any, source: Path, load: Callable[[Path], PreTrainedModel], logps: Logps) -> Draw | None:
+def best_draw(model: Any, source: Path, logps: Logps) -> Draw | None:
     """Of `DRAWS` the one whose log-probabilities are nearest to those of the trained float32 weights.
 
-    Of a model with few weights a single draw may be as loud as a short training. All is computed in float32, for
-    bfloat16's arithmetic is much coarser than a round's change. None for a model that is too large for that: there a
-    draw is quiet, as its noise falls with the root of the number of weights.
+    Of a model with few weights a single draw may be as loud as a short training. `logps` is to compute in float32, for
+    bfloat16's arithmetic is much coarser than a round's change; it gets each part's weights when it comes to it, so that
+    nothing is copied as a whole. None for a model that is too large for ten passes: there a draw is quiet, as its noise
+    falls with the root of the number of weights.
     """
     import torch
 
     if sum(weights.numel() for weights in model.parameters()) * 4 > MEASURED_BYTES:
         return None
-    exact, adapted = load(source), hasattr(model, "peft_config")
-    own = dict(exact.named_parameters())
+    exact = _trained_weights(model)
     with torch.no_grad():
-        if adapted:  # its base may have been rounded when it was loaded
-            _copy(((n, w) for n, w in model.base_model.model.named_parameters() if ".lora_" not in n), own)
-        before = logps(exact)
-        if adapted:
-            for name, _, change in layers_of(model):
-                own[name].add_(change.float().to(own[name].device))
+        if _is_lora(model):  # its base may have been rounded when it was loaded
+            own = _own_weights(model)
+            before = logps(given(lambda name: None if name not in own else own[name].detach().float()))
         else:
-            _copy(model.named_parameters(), own)
-        trained, kept = logps(exact), {name: weights.clone() for name, weights in own.items()}
+            before = logps(Stored(source, empty_model(source, "float32")))
+        trained = logps(given(exact))
         found: list[tuple[float, Draw]] = []
         for number in range(DRAWS):
-            for name, weights in own.items():
-                weights.copy_(stochastic(kept[name], name, number).float())
-            told = logps(exact)
+            told = logps(given(_rounded(exact, number)))
             found.append((float((told - trained).square().sum()), Draw(number, share_of(before, trained, told), told)))
     return min(found, key=lambda pair: pair[0])[1]
 
 
-def _copy(weights: Iterable[tuple[str, Tensor]], into: dict[str, Any]) -> None:
-    for name, one in weights:
-        into[name.replace(".base_layer", "")].copy_(one.float())
+def _rounded(exact: Weights, draw: int) -> Weights:
+    def rounded(name: str) -> Tensor | None:
+        weights = exact(name)
+        return None if weights is None else stochastic(weights, name, draw).float()
+
+    return rounded
+
+
+def _trained_weights(model: Any) -> Weights:
+    """A trained model's weights in float32 by their names, under LoRA with what the adapter adds; None for other names."""
+    own = _own_weights(model)
+    adapted = {f"{name}.weight": layer for name, layer in lora_layers(model).items()} if _is_lora(model) else {}
+
+    def exact(name: str) -> Tensor | None:
+        if name not in own:
+            return None
+        weights = own[name].detach().float()
+        if name in adapted:
+            for adapter in adapted[name].active_adapters:
+                weights = weights + adapted[name].get_delta_weight(adapter).float()
+        return weights
+
+    return exact
+
+
+def _own_weights(model: Any) -> dict[str, Tensor]:
+    """A model's parameters by the names that they have without an adapter."""
+    if not _is_lora(model):
+        return dict(model.named_parameters())
+    named = model.base_model.model.named_parameters()
+    return {name.replace(".base_layer", ""): weights for name, weights in named if ".lora_" not in name}
+
+
+def _is_lora(model: Any) -> bool:
+    return hasattr(model, "peft_config")
 
 
 def share_of(before: Tensor, trained: Tensor, published: Tensor) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 from align.config.training import Sft
 from align.text import load_tokenizer, make_paddable, stop_token_ids
-from align.train import arguments, checkpoint
+from align.train import arguments, checkpoint, verifying
 from align.train import examples as ex
 from align.train.packing import PackCollator, best_fit, require_apart
 from align.types import Message
@@ -65,7 +65,7 @@ def train_sft(
     metrics = loop.run_trainer(trainer, work=work, out=out, inputs=inputs, progress=progress)
     clock.lap("train")
     sequences = [(row.prompt_ids, row.answer_ids) for row in ex.spread(kept)]
-    metrics |= checkpoint.publish_and_verify(
+    metrics |= verifying.publish_and_verify(
         trainer.model, model, sequences, out=out, dtype=dtype, chat_template=chat_template
     )
     clock.lap("publish")

@@ -11,7 +11,8 @@ import pytest
 from align.config.training import Dpo, Lora
 from align.errors import ConfigError, StageError
 from align.store import folder_files
-from align.train import arguments, checkpoint, collate, dpo, dpo_trainer, loop
+from align.text import load_tokenizer
+from align.train import arguments, checkpoint, collate, dpo, dpo_trainer, loop, verifying
 from align.train import examples as ex
 from align.types import Preference
 from tests.tiny import make_tiny_model
@@ -53,7 +54,7 @@ def train(
 
 
 def encoded(parent: Path, rows: list[Preference]) -> tuple[Any, list[ex.Pair]]:
-    tokenizer = checkpoint.load_tokenizer(parent)
+    tokenizer = load_tokenizer(parent)
     kept, dropped = ex.encode_preferences(tokenizer, rows, [2, 3], ex.Limit(500, "too long"))
     assert dropped == []
     return tokenizer, kept
@@ -75,7 +76,7 @@ def answer_logps(folder: Path, rows: list[Preference], which: str) -> list[float
     """Log-probability of each chosen or rejected answer, straight from the model's logits."""
     _, kept = encoded(folder, rows)
     sequences = [(pair.prompt_ids, getattr(pair, which)) for pair in kept]
-    means = checkpoint.sequence_logps(checkpoint.load_model(folder, "float32"), sequences)
+    means = verifying.sequence_logps(checkpoint.load_model(folder, "float32"), sequences)
     return [float(mean) * len(answer) for mean, (_, answer) in zip(means, sequences, strict=True)]
 
 
@@ -114,9 +115,9 @@ def test_a_published_checkpoint_is_complete_and_only_that(parent: Path, tmp_path
     with_adapter = PeftModel.from_pretrained(checkpoint.load_model(parent, "float32"), out / "adapter")
     _, kept = encoded(parent, PAIRS)
     sequences = [(pair.prompt_ids, pair.chosen_ids) for pair in kept]
-    merged = checkpoint.sequence_logps(checkpoint.load_model(out, "float32"), sequences)
-    beside = checkpoint.sequence_logps(with_adapter, sequences)
-    started = checkpoint.sequence_logps(checkpoint.load_model(parent, "float32"), sequences)
+    merged = verifying.sequence_logps(checkpoint.load_model(out, "float32"), sequences)
+    beside = verifying.sequence_logps(with_adapter, sequences)
+    started = verifying.sequence_logps(checkpoint.load_model(parent, "float32"), sequences)
     assert torch.allclose(merged, beside, atol=1e-5)
     assert (merged - started).abs().max() > 0.01
 
@@ -259,7 +260,7 @@ def test_bfloat16_agrees_with_its_reference_and_is_published_as_such(parent: Pat
         metrics = train(low, tmp_path / name, dtype="bfloat16", **changes)
         assert metrics["step0_logp_difference"] <= dpo.STEP0_TOLERANCE["bfloat16"]
         assert checkpoint.load_model(tmp_path / name / "out", "float32").dtype == torch.float32
-        assert checkpoint._stored_dtypes(tmp_path / name / "out") == {"bfloat16"}
+        assert checkpoint.stored_dtypes(tmp_path / name / "out") == {"bfloat16"}
 
 
 def test_dropped_pairs_are_counted_and_written(parent: Path, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import pytest
 from align.config.training import Grpo, Lora, Online, Rloo
 from align.errors import ConfigError, DataError, ServiceError, StageError
 from align.store import folder_files, read_table
-from align.train import checkpoint, grpo, loop, online, rloo
+from align.text import load_tokenizer
+from align.train import checkpoint, grpo, loop, online, rloo, verifying
 from align.train import examples as ex
 from align.train.online_trainer import PromptOrder
 from align.types import Message, Prompt, prompt_id
@@ -70,7 +71,7 @@ def train(
 
 def make_trainer(method: str, parent: Path, work: Path, score: online.Score, **changes: Any) -> Any:
     asked = config(method, **changes)
-    policy, tokenizer = checkpoint.load_model(parent, "float32"), checkpoint.load_tokenizer(parent)
+    policy, tokenizer = checkpoint.load_model(parent, "float32"), load_tokenizer(parent)
     questions, _ = online.encode_prompts(tokenizer, PROMPTS, ex.Limit(500, "too long"))
     given = online.Arguments(
         score=score, seed=1, dtype="float32", report_to=[], threads=1, out=work / "out", work=work / "work"
@@ -139,7 +140,7 @@ def test_rloo_takes_the_kl_divergence_off_the_score(parent: Path, tmp_path: Path
     batch = trainer._generate_and_score_completions([trainer.train_dataset[0]] * 4)
     lengths = torch.tensor([len(answer) for _, answer in trainer.latest])
     policy, reference = (
-        checkpoint.sequence_logps(checkpoint.load_model(folder, "float32"), trainer.latest) * lengths
+        verifying.sequence_logps(checkpoint.load_model(folder, "float32"), trainer.latest) * lengths
         for folder in (other, parent)
     )
     rewards = -0.5 * (policy - reference)
@@ -229,7 +230,7 @@ def test_the_score_reads_the_conversation_and_the_answer_alone(parent: Path, tmp
 
 
 def test_an_answer_ends_at_any_stop_token_and_is_read_without_it(parent: Path) -> None:
-    tokenizer = checkpoint.load_tokenizer(parent)
+    tokenizer = load_tokenizer(parent)
     hi = tokenizer("hi", add_special_tokens=False)["input_ids"]
     for ids in (hi, [*hi, 2], [*hi, 3]):
         assert online.answer_text(tokenizer, ids, [2, 3]) == "hi"
@@ -328,5 +329,5 @@ def test_options_that_do_not_go_together_are_the_users_to_read(parent: Path, tmp
 
 def test_bfloat16_trains_and_is_published_as_such(parent: Path, tmp_path: Path) -> None:
     metrics = train("grpo", parent, tmp_path, dtype="bfloat16", lora=Lora(r=4))
-    assert checkpoint._stored_dtypes(tmp_path / "out") == {"bfloat16"}
+    assert checkpoint.stored_dtypes(tmp_path / "out") == {"bfloat16"}
     assert metrics["step0_logp_difference"] == 0

@@ -11,6 +11,7 @@ import pytest
 
 from align.config.training import Dpo, Kto, Lora
 from align.errors import DataError
+from align.text import load_tokenizer
 from align.train import arguments, checkpoint, collate, dpo, kto, loop
 from align.train import examples as ex
 from align.types import Preference, Thumb
@@ -67,7 +68,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ours(parent: Path, work: Path, **changes: Any) -> Any:
     config = Dpo(**{"learning_rate": 1e-3, "batch_size": 4, **changes})
-    tokenizer = checkpoint.load_tokenizer(parent)
+    tokenizer = load_tokenizer(parent)
     kept, _ = ex.encode_preferences(tokenizer, PAIRS, [2, 3], ex.Limit(500, "too long"))
     options = arguments.trainer_options(
         config, rows=len(kept), seed=arguments.prepare_process(1, 1), dtype="float32", report_to=[], out=work, work=work
@@ -93,7 +94,7 @@ def trls(parent: Path, rows: Any, work: Path, **changes: Any) -> Any:
     )  # fmt: skip
     model, reference = (checkpoint.load_model(parent, "float32") for _ in range(2))
     data = Dataset.from_list(rows)
-    tokenizer = checkpoint.load_tokenizer(parent)
+    tokenizer = load_tokenizer(parent)
     return Tokens(model=model, ref_model=reference, args=args, train_dataset=data, processing_class=tokenizer)
 
 
@@ -169,7 +170,7 @@ def test_fifty_steps_are_trls(parent: Path, tmp_path: Path, name: str) -> None:
 
 def thumbs_trainer(parent: Path, work: Path, rows: list[Thumb], **changes: Any) -> Any:
     config = Kto(**{"learning_rate": 1e-3, "batch_size": 4, **changes})
-    tokenizer = checkpoint.load_tokenizer(parent)
+    tokenizer = load_tokenizer(parent)
     kept, _ = ex.encode_thumbs(tokenizer, rows, [2, 3], ex.Limit(500, "too long"))
     options = arguments.trainer_options(
         config, rows=len(kept), seed=arguments.prepare_process(1, 1), dtype="float32", report_to=[], out=work, work=work

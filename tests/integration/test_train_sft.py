@@ -16,7 +16,8 @@ import pytest
 from align.config.training import Lora, Sft
 from align.errors import ConfigError, StageError
 from align.store import folder_files, read_table
-from align.train import checkpoint, loop
+from align.text import load_tokenizer
+from align.train import checkpoint, loop, verifying
 from align.train.sft import train_sft
 from tests.tiny import make_tiny_model
 
@@ -55,7 +56,7 @@ def test_it_learns_the_answers_and_when_to_stop(tiny: Path, tmp_path: Path) -> N
     assert metrics["train_loss_last"] < 0.05 < 3 < metrics["train_loss_first"]
     assert metrics["reload_logp_difference"] == 0
     model = checkpoint.load_model(tmp_path / "out", "float32")
-    tokenizer = checkpoint.load_tokenizer(tmp_path / "out")
+    tokenizer = load_tokenizer(tmp_path / "out")
     for messages, answer in ROWS[:6]:
         ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         made = model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=40)[0, len(ids) :]
@@ -65,12 +66,12 @@ def test_it_learns_the_answers_and_when_to_stop(tiny: Path, tmp_path: Path) -> N
 def test_the_loss_is_that_of_the_answers_tokens(tiny: Path, tmp_path: Path) -> None:
     metrics = train(tiny, tmp_path, batch_size=20, epochs=1)
     model = checkpoint.load_model(tiny, "float32")
-    tokenizer = checkpoint.load_tokenizer(tiny)
+    tokenizer = load_tokenizer(tiny)
     sums, tokens = 0.0, 0
     for messages, answer in ROWS:
         prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         ids = tokenizer(answer, add_special_tokens=False)["input_ids"] + [2]
-        sums += float(checkpoint.sequence_logps(model, [(prompt, ids)])[0]) * len(ids)
+        sums += float(verifying.sequence_logps(model, [(prompt, ids)])[0]) * len(ids)
         tokens += len(ids)
     assert metrics["train_loss_first"] == pytest.approx(-sums / tokens, abs=1e-4)
 
@@ -193,7 +194,7 @@ def test_micro_batches_give_the_same_model(tiny: Path, tmp_path: Path) -> None:
 def test_bfloat16_trains_and_is_published_as_such(tiny: Path, tmp_path: Path) -> None:
     metrics = train(tiny, tmp_path, dtype="bfloat16")
     assert metrics["train_loss_last"] < metrics["train_loss_first"]
-    assert checkpoint._stored_dtypes(tmp_path / "out") == {"bfloat16"}
+    assert checkpoint.stored_dtypes(tmp_path / "out") == {"bfloat16"}
     assert metrics["reload_logp_difference"] < 1e-4, "the folder has exactly the weights that were drawn"
     assert metrics["published_weights"] == pytest.approx(1, abs=0.1)
     assert metrics["published_logps"] == pytest.approx(1, abs=0.1)

@@ -354,14 +354,14 @@ def test_where_files_cannot_be_locked_the_lock_lies_elsewhere(tmp_path: Path, mo
 
 
 def test_a_hard_link_that_the_system_forbids_becomes_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from align.train import checkpoint
+    from align.train import publishing
 
     def forbidden(*_: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     (tmp_path / "given").write_text("weights")
-    monkeypatch.setattr(checkpoint.os, "link", forbidden)
-    checkpoint._place(tmp_path / "given", tmp_path / "placed", link=True)
+    monkeypatch.setattr(publishing.os, "link", forbidden)
+    publishing.place(tmp_path / "given", tmp_path / "placed", link=True)
     assert (tmp_path / "placed").read_text() == "weights"
     assert (tmp_path / "placed").stat().st_nlink == 1
 

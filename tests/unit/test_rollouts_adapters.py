@@ -83,7 +83,7 @@ def test_an_adapter_that_is_alone_stays_where_it_is(chain, tmp_path):
 
 
 def test_adapters_lie_where_training_puts_them():
-    from align.train.checkpoint import ADAPTER as PUBLISHED
+    from align.train.publishing import ADAPTER as PUBLISHED
 
     assert FOLDER == PUBLISHED
 

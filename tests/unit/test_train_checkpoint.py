@@ -10,7 +10,7 @@ import pytest
 from align.errors import ConfigError, StageError
 from align.store import checkpoint_id, folder_files
 from align.text import CHATML, encode_prompt, load_tokenizer
-from align.train import checkpoint
+from align.train import checkpoint, publishing, rounding, verifying
 from tests.tiny import make_tiny_model, make_tokenizer
 
 PROMPT_AND_ANSWER = [([5, 6, 7], [8, 9, 2]), ([10, 11], [12, 2])]
@@ -48,7 +48,7 @@ def test_a_templates_variables_and_date_are_published_with_the_checkpoint(mine: 
     kept: Any = {"chat_template": None, "chat_template_kwargs": {"effort": "low"}, "date": "2026-01-31"}
     checkpoint.import_model(str(mine), tmp_path / "out", revision=None, dtype="float32", **kept)
     again = checkpoint.load_model(tmp_path / "out", "float32")
-    checkpoint.publish_model(again, tmp_path / "out", tmp_path / "trained", dtype="float32")
+    publishing.publish_model(again, tmp_path / "out", tmp_path / "trained", dtype="float32")
     for folder in ("out", "trained"):
         prompt = encode_prompt(load_tokenizer(tmp_path / folder), [{"role": "user", "content": "hi"}])
         assert load_tokenizer(mine).decode(prompt).startswith("2026-01-31low<|im_start|>user")
@@ -60,7 +60,7 @@ def test_the_tokenizers_own_bytes_are_published(mine: Path, tmp_path: Path) -> N
     (mine / "tokenizer.json").write_text(given)
     (mine / "merges.txt").write_text("#version: 0.2\n")
     out = bring(mine, tmp_path / "out")
-    checkpoint.publish_model(checkpoint.load_model(out, "float32"), out, tmp_path / "trained", dtype="float32")
+    publishing.publish_model(checkpoint.load_model(out, "float32"), out, tmp_path / "trained", dtype="float32")
     for folder in (out, tmp_path / "trained"):
         for name in ("tokenizer.json", "tokenizer_config.json", "merges.txt", "chat_template.jinja"):
             assert (folder / name).read_bytes() == (mine / name).read_bytes()
@@ -97,10 +97,10 @@ def test_importing_twice_gives_the_same_bytes(tiny: Path, tmp_path: Path) -> Non
 
 def test_another_type_is_cast(tiny: Path, tmp_path: Path) -> None:
     out = bring(tiny, tmp_path / "out", dtype="bfloat16")
-    assert checkpoint._stored_dtypes(out) == {"bfloat16"}
+    assert checkpoint.stored_dtypes(out) == {"bfloat16"}
     assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
     ours, theirs = (
-        checkpoint.sequence_logps(checkpoint.load_model(path, "float32"), PROMPT_AND_ANSWER) for path in (out, tiny)
+        verifying.sequence_logps(checkpoint.load_model(path, "float32"), PROMPT_AND_ANSWER) for path in (out, tiny)
     )
     assert 0 < (ours - theirs).abs().max() < 0.05
 
@@ -126,7 +126,7 @@ def test_shards_come_along(tiny: Path, tmp_path: Path) -> None:
     out = bring(sharded, tmp_path / "out")
     assert len(list(out.glob("model-*.safetensors"))) > 1
     ours, theirs = (
-        checkpoint.sequence_logps(checkpoint.load_model(path, "float32"), PROMPT_AND_ANSWER) for path in (out, tiny)
+        verifying.sequence_logps(checkpoint.load_model(path, "float32"), PROMPT_AND_ANSWER) for path in (out, tiny)
     )
     assert (ours - theirs).abs().max() == 0
 
@@ -201,20 +201,82 @@ def test_mean_log_probabilities_are_those_of_the_answer(tiny: Path) -> None:
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
     by_hand = sum(float(logits[len(prompt) + i - 1, token]) for i, token in enumerate(answer)) / len(answer)
-    assert checkpoint.sequence_logps(model, PROMPT_AND_ANSWER)[0].item() == pytest.approx(by_hand, abs=1e-5)
+    assert verifying.sequence_logps(model, PROMPT_AND_ANSWER)[0].item() == pytest.approx(by_hand, abs=1e-5)
 
 
 def test_a_published_checkpoint_that_differs_is_noticed(mine: Path) -> None:
     import torch
 
     model = checkpoint.load_model(mine, "float32")
-    expected = checkpoint.sequence_logps(model, PROMPT_AND_ANSWER)
-    assert checkpoint.verify_published(mine, expected, PROMPT_AND_ANSWER, dtype="float32", device="cpu") == 0
+    expected = verifying.sequence_logps(model, PROMPT_AND_ANSWER)
+    assert verifying.verify_published(mine, expected, PROMPT_AND_ANSWER, dtype="float32", device="cpu") == 0
     with torch.no_grad():
         model.model.embed_tokens.weight[8] += 0.05
     model.save_pretrained(mine)
     with pytest.raises(StageError, match="the published checkpoint differs"):
-        checkpoint.verify_published(mine, expected, PROMPT_AND_ANSWER, dtype="float32", device="cpu")
+        verifying.verify_published(mine, expected, PROMPT_AND_ANSWER, dtype="float32", device="cpu")
     not_a_number = expected * float("nan")
     with pytest.raises(StageError, match="nan"):
-        checkpoint.verify_published(mine, not_a_number, PROMPT_AND_ANSWER, dtype="float32", device="cpu")
+        verifying.verify_published(mine, not_a_number, PROMPT_AND_ANSWER, dtype="float32", device="cpu")
+
+
+def publish(parent: Path, out: Path, dtype: str) -> dict[str, float]:
+    import torch
+
+    model = checkpoint.load_model(parent, "float32")
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.mul_(1.01)
+    pairs = [(PROMPT_AND_ANSWER[0], PROMPT_AND_ANSWER[1])]
+    return verifying.publish_and_verify(model, parent, PROMPT_AND_ANSWER, out=out, dtype=dtype, pairs=pairs)
+
+
+@pytest.mark.parametrize("measured", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_publishing_puts_no_second_model_beside_the_trainers(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, measured: bool
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    parent = bring(tiny, tmp_path / "parent", dtype=dtype)
+    if not measured:  # as for a model that is too large for ten passes
+        monkeypatch.setattr(rounding, "MEASURED_BYTES", 1000)
+    own, real = [], AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *a, **k: own.append(1) or real(*a, **k))
+    found = publish(parent, tmp_path / "out", dtype)
+    assert len(own) == 1, "the trainer's"
+    assert found["reload_logp_difference"] < (0.05 if dtype == "bfloat16" and not measured else 1e-5)
+    assert ("published_logps" in found) == (dtype == "bfloat16" and measured)
+
+
+@pytest.mark.parametrize(
+    "fault", ["a tensor of the parent", "another output layer", "a tensor that is missing", "a cut file"]
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_wrong_with_a_published_folder_is_found(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, fault: str
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    parent, real = bring(tiny, tmp_path / "parent", dtype=dtype), publishing.save_weights
+
+    def save(model: Any, out: Path) -> None:
+        real(model, out)
+        file = out / "model.safetensors"
+        weights, name = load_file(file), "model.layers.0.self_attn.v_proj.weight"
+        if fault == "a tensor of the parent":
+            weights["model.embed_tokens.weight"] = load_file(parent / "model.safetensors")["model.embed_tokens.weight"]
+        elif fault == "another output layer":
+            weights["lm_head.weight"] = weights["model.embed_tokens.weight"].roll(1, 0).contiguous()
+        elif fault == "a tensor that is missing":
+            del weights[name]
+        save_file(weights, file, metadata={"format": "pt"})
+        if fault == "a cut file":
+            file.write_bytes(file.read_bytes()[:-1000])
+
+    monkeypatch.setattr(publishing, "save_weights", save)
+    with pytest.raises(
+        StageError,
+        match=r"the published checkpoint differs from the trained model|it lacks model.layers.0|cannot be read",
+    ):
+        publish(parent, tmp_path / "out", dtype)
