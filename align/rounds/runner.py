@@ -14,12 +14,14 @@ from align.rounds.hub import with_commit
 from align.rounds.intact import remember, require_whole
 from align.rounds.journal import read_journal, said
 from align.rounds.labelling import Waiting, closed, desk_of_round, journal_of, late_text, waits
+from align.rounds.left import note_left
 from align.rounds.lock import run_lock
 from align.rounds.plan import Labelling, Step, find_stage, make_plan
 from align.rounds.run import Run
 from align.rounds.stage import (
     CURRENT,
     KEY,
+    WORK,
     Job,
     Receipt,
     Ref,
@@ -177,6 +179,8 @@ def _execute(run: Path, stage: Stage, key: str, inputs: dict[str, Receipt], tell
         dict(stage.tuning),
         partial_folder(run, stage.ref, key),
     )
+    for left in note_left(job.out.with_suffix(WORK), stage, inputs):
+        tell(Event("note", stage.ref, text=left))
     started, clock = datetime.now(UTC), time.monotonic()
 
     def progress(done: int, total: int) -> None:

@@ -107,6 +107,33 @@ def test_a_failed_stage_publishes_nothing_and_goes_on_from_its_scratch(tmp_path:
     assert {path.name for path in stage_folder(tmp_path, Ref(0, "first")).iterdir()} == {receipt.key, "current"}
 
 
+def test_work_under_another_key_is_not_left_without_a_word(tmp_path: Path) -> None:
+    def told(add: int, rate: float) -> list[str]:
+        settings = {"add": add, "dpo": {"learning_rate": rate, "text": "x" * 100 * add}}
+        steps: list[runner.Step] = [replace(stage(0, "first", add, work="fail_once"), settings=settings)]
+        said: list[Event] = []
+        run = runner.Run(tmp_path, "id", None)  # type: ignore[arg-type]
+        with pytest.raises(DataError):
+            runner._go(run, steps, said.append, wait=False)
+        return [event.text for event in said if event.kind == "note"]
+
+    assert told(1, 1e-5) == []
+    wanted = "starts over: 0.0 MiB of unfinished work belong to another key ({}); it is gone on from where that is put back, "
+    assert told(1, 1e-6) == [wanted.format("dpo.learning_rate: 1e-05 then, 1e-06 now") + "and `align clean` removes it"]
+    old = next(tmp_path.rglob("*.work"))
+    for folder in tmp_path.rglob("*.work"):
+        if folder != old:
+            (folder / "tried").unlink()  # begun, and nothing is done there
+    (old / "made_from.json").write_text("{")
+    (first,) = told(2, 1e-6)
+    assert first == wanted.format("by an earlier version, or its note is damaged") + "and `align clean` removes it"
+    for folder in tmp_path.rglob("*.work"):
+        if folder == old:
+            (folder / "tried").unlink()
+    (second,) = told(3, 1e-6)
+    assert "(add: 2 then, 3 now, another dpo.text)" in second
+
+
 def test_a_kill_while_publishing_loses_no_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
