@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from align.errors import StageError
 from align.store import read_json
@@ -27,6 +27,7 @@ PASS_TOKENS, PASS_ANSWERS = 4096, 512
 """The most tokens, padding included, and the most tokens of answers of one forward pass: activations and logits are to
 stay small beside a layer."""
 
+Value = TypeVar("Value")
 Fill = Callable[[Any, Sequence[str]], None]
 """Gives a model's weights of these names their values."""
 
@@ -38,46 +39,65 @@ class WholeError(StageError):
 def checkpoint_logprobs(
     checkpoint: Path, sequences: Sequence[PromptAndAnswer], *, dtype: str, device: Any = "cpu", padded: bool = True
 ) -> list[list[float]]:
-    """The natural log-probability of each answer's tokens after its prompt, under the weights of a folder in `dtype`.
+    """`token_logprobs` under the weights of a folder in `dtype`, by layers."""
+    return by_layers(
+        checkpoint, lambda model: token_logprobs(model, sequences, padded=padded), dtype=dtype, device=device
+    )
 
-    A model that does not let itself be read by layers is loaded whole, and the log says so. StageError where weights are
-    missing, are damaged or have other shapes than the model's.
+
+def by_layers(
+    checkpoint: Path,
+    compute: Callable[[Any], Value],
+    *,
+    dtype: str,
+    device: Any = "cpu",
+    kind: str = "AutoModelForCausalLM",
+) -> Value:
+    """What `compute` makes of a folder's model by forward passes; each reads the weights once, layer by layer.
+
+    A model that does not let itself be read by layers is loaded whole, and the log says so. `kind` is transformers' class
+    that loads it. StageError where weights are missing, are damaged or have other shapes than the model's.
     """
     import torch
+    import transformers
 
-    model = empty_model(checkpoint, dtype, device)
+    model = empty_model(checkpoint, dtype, device, kind)
     try:
-        return token_logprobs(model, sequences, Stored(checkpoint, model), padded=padded)
+        with filled_in_turn(model, Stored(checkpoint, model)):
+            return compute(model)
     except WholeError as reason:
-        from transformers import AutoModelForCausalLM
-
-        kind = type(model).__name__
-        print(f"{checkpoint}: {kind} cannot be read by layers ({reason.what}); all of it is loaded", file=sys.stderr)
+        named = type(model).__name__
+        print(f"{checkpoint}: {named} cannot be read by layers ({reason.what}); all of it is loaded", file=sys.stderr)
         del model
-        whole = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=getattr(torch, dtype), local_files_only=True)
-        return token_logprobs(whole.to(device), sequences, padded=padded)
+        loader = getattr(transformers, kind)
+        return compute(
+            loader.from_pretrained(checkpoint, dtype=getattr(torch, dtype), local_files_only=True).to(device)
+        )
 
 
-def empty_model(checkpoint: Path, dtype: str, device: Any = "cpu") -> Any:
-    """The causal language model of a folder without its weights, which are on torch's device `meta`."""
+def empty_model(checkpoint: Path, dtype: str, device: Any = "cpu", kind: str = "AutoModelForCausalLM") -> Any:
+    """The model of a folder without its weights, which are on torch's device `meta`; its buffers are on `device`."""
     import torch
+    import transformers
     from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
+    config = transformers.AutoConfig.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), trust_remote_code=False).eval()
+        model = getattr(transformers, kind).from_config(config, dtype=getattr(torch, dtype), trust_remote_code=False)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = buffer.to(device)
-    model.align_device = torch.device(device)
-    return model
+    model.computes_on = torch.device(device)
+    return model.eval()
 
 
-def token_logprobs(
-    model: Any, sequences: Sequence[PromptAndAnswer], fill: Fill | None = None, *, padded: bool = True
-) -> list[list[float]]:
-    """The log-probabilities of each answer's tokens; with `fill` of an `empty_model`, by layers.
+def device_of(model: Any) -> Any:
+    """Where a model computes, which of an `empty_model` its weights do not say."""
+    return getattr(model, "computes_on", None) or model.device
+
+
+def token_logprobs(model: Any, sequences: Sequence[PromptAndAnswer], *, padded: bool = True) -> list[list[float]]:
+    """The natural log-probability of each answer's tokens after its prompt, at temperature 1.
 
     Rows of several lengths share a pass and are `padded`, or else only those of one length do: a few architectures give
     slightly other numbers beside padding.
@@ -87,7 +107,7 @@ def token_logprobs(
     found: list[list[float]] = [[] for _ in sequences]
     was_training = model.training
     model.eval()
-    with torch.no_grad(), nullcontext() if fill is None else _filled_in_turn(model, fill):
+    with torch.no_grad():
         for rows in _passes(sequences, padded):
             for row, logps in zip(rows, _pass(model, [sequences[row] for row in rows]), strict=True):
                 found[row] = logps
@@ -117,7 +137,7 @@ def _pass(model: Any, several: Sequence[PromptAndAnswer]) -> list[list[float]]:
     answer's token."""
     import torch
 
-    device = getattr(model, "align_device", None) or model.device
+    device = device_of(model)
     ids = [torch.tensor(prompt + answer) for prompt, answer in several]
     ids_BT = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True).to(device)
     lengths_B = torch.tensor([len(one) for one in ids], device=device)
@@ -167,7 +187,7 @@ def given(weights: Callable[[str], Tensor | None]) -> Fill:
 
 
 @contextmanager
-def _filled_in_turn(model: Any, fill: Fill) -> Iterator[None]:
+def filled_in_turn(model: Any, fill: Fill) -> Iterator[None]:
     """Inside the block each part of an `empty_model` has its weights while it computes; what did not is read at its end,
     for weights that no forward pass asks for have to be whole too."""
     guard, parts, read = _no_absent(), _parts(model), set[int]()
@@ -325,7 +345,7 @@ class Stored:
         from transformers.modeling_utils import LoadStateDictConfig
 
         how = LoadStateDictConfig(
-            dtype=model.dtype, dtype_plan=model._get_dtype_plan(model.dtype), device_map={"": model.align_device},
+            dtype=model.dtype, dtype_plan=model._get_dtype_plan(model.dtype), device_map={"": model.computes_on},
             weight_mapping=get_model_conversion_mapping(model),
         )  # fmt: skip
         with ExitStack() as stack:

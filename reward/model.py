@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from align.errors import ConfigError, DataError, StageError
+from align.layerwise import by_layers, device_of
 from align.store import checkpoint_id, read_json, write_json
 from align.text import encode_answered, load_tokenizer, padding_id, stop_token_ids, token_text
 from align.train.order import passes
@@ -253,18 +254,18 @@ def sequence_scores(model: Any, sequences: Sequence[Sequence[int]], pad: int) ->
     import torch
 
     model.config.get_text_config().pad_token_id = pad  # the model finds the last token by it
-    was_training = model.training
+    was_training, device = model.training, device_of(model)
     model.eval()
     order = sorted(range(len(sequences)), key=lambda row: len(sequences[row]))
-    most = TOKENS.get(model.device.type, TOKENS["cuda"])
+    most = TOKENS.get(device.type, TOKENS["cuda"])
     scores_SK = torch.zeros(len(sequences), model.config.num_labels)
     with torch.no_grad():
         for part in passes([len(sequences[row]) for row in order], most, None, padded=True):
             rows = [order[place] for place in part]
             ids = [torch.tensor(sequences[row]) for row in rows]
-            ids_BT = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad).to(model.device)
-            lengths_B = torch.tensor([len(one) for one in ids], device=model.device)
-            mask_BT = torch.arange(ids_BT.shape[1], device=model.device) < lengths_B[:, None]
+            ids_BT = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad).to(device)
+            lengths_B = torch.tensor([len(one) for one in ids], device=device)
+            mask_BT = torch.arange(ids_BT.shape[1], device=device) < lengths_B[:, None]
             logits_BK = model(input_ids=ids_BT, attention_mask=mask_BT.long(), use_cache=False).logits
             scores_SK[rows] = logits_BK.float().cpu()
     model.train(was_training)
@@ -274,7 +275,7 @@ def sequence_scores(model: Any, sequences: Sequence[Sequence[int]], pad: int) ->
 def publish_and_verify(
     model: Any, source: Path, sequences: Sequence[Sequence[int]], pad: int, *, out: Path, dtype: str
 ) -> float:
-    """Write a trained reward model that started from `source` as the folder `out`, read it again, compare scores.
+    """Write a trained reward model that started from `source` as the folder `out`, read it again by layers, compare scores.
 
     Returns the largest difference on `sequences`; StageError where it is over `RELOAD_TOLERANCE`. A PEFT model is
     merged (in place) and its adapter written to `out/adapter`.
@@ -289,7 +290,10 @@ def publish_and_verify(
     config.get_text_config().pad_token_id = pad
     config.save_pretrained(out)
     _name_padding(out, pad)
-    found = sequence_scores(load_reward_model(out, dtype).to(device), sequences, pad)
+    found = by_layers(
+        out, lambda read: sequence_scores(read, sequences, pad), dtype=dtype, device=device,
+        kind="AutoModelForSequenceClassification",
+    )  # fmt: skip
     difference = float((found - expected).abs().max())
     allowed = RELOAD_TOLERANCE[dtype] * max(1.0, float(expected.abs().max()))
     if not difference <= allowed:

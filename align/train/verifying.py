@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.errors import StageError
-from align.layerwise import Fill, PromptAndAnswer, checkpoint_logprobs, empty_model, token_logprobs
+from align.layerwise import Fill, PromptAndAnswer, checkpoint_logprobs, empty_model, filled_in_turn, token_logprobs
 from align.train import rounding
 from align.train.publishing import publish_model, whole_model
 from align.train.world import agreed, rank
@@ -59,7 +59,8 @@ def publish_and_verify(
             empty = empty_model(source, "float32", device)
 
             def logps(fill: Fill) -> Tensor:
-                return compared(token_logprobs(empty, asked, fill), margins=bool(pairs))
+                with filled_in_turn(empty, fill):
+                    return compared(token_logprobs(empty, asked), margins=bool(pairs))
 
             draw = rounding.best_draw(model, source, logps)
         number = draw.number if draw is not None else 0

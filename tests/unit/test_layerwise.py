@@ -70,7 +70,8 @@ def test_one_part_is_in_memory_at_a_time(tmp_path: Path) -> None:
         asked.append(names[0].rpartition(".")[0])
         there.append(sum(w.numel() for w in model.parameters() if not w.is_meta))
 
-    layerwise.token_logprobs(model, ASKED, fill)
+    with layerwise.filled_in_turn(model, fill):
+        layerwise.token_logprobs(model, ASKED)
     sizes = {n: w.numel() for n, w in model.named_parameters()}
     layer = sum(size for name, size in sizes.items() if name.startswith("model.layers.3."))
     assert layer == 4 * 128 * 64 + 3 * 128 * 256 + 2 * 128

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from align.errors import StageError
-from align.layerwise import empty_model, token_logprobs
+from align.layerwise import Fill, empty_model, filled_in_turn, token_logprobs
 from align.train import checkpoint, publishing, rounding, verifying
 from tests.tiny import make_tiny_model
 
@@ -102,9 +102,12 @@ def test_an_adapter_arrives_though_each_of_its_weights_is_below_a_step(parent: P
 def test_of_a_small_model_the_draw_nearest_to_what_was_trained_is_published(parent: Path) -> None:
     asked = [([5, 6, 7], [8, 9, 2]), ([10, 11], [12, 2]), ([40, 41], [42, 43, 2])]
     empty = empty_model(parent, "float32")
-    found = rounding.best_draw(
-        changed(parent), parent, lambda fill: verifying.compared(token_logprobs(empty, asked, fill), margins=False)
-    )
+
+    def logps(fill: Fill) -> torch.Tensor:
+        with filled_in_turn(empty, fill):
+            return verifying.compared(token_logprobs(empty, asked), margins=False)
+
+    found = rounding.best_draw(changed(parent), parent, logps)
     assert found is not None
     assert 0 <= found.number < rounding.DRAWS
     assert abs(found.share - 1) < 0.5
