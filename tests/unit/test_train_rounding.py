@@ -8,6 +8,7 @@ import torch
 from align.errors import StageError
 from align.layerwise import Fill, empty_model, filled_in_turn, token_logprobs
 from align.train import checkpoint, publishing, rounding, verifying
+from tests.families import make_family
 from tests.tiny import make_tiny_model
 
 STEP = 2.0**-7  # between the numbers that bfloat16 has from 1 to 2
@@ -118,3 +119,38 @@ def test_of_a_small_model_the_draw_nearest_to_what_was_trained_is_published(pare
 def test_a_model_too_large_for_ten_passes_is_not_measured_so(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounding, "MEASURED_BYTES", 1000)
     assert rounding.best_draw(changed(parent), parent, lambda fill: pytest.fail("computed")) is None
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_the_change_of_fused_experts_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: bool) -> None:
+    """They are stored one by one and trained as one tensor."""
+    make_family(tmp_path / "given", "mixtral")
+    parent = tmp_path / "parent"
+    checkpoint.import_model(str(tmp_path / "given"), parent, revision=None, dtype="bfloat16")
+    model, draw = checkpoint.load_model(parent, "float32"), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weights in model.named_parameters():
+            if "experts" in name:
+                weights.add_(1e-5 * torch.randn(weights.shape, generator=draw).sign())
+    if lost:
+        monkeypatch.setattr(rounding, "stochastic", lambda weights, name, draw=0: weights.detach().to(torch.bfloat16))
+        with pytest.raises(StageError, match="% of the trained change of the weights is in what would be published"):
+            publishing.publish_model(model, parent, tmp_path / "out", dtype="bfloat16")
+    else:
+        found = publishing.publish_model(model, parent, tmp_path / "out", dtype="bfloat16")
+        assert found.trained == pytest.approx(1e-10 * 2 * 2 * 3 * 32 * 48, rel=0.01)
+        assert 0.8 < found.share < 1.2
+
+
+def test_weights_are_rounded_and_measured_slice_by_slice_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = torch.randn(33, 7, generator=torch.Generator().manual_seed(1)).bfloat16().float()
+    trained = parent + 1e-4
+    told = []
+    for size in (10_000, 10):
+        monkeypatch.setattr(rounding, "SLICE", size)
+        kept, found = rounding.stochastic(trained, "w"), rounding.Arrived()
+        found.add(parent, trained, kept)
+        told.append((kept.tolist(), found.share, found.variance))
+    assert told[0][0] == told[1][0]
+    assert told[0][1:] == pytest.approx(told[1][1:], rel=1e-12)
+    assert told[0][0] != trained.bfloat16().tolist()
