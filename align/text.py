@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["CHATML", "PLAIN", "TEMPLATES", "decode_answer", "encode_answer", "encode_answered", "encode_prompt",
-           "load_tokenizer", "make_paddable", "padding_id", "split_thoughts", "stop_token_ids", "token_text"]  # fmt: skip
+           "load_tokenizer", "make_paddable", "padding_id", "split_thoughts", "stop_token_ids", "text_behind",
+           "token_text"]  # fmt: skip
 
 _SENTENCES = (
     "Tell me about the cat.",
@@ -194,7 +195,7 @@ def decode_answer(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int]
     shape = thoughts_of(tokenizer, tokenizer.chat_template)
     if not shape.closer:
         return _plain(tokenizer, token_ids)
-    text = _anchored(tokenizer, token_ids)
+    text = text_behind(tokenizer, token_ids)
     said, thoughts = text, ""
     if shape.closer in text:
         thoughts, _, said = text.rpartition(shape.closer)
@@ -217,7 +218,7 @@ def _plain(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int]) -> st
 
 def _without_control(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int]) -> str:
     control = {i for text, i in control_tokens(tokenizer).items() if text not in (OPEN, CLOSE)}
-    return _anchored(tokenizer, [i for i in token_ids if i not in control])
+    return text_behind(tokenizer, [i for i in token_ids if i not in control])
 
 
 def _clean(tokenizer: "PreTrainedTokenizerBase", text: str) -> str:
@@ -225,7 +226,8 @@ def _clean(tokenizer: "PreTrainedTokenizerBase", text: str) -> str:
     return pattern(frozenset(control_tokens(tokenizer))).sub("", text)
 
 
-def _anchored(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int]) -> str:
+def text_behind(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int]) -> str:
+    """What the ids say behind other text, control tokens too; no space is lost at the beginning."""
     ids, anchor = list(token_ids), _ANCHORS[-1]
     text = _decode(tokenizer, _anchor_ids(tokenizer, anchor) + ids)
     return text[len(anchor) :] if text.startswith(anchor) else _decode(tokenizer, ids)
@@ -272,7 +274,7 @@ def _require_faithful(tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
             asked = _decode(tokenizer, encode_prompt(tokenizer, [Message(role="user", content=sentence)]))
         except DataError:  # this template refuses it; the words themselves are looked at
             asked = sentence
-        said = _anchored(tokenizer, ids)
+        said = text_behind(tokenizer, ids)
         if said != sentence or sentence.strip() not in asked:
             what = f"the tokenizer of {name!r} loses text: {sentence!r} comes back as {said if said != sentence else asked!r}"
             hint = f"its class {type(tokenizer).__name__} may not be that of its files; for a byte-level tokenizer.json set "

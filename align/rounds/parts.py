@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pyarrow as pa
+
 from align.dropped import mostly_dropped
 from align.ids import unit_for
 from align.rounds.stage import RECEIPT, Job, Ref, stage_folder
+from align.sampled import read_tokens
 from align.store import read_json, read_table, write_table
 from align.types import Prompt, Record, from_table, to_table
 
@@ -43,6 +46,11 @@ def labels_of(job: Job, name: str, kind: type[Row], replay: float) -> list[Row]:
         earlier = from_table(kind, read_table(job.inputs[source] / f"{name}.parquet"))
         rows += [row for row in earlier if unit_for("replay", seed, job.round, row.id) < replay]  # type: ignore[attr-defined]
     return rows
+
+
+def tokens_of(job: Job) -> pa.Table | None:
+    """What the answers of `labels_of` were sampled as (`align.sampled`), where that is known."""
+    return read_tokens([job.inputs["preferences"], *(job.inputs[n] for n in job.inputs if n.startswith("earlier_"))])
 
 
 def note_of(what: str, metrics: Mapping[str, Any]) -> dict[str, list[str]]:

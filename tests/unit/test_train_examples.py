@@ -109,7 +109,9 @@ def test_an_empty_answer_is_learned_from_where_it_is_the_worse_one(tokenizer) ->
 
 
 def test_answers_that_the_tokenizer_does_not_tell_apart_are_not_called_the_same(tokenizer, monkeypatch) -> None:
-    monkeypatch.setattr(ex, "encode_answer", lambda *_: [9, END])  # both unknown
+    monkeypatch.setattr(
+        ex, "encode_answered", lambda _, prompts, __: [([1], [9, END]) for _ in prompts]
+    )  # both unknown
     _, dropped = ex.encode_preferences(tokenizer, [preference(chosen="はい", rejected="いいえ")], STOPS, WIDE)
     assert [row.reason for row in dropped] == [
         "the tokenizer gives chosen and rejected the same tokens, though they differ"
