@@ -281,6 +281,7 @@ def _train(order: Order, given: Given) -> None:
     from align.cli.display import counting
     from align.cli.workplace import workplace
     from align.dropped import count_reasons
+    from align.train.adapter import ADAPTER, name_base
     from align.train.launch import accelerate_file, require_no_launcher
 
     require_no_launcher()
@@ -302,6 +303,7 @@ def _train(order: Order, given: Given) -> None:
             metrics = learn_together(
                 order, model, nproc=given.nproc, accelerate=file, out=place.out, work=place.work, progress=progress
             )
+        name_base(place.out / ADAPTER, given.model, given.revision)
         keep_dropped(place.out, lesson.dropped)
     dropped = {**count_reasons(lesson.dropped), **metrics["dropped"]}
     say_result(given.out, {**metrics, "dropped": dropped}, given.as_json)

@@ -7,10 +7,12 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from align.dropped import mostly_dropped
-from align.ids import unit_for
-from align.rounds.stage import RECEIPT, Job, Ref, stage_folder
+from align.ids import ADAPTER_CONFIG, unit_for
+from align.rounds.run import Run
+from align.rounds.stage import RECEIPT, Job, Ref, read_receipt, stage_folder, stage_folders
 from align.sampled import read_tokens
 from align.store import read_json, read_table, write_table
+from align.train.adapter import ADAPTER, name_base
 from align.types import Prompt, Record, from_table, to_table
 
 Row = TypeVar("Row")
@@ -36,6 +38,21 @@ def ancestors_of(policy: Path) -> list[Path]:
             break
         found.append(policy)
     return found
+
+
+def name_bases(run: Run) -> None:
+    """Say in each policy's adapter where its parent lies now: the run may have been moved, or copied, since it was trained."""
+    for _, folder in stage_folders(run.folder):
+        for config in folder.glob(f"*/{ADAPTER}/{ADAPTER_CONFIG}"):
+            receipt = read_receipt(config.parents[1] / RECEIPT)
+            if receipt is None:
+                continue  # it is not published, or damaged, which others say
+            parent = receipt.inputs.get("parent")
+            if parent is None:
+                name_base(config.parent, run.recipe.model.path, run.recipe.model.revision)
+            else:
+                base = stage_folder(run.folder, Ref(parent["round"], parent["stage"])) / parent["key"]
+                name_base(config.parent, str(base))
 
 
 def labels_of(job: Job, name: str, kind: type[Row], replay: float) -> list[Row]:

@@ -71,6 +71,7 @@ def given_policy(job: Job, progress: Progress) -> Summary:
 
 def sft_policy(job: Job, progress: Progress) -> Summary:
     """Supervised fine-tuning of the recipe's model on its demonstrations."""
+    from align.train.adapter import ADAPTER, name_base
     from align.train.checkpoint import import_model
     from align.train.sft import train_sft
     from align.train.world import by_first
@@ -90,6 +91,7 @@ def sft_policy(job: Job, progress: Progress) -> Summary:
         work=job.scratch,
         progress=progress,
     )
+    name_base(job.out / ADAPTER, given["path"], given.get("revision"))
     return {"checkpoint": checkpoint_id(job.out), "parent": None, **metrics, **note_of("demonstration", metrics)}
 
 

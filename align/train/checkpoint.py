@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from align.errors import ConfigError, ServiceError, StageError
-from align.store import disk_errors, read_json, remove_folder, write_json
+from align.ids import ADAPTER_CONFIG
+from align.store import disk_errors, read_json, write_json
 from align.templates import Chat
 from align.text import load_tokenizer, stop_token_ids
 from align.train import rounding
+from align.train.adapter import ADAPTER, save_adapter
 from align.train.world import agreed, gathered_weights, rank
 
 if TYPE_CHECKING:
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
 PromptAndAnswer = tuple[list[int], list[int]]
 """Token ids."""
-ADAPTER = "adapter"
 RELOAD_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 """Largest difference of an answer's mean token log-probability, in nats, between memory and the published folder."""
 
@@ -76,7 +77,7 @@ def _find(path: str, revision: str | None) -> tuple[Path, bool]:
         return _download(path, revision), True
     if revision is not None:
         raise ConfigError(f"revision {revision!r} means nothing for the local folder {path!r}", where="model.revision")
-    if (folder / "adapter_config.json").is_file():
+    if (folder / ADAPTER_CONFIG).is_file():
         raise _adapter_as_model(folder)
     if not (folder / "config.json").is_file():
         raise ConfigError(f"the folder {path!r} has no config.json, so it is no model", where="model.path")
@@ -85,7 +86,7 @@ def _find(path: str, revision: str | None) -> tuple[Path, bool]:
 
 def _adapter_as_model(folder: Path) -> ConfigError:
     """The error for a folder with an adapter, which nobody would add to what is loaded."""
-    base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
     what = f"the folder {str(folder)!r} holds a LoRA adapter" + (f" of {base!r}" if base else "")
     if (folder / "config.json").is_file():
         what, hint = (
@@ -286,7 +287,7 @@ def publish_model(
         out.mkdir(parents=True, exist_ok=True)
         arrived = rounding.Arrived()
         if isinstance(model, PeftModel):
-            _save_adapter(model, out / ADAPTER)
+            save_adapter(model, out / ADAPTER, source)
             model, arrived = rounding.merged_in_place(model, draw)
         if dtype == "bfloat16":
             rest = rounding.rounded_in_place(model, source, draw)
@@ -312,17 +313,6 @@ def whole_model(model: Any, source: Path) -> Any:
         whole = get_peft_model(whole, model.peft_config["default"])
     whole.load_state_dict(weights)
     return whole
-
-
-def _save_adapter(model: Any, folder: Path) -> None:
-    remove_folder(folder)
-    model.save_pretrained(folder, save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)
-    config = read_json(folder / "adapter_config.json")
-    config["base_model_name_or_path"] = None  # a path of this machine; the receipt names the parent by its id
-    if isinstance(config["target_modules"], list):  # PEFT writes a set, whose order differs from process to process
-        config["target_modules"].sort()
-    write_json(folder / "adapter_config.json", config)
 
 
 def sequence_logps(model: PreTrainedModel, sequences: Sequence[PromptAndAnswer]) -> Tensor:
