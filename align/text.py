@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CHATML", "PLAIN", "TEMPLATES", "decode_answer", "encode_answer", "encode_answered", "encode_prompt",
            "load_tokenizer", "make_paddable", "padding_id", "split_thoughts", "stop_token_ids", "text_behind",
-           "token_text"]  # fmt: skip
+           "thinking_tokens", "token_text"]  # fmt: skip
 
 _SENTENCES = (
     "Tell me about the cat.",
@@ -207,6 +207,26 @@ def decode_answer(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int]
         return _plain(tokenizer, token_ids)
     thoughts = _clean(tokenizer, thoughts.lstrip().removeprefix(shape.opener)).strip("\n")
     return with_thoughts(thoughts, _clean(tokenizer, said).lstrip("\n"))
+
+
+def thinking_tokens(tokenizer: "PreTrainedTokenizerBase", answer_ids: Sequence[int]) -> int:
+    """How many of an answer's first tokens are thoughts, or an empty block of them, with what closes them; all of one that
+    was cut off while it thought, 0 where it has none."""
+    shape = thoughts_of(tokenizer, tokenizer.chat_template)
+    if not shape.closer:
+        return 0
+    text = text_behind(tokenizer, answer_ids)
+    closings = text.count(shape.closer)
+    if not closings:
+        cut = shape.opened or (shape.opener and text.lstrip().startswith(shape.opener))
+        said = shape.header and text.lstrip().startswith(shape.header)
+        return len(answer_ids) if cut and not said else 0
+    low, high = 1, len(answer_ids)
+    while low < high:  # the shortest beginning that closes them all
+        middle = (low + high) // 2
+        closed = text_behind(tokenizer, answer_ids[:middle]).count(shape.closer) == closings
+        low, high = (low, middle) if closed else (middle + 1, high)
+    return low
 
 
 def _plain(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int]) -> str:

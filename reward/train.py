@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import astuple
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from align.text import load_tokenizer, make_paddable, padding_id, stop_token_ids
 from align.train import arguments, checkpoint
 from align.train import examples as ex
 from align.train.world import agreed, rank
+from align.turns import said
 from align.types import Dropped, Preference
 from reward import model as models
 from reward.measure import is_held_out, measure, summary
@@ -42,6 +43,7 @@ def train_reward(
     work: Path,
     progress: Callable[[int, int], None] | None = None,
     tokens: pa.Table | None = None,
+    mask_thinking: bool = False,
 ) -> dict[str, Any]:
     """Train the checkpoint `parent` with a scalar head on `preferences` and write a reward model into `out`.
 
@@ -53,7 +55,8 @@ def train_reward(
     Of the prompts, the share `config.held_out` is kept from training, by a hash of the prompt alone, and `held_out` in
     the metrics says how well the published model orders their pairs, and the temperature that its scores want
     (`reward.measure`).
-    Files, `work` and resuming are as in `train_sft`, `tokens` as in `train_dpo`. Returns steps, losses, accuracy and margin
+    Files, `work` and resuming are as in `train_sft`, `tokens` as in `train_dpo`. With `mask_thinking` the model
+    learns, and later reads, answers without their thoughts. Returns steps, losses, accuracy and margin
     of the last logged steps, pairs used and dropped by reason, and how many answers have the tokens that were sampled.
     """
     began = time.monotonic()
@@ -61,6 +64,8 @@ def train_reward(
     from align.train import loop
     from reward import trainer as reward_trainer  # noqa: F401 - the imports are timed here
 
+    if mask_thinking:
+        preferences = [replace(row, chosen=said(row.chosen), rejected=said(row.rejected)) for row in preferences]
     clock = loop.Clock(began)
     clock.lap("import")
     model = _fresh(parent, config, seed, "float32" if config.lora is None else dtype)
@@ -91,7 +96,7 @@ def train_reward(
     make_paddable(tokenizer, stops, size)
     trainer = _trainer(model, tokenizer, kept, config, options, pad)
     clock.lap("set up")
-    rows = [[astuple(pair), margin] for pair, margin in kept]
+    rows = [[ex.as_input(pair), margin] for pair, margin in kept]
     inputs = loop.made_from(parent, rows, config, seed=seed, dtype=dtype)
     metrics = loop.run_trainer(trainer, work=work, out=out, inputs=inputs, progress=progress)
     logged = [row for row in trainer.state.log_history if "accuracy" in row]
@@ -108,6 +113,8 @@ def train_reward(
         if config.length_head:
             set_head(trainer.model, head_of(trainer.model).weight.detach()[:1])
         difference = models.publish_and_verify(trainer.model, parent, some, pad, out=out, dtype=dtype)
+        if mask_thinking:
+            models.write_reading(out, thinking=False)
         if members is not None:
             write_members(out, members)
         found: dict[str, Any] = {"reload_score_difference": difference}

@@ -34,6 +34,7 @@ def train_best_of_n(
     out: Path,
     work: Path,
     progress: Callable[[int, int], None] | None = None,
+    mask_thinking: bool = False,
 ) -> dict[str, Any]:
     """Fine-tune the checkpoint `parent` on the best of `config.samples` answers that it gives to each prompt.
 
@@ -84,8 +85,9 @@ def train_best_of_n(
     rows = [(messages, answer.text) for messages, answer in best]
     chosen = [answer.id for _, answer in best]
     metrics = train_sft(
-        parent, rows, sft, **given, out=out, work=work, progress=progress, candidates=chosen, tokens=read_tokens([out])
-    )
+        parent, rows, sft, **given, out=out, work=work, progress=progress, candidates=chosen, tokens=read_tokens([out]),
+        mask_thinking=mask_thinking,
+    )  # fmt: skip
     too_long = from_table(Dropped, read_table(out / "dropped.parquet"))
     write_table(out / "dropped.parquet", to_table(Dropped, [*left_out, *unfit, *too_long]))
     return metrics | _means(answers, scores) | {"sampled": len(answers), "unscored": scores.count(None)}

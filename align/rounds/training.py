@@ -116,6 +116,7 @@ def _common(job: Job, progress: Progress) -> dict[str, Any]:
         "out": job.out,
         "work": job.scratch,
         "progress": progress,
+        **({"mask_thinking": True} if job.settings.get("mask_thinking") else {}),
     }
 
 

@@ -90,6 +90,7 @@ def sft_policy(job: Job, progress: Progress) -> Summary:
         out=job.out,
         work=job.scratch,
         progress=progress,
+        mask_thinking=job.settings.get("mask_thinking", False),
     )
     name_base(job.out / ADAPTER, given["path"], given.get("revision"))
     return {"checkpoint": checkpoint_id(job.out), "parent": None, **metrics, **note_of("demonstration", metrics)}
@@ -123,14 +124,16 @@ def selection(job: Job, progress: Progress) -> Summary:
     extra = {name: {"path": job.tuning[name], "share": share} for name, share in job.settings["shares"].items()}
     annotate = Annotate.model_validate(job.settings["asked"] | extra)
     prompts = [*prompts_of(job, "train"), *prompts_of(job, "test")]
-    asked = ask(prompts, candidates, annotate, round=job.round, seed=job.settings["seed"])
+    hide = job.settings.get("hide_thinking", False)
+    asked = ask(prompts, candidates, annotate, round=job.round, seed=job.settings["seed"], hide_thinking=hide)
     write_part(job, "tasks", Task, asked.tasks)
     write_part(job, "dropped", Dropped, asked.dropped)
     about = pa.array([candidate for task in asked.tasks for candidate in task.candidates], pa.string())
     pass_tokens_on(job.inputs["rollouts"], job.out, [about])
     write_suggestions(job.out, asked.suggestions)
     # other criteria are other questions, so they must make another output
-    write_json(job.out / "form.json", {"kind": annotate.kind, "criteria": annotate.criteria})
+    hidden = {"hide_thinking": True} if hide else {}
+    write_json(job.out / "form.json", {"kind": annotate.kind, "criteria": annotate.criteria, **hidden})
     return {
         "tasks": len(asked.tasks),
         "gold": sum(t.purpose == "gold" for t in asked.tasks),

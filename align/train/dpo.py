@@ -6,7 +6,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,7 @@ def train_dpo(
     progress: Callable[[int, int], None] | None = None,
     reference_cache: Path | None = None,
     tokens: pa.Table | None = None,
+    mask_thinking: bool = False,
 ) -> dict[str, Any]:
     """Train the checkpoint `parent` on `preferences` and write a checkpoint folder into `out`.
 
@@ -62,7 +63,8 @@ def train_dpo(
     under LoRA, so there is never a second one in memory. Its log-probabilities are computed once for each pair and
     kept in the folder `reference_cache` (`work/reference` where not given), where any later training from the same parent
     finds them. `tokens` (`align.sampled.TOKENS`) are those that answers were sampled as; they are trained on where they are
-    this tokenizer's and say what the text says. Raises StageError when policy and reference differ before the first step.
+    this tokenizer's and say what the text says. With `mask_thinking` the thoughts of answers are seen by the model and not
+    counted in their log-probabilities. Raises StageError when policy and reference differ before the first step.
     Files, `work` and resuming are as in `train_sft`. Returns steps, losses, reward accuracy and margin,
     `step0_logp_difference`, pairs used and dropped by reason, and how many answers have the tokens that were sampled.
     """
@@ -79,7 +81,7 @@ def train_dpo(
     clock.lap("load")
     limit = ex.limit_of(config.max_tokens, checkpoint.context_of(policy))
     sampled = sampled_by(tokenizer, tokens)
-    kept, dropped = ex.encode_preferences(tokenizer, preferences, stops, limit, sampled)
+    kept, dropped = ex.encode_preferences(tokenizer, preferences, stops, limit, sampled, mask_thinking)
     ex.write_dropped(out, dropped)
     sampled.say()
     ex.require_rows(kept, dropped, "preference")
@@ -98,7 +100,7 @@ def train_dpo(
     of_parent = content_id([checkpoint_id(parent), weights_type, dtype, trainer.ld_alpha])
     add_reference(trainer, kept, seen, (reference_cache or work / "reference") / of_parent, dtype)
     clock.lap("reference")
-    inputs = loop.made_from(parent, [astuple(row) for row in kept], config, seed=seed, dtype=dtype)
+    inputs = loop.made_from(parent, [ex.as_input(row) for row in kept], config, seed=seed, dtype=dtype)
     metrics = loop.run_trainer(trainer, work=work, out=out, inputs=inputs, progress=progress)
     clock.lap("train")
     sequences = [(row.prompt_ids, row.chosen_ids) for row in ex.spread(kept)]
@@ -155,6 +157,8 @@ def _trainer(policy: Any, tokenizer: Any, kept: Sequence[ex.Pair], config: Dpo, 
 
     names = collate.PAIR_COLUMNS
     data: dict[str, list[Any]] = {name: [getattr(row, name) for row in kept] for name in names}
+    if any(any(row.hidden) for row in kept):
+        data |= {name: [row.hidden[n] for row in kept] for n, name in enumerate(collate.HIDDEN_COLUMNS)}
     data |= targets_and_weights(kept, config)
     trainer = kind(
         model=policy,

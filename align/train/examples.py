@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -13,7 +13,7 @@ from align.dropped import mostly_dropped
 from align.errors import ConfigError, DataError, StageError
 from align.sampled import Sampled, as_sampled
 from align.store import write_table
-from align.text import encode_answer, encode_answered, encode_prompt
+from align.text import encode_answer, encode_answered, encode_prompt, thinking_tokens
 from align.turns import split_thoughts
 from align.types import Dropped, Message, Preference, Thumb, to_table
 
@@ -63,6 +63,8 @@ class Pair:
     rejected_ids: list[int]
     target: float
     weight: float
+    hidden: tuple[int, int] = (0, 0)
+    """How many of the first tokens of chosen and of rejected the loss does not see."""
 
     @property
     def tokens(self) -> int:
@@ -108,10 +110,12 @@ def encode_demonstrations(
     turns: Literal["all", "last"] = "last",
     candidates: Sequence[str] = (),
     sampled: Sampled | None = None,
+    mask_thinking: bool = False,
 ) -> tuple[list[Demonstration], list[Dropped]]:
     """Demonstrations as tokens, and those left out. `where` of a dropped row is its place in `rows`, from 1.
 
-    `candidates` has for each row the id of its answer, where `sampled` knows those (`pairs_of`). With `turns` "all" every assistant turn is learned as the model is asked for it: within the one sequence where
+    `candidates` has for each row the id of its answer, where `sampled` knows those (`pairs_of`). With
+    `mask_thinking` thoughts are a part of the prompt: seen, and not learned. With `turns` "all" every assistant turn is learned as the model is asked for it: within the one sequence where
     the template writes earlier turns as they were answered, else (it trims them, or leaves out their thoughts) as a
     demonstration of its own.
     """
@@ -125,8 +129,8 @@ def encode_demonstrations(
         try:
             prompt_ids, written = _encoded(found.get(number))
             answer_ids = as_sampled(tokenizer, written, sampled.ids_of(candidates[number])) if candidates else None
-            row = Demonstration(prompt_ids, answer_ids or written)
-            learned, apart = _earlier_turns(tokenizer, messages, row) if turns == "all" else ([], [])
+            row = _masked(tokenizer, Demonstration(prompt_ids, answer_ids or written), mask_thinking)
+            learned, apart = _earlier_turns(tokenizer, messages, row, mask_thinking) if turns == "all" else ([], [])
             for ids in [row.answer_ids, *(row.prompt_ids[start:end] for start, end in learned)]:
                 _refuse(_fault(row.tokens, [ids], stops, limit))
             for other in apart:
@@ -147,8 +151,19 @@ def _encoded(found: tuple[list[int], list[int]] | DataError | None) -> tuple[lis
     return found
 
 
+def _masked(tokenizer: PreTrainedTokenizerBase, row: Demonstration, mask_thinking: bool) -> Demonstration:
+    """With the answer's thoughts behind the prompt, where they are not to be learned."""
+    hidden = _thoughts(tokenizer, row.answer_ids) if mask_thinking else 0
+    return Demonstration([*row.prompt_ids, *row.answer_ids[:hidden]], row.answer_ids[hidden:]) if hidden else row
+
+
+def _thoughts(tokenizer: PreTrainedTokenizerBase, answer_ids: list[int]) -> int:
+    """How many tokens are hidden; of one that only thinks all but the token that ends it."""
+    return min(thinking_tokens(tokenizer, answer_ids), len(answer_ids) - 1)
+
+
 def _earlier_turns(
-    tokenizer: PreTrainedTokenizerBase, messages: list[Message], row: Demonstration
+    tokenizer: PreTrainedTokenizerBase, messages: list[Message], row: Demonstration, mask_thinking: bool
 ) -> tuple[list[tuple[int, int]], list[Demonstration]]:
     """The places of earlier answers in the row's prompt, and those that the template writes otherwise there, apart."""
     learned: list[tuple[int, int]] = []
@@ -159,10 +174,11 @@ def _earlier_turns(
         before = messages[:place]
         asked, answer = encode_prompt(tokenizer, before), encode_answer(tokenizer, before, message["content"])
         end = len(asked) + len(answer)
+        turn = _masked(tokenizer, Demonstration(asked, answer), mask_thinking)
         if row.prompt_ids[:end] == asked + answer:
-            learned.append((len(asked), end))
+            learned.append((len(turn.prompt_ids), end))
         else:
-            apart.append(Demonstration(asked, answer))
+            apart.append(turn)
     return learned, apart
 
 
@@ -172,9 +188,10 @@ def encode_preferences(
     stops: Sequence[int],
     limit: Limit,
     sampled: Sampled | None = None,
+    mask_thinking: bool = False,
 ) -> tuple[list[Pair], list[Dropped]]:
     """Preferences as tokens, and those left out; `where` of a dropped row is the preference's id. See `pairs_of`."""
-    found = pairs_of(tokenizer, rows, stops, limit, sampled)
+    found = pairs_of(tokenizer, rows, stops, limit, sampled, mask_thinking)
     return [row for row in found if isinstance(row, Pair)], [row for row in found if isinstance(row, Dropped)]
 
 
@@ -184,11 +201,13 @@ def pairs_of(
     stops: Sequence[int],
     limit: Limit,
     sampled: Sampled | None = None,
+    mask_thinking: bool = False,
 ) -> list[Pair | Dropped]:
     """Each preference as tokens, or why it is left out.
 
     An answer has the ids that it was sampled as, where `sampled` knows them and they say what its text says
-    (`align.sampled`). Raises DataError for a target outside [0.5, 1] or a weight below 0.
+    (`align.sampled`). With `mask_thinking` the pair says how many of its tokens are thoughts (`hidden`). Raises DataError for
+    a target outside [0.5, 1] or a weight below 0.
     """
     sampled = sampled or Sampled({}, None)
     for row in rows:
@@ -205,7 +224,10 @@ def pairs_of(
             (prompt, chosen), (_, rejected) = map(_encoded, both)
             own = [as_sampled(tokenizer, ids, sampled.ids_of(candidate))
                    for ids, candidate in ((chosen, row.chosen_id), (rejected, row.rejected_id))]  # fmt: skip
-            pair = Pair(prompt, own[0] or chosen, own[1] or rejected, row.target, row.weight)
+            chosen_ids, rejected_ids = own[0] or chosen, own[1] or rejected
+            pair = Pair(prompt, chosen_ids, rejected_ids, row.target, row.weight)
+            if mask_thinking:
+                pair = replace(pair, hidden=(_thoughts(tokenizer, chosen_ids), _thoughts(tokenizer, rejected_ids)))
             answers = [pair.chosen_ids, pair.rejected_ids]
             _refuse(UNTOLD if chosen == rejected else _fault(pair.tokens, answers, stops, limit))
             sampled.count(*(ids is not None for ids in own))
@@ -221,8 +243,10 @@ def encode_thumbs(
     stops: Sequence[int],
     limit: Limit,
     sampled: Sampled | None = None,
+    mask_thinking: bool = False,
 ) -> tuple[list[Verdict], list[Dropped]]:
-    """Thumbs as tokens, and those left out; `where` of a dropped row is the thumb's id. `sampled` is as in `pairs_of`.
+    """Thumbs as tokens, and those left out; `where` of a dropped row is the thumb's id. `sampled` is as in `pairs_of`,
+    `mask_thinking` as in `encode_demonstrations`.
 
     Raises DataError for a target outside [0, 1] or a weight below 0.
     """
@@ -243,7 +267,8 @@ def encode_thumbs(
             _refuse(why)
             prompt, written = _encoded(own)
             answer = as_sampled(tokenizer, written, sampled.ids_of(row.candidate_id))
-            verdict = Verdict(prompt, answer or written, row.target, row.weight)
+            asked = _masked(tokenizer, Demonstration(prompt, answer or written), mask_thinking)
+            verdict = Verdict(asked.prompt_ids, asked.answer_ids, row.target, row.weight)
             _refuse(_fault(verdict.tokens, [verdict.answer_ids], stops, limit))
             kept.append(verdict)
             sampled.count(answer is not None)
@@ -287,6 +312,11 @@ def _fault(tokens: int, answers: Sequence[list[int]], stops: Sequence[int], limi
         if any(token in stops for token in ids[:-1]):
             return STOP_INSIDE
     return limit.reason if tokens > limit.tokens else None
+
+
+def as_input(row: Pair) -> tuple[object, ...]:
+    """What a training is made from; without `hidden` where nothing is, as earlier versions had it."""
+    return astuple(row) if any(row.hidden) else astuple(row)[:-1]
 
 
 def spread(rows: Sequence[Row], count: int = 8) -> list[Row]:

@@ -39,6 +39,7 @@ def train_kto(
     work: Path,
     progress: Callable[[int, int], None] | None = None,
     tokens: pa.Table | None = None,
+    mask_thinking: bool = False,
 ) -> dict[str, Any]:
     """Train the checkpoint `parent` on `thumbs` and write a checkpoint folder into `out`.
 
@@ -47,7 +48,7 @@ def train_kto(
     epoch, so that the reference's log-probabilities, of each answer and of the neighbour's answer to the same prompt
     (for the KL divergence), are computed once. Raises DataError for fewer than two thumbs, StageError when policy and
     reference differ before the first step.
-    Files, `work` and resuming are as in `train_sft`, `tokens` as in `train_dpo`. Returns steps, losses, reward margin,
+    Files, `work` and resuming are as in `train_sft`, `tokens` and `mask_thinking` as in `train_dpo`. Returns steps, losses, reward margin,
     `step0_logp_difference`, thumbs used and dropped by reason, and how many answers have the tokens that were sampled.
     """
     began = time.monotonic()
@@ -63,7 +64,7 @@ def train_kto(
     clock.lap("load")
     limit = ex.limit_of(config.max_tokens, checkpoint.context_of(policy))
     sampled = sampled_by(tokenizer, tokens)
-    kept, dropped = ex.encode_thumbs(tokenizer, thumbs, stops, limit, sampled)
+    kept, dropped = ex.encode_thumbs(tokenizer, thumbs, stops, limit, sampled, mask_thinking)
     ex.write_dropped(out, dropped)
     sampled.say()
     ex.require_rows(kept, dropped, "thumb")

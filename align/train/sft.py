@@ -34,12 +34,13 @@ def train_sft(
     progress: Callable[[int, int], None] | None = None,
     candidates: Sequence[str] = (),
     tokens: pa.Table | None = None,
+    mask_thinking: bool = False,
 ) -> dict[str, Any]:
     """Train `model` on `rows` of (prompt's messages, answer) and write a checkpoint folder into `out`.
 
     The loss is the mean negative log-probability of answer tokens, stop token included; with `config.turns` "all" those
     of earlier assistant turns count too. `candidates` has for each row the id of its answer, where `tokens` has
-    what these were sampled as (as in `train_dpo`). With `config.packing` rows share sequences of `config.max_tokens`. Beside the checkpoint come
+    what these were sampled as (as in `train_dpo`). With `mask_thinking` thoughts are seen and not learned. With `config.packing` rows share sequences of `config.max_tokens`. Beside the checkpoint come
     `dropped.parquet`, `logs/metrics.jsonl` and `logs/seconds.json`. `work` holds what a killed training resumes from;
     the result has the same bytes as that of an undisturbed one with the same seed and threads.
     Returns steps, losses, tokens, rows used and dropped by reason, and of `candidates` how many have the tokens
@@ -58,7 +59,14 @@ def train_sft(
     limit = ex.limit_of(config.max_tokens, checkpoint.context_of(policy))
     sampled = sampled_by(tokenizer, tokens)
     kept, dropped = ex.encode_demonstrations(
-        tokenizer, rows, stops, limit, turns=config.turns, candidates=candidates, sampled=sampled
+        tokenizer,
+        rows,
+        stops,
+        limit,
+        turns=config.turns,
+        candidates=candidates,
+        sampled=sampled,
+        mask_thinking=mask_thinking,
     )
     ex.write_dropped(out, dropped)
     sampled.say()
