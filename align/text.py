@@ -176,11 +176,14 @@ def _ended(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> list[int]:
 def _cut(tokenizer: "PreTrainedTokenizerBase", rendered: Sequence[str]) -> dict[str, tuple[list[int], str, list[int]]]:
     """Each text → the ids of its beginning, its end from the last control token on, and the end's ids."""
     seen = control_tokens(tokenizer).keys() - _unseen(tokenizer).keys()
+    rendered = list(dict.fromkeys(rendered))
     ends = [text[max([text.rfind(token) for token in seen] + [0]) :] for text in rendered]
+    whole = dict(zip(rendered, _encode_many(tokenizer, rendered), strict=True))
+    others = list(dict.fromkeys(end for end in ends if end not in whole))  # mostly one, the header of the turn
+    tails = whole | dict(zip(others, _encode_many(tokenizer, others), strict=True))
     found = {}
-    for text, ids, end, tail in zip(
-        rendered, _encode_many(tokenizer, rendered), ends, _encode_many(tokenizer, ends), strict=True
-    ):
+    for (text, ids), end in zip(whole.items(), ends, strict=True):
+        tail = tails[end]
         begin = len(ids) - len(tail)
         found[text] = (ids[:begin], end, tail) if tail and ids[begin:] == tail else ([], text, ids)
     return found
@@ -338,12 +341,19 @@ def _encode(tokenizer: "PreTrainedTokenizerBase", rendered: str, *, follows: boo
 
 def _encode_many(tokenizer: "PreTrainedTokenizerBase", rendered: Sequence[str]) -> list[list[int]]:
     """`_encode` of each text; those that need no cutting go to the tokenizer together."""
-    unseen = pattern(frozenset(_unseen(tokenizer)))
-    whole = [n for n, text in enumerate(rendered) if text and BREAK not in text and not unseen.search(text)]
+    unseen = (
+        pattern(frozenset(names)) if (names := _unseen(tokenizer)) else None
+    )  # a pattern of nothing is slow to search for
+    whole = [n for n, t in enumerate(rendered) if t and BREAK not in t and not (unseen and unseen.search(t))]
     ids: dict[int, list[int]] = {}
     if whole:
-        texts = [rendered[n] for n in whole]
-        ids = dict(zip(whole, tokenizer(texts, add_special_tokens=False, verbose=False).input_ids, strict=True))
+        how = {
+            "add_special_tokens": False,
+            "return_attention_mask": False,
+            "return_token_type_ids": False,
+            "verbose": False,
+        }
+        ids = dict(zip(whole, tokenizer([rendered[n] for n in whole], **how).input_ids, strict=True))
     return [list(ids[n]) if n in ids else _encode(tokenizer, text) for n, text in enumerate(rendered)]
 
 

@@ -309,7 +309,7 @@ def _fault(tokens: int, answers: Sequence[list[int]], stops: Sequence[int], limi
             raise StageError(
                 f"an encoded answer does not end with a stop token (its last id is {ids[-1:]}, the stop ids are {list(stops)})"
             )
-        if any(token in stops for token in ids[:-1]):
+        if not set(stops).isdisjoint(ids[:-1]):
             return STOP_INSIDE
     return limit.reason if tokens > limit.tokens else None
 

@@ -6,14 +6,16 @@ from typing import Any
 import pytest
 
 from align.config.base import Sampling
-from align.config.training import BestOfN, Dpo
+from align.config.training import BestOfN, Dpo, Kto, RewardModel
 from align.ids import content_id
 from align.rounds.best_of_n import train_best_of_n
 from align.sampled import read_tokens
 from align.store import read_table
 from align.text import encode_prompt, load_tokenizer
 from align.train import dpo
-from align.types import Candidate, Preference, Prompt, preference_id, prompt_id
+from align.train.kto import train_kto
+from align.types import Candidate, Preference, Prompt, Thumb, preference_id, prompt_id
+from reward.train import train_reward
 from rollouts.sample import sample_candidates
 from tests.tiny import make_tiny_model
 
@@ -125,3 +127,21 @@ def test_best_of_n_learns_the_tokens_that_it_drew(model: Path, prompts: list[Pro
     clean = [name for name in best if name is not None and ids[name][-1] == END and not set(ids[name][:-1]) & CONTROL]
     assert told["answers"] == {"as_sampled": len(clean), "encoded": told["rows"] - len(clean)}
     assert clean
+
+
+def test_kto_and_reward_models_train_on_them_too(
+    model: Path, prompts: list[Prompt], drawn: tuple[Path, list[Candidate]], tmp_path: Path
+) -> None:
+    folder, rows = drawn
+    tokens, messages = read_tokens([folder]), {p.id: p.messages for p in prompts}
+    thumbs = [
+        Thumb(c.id, c.prompt_id, messages[c.prompt_id], c.id, c.text, n % 2, 1.0, 1, []) for n, c in enumerate(rows)
+    ]
+    common: dict[str, Any] = {"seed": 1, "dtype": "float32", "report_to": [], "threads": 1, "tokens": tokens}
+    kto = train_kto(model, thumbs, Kto(batch_size=4), out=tmp_path / "k", work=tmp_path / "kw", **common)
+    told = train_reward(
+        model, pairs_of(prompts, rows), RewardModel(batch_size=4), out=tmp_path / "r", work=tmp_path / "rw", **common
+    )
+    clean = sum(not set(ids[:-1]) & CONTROL for ids in tokens["token_ids"].to_pylist())
+    assert kto["answers"] == told["answers"] == {"as_sampled": clean, "encoded": len(rows) - clean}
+    assert clean > len(rows) / 2
