@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,17 @@ def is_whole(value: Mapping[str, Any]) -> bool:
     return value.get("check", "") in ("", with_check(value)["check"])
 
 
+ADAPTER_CONFIG = "adapter_config.json"
+_BASE = re.compile(rb'("base_model_name_or_path": )"(?:[^"\\]|\\.)*"')
+"""Where PEFT looks for what a LoRA adapter stands on: mostly a path of this machine, which is no content."""
+
+
 def file_id(path: Path) -> str:
-    """blake2b of a file's bytes: 32 hexadecimal digits."""
+    """blake2b of a file's bytes, of an adapter's config without where its base lies: 32 hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=ID_BYTES)
+    if path.name == ADAPTER_CONFIG:
+        digest.update(_BASE.sub(rb"\1null", path.read_bytes()))
+        return digest.hexdigest()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)

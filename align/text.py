@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["CHATML", "PLAIN", "TEMPLATES", "decode_answer", "encode_answer", "encode_answered", "encode_prompt",
-           "load_tokenizer", "make_paddable", "padding_id", "split_thoughts", "stop_token_ids", "token_text"]  # fmt: skip
+           "load_tokenizer", "make_paddable", "padding_id", "split_thoughts", "stop_token_ids", "text_behind",
+           "thinking_tokens", "token_text"]  # fmt: skip
 
 _SENTENCES = (
     "Tell me about the cat.",
@@ -175,11 +176,14 @@ def _ended(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> list[int]:
 def _cut(tokenizer: "PreTrainedTokenizerBase", rendered: Sequence[str]) -> dict[str, tuple[list[int], str, list[int]]]:
     """Each text → the ids of its beginning, its end from the last control token on, and the end's ids."""
     seen = control_tokens(tokenizer).keys() - _unseen(tokenizer).keys()
+    rendered = list(dict.fromkeys(rendered))
     ends = [text[max([text.rfind(token) for token in seen] + [0]) :] for text in rendered]
+    whole = dict(zip(rendered, _encode_many(tokenizer, rendered), strict=True))
+    others = list(dict.fromkeys(end for end in ends if end not in whole))  # mostly one, the header of the turn
+    tails = whole | dict(zip(others, _encode_many(tokenizer, others), strict=True))
     found = {}
-    for text, ids, end, tail in zip(
-        rendered, _encode_many(tokenizer, rendered), ends, _encode_many(tokenizer, ends), strict=True
-    ):
+    for (text, ids), end in zip(whole.items(), ends, strict=True):
+        tail = tails[end]
         begin = len(ids) - len(tail)
         found[text] = (ids[:begin], end, tail) if tail and ids[begin:] == tail else ([], text, ids)
     return found
@@ -194,7 +198,7 @@ def decode_answer(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int]
     shape = thoughts_of(tokenizer, tokenizer.chat_template)
     if not shape.closer:
         return _plain(tokenizer, token_ids)
-    text = _anchored(tokenizer, token_ids)
+    text = text_behind(tokenizer, token_ids)
     said, thoughts = text, ""
     if shape.closer in text:
         thoughts, _, said = text.rpartition(shape.closer)
@@ -208,6 +212,26 @@ def decode_answer(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int]
     return with_thoughts(thoughts, _clean(tokenizer, said).lstrip("\n"))
 
 
+def thinking_tokens(tokenizer: "PreTrainedTokenizerBase", answer_ids: Sequence[int]) -> int:
+    """How many of an answer's first tokens are thoughts, or an empty block of them, with what closes them; all of one that
+    was cut off while it thought, 0 where it has none."""
+    shape = thoughts_of(tokenizer, tokenizer.chat_template)
+    if not shape.closer:
+        return 0
+    text = text_behind(tokenizer, answer_ids)
+    closings = text.count(shape.closer)
+    if not closings:
+        cut = shape.opened or (shape.opener and text.lstrip().startswith(shape.opener))
+        said = shape.header and text.lstrip().startswith(shape.header)
+        return len(answer_ids) if cut and not said else 0
+    low, high = 1, len(answer_ids)
+    while low < high:  # the shortest beginning that closes them all
+        middle = (low + high) // 2
+        closed = text_behind(tokenizer, answer_ids[:middle]).count(shape.closer) == closings
+        low, high = (low, middle) if closed else (middle + 1, high)
+    return low
+
+
 def _plain(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int]) -> str:
     """What the ids say, without what the template writes before and behind every answer."""
     text = _without_control(tokenizer, token_ids)
@@ -217,7 +241,7 @@ def _plain(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int]) -> st
 
 def _without_control(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int]) -> str:
     control = {i for text, i in control_tokens(tokenizer).items() if text not in (OPEN, CLOSE)}
-    return _anchored(tokenizer, [i for i in token_ids if i not in control])
+    return text_behind(tokenizer, [i for i in token_ids if i not in control])
 
 
 def _clean(tokenizer: "PreTrainedTokenizerBase", text: str) -> str:
@@ -225,7 +249,8 @@ def _clean(tokenizer: "PreTrainedTokenizerBase", text: str) -> str:
     return pattern(frozenset(control_tokens(tokenizer))).sub("", text)
 
 
-def _anchored(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int]) -> str:
+def text_behind(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int]) -> str:
+    """What the ids say behind other text, control tokens too; no space is lost at the beginning."""
     ids, anchor = list(token_ids), _ANCHORS[-1]
     text = _decode(tokenizer, _anchor_ids(tokenizer, anchor) + ids)
     return text[len(anchor) :] if text.startswith(anchor) else _decode(tokenizer, ids)
@@ -272,7 +297,7 @@ def _require_faithful(tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
             asked = _decode(tokenizer, encode_prompt(tokenizer, [Message(role="user", content=sentence)]))
         except DataError:  # this template refuses it; the words themselves are looked at
             asked = sentence
-        said = _anchored(tokenizer, ids)
+        said = text_behind(tokenizer, ids)
         if said != sentence or sentence.strip() not in asked:
             what = f"the tokenizer of {name!r} loses text: {sentence!r} comes back as {said if said != sentence else asked!r}"
             hint = f"its class {type(tokenizer).__name__} may not be that of its files; for a byte-level tokenizer.json set "
@@ -316,12 +341,19 @@ def _encode(tokenizer: "PreTrainedTokenizerBase", rendered: str, *, follows: boo
 
 def _encode_many(tokenizer: "PreTrainedTokenizerBase", rendered: Sequence[str]) -> list[list[int]]:
     """`_encode` of each text; those that need no cutting go to the tokenizer together."""
-    unseen = pattern(frozenset(_unseen(tokenizer)))
-    whole = [n for n, text in enumerate(rendered) if text and BREAK not in text and not unseen.search(text)]
+    unseen = (
+        pattern(frozenset(names)) if (names := _unseen(tokenizer)) else None
+    )  # a pattern of nothing is slow to search for
+    whole = [n for n, t in enumerate(rendered) if t and BREAK not in t and not (unseen and unseen.search(t))]
     ids: dict[int, list[int]] = {}
     if whole:
-        texts = [rendered[n] for n in whole]
-        ids = dict(zip(whole, tokenizer(texts, add_special_tokens=False, verbose=False).input_ids, strict=True))
+        how = {
+            "add_special_tokens": False,
+            "return_attention_mask": False,
+            "return_token_type_ids": False,
+            "verbose": False,
+        }
+        ids = dict(zip(whole, tokenizer([rendered[n] for n in whole], **how).input_ids, strict=True))
     return [list(ids[n]) if n in ids else _encode(tokenizer, text) for n, text in enumerate(rendered)]
 
 

@@ -36,6 +36,11 @@ def split_thoughts(text: str) -> tuple[str | None, str]:
     return thoughts.strip("\n"), said.lstrip("\n") if closed else ""
 
 
+def said(text: str) -> str:
+    """An answer without its thoughts."""
+    return split_thoughts(text)[1]
+
+
 def with_thoughts(thoughts: str, said: str) -> str:
     return f"{OPEN}\n{thoughts}\n{CLOSE}\n\n{said}" if thoughts else said
 

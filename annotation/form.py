@@ -19,13 +19,15 @@ class Form:
     criteria: tuple[str, ...] = ()
     ask: tuple[str, ...] = ()
     suggest: bool = False
+    hide_thinking: bool = False
+    """Answers are shown, and told apart, without their thoughts."""
 
 
 ANSWERS = {"pair": 2, "blind_ab": 2, "rank": 4, "single": 1, "rating": 1}
 """How many answers stand beside each other, where the recipe does not say."""
 
 
-def form_of(annotate: Annotate) -> Form:
+def form_of(annotate: Annotate, hide_thinking: bool = False) -> Form:
     """The form of a recipe's training tasks."""
     return Form(
         kind=annotate.kind,
@@ -33,9 +35,11 @@ def form_of(annotate: Annotate) -> Form:
         criteria=tuple(annotate.criteria),
         ask=tuple(name for name in annotate.ask if name != "strength" or annotate.kind == "pair"),
         suggest=annotate.suggest is not None,
+        hide_thinking=hide_thinking,
     )
 
 
-def blind_form(annotate: Annotate) -> Form:
+def blind_form(annotate: Annotate, hide_thinking: bool = False) -> Form:
     """The form of blind comparisons of two checkpoints: nothing but which is better, and why."""
-    return Form(kind="blind_ab", ask=tuple(name for name in annotate.ask if name == "reason"))
+    ask = tuple(name for name in annotate.ask if name == "reason")
+    return Form(kind="blind_ab", ask=ask, hide_thinking=hide_thinking)

@@ -12,7 +12,8 @@ import re
 from functools import cache
 from pathlib import Path
 
-from align.types import Task
+from align.turns import said
+from align.types import Message, Task
 from annotation.form import Form
 
 FIELD = "comparison"
@@ -42,7 +43,7 @@ def payload(task: Task, form: Form) -> dict[str, str]:
 
     Neither the purpose nor the canonical order is in it, and a blind comparison looks like any pair.
     """
-    words = re.findall(r"\w+", " ".join([m["content"] for m in task.messages] + _answers(task)))
+    words = re.findall(r"\w+", " ".join([m["content"] for m in _messages(task, form)] + _answers(task, form)))
     return {"payload": _packed(task, form), "words": " ".join(words)[:WORDS_LIMIT]}
 
 
@@ -57,17 +58,25 @@ def seen_otherwise(fields: object, task: Task, form: Form) -> str | None:
         messages, answers = content["messages"], content["answers"]
     except (ValueError, TypeError, KeyError):
         return EDITED
-    if messages != task.messages or not isinstance(answers, list) or sorted(map(str, answers)) != sorted(task.texts):
+    shown = _answers(task, form)
+    if messages != _messages(task, form) or not isinstance(answers, list) or sorted(map(str, answers)) != sorted(shown):
         return EDITED
-    return None if answers == _answers(task) else TURNED
+    return None if answers == shown else TURNED
 
 
-def _answers(task: Task) -> list[str]:
-    """The answers from left to right."""
-    return [task.texts[place] for place in task.shown]
+def _answers(task: Task, form: Form) -> list[str]:
+    """The answers from left to right, as they are shown."""
+    texts = [task.texts[place] for place in task.shown]
+    return [said(text) for text in texts] if form.hide_thinking else texts
+
+
+def _messages(task: Task, form: Form) -> list[Message]:
+    if not form.hide_thinking:
+        return task.messages
+    return [{**m, "content": said(m["content"])} if m["role"] == "assistant" else m for m in task.messages]
 
 
 def _packed(task: Task, form: Form) -> str:
     kind = "pair" if task.kind == "blind_ab" else task.kind
-    content = {"kind": kind, "places": form.answers, "messages": task.messages, "answers": _answers(task)}
+    content = {"kind": kind, "places": form.answers, "messages": _messages(task, form), "answers": _answers(task, form)}
     return base64.b64encode(json.dumps(content, ensure_ascii=True).encode("ascii")).decode("ascii")

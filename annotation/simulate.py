@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from align.config.recipe import Persona
 from align.ids import unit_for
+from align.turns import said
 from align.types import Message, Task
 from annotation.backend import Answer, SimulationBackend
 from annotation.form import Form
@@ -63,7 +64,7 @@ def plan(
     A repeat goes to those first who have answered its original. With `shuffle` each answer that is not a skip becomes
     a coin: the control in which there is nothing to learn.
     """
-    utilities = _utilities(tasks, utility)
+    utilities = _utilities(tasks, utility, form)
     planned: dict[str, list[Answer]] = defaultdict(list)
     answered: dict[str, set[str]] = defaultdict(set)
     for task in sorted(tasks, key=lambda t: (t.repeat, t.id)):
@@ -92,9 +93,10 @@ def assignment(task: Task, personas: Sequence[Persona], seed: int) -> list[Perso
     return sorted(personas, key=lambda p: (unit_for(seed, "assignment", item_of(task), p.name), p.name))
 
 
-def _utilities(tasks: Sequence[Task], utility: Utility) -> dict[str, list[float | None]]:
+def _utilities(tasks: Sequence[Task], utility: Utility, form: Form) -> dict[str, list[float | None]]:
     """Task id → the utilities of its candidates, in canonical order; one call for all."""
     ordered = sorted(tasks, key=lambda t: t.id)
-    scores = utility([t.messages for t in ordered for _ in t.texts], [text for t in ordered for text in t.texts])
+    texts = [said(text) if form.hide_thinking else text for t in ordered for text in t.texts]
+    scores = utility([t.messages for t in ordered for _ in t.texts], texts)
     found = iter(scores)
     return {t.id: [next(found) for _ in t.texts] for t in ordered}

@@ -8,6 +8,7 @@ from align.dropped import reasons_text
 from align.errors import DataError
 from align.ids import unit_for
 from align.normal import normal
+from align.turns import said
 from align.types import Candidate, Dropped, Prompt, Purpose, Split, Task, TaskKind, task_id
 from annotation.form import Form
 
@@ -38,7 +39,10 @@ def make_tasks(
     answers: dict[str, list[Candidate]] = defaultdict(list)
     for candidate in candidates:
         answers[candidate.prompt_id].append(candidate)
-    groups = {p: list(islice(_groups(_distinct(given), form, seed), count)) for p, given in answers.items()}
+    groups = {
+        p: list(islice(_groups(_distinct(given, form.hide_thinking), form, seed), count))
+        for p, given in answers.items()
+    }
     order = sorted(groups, key=lambda p: (unit_for(seed, "prompt", p), p))
     if form.answers > 1:
         turns = range(max(map(len, groups.values()), default=0))
@@ -64,6 +68,7 @@ def blind_tasks(
     overlap: int,
     seed: int,
     split: Split = "test",
+    hide_thinking: bool = False,
 ) -> tuple[list[Task], list[str]]:
     """Blind comparisons of two policies on at most `count` prompts that both answered, drawn by `seed`; and the ids of
     those drawn prompts on which the two said the same, a tie that nobody needs to be asked about.
@@ -73,7 +78,7 @@ def blind_tasks(
     by_id = _known(prompts, [*new, *old], split)
     ours, theirs = first_samples(new), first_samples(old)
     drawn = sorted(ours.keys() & theirs.keys(), key=lambda p: (unit_for(seed, "blind", p), p))[:count]
-    same = [p for p in drawn if _seen(ours[p]) == _seen(theirs[p])]
+    same = [p for p in drawn if _seen(ours[p], hide_thinking) == _seen(theirs[p], hide_thinking)]
     asked = [p for p in drawn if p not in set(same)]
     pairs = [(by_id[p], (ours[p], theirs[p])) for p in asked]
     return [_task(p, pair, "blind_ab", "eval", round, overlap, seed) for p, pair in pairs], sorted(same)
@@ -116,16 +121,17 @@ def _known(prompts: list[Prompt], candidates: Iterable[Candidate], split: Split)
     return by_id
 
 
-def _seen(candidate: Candidate) -> str:
-    """What people can tell apart: neither white space around a text nor how a line end is written can be seen."""
-    return normal(candidate.text)
+def _seen(candidate: Candidate, hide_thinking: bool) -> str:
+    """What people can tell apart: neither white space around a text nor how a line end is written can be seen, nor
+    thoughts where these are hidden."""
+    return normal(said(candidate.text) if hide_thinking else candidate.text)
 
 
-def _distinct(candidates: Iterable[Candidate]) -> list[Candidate]:
+def _distinct(candidates: Iterable[Candidate], hide_thinking: bool) -> list[Candidate]:
     """One candidate for each text that people can tell apart."""
     by_text: dict[str, Candidate] = {}
     for candidate in sorted(candidates, key=lambda c: c.id):
-        by_text.setdefault(_seen(candidate), candidate)
+        by_text.setdefault(_seen(candidate, hide_thinking), candidate)
     return list(by_text.values())
 
 
@@ -205,7 +211,7 @@ def order_shown(name: str, answers: int, seed: int) -> list[int]:
 
 
 def _reason(candidates: list[Candidate], count: int, form: Form) -> str:
-    if form.answers > 1 and len(_distinct(candidates)) < 2:
+    if form.answers > 1 and len(_distinct(candidates, form.hide_thinking)) < 2:
         return "all its answers are the same" if len(candidates) > 1 else "it has only one answer"
     return f"the {count} {NAMES[form.kind]} asked for came from other prompts"
 

@@ -22,6 +22,7 @@ from align.store import checkpoint_id, read_json, write_json
 from align.text import encode_answered, load_tokenizer, padding_id, stop_token_ids, token_text
 from align.train.order import passes
 from align.train.publishing import publish_model
+from align.turns import said
 from align.types import Message
 from reward.members import member_count, read_members
 from reward.scorer import Scorer, scores_in
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HEAD = "score.weight"
+READING = "reading.json"
+"""Says that a model reads answers without their thoughts."""
 TOKENS = {"cpu": 4096, "cuda": 16_384}
 """Most tokens of a forward pass of scoring, padding included; a longer sequence goes alone. On CPU larger passes no longer
 fit its caches: with 28,000 tokens they took twice as long."""
@@ -84,6 +87,15 @@ def require_head(folder: Path) -> None:
         )  # fmt: skip
 
 
+def write_reading(folder: Path, *, thinking: bool) -> None:
+    """Note in a reward model's folder whether it reads an answer's thoughts; without a note it does."""
+    write_json(folder / READING, {"thinking": thinking})
+
+
+def reads_thinking(folder: Path) -> bool:
+    return not (folder / READING).is_file() or bool(read_json(folder / READING)["thinking"])
+
+
 def _count(labels: int) -> str:
     return "one score" if labels == 1 else f"{labels} scores"
 
@@ -107,6 +119,7 @@ class ModelScorer:
         self.folder = folder
         self.tokenizer = load_tokenizer(folder)
         self.members = read_members(folder)
+        self._reads_thinking = reads_thinking(folder)
         options: dict[str, Any] = {"dtype": dtype, "threads": threads}
         if engine == "vllm":
             from reward.vllm_scorer import VllmModel
@@ -151,6 +164,7 @@ class ModelScorer:
         self, prompts: Sequence[list[Message]], answers: Sequence[str]
     ) -> tuple[list[tuple[list[int], list[int]] | str], list[float]]:
         """What is `readable`, and the scores of those that have ids."""
+        answers = answers if self._reads_thinking else [said(answer) for answer in answers]
         encoded = readable(self.tokenizer, self.context, prompts, answers)
         return encoded, self._model.read([[*one[0], *one[1]] for one in encoded if not isinstance(one, str)])
 

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import astuple
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from align.config.training import RewardModel
 from align.errors import ConfigError
 from align.evaluate.pairs import score_differences
 from align.losses import weights_of_mean_one
+from align.sampled import sampled_by
 from align.text import load_tokenizer, make_paddable, padding_id, stop_token_ids, token_text
 from align.train import arguments, checkpoint
 from align.train import examples as ex
 from align.train.world import agreed, rank
+from align.turns import said
 from align.types import Dropped, Preference
 from reward import model as models
 from reward.measure import is_held_out, measure, summary
 from reward.members import Members, draw_members, write_members
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Row = tuple[ex.Pair, float]
 """A pair as tokens, and its margin."""
@@ -37,6 +42,8 @@ def train_reward(
     out: Path,
     work: Path,
     progress: Callable[[int, int], None] | None = None,
+    tokens: pa.Table | None = None,
+    mask_thinking: bool = False,
 ) -> dict[str, Any]:
     """Train the checkpoint `parent` with a scalar head on `preferences` and write a reward model into `out`.
 
@@ -48,14 +55,17 @@ def train_reward(
     Of the prompts, the share `config.held_out` is kept from training, by a hash of the prompt alone, and `held_out` in
     the metrics says how well the published model orders their pairs, and the temperature that its scores want
     (`reward.measure`).
-    Files, `work` and resuming are as in `train_sft`. Returns steps, losses, accuracy and margin of the last logged
-    steps, and pairs used and dropped by reason.
+    Files, `work` and resuming are as in `train_sft`, `tokens` as in `train_dpo`. With `mask_thinking` the model
+    learns, and later reads, answers without their thoughts. Returns steps, losses, accuracy and margin
+    of the last logged steps, pairs used and dropped by reason, and how many answers have the tokens that were sampled.
     """
     began = time.monotonic()
     seed = arguments.prepare_process(seed, threads)
     from align.train import loop
     from reward import trainer as reward_trainer  # noqa: F401 - the imports are timed here
 
+    if mask_thinking:
+        preferences = [replace(row, chosen=said(row.chosen), rejected=said(row.rejected)) for row in preferences]
     clock = loop.Clock(began)
     clock.lap("import")
     model = _fresh(parent, config, seed, "float32" if config.lora is None else dtype)
@@ -64,9 +74,13 @@ def train_reward(
     clock.lap("load")
     held_out = [row for row in preferences if is_held_out(row.prompt_id, config.held_out)]
     train = [row for row in preferences if not is_held_out(row.prompt_id, config.held_out)]
-    kept, dropped = _encode(tokenizer, train, stops, ex.limit_of(config.max_tokens, checkpoint.context_of(model)))
+    limit, sampled = ex.limit_of(config.max_tokens, checkpoint.context_of(model)), sampled_by(tokenizer, tokens)
+    found = ex.pairs_of(tokenizer, train, stops, limit, sampled)
+    kept = [(pair, row.margin) for pair, row in zip(found, train, strict=True) if isinstance(pair, ex.Pair)]
+    dropped = [row for row in found if isinstance(row, Dropped)]
     if rank() == 0:
         ex.write_dropped(out, dropped)
+    sampled.say()
     ex.require_rows(kept, dropped, "preference")
     pairs = [pair for pair, _ in kept]
     sequences = [[*p.prompt_ids, *ids] for p in pairs for ids in (p.chosen_ids, p.rejected_ids)]
@@ -82,7 +96,7 @@ def train_reward(
     make_paddable(tokenizer, stops, size)
     trainer = _trainer(model, tokenizer, kept, config, options, pad)
     clock.lap("set up")
-    rows = [[astuple(pair), margin] for pair, margin in kept]
+    rows = [[ex.as_input(pair), margin] for pair, margin in kept]
     inputs = loop.made_from(parent, rows, config, seed=seed, dtype=dtype)
     metrics = loop.run_trainer(trainer, work=work, out=out, inputs=inputs, progress=progress)
     logged = [row for row in trainer.state.log_history if "accuracy" in row]
@@ -99,6 +113,8 @@ def train_reward(
         if config.length_head:
             set_head(trainer.model, head_of(trainer.model).weight.detach()[:1])
         difference = models.publish_and_verify(trainer.model, parent, some, pad, out=out, dtype=dtype)
+        if mask_thinking:
+            models.write_reading(out, thinking=False)
         if members is not None:
             write_members(out, members)
         found: dict[str, Any] = {"reload_score_difference": difference}
@@ -112,7 +128,7 @@ def train_reward(
     clock.lap("publish")
     clock.write(out)
     counts = {"rows": len(kept), "tokens": sum(map(len, sequences)), "dropped": ex.reasons(dropped)}
-    return metrics | counts
+    return metrics | counts | sampled.counts
 
 
 def _fresh(parent: Path, config: RewardModel, seed: int, dtype: str) -> Any:
@@ -140,18 +156,6 @@ def _members(model: Any, kept: Sequence[Row], data: Any, pad: int, config: Rewar
         chosen_N - rejected_N - np.array(data["margin"]), np.array(data["weight"]),
         members=config.members, seed=seed,
     )  # fmt: skip
-
-
-def _encode(
-    tokenizer: Any, rows: Sequence[Preference], stops: Sequence[int], limit: ex.Limit
-) -> tuple[list[Row], list[Dropped]]:
-    kept: list[Row] = []
-    dropped: list[Dropped] = []
-    for row in rows:
-        pairs, refused = ex.encode_preferences(tokenizer, [row], stops, limit)
-        kept += [(pair, row.margin) for pair in pairs]
-        dropped += refused
-    return kept, dropped
 
 
 def _trainer(

@@ -16,6 +16,7 @@ from align.config.recipe import Evaluate
 from align.config.rollouts import Cpu, Engine, EngineType, Rollouts
 from align.errors import ConfigError, DataError
 from align.ids import content_id, seed_for
+from align.sampled import tokenizer_id
 from align.store import checkpoint_id, disk_errors, read_json, remove_damaged, write_json
 from align.types import Candidate, Dropped, Prompt
 from rollouts.draw import Ask, Completions, Work, draw_shards
@@ -32,7 +33,7 @@ from rollouts.engine import (
 )
 from rollouts.mixture import Policy, Source, counts, sources_of
 from rollouts.process import engine_process
-from rollouts.shards import RAW, Row, candidates_of, read_shard, shard_file, write_logprobs
+from rollouts.shards import RAW, Row, candidates_of, read_shard, shard_file, write_sampled
 from rollouts.sync import check_sync
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def sample_candidates(
     out: Path,
     sources: Sequence[Source] = (),
     resample: int = 0,
-    logprobs: Path | None = None,
+    tokens: Path | None = None,
+    logprobs: bool = False,
     ancestors: Sequence[Path] = (),
     keep_all: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -73,13 +75,13 @@ def sample_candidates(
     are empty, that repeat an earlier one to the same prompt, or that the tokenizer cannot reproduce. With `keep_all`
     (for evaluation) every sampled answer stays; equal ones then have equal ids.
 
-    `logprobs` is a file for the candidates' tokens and their log-probabilities (`rollouts.shards.LOGPROBS`), which are
-    kept where it is given. `out/shards` keeps the samples until the caller removes it, those of each order (all that
+    `tokens` is a file for the candidates' tokens (`rollouts.shards.SAMPLED`), which it is to hold with their
+    log-probabilities where `logprobs` asks for these. `out/shards` keeps the samples until the caller removes it, those of each order (all that
     they depend on) apart; `shard` is prompts per file. `ancestors` are those of `open_generator`. `progress` is told
     (prompts done, prompts in all); with several checkpoints each counts.
     """
     sources = list(sources) or [Source(Policy(checkpoint, checkpoint_id), sampling.temperature)]
-    engine, drawn = as_engine(engine), Sampling.like(sampling, logprobs=logprobs is not None)
+    engine, drawn = as_engine(engine), Sampling.like(sampling, logprobs=logprobs)
     order = {
         "version": 3, "sources": [[s.policy.id, s.temperature, s.share] for s in sources], "samples": samples,
         "sampling": drawn.model_dump(), "engine": resolve_engine(engine.type), "dtype": dtype, "shard": shard,
@@ -100,9 +102,9 @@ def sample_candidates(
                 done += len(work.shards[n])
                 tell(done, total)
     kept, unused = candidates_of(_in_order(works), keep_all)
-    if logprobs is not None:
-        write_logprobs(logprobs, kept)
-    return [candidate for candidate, _ in kept], dropped + unused
+    if tokens is not None:
+        write_sampled(tokens, kept, _shards(works))
+    return kept, dropped + unused
 
 
 def sample_answers(
@@ -118,7 +120,7 @@ def sample_answers(
     out: Path,
     known_id: str | None = None,
     policies: Mapping[str, Policy] | None = None,
-    logprobs: Path | None = None,
+    tokens: Path | None = None,
     ancestors: Sequence[Path] = (),
     keep_all: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -127,7 +129,7 @@ def sample_answers(
 
     `known_id` is the checkpoint's id where the caller knows it, so that its weights need not be read for that.
     `policies` has the `parent` and the `sft` that a mixture names; without them all is `checkpoint`, as it is in the
-    first round. `logprobs` is the file for them, where the recipe asks for them.
+    first round. `tokens` is a file for the answers' tokens, with their log-probabilities where the recipe asks for them.
     """
     current = Policy(checkpoint, known_id or checkpoint_id(checkpoint))
     mixed = sampling if isinstance(sampling, Rollouts) else None
@@ -147,7 +149,8 @@ def sample_answers(
         out=out,
         sources=sources_of(mixed, known) if mixed else (),
         resample=mixed.resample if mixed else 0,
-        logprobs=logprobs if mixed and mixed.logprobs else None,
+        tokens=tokens,
+        logprobs=mixed is not None and mixed.logprobs,
         ancestors=ancestors,
         keep_all=keep_all,
         progress=progress,
@@ -297,3 +300,10 @@ def _in_order(works: Sequence[Work]) -> Iterator[tuple[str, Row]]:
         rows = [(work.policy.id, row) for work in works for row in read_shard(shard_file(work.folder, n))]
         order = {request.prompt_id: place for place, request in enumerate(works[0].shards[n])}
         yield from sorted(rows, key=lambda pair: (order[pair[1]["prompt_id"]], pair[1]["sample"]))
+
+
+def _shards(works: Sequence[Work]) -> Iterator[tuple[str, Path]]:
+    """(tokenizer id, shard) of all samples."""
+    for work in works:
+        known = tokenizer_id(work.tokenizer)
+        yield from ((known, shard_file(work.folder, n)) for n in range(len(work.shards)))

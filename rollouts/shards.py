@@ -4,7 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from align.errors import DataError
 from align.store import publish, read_table, write_table
@@ -25,14 +27,16 @@ RAW = pa.schema(
     + [("token_ids", pa.list_(pa.int32())), ("logprobs", pa.list_(pa.float32()))]
 )
 """A shard's columns. `redrawn` counts the draws that were thrown away because they repeated another sample; `same` says
-that encoding the text and decoding it again gives the text, `refused` why it cannot be encoded; `token_ids` and `logprobs` are kept where asked for."""
+that encoding the text and decoding it again gives the text, `refused` why it cannot be encoded; `logprobs` are kept where
+asked for, and `token_ids` in all but shards that an earlier version left."""
+_HEAVY = ("token_ids", "logprobs")
 
-LOGPROBS = pa.schema(
+SAMPLED = pa.schema(
     [("candidate", pa.string()), ("prompt_id", pa.string()), ("sample", pa.int32()), ("checkpoint", pa.string())]
-    + [("token_ids", pa.list_(pa.int32())), ("logprobs", pa.list_(pa.float32()))]
+    + [("tokenizer", pa.string()), ("token_ids", pa.list_(pa.int32())), ("logprobs", pa.list_(pa.float32()))]
 )
-"""The side file of candidates: all tokens that were sampled, the stop token too, and for each its natural
-log-probability under the checkpoint at temperature 1."""
+"""The side file of candidates, `align.sampled.TOKENS` and more: all tokens that were sampled, the stop token too, and
+where asked for the natural log-probability of each under the checkpoint at temperature 1, else null."""
 
 Row = dict[str, Any]
 
@@ -48,7 +52,8 @@ def write_shard(file: Path, rows: Sequence[Row]) -> None:
 
 
 def read_shard(file: Path) -> list[Row]:
-    rows: list[Row] = read_table(file).to_pylist()
+    """A shard's rows without tokens and log-probabilities, which are many and go from file to file in Arrow."""
+    rows: list[Row] = read_table(file, columns=[name for name in RAW.names if name not in _HEAVY]).to_pylist()
     return rows
 
 
@@ -66,10 +71,9 @@ def sampled_rows(
         ids = done.token_ids
         said.append(ids[:-1] if done.finish == "stop" else ids)
         text = decode_answer(tokenizer, said[-1])
-        kept = {"token_ids": ids, "logprobs": done.logprobs} if done.logprobs is not None else {}
         rows.append(
             {"prompt_id": prompt, "sample": sample, "temperature": temperature, "redrawn": redrawn,
-             "tokens": len(ids), "finish": done.finish, "text": text, **kept}
+             "tokens": len(ids), "finish": done.finish, "text": text, "token_ids": ids, "logprobs": done.logprobs}
         )  # fmt: skip
     again = encode_answered(tokenizer, [messages[row["prompt_id"]] for row in rows], [row["text"] for row in rows])
     for row, encoded, own in zip(rows, again, said, strict=True):
@@ -81,10 +85,10 @@ def sampled_rows(
     return rows
 
 
-def candidates_of(rows: Iterable[tuple[str, Row]], keep_all: bool) -> tuple[list[tuple[Candidate, Row]], list[Dropped]]:
-    """(checkpoint id, raw sample) as candidates, each with its sample; without `keep_all` only those that people can be
-    asked about, each text once for a prompt."""
-    kept: list[tuple[Candidate, Row]] = []
+def candidates_of(rows: Iterable[tuple[str, Row]], keep_all: bool) -> tuple[list[Candidate], list[Dropped]]:
+    """(checkpoint id, raw sample) as candidates; without `keep_all` only those that people can be asked about, each text
+    once for a prompt."""
+    kept: list[Candidate] = []
     dropped: list[Dropped] = []
     first: dict[tuple[str, str], int] = {}
     for checkpoint, row in rows:
@@ -94,19 +98,33 @@ def candidates_of(rows: Iterable[tuple[str, Row]], keep_all: bool) -> tuple[list
             dropped.append(Dropped("answer", f"prompt {prompt}, sample {sample}", reason))
             continue
         given = {name: row[name] for name in ("tokens", "finish", "temperature", "redrawn")}
-        id = candidate_id(prompt, text, checkpoint)
-        kept.append((Candidate(id, prompt, text, checkpoint, sample, **given), row))
+        kept.append(Candidate(candidate_id(prompt, text, checkpoint), prompt, text, checkpoint, sample, **given))
     return kept, dropped
 
 
-def write_logprobs(path: Path, kept: Iterable[tuple[Candidate, Row]]) -> None:
-    """The side file of candidates that were sampled with their log-probabilities."""
-    rows = [
-        {"candidate": c.id, "prompt_id": c.prompt_id, "sample": c.sample, "checkpoint": c.checkpoint,
-         "token_ids": row["token_ids"], "logprobs": row["logprobs"]}
-        for c, row in kept
-    ]  # fmt: skip
-    write_table(path, pa.Table.from_pylist(rows, schema=LOGPROBS))
+def write_sampled(path: Path, kept: Sequence[Candidate], shards: Iterable[tuple[str, Path]]) -> None:
+    """The side file of candidates, in their order, from (tokenizer id, shard). A sample without tokens is left out."""
+    place = {(c.prompt_id, c.sample): n for n, c in enumerate(kept)}
+    tables, order = [SAMPLED.empty_table()], list[int]()
+    for tokenizer, shard in shards:
+        drawn = read_table(shard, columns=["prompt_id", "sample", *_HEAVY])
+        drawn = drawn.filter(pc.is_valid(drawn["token_ids"]))
+        names = zip(drawn["prompt_id"].to_pylist(), drawn["sample"].to_pylist(), strict=True)
+        rows, places = [], []
+        for row, name in enumerate(names):
+            if name in place:
+                rows.append(row)
+                places.append(place[name])
+        drawn = drawn.take(pa.array(rows, pa.int64()))
+        of_candidates = {
+            "candidate": [kept[n].id for n in places],
+            "checkpoint": [kept[n].checkpoint for n in places],
+            "tokenizer": [tokenizer] * len(places),
+        }
+        columns = [of_candidates[name] if name in of_candidates else drawn[name] for name in SAMPLED.names]
+        tables.append(pa.table(columns, schema=SAMPLED))
+        order += places
+    write_table(path, pa.concat_tables(tables).take(pa.array(np.argsort(order), pa.int64())))
 
 
 def _unfit(row: Row, first: int) -> str | None:

@@ -43,6 +43,9 @@ def push(
     suggest_share: float = typer.Option(None, "--suggest-share", help="The share of tasks that show it. Default: 0.5."),
     compiler: Model = typer.Option(None, "--compiler", help="The label compiler's model. Default: auto."),
     guidelines: Path = typer.Option(None, "--guidelines", help="A markdown file for annotators."),
+    hide_thinking: bool = typer.Option(
+        False, "--hide-thinking", help="Show, and tell apart, what answers say, without their thoughts."
+    ),
     server: str = typer.Option(
         None, "--server", help="Default: embedded; or an Argilla's address (key in ARGILLA_API_KEY)."
     ),
@@ -61,9 +64,11 @@ def push(
     given |= {"suggest_share": suggest_share, "compiler": compiler, "guidelines": guidelines}
     given = {name: value for name, value in given.items() if value is not None}
     places = {"against": against, "server": server, "home": home, "seed": seed}
+    places |= {"hide_thinking": hide_thinking or None}
     _check(candidates, {**given, **{name: value for name, value in places.items() if value is not None}})
     if candidates is not None:
-        make_desk(folder, candidates, _settings(given, server, home), seed=seed or 0, against=against)
+        settings = _settings(given, server, home)
+        make_desk(folder, candidates, settings, seed=seed or 0, against=against, hide_thinking=hide_thinking)
     backend, done = offer(open_desk(folder))
     if as_json:
         print_json({"added": done.added, "present": done.present, "url": backend.url})
@@ -87,7 +92,7 @@ def _check(candidates: Path | None, given: dict[str, Any]) -> None:
         raise ConfigError(what, where="--home", hint="leave one of the two out")
     if "against" not in given:
         return
-    for name in given.keys() - {*BLIND, "ask", "against", "server", "home", "seed"}:
+    for name in given.keys() - {*BLIND, "ask", "against", "server", "home", "seed", "hide_thinking"}:
         raise ConfigError(
             "blind comparisons ask which answer is better, and nothing else", where=_option(name), hint="leave it out"
         )

@@ -35,7 +35,7 @@ def rollout(
     settings: list[str] = SETTINGS,
     model: str = MODEL,
     prompts: Path = typer.Option(..., "--prompts", help="JSONL or Parquet of prompts."),
-    out: Path = typer.Option(..., "--out", help="Folder for candidates.jsonl and dropped.jsonl."),
+    out: Path = typer.Option(..., "--out", help="Folder for candidates.jsonl, their tokens.parquet and dropped.jsonl."),
     keep_all: bool = typer.Option(
         False, "--keep-all", help="Keep empty and repeated answers too, as a fair `align eval` needs."
     ),
@@ -63,6 +63,7 @@ def rollout(
     from align.config.section import Answers, load_section
     from align.data.prompts import read_prompts
     from align.rounds.rewarding import parse_reward, scorer_of
+    from align.sampled import TOKENS_FILE
     from align.store import checkpoint_id, write_rows
     from align.train.online import checked_scores
     from align.types import as_dict
@@ -104,7 +105,8 @@ def rollout(
             threads=threads,
             sources=sources_of(config, policies),
             resample=config.resample,
-            logprobs=place.out / "logprobs.parquet" if config.logprobs else None,
+            tokens=place.out / TOKENS_FILE,
+            logprobs=config.logprobs,
             keep_all=keep_all,
             out=place.work,
             progress=progress,

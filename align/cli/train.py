@@ -29,6 +29,11 @@ KWARGS = typer.Option(
 DATE = typer.Option(
     None, "--date", help="The date, as 2026-01-31, for a chat template that writes today's.", show_default="today"
 )
+THINKING = typer.Option(
+    False,
+    "--hide-thinking",
+    help="Leave answers' thoughts out of the loss (not ppo and rloo): they are seen, not learned.",
+)
 DTYPE = typer.Option("float32", "--dtype", help="Weights' type; use bfloat16 on a GPU.")
 SEED = typer.Option(0, "--seed", min=0, max=2**32 - 1, help="Every random choice depends on it and on content.")
 THREADS = typer.Option(None, "--threads", min=1, help="CPU threads; all cores where not given.", show_default=False)
@@ -99,6 +104,7 @@ class Order:
     dtype: Dtype
     seed: int
     threads: int | None
+    mask_thinking: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +238,7 @@ def verb_on_rows(verb: Verb) -> Callable[..., None]:
         replace_chat_template: bool = REPLACE,
         chat_template_kwargs: str = KWARGS,
         date: str = DATE,
+        hide_thinking: bool = THINKING,
         dtype: Dtype = DTYPE,
         seed: int = SEED,
         threads: int = THREADS,
@@ -241,7 +248,7 @@ def verb_on_rows(verb: Verb) -> Callable[..., None]:
     ) -> None:
         chat = chat_of(chat_template, replace_chat_template, chat_template_kwargs, date)
         given = Given(model, out, revision, chat, dtype, seed, threads, nproc, accelerate, as_json)
-        _train(Order(verb.name, settings or [], str(file), [], dtype, seed, threads), given)
+        _train(Order(verb.name, settings or [], str(file), [], dtype, seed, threads, hide_thinking), given)
 
     command.__doc__ = verb.help
     return command
@@ -261,6 +268,7 @@ def online_verb(verb: Verb) -> Callable[..., None]:
         replace_chat_template: bool = REPLACE,
         chat_template_kwargs: str = KWARGS,
         date: str = DATE,
+        hide_thinking: bool = THINKING,
         dtype: Dtype = DTYPE,
         seed: int = SEED,
         threads: int = THREADS,
@@ -270,7 +278,7 @@ def online_verb(verb: Verb) -> Callable[..., None]:
     ) -> None:
         chat = chat_of(chat_template, replace_chat_template, chat_template_kwargs, date)
         given = Given(model, out, revision, chat, dtype, seed, threads, nproc, accelerate, as_json)
-        _train(Order(verb.name, settings or [], str(prompts), reward, dtype, seed, threads), given)
+        _train(Order(verb.name, settings or [], str(prompts), reward, dtype, seed, threads, hide_thinking), given)
 
     command.__doc__ = verb.help
     return command
@@ -281,6 +289,7 @@ def _train(order: Order, given: Given) -> None:
     from align.cli.display import counting
     from align.cli.workplace import workplace
     from align.dropped import count_reasons
+    from align.train.adapter import ADAPTER, name_base
     from align.train.launch import accelerate_file, require_no_launcher
 
     require_no_launcher()
@@ -302,6 +311,7 @@ def _train(order: Order, given: Given) -> None:
             metrics = learn_together(
                 order, model, nproc=given.nproc, accelerate=file, out=place.out, work=place.work, progress=progress
             )
+        name_base(place.out / ADAPTER, given.model, given.revision)
         keep_dropped(place.out, lesson.dropped)
     dropped = {**count_reasons(lesson.dropped), **metrics["dropped"]}
     say_result(given.out, {**metrics, "dropped": dropped}, given.as_json)
@@ -344,6 +354,7 @@ def learn(
         dtype=order.dtype,
         report_to=[],
         threads=order.threads,
+        **({"mask_thinking": True} if order.mask_thinking else {}),
         out=out,
         work=_work_of(order, work),
         progress=progress,

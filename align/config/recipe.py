@@ -58,6 +58,11 @@ class Templating(Section):
 class Model(Templating, Source):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Weights' type in training and in generation; use bfloat16 on a GPU."""
+    hide_thinking: list[Literal["annotators", "loss"]] = []
+    """What an answer's thoughts (`<think>…</think>`) are hidden from: `annotators`, who then see and compare what answers say
+    and nothing else, on the page and in what is exported as shown to them; `loss`, so that training learns what an answer
+    says, given its thoughts, and a reward model reads what it says alone (not `ppo` and `rloo`, which weigh whole answers).
+    Empty, people see thoughts folded away, and they are learned like the rest."""
 
 
 class Prompts(Section):
@@ -346,6 +351,21 @@ class Recipe(Section):
                 way = f"did you mean {close}?" if close else f"it takes {', '.join(trl_tables()['trackers'])}"
                 raise ValueError(f"{name!r} is no tracker of TRL; {way}")
         return value
+
+    @model_validator(mode="after")
+    def _hidden_from_what_can_do_without(self) -> Self:
+        hidden = self.model.hide_thinking
+        if len(set(hidden)) < len(hidden):
+            raise ValueError(f"`model.hide_thinking` names one twice, found {hidden}")
+        if "annotators" in hidden and self.annotate is None:
+            raise ValueError(
+                "`model.hide_thinking` hides thoughts from annotators, and this recipe asks nobody; remove it"
+            )
+        for name in ("ppo", "rloo"):
+            if "loss" in hidden and getattr(self, name) is not None:
+                way = "leave `loss` out of `model.hide_thinking`, or use `grpo`"
+                raise ValueError(f"`{name}` weighs an answer as a whole, its thoughts included; {way}")
+        return self
 
     @property
     def method(self) -> Method:

@@ -41,14 +41,15 @@ def ask(
     round: int,
     seed: int,
     source: Path | None = None,
+    hide_thinking: bool = False,
 ) -> Asked:
     """The tasks that `annotate` asks about `candidates`, which answer train prompts. A gold pair whose prompt is in the
     test split of `prompts` is dropped.
 
-    `source` is the file that the candidates came from, if any. Raises DataError where there is nothing to ask, and
+    `source` is the file that the candidates came from, if any; with `hide_thinking` nobody sees thoughts. Raises DataError where there is nothing to ask, and
     where no gold pair is left.
     """
-    form, overlap = form_of(annotate), annotate.overlap
+    form, overlap = form_of(annotate, hide_thinking), annotate.overlap
     train, held_out = ([p for p in prompts if p.split == split] for split in ("train", "test"))
     proper, dropped = make_tasks(
         train, candidates, round=round, count=annotate.tasks, overlap=overlap, seed=seed, form=form

@@ -11,6 +11,7 @@ from align.config.rollouts import Rollouts
 from align.config.training import BestOfN, Sft, Training
 from align.errors import DataError
 from align.ids import seed_for
+from align.sampled import TOKENS_FILE, read_tokens
 from align.store import checkpoint_id, read_table, write_table
 from align.train.best_of_n import best_of
 from align.train.online import checked_scores
@@ -33,11 +34,13 @@ def train_best_of_n(
     out: Path,
     work: Path,
     progress: Callable[[int, int], None] | None = None,
+    mask_thinking: bool = False,
 ) -> dict[str, Any]:
     """Fine-tune the checkpoint `parent` on the best of `config.samples` answers that it gives to each prompt.
 
-    `score` is that of `align.train.online`. The sampled answers with their ids go to `out/candidates.parquet`; all that
-    was left out, answers without a score too, to `out/dropped.parquet`. After a kill sampling goes on with the missing
+    `score` is that of `align.train.online`. The sampled answers with their ids go to `out/candidates.parquet`, the
+    tokens that they were sampled as, and are learned as, to `out/tokens.parquet`; all that was left out, answers without a
+    score too, to `out/dropped.parquet`. After a kill sampling goes on with the missing
     shards in `work`, and training with its last checkpoint.
 
     Returns what `train_sft` does, and `mean_score_all` and `mean_score_best` of the answers sampled and chosen, how
@@ -48,6 +51,7 @@ def train_best_of_n(
     from rollouts.sample import sample_candidates
 
     alone("best of n")
+    out.mkdir(parents=True, exist_ok=True)
     answers, left_out = sample_candidates(
         prompts,
         parent,
@@ -60,15 +64,15 @@ def train_best_of_n(
         shard=Rollouts().shard,
         seed=seed_for(f"{seed} best of n") % 2**31,
         threads=threads,
+        tokens=out / TOKENS_FILE,
         out=work,
         progress=progress,
     )
     scores = _scores(score, prompts, answers)
     asked = {answer.prompt_id for answer in answers}
-    rows, unfit = best_of(answers, scores, [prompt for prompt in prompts if prompt.id in asked])
-    out.mkdir(parents=True, exist_ok=True)
+    best, unfit = best_of(answers, scores, [prompt for prompt in prompts if prompt.id in asked])
     write_table(out / "candidates.parquet", to_table(Candidate, answers))
-    if not rows:
+    if not best:
         what = f"of {len(answers)} answers to {len(prompts)} prompts not one is whole and has a score"
         raise DataError(what, where="reward", hint="raise best_of_n.max_tokens, or see what the reward gives None for")
     sft = Sft(
@@ -78,7 +82,12 @@ def train_best_of_n(
         **{name: getattr(config, name) for name in Training.model_fields},
     )
     given: dict[str, Any] = {"seed": seed, "dtype": dtype, "report_to": report_to, "threads": threads}
-    metrics = train_sft(parent, rows, sft, **given, out=out, work=work, progress=progress)
+    rows = [(messages, answer.text) for messages, answer in best]
+    chosen = [answer.id for _, answer in best]
+    metrics = train_sft(
+        parent, rows, sft, **given, out=out, work=work, progress=progress, candidates=chosen, tokens=read_tokens([out]),
+        mask_thinking=mask_thinking,
+    )  # fmt: skip
     too_long = from_table(Dropped, read_table(out / "dropped.parquet"))
     write_table(out / "dropped.parquet", to_table(Dropped, [*left_out, *unfit, *too_long]))
     return metrics | _means(answers, scores) | {"sampled": len(answers), "unscored": scores.count(None)}

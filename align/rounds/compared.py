@@ -16,7 +16,9 @@ from annotation.tasks import TIED, blind_tasks, first_samples, shortfall
 Answers = tuple[list[Prompt], list[Candidate]]
 
 
-def ask_blind(new: Answers, old: Answers, annotate: Annotate, *, seed: int) -> tuple[Asked, dict[str, list[str]]]:
+def ask_blind(
+    new: Answers, old: Answers, annotate: Annotate, *, seed: int, hide_thinking: bool = False
+) -> tuple[Asked, dict[str, list[str]]]:
     """The comparisons of `new` with `old` answers to the same prompts; and what their result needs: the ids of the `new`
     candidates asked about, and of the prompts on which both say the `same`.
 
@@ -30,7 +32,14 @@ def ask_blind(new: Answers, old: Answers, annotate: Annotate, *, seed: int) -> t
             f"the {len(ours)} prompts of --candidates and the {len(theirs)} of --against have none in common"
         )
     tasks, same = blind_tasks(
-        list(prompts.values()), new[1], old[1], round=1, count=annotate.tasks, overlap=annotate.overlap, seed=seed
+        list(prompts.values()),
+        new[1],
+        old[1],
+        round=1,
+        count=annotate.tasks,
+        overlap=annotate.overlap,
+        seed=seed,
+        hide_thinking=hide_thinking,
     )
     if not tasks:
         raise DataError(f"the two files say the same on all {len(same)} prompts, so there is nothing to compare")

@@ -40,7 +40,15 @@ def open_desk(folder: Path) -> Desk:
     return desk_of_round(run, next((receipt for receipt in asked if receipt.output not in closed), asked[-1]))
 
 
-def make_desk(folder: Path, candidates: Path, annotate: Annotate, *, seed: int, against: Path | None = None) -> None:
+def make_desk(
+    folder: Path,
+    candidates: Path,
+    annotate: Annotate,
+    *,
+    seed: int,
+    against: Path | None = None,
+    hide_thinking: bool = False,
+) -> None:
     """Make `folder` with the tasks that `candidates` gives rise to; nothing is sent yet. With another file of candidates
     to compare them `against`, these are blind comparisons, one for each of at most `annotate.tasks` shared prompts.
 
@@ -50,7 +58,8 @@ def make_desk(folder: Path, candidates: Path, annotate: Annotate, *, seed: int, 
     settings = annotate.model_dump(mode="json")
     outside = [path for path in (annotate.gold and annotate.gold.path, against) if path]
     read = load_candidates(candidates)  # first, since a file that is not there is an error with its own words
-    made_from = content_id([file_id(candidates), settings, seed, *map(file_id, outside)])
+    hidden = {"hide_thinking": True} if hide_thinking else {}
+    made_from = content_id([file_id(candidates), {**settings, **hidden}, seed, *map(file_id, outside)])
     if folder.exists():
         if (folder / DESK).is_file() and read_json(folder / DESK)["made_from"] == made_from:
             return
@@ -59,9 +68,9 @@ def make_desk(folder: Path, candidates: Path, annotate: Annotate, *, seed: int, 
             hint="leave out --candidates to push what it holds, or name another folder",
         )
     if against is None:
-        asked, blind = ask(*read, annotate, round=1, seed=seed, source=candidates), None
+        asked, blind = ask(*read, annotate, round=1, seed=seed, source=candidates, hide_thinking=hide_thinking), None
     else:
-        asked, blind = ask_blind(read, load_candidates(against), annotate, seed=seed)
+        asked, blind = ask_blind(read, load_candidates(against), annotate, seed=seed, hide_thinking=hide_thinking)
     for note in asked.notes:
         _log.warning("%s", note)
     partial = fresh_folder(folder.with_name(folder.name + ".partial"))
@@ -77,6 +86,7 @@ def make_desk(folder: Path, candidates: Path, annotate: Annotate, *, seed: int, 
         "seed": seed,
         "made_from": made_from,
         "blind": blind,
+        **hidden,
     }
     write_json(partial / DESK, desk)
     publish(partial, folder)

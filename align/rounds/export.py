@@ -18,6 +18,7 @@ from align.rounds.labelling import DESK, Desk, desk_of_folder, journal_of
 from align.rounds.run import open_run
 from align.rounds.stage import current, pointers
 from align.store import disk_errors, fresh_folder, publish, read_table, replace_file, write_rows, write_table
+from align.turns import said
 from align.types import (
     MESSAGES,
     SCHEMAS,
@@ -75,13 +76,15 @@ class Labels:
     judgements: list[Judgement]
     names: Mapping[str, str]
     annotate: Annotate
+    hide_thinking: bool = False
+    """Annotators saw no thoughts, so that the answers that they judged have none."""
 
 
 def pull_files(desk: Desk, folder: Path) -> tuple[dict[str, int], list[str]]:
     """Write the judgements that count, what they compile to and what was dropped as JSONL; returns the counts, and what
     the label compiler has to say about the labels."""
     labels = _labels_of(desk, folder)
-    parts, compiled = _parts(labels.tasks, labels.judgements, labels.names, desk.annotate.compiler)
+    parts, compiled = _parts(labels, labels.judgements, labels.names)
     parts["dropped"] = list(map(as_dict, from_table(Dropped, compiled.dropped)))
     for name, rows in parts.items():
         write_rows(folder / f"{name}.jsonl", rows)
@@ -102,7 +105,7 @@ def export(folder: Path, out: Path, *, names: bool, format: Literal["parquet", "
     if not labels.judgements:
         raise ConfigError(f"there are no judgements in {folder}", hint="`align annotate pull` takes them in")
     judgements = labels.judgements if names else pseudonymous(labels.judgements, labels.salt)
-    parts, compiled = _parts(labels.tasks, judgements, labels.names if names else {}, labels.annotate.compiler)
+    parts, compiled = _parts(labels, judgements, labels.names if names else {})
     parts = {name: rows for name, rows in parts.items() if rows}
     counts = {name: len(rows) for name, rows in parts.items()}
     partial = fresh_folder(out.with_name(out.name + ".partial"))
@@ -164,22 +167,28 @@ def _labels(folder: Path) -> Labels:
             counted = journal.judgements((task.id for task in asked), receipt.output)
             judgements |= {j.id: replace(j, annotator=journal.identity(j.annotator)) for j in counted}
     names = journal.everybody()
-    return Labels(run.recipe.name, run.id, list(tasks.values()), list(judgements.values()), names, run.recipe.annotate)
+    hidden = "annotators" in run.recipe.model.hide_thinking
+    everything = (list(tasks.values()), list(judgements.values()), names, run.recipe.annotate, hidden)
+    return Labels(run.recipe.name, run.id, *everything)
 
 
 def _labels_of(desk: Desk, folder: Path) -> Labels:
     journal = journal_of(desk)
     judgements = journal.judgements((task.id for task in desk.tasks), desk.tasks_id)
-    return Labels(folder.resolve().name, desk.workspace, desk.tasks, judgements, journal.everybody(), desk.annotate)
+    everything = (desk.tasks, judgements, journal.everybody(), desk.annotate, desk.hide_thinking)
+    return Labels(folder.resolve().name, desk.workspace, *everything)
 
 
 def _parts(
-    tasks: list[Task], judgements: list[Judgement], names: Mapping[str, str], model: str
+    labels: Labels, judgements: list[Judgement], names: Mapping[str, str]
 ) -> tuple[dict[str, list[Row]], Compiled]:
-    compiled = compile_labels(to_table(Task, tasks), to_table(Judgement, judgements), model=model, sides_drawn=True)
-    by_id = {task.id: task for task in tasks}
+    asked, model = to_table(Task, labels.tasks), labels.annotate.compiler
+    compiled = compile_labels(asked, to_table(Judgement, judgements), model=model, sides_drawn=True)
+    by_id = {task.id: task for task in labels.tasks}
     parts = {
-        "judgements": [_judgement(j, by_id[j.task_id], names.get(j.annotator)) for j in judgements],
+        "judgements": [
+            _judgement(j, by_id[j.task_id], names.get(j.annotator), labels.hide_thinking) for j in judgements
+        ],
         "preferences": _rows(Preference, compiled.preferences, _preference),
         "thumbs": _rows(Thumb, compiled.thumbs, _thumb),
         "demonstrations": _rows(Edit, compiled.edits, _demonstration),
@@ -191,7 +200,7 @@ def _rows(kind: type[Any], table: pa.Table, row: Callable[[Any], Row]) -> list[R
     return [row(record) for record in from_table(kind, table)]
 
 
-def _judgement(judgement: Judgement, task: Task, name: str | None) -> Row:
+def _judgement(judgement: Judgement, task: Task, name: str | None, hide_thinking: bool) -> Row:
     return as_dict(judgement) | {
         "round": task.round,
         "purpose": task.purpose,
@@ -199,7 +208,7 @@ def _judgement(judgement: Judgement, task: Task, name: str | None) -> Row:
         "prompt_id": task.prompt_id,
         "prompt": task.messages,
         "candidates": task.candidates,
-        "answers": task.texts,
+        "answers": [said(text) for text in task.texts] if hide_thinking else task.texts,
         "shown": task.shown,
         "name": name,
     }

@@ -44,12 +44,13 @@ class Desk:
     annotate: Annotate
     seed: int
     family: str = ""
+    hide_thinking: bool = False
 
     @property
     def form(self) -> Form:
         """What is asked of people: one desk has tasks of one kind."""
         blind = bool(self.tasks) and self.tasks[0].kind == "blind_ab"
-        return blind_form(self.annotate) if blind else form_of(self.annotate)
+        return (blind_form if blind else form_of)(self.annotate, self.hide_thinking)
 
     @property
     def overlap(self) -> int:
@@ -87,6 +88,7 @@ def desk_of_round(run: Run, asked: Receipt) -> Desk:
         annotate=run.recipe.annotate,
         seed=run.recipe.seed,
         family=family,
+        hide_thinking="annotators" in run.recipe.model.hide_thinking,
     )
 
 
@@ -100,8 +102,9 @@ def desk_of_folder(folder: Path) -> Desk:
     tasks = from_table(Task, read_table(folder / "tasks.parquet"))
     annotate = Annotate.model_validate(desk["annotate"])
     return Desk(
-        folder / "journal.jsonl", 1, tasks, desk["tasks_id"], desk["workspace"], desk["dataset"], annotate, desk["seed"]
-    )
+        folder / "journal.jsonl", 1, tasks, desk["tasks_id"], desk["workspace"], desk["dataset"], annotate, desk["seed"],
+        hide_thinking=desk.get("hide_thinking", False),
+    )  # fmt: skip
 
 
 def desk_of_tasks(tasks: list[Task], folder: Path, annotate: Annotate, *, round: int, seed: int) -> Desk:

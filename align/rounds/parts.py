@@ -4,10 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pyarrow as pa
+
 from align.dropped import mostly_dropped
-from align.ids import unit_for
-from align.rounds.stage import RECEIPT, Job, Ref, stage_folder
+from align.ids import ADAPTER_CONFIG, unit_for
+from align.rounds.run import Run
+from align.rounds.stage import RECEIPT, Job, Ref, read_receipt, stage_folder, stage_folders
+from align.sampled import read_tokens
 from align.store import read_json, read_table, write_table
+from align.train.adapter import ADAPTER, name_base
 from align.types import Prompt, Record, from_table, to_table
 
 Row = TypeVar("Row")
@@ -35,6 +40,21 @@ def ancestors_of(policy: Path) -> list[Path]:
     return found
 
 
+def name_bases(run: Run) -> None:
+    """Say in each policy's adapter where its parent lies now: the run may have been moved, or copied, since it was trained."""
+    for _, folder in stage_folders(run.folder):
+        for config in folder.glob(f"*/{ADAPTER}/{ADAPTER_CONFIG}"):
+            receipt = read_receipt(config.parents[1] / RECEIPT)
+            if receipt is None:
+                continue  # it is not published, or damaged, which others say
+            parent = receipt.inputs.get("parent")
+            if parent is None:
+                name_base(config.parent, run.recipe.model.path, run.recipe.model.revision)
+            else:
+                base = stage_folder(run.folder, Ref(parent["round"], parent["stage"])) / parent["key"]
+                name_base(config.parent, str(base))
+
+
 def labels_of(job: Job, name: str, kind: type[Row], replay: float) -> list[Row]:
     """This round's rows of `<name>.parquet`, and the share `replay` of earlier rounds', drawn by a hash of their ids."""
     rows = from_table(kind, read_table(job.inputs["preferences"] / f"{name}.parquet"))
@@ -43,6 +63,11 @@ def labels_of(job: Job, name: str, kind: type[Row], replay: float) -> list[Row]:
         earlier = from_table(kind, read_table(job.inputs[source] / f"{name}.parquet"))
         rows += [row for row in earlier if unit_for("replay", seed, job.round, row.id) < replay]  # type: ignore[attr-defined]
     return rows
+
+
+def tokens_of(job: Job) -> pa.Table | None:
+    """What the answers of `labels_of` were sampled as (`align.sampled`), where that is known."""
+    return read_tokens([job.inputs["preferences"], *(job.inputs[n] for n in job.inputs if n.startswith("earlier_"))])
 
 
 def note_of(what: str, metrics: Mapping[str, Any]) -> dict[str, list[str]]:

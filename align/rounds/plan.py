@@ -146,7 +146,7 @@ def _round_zero(recipe: Recipe, outside: dict[str, str], engine: dict[str, Any])
         else chat_template
     )
     settings: dict[str, Any] = {"dtype": recipe.model.dtype, "chat_template": template_id}
-    model: dict[str, Any] = recipe.model.model_dump(mode="json")
+    model: dict[str, Any] = recipe.model.model_dump(mode="json", exclude={"hide_thinking"})
     # keys of later versions are in it where they act, so that runs begun before go on
     settings |= {name: model[name] for name in ("replace_chat_template", "chat_template_kwargs", "date") if model[name]}
     prompts = Stage(
@@ -186,6 +186,7 @@ def _round_zero(recipe: Recipe, outside: dict[str, str], engine: dict[str, Any])
             **settings,
             "seed": recipe.seed,
             "sft": recipe.sft.model_dump(mode="json", exclude={"demonstrations", "mix"}),
+            **_hidden(recipe, "loss"),
         },
         files={"model": outside["model"]},
         tuning={**model, **_training(recipe, engine), "demonstrations": str(recipe.sft.demonstrations)},
@@ -214,7 +215,7 @@ def _asked(recipe: Recipe, number: int, outside: dict[str, str], engine: dict[st
             tuning={**engine, "how": _how(recipe.rollouts)},
             heavy=True,
         ),
-        _selection(recipe.annotate, selection, recipe.seed, outside, rollouts),
+        _selection(recipe, recipe.annotate, selection, outside, rollouts),
         _labelling(number),
         Stage(snapshot, work="snapshot", version=1, inputs={"tasks": selection}),
         Stage(
@@ -237,7 +238,13 @@ def _how(rollouts: Rollouts) -> dict[str, Any]:
     return rollouts.model_dump(mode="json", include=set(HOW))
 
 
-def _selection(annotate: Annotate, ref: Ref, seed: int, outside: dict[str, str], rollouts: Ref) -> Stage:
+def _hidden(recipe: Recipe, what: str) -> dict[str, bool]:
+    """Whether thoughts are hidden from the `loss` or from `annotators`, as a setting that is there where they are."""
+    name = {"loss": "mask_thinking", "annotators": "hide_thinking"}[what]
+    return {name: True} if what in recipe.model.hide_thinking else {}
+
+
+def _selection(recipe: Recipe, annotate: Annotate, ref: Ref, outside: dict[str, str], rollouts: Ref) -> Stage:
     asked = annotate.model_dump(include={"kind", "tasks", "overlap", "rank_of", "criteria", "repeats"})
     extra = {name: given for name, given in (("gold", annotate.gold), ("suggest", annotate.suggest)) if given}
     return Stage(
@@ -245,7 +252,12 @@ def _selection(annotate: Annotate, ref: Ref, seed: int, outside: dict[str, str],
         work="selection",
         version=2,
         inputs={"prompts": Ref(0, "prompts"), "rollouts": rollouts},
-        settings={"seed": seed, "asked": asked, "shares": {name: given.share for name, given in extra.items()}},
+        settings={
+            "seed": recipe.seed,
+            "asked": asked,
+            "shares": {name: given.share for name, given in extra.items()},
+            **_hidden(recipe, "annotators"),
+        },
         files={name: outside[name] for name in extra},
         tuning={name: str(given.path) for name, given in extra.items()},
     )
@@ -284,7 +296,12 @@ def _policy_on_rows(recipe: Recipe, number: int, engine: dict[str, Any]) -> Stag
         work=f"{method}_policy",
         version=1,
         inputs={"parent": Ref(number - 1, "policy"), **_labels(number, recipe.replay)},
-        settings={"seed": recipe.seed, "dtype": recipe.model.dtype, method: recipe.training.model_dump(mode="json")},
+        settings={
+            "seed": recipe.seed,
+            "dtype": recipe.model.dtype,
+            method: recipe.training.model_dump(mode="json"),
+            **_hidden(recipe, "loss"),
+        },
         tuning=_training(recipe, engine),
         heavy=True,
     )
@@ -297,7 +314,12 @@ def _reward(recipe: Recipe, model: RewardModel, number: int, engine: dict[str, A
         work="reward_model",
         version=1,
         inputs={"parent": Ref(number - 1, "policy"), **_labels(number, model.replay)},
-        settings={"seed": recipe.seed, "dtype": recipe.model.dtype, "reward": model.model_dump(mode="json")},
+        settings={
+            "seed": recipe.seed,
+            "dtype": recipe.model.dtype,
+            "reward": model.model_dump(mode="json"),
+            **_hidden(recipe, "loss"),
+        },
         tuning=_training(recipe, engine),
         heavy=True,
     )
@@ -353,6 +375,7 @@ def _online(recipe: Recipe, number: int, outside: dict[str, str], engine: dict[s
             "seed": recipe.seed,
             "dtype": recipe.model.dtype,
             method: recipe.training.model_dump(mode="json"),
+            **_hidden(recipe, "loss"),
             "weights": {
                 "model": reward.weight,
                 "bound": reward.bound,
@@ -375,7 +398,12 @@ def _judged(recipe: Recipe, number: int, judge: PeopleJudge) -> list[Step]:
             work="blind",
             version=1,
             inputs={"prompts": Ref(0, "prompts"), **answers},
-            settings={"seed": recipe.seed, "count": judge.tasks, "overlap": judge.overlap},
+            settings={
+                "seed": recipe.seed,
+                "count": judge.tasks,
+                "overlap": judge.overlap,
+                **_hidden(recipe, "annotators"),
+            },
         ),
         _blind_labelling(number),
         Stage(snapshot, work="snapshot", version=1, inputs={"tasks": blind}),

@@ -16,6 +16,7 @@ from align.rounds.journal import read_journal, said
 from align.rounds.labelling import Waiting, closed, desk_of_round, journal_of, late_text, waits
 from align.rounds.left import note_left
 from align.rounds.lock import run_lock
+from align.rounds.parts import name_bases
 from align.rounds.plan import Labelling, Step, find_stage, make_plan
 from align.rounds.run import Run
 from align.rounds.stage import (
@@ -79,6 +80,7 @@ def run_rounds(
     require_no_launcher()
     with run_lock(run.folder), _server(run):
         run = with_commit(run)
+        name_bases(run)
         prints = Fingerprints(run.folder / PRINTS)
         steps = make_plan(run.recipe, prints)
         prints.save()

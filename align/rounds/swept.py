@@ -19,6 +19,7 @@ from align.rounds.plan import judge_of
 from align.rounds.rewarding import Part, judged_by, scorer_of
 from align.rounds.stage import Ref, current, pointers, stage_folder
 from align.rounds.sweep import Subject, tuning_and_final
+from align.sampled import read_tokens
 from align.store import read_table
 from align.types import Preference, Prompt, Thumb, as_dict, from_table, prompt_id
 
@@ -143,7 +144,7 @@ def _from_labels(recipe: Recipe, run: Path, model: Path) -> tuple[Path, list[Any
     number = _latest(run, "preferences")
     if number:
         rows: list[Any] = from_table(kind, read_table(_stage(run, number, "preferences") / f"{name}.parquet"))
-        return _parent(recipe, run, number, model), rows, {}
+        return _parent(recipe, run, number, model), rows, {"tokens": read_tokens([_stage(run, number, "preferences")])}
     if recipe.annotate is not None:
         what = f"there are no {name} in {run} to train on"
         raise ConfigError(what, where="align sweep", hint="run the recipe until a round is labelled: `align run`")

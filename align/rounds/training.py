@@ -10,7 +10,7 @@ from typing import Any
 from align.config.rewards import read_function
 from align.config.training import BestOfN, Dpo, Grpo, Kto, Online, Ppo, RewardModel, Rloo
 from align.errors import DataError
-from align.rounds.parts import checkpoint_of, labels_of, note_of, prompts_of, write_part
+from align.rounds.parts import checkpoint_of, labels_of, note_of, prompts_of, tokens_of, write_part
 from align.rounds.rewarding import Part, scorer_of
 from align.rounds.stage import Job
 from align.rounds.worker import Progress
@@ -32,7 +32,8 @@ def dpo_policy(job: Job, progress: Progress) -> Summary:
     config = Dpo(**job.settings["dpo"])
     rows = _some(labels_of(job, "preferences", Preference, config.replay), job, "preference")
     kept = job.scratch.parents[2] / REFERENCE
-    metrics = train_dpo(job.inputs["parent"], rows, config, reference_cache=kept, **_common(job, progress))
+    given = {"reference_cache": kept, "tokens": tokens_of(job), **_common(job, progress)}
+    metrics = train_dpo(job.inputs["parent"], rows, config, **given)
     return _trained(job, metrics, pairs=len(rows))
 
 
@@ -42,7 +43,8 @@ def kto_policy(job: Job, progress: Progress) -> Summary:
 
     config = Kto(**job.settings["kto"])
     rows = _some(labels_of(job, "thumbs", Thumb, config.replay), job, "thumb")
-    return _trained(job, train_kto(job.inputs["parent"], rows, config, **_common(job, progress)), thumbs=len(rows))
+    metrics = train_kto(job.inputs["parent"], rows, config, tokens=tokens_of(job), **_common(job, progress))
+    return _trained(job, metrics, thumbs=len(rows))
 
 
 def reward_model(job: Job, progress: Progress) -> Summary:
@@ -51,7 +53,8 @@ def reward_model(job: Job, progress: Progress) -> Summary:
 
     config = RewardModel(**job.settings["reward"])
     rows = _some(labels_of(job, "preferences", Preference, config.replay), job, "preference")
-    return _trained(job, train_reward(job.inputs["parent"], rows, config, **_common(job, progress)), pairs=len(rows))
+    metrics = train_reward(job.inputs["parent"], rows, config, tokens=tokens_of(job), **_common(job, progress))
+    return _trained(job, metrics, pairs=len(rows))
 
 
 def ppo_policy(job: Job, progress: Progress) -> Summary:
@@ -113,6 +116,7 @@ def _common(job: Job, progress: Progress) -> dict[str, Any]:
         "out": job.out,
         "work": job.scratch,
         "progress": progress,
+        **({"mask_thinking": True} if job.settings.get("mask_thinking") else {}),
     }
 
 

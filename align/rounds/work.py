@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from align.config.recipe import Annotate, Evaluate, Prompts
 from align.config.rollouts import Rollouts
 from align.config.training import Sft
@@ -20,6 +22,7 @@ from align.rounds.parts import ancestors_of, checkpoint_of, note_of, prompts_of,
 from align.rounds.stage import Job
 from align.rounds.training import Summary
 from align.rounds.worker import Progress
+from align.sampled import TOKENS_FILE, pass_tokens_on
 from align.store import checkpoint_id, read_json, read_table, write_json, write_table
 from align.types import Candidate, Dropped, Judgement, Preference, Prompt, Task, Thumb, from_table
 
@@ -68,6 +71,7 @@ def given_policy(job: Job, progress: Progress) -> Summary:
 
 def sft_policy(job: Job, progress: Progress) -> Summary:
     """Supervised fine-tuning of the recipe's model on its demonstrations."""
+    from align.train.adapter import ADAPTER, name_base
     from align.train.checkpoint import import_model
     from align.train.sft import train_sft
     from align.train.world import by_first
@@ -86,7 +90,9 @@ def sft_policy(job: Job, progress: Progress) -> Summary:
         out=job.out,
         work=job.scratch,
         progress=progress,
+        mask_thinking=job.settings.get("mask_thinking", False),
     )
+    name_base(job.out / ADAPTER, given["path"], given.get("revision"))
     return {"checkpoint": checkpoint_id(job.out), "parent": None, **metrics, **note_of("demonstration", metrics)}
 
 
@@ -118,12 +124,16 @@ def selection(job: Job, progress: Progress) -> Summary:
     extra = {name: {"path": job.tuning[name], "share": share} for name, share in job.settings["shares"].items()}
     annotate = Annotate.model_validate(job.settings["asked"] | extra)
     prompts = [*prompts_of(job, "train"), *prompts_of(job, "test")]
-    asked = ask(prompts, candidates, annotate, round=job.round, seed=job.settings["seed"])
+    hide = job.settings.get("hide_thinking", False)
+    asked = ask(prompts, candidates, annotate, round=job.round, seed=job.settings["seed"], hide_thinking=hide)
     write_part(job, "tasks", Task, asked.tasks)
     write_part(job, "dropped", Dropped, asked.dropped)
+    about = pa.array([candidate for task in asked.tasks for candidate in task.candidates], pa.string())
+    pass_tokens_on(job.inputs["rollouts"], job.out, [about])
     write_suggestions(job.out, asked.suggestions)
     # other criteria are other questions, so they must make another output
-    write_json(job.out / "form.json", {"kind": annotate.kind, "criteria": annotate.criteria})
+    hidden = {"hide_thinking": True} if hide else {}
+    write_json(job.out / "form.json", {"kind": annotate.kind, "criteria": annotate.criteria, **hidden})
     return {
         "tasks": len(asked.tasks),
         "gold": sum(t.purpose == "gold" for t in asked.tasks),
@@ -160,6 +170,8 @@ def preferences(job: Job, progress: Progress) -> Summary:
     tables = {name: getattr(compiled, name) for name in ("preferences", "thumbs", "edits", "dropped")}
     for name, table in tables.items():
         write_table(job.out / f"{name}.parquet", table)
+    learned = [compiled.preferences["chosen_id"], compiled.preferences["rejected_id"], compiled.thumbs["candidate_id"]]
+    pass_tokens_on(job.inputs["selection"], job.out, learned)
     tasks, judgements = from_table(Task, asked), from_table(Judgement, said)
     proposed = {s.task_id: s.outcome for s in read_suggestions(job.inputs["selection"])}
     agreement = {
@@ -290,7 +302,7 @@ def _sample(
         seed=job.settings["seed"],
         known_id=checkpoint_of(job.inputs["policy"]),
         policies={name: Policy(folder, checkpoint_of(folder)) for name, folder in others.items()},
-        logprobs=job.out / "logprobs.parquet",
+        tokens=None if keep_all else job.out / TOKENS_FILE,
         dtype=job.settings["dtype"],
         threads=job.tuning["threads"],
         ancestors=ancestors_of(job.inputs["policy"]),

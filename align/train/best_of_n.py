@@ -12,9 +12,8 @@ NONE_LEFT = "none of its answers is whole and has a score"
 
 def best_of(
     candidates: Sequence[Candidate], scores: Sequence[float | None], prompts: Sequence[Prompt]
-) -> tuple[list[tuple[list[Message], str]], list[Dropped]]:
-    """The answer with the highest score to each prompt, as rows for `train_sft` in the prompts' order, and what was
-    left out.
+) -> tuple[list[tuple[list[Message], Candidate]], list[Dropped]]:
+    """Each prompt with its answer of the highest score, in the prompts' order, and what was left out.
 
     `scores[i]` is that of `candidates[i]`. Of equal scores the earliest sample wins. Answers without a score and those
     that the limit cut are never chosen. Raises DataError where scores and candidates differ in number, or an answer
@@ -22,7 +21,7 @@ def best_of(
     """
     if len(scores) != len(candidates):
         raise DataError(f"there are {len(scores)} scores for {len(candidates)} answers", hint="give one for each")
-    best: dict[str, tuple[float, int, str]] = {}
+    best: dict[str, tuple[tuple[float, int, str], Candidate]] = {}
     known = {prompt.id for prompt in prompts}
     dropped: list[Dropped] = []
     for candidate, score in zip(candidates, scores, strict=True):
@@ -33,7 +32,8 @@ def best_of(
             dropped.append(Dropped("answer", where, UNSCORED if score is None else CUT))
             continue
         rank = (score, -candidate.sample, candidate.text)
-        best[candidate.prompt_id] = max(rank, best.get(candidate.prompt_id, rank))
-    rows = [(prompt.messages, best[prompt.id][2]) for prompt in prompts if prompt.id in best]
+        if candidate.prompt_id not in best or rank > best[candidate.prompt_id][0]:
+            best[candidate.prompt_id] = rank, candidate
+    rows = [(prompt.messages, best[prompt.id][1]) for prompt in prompts if prompt.id in best]
     dropped += [Dropped("prompt", prompt.source, NONE_LEFT) for prompt in prompts if prompt.id not in best]
     return rows, dropped

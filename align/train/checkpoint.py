@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from align.errors import ConfigError, ServiceError
+from align.ids import ADAPTER_CONFIG
 from align.layerwise import weight_files
 from align.store import disk_errors, read_json
 from align.templates import Chat
-from align.train.publishing import ADAPTER, architectures, place, save_weights, write_beside_weights
+from align.train.adapter import ADAPTER
+from align.train.publishing import architectures, place, save_weights, write_beside_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -59,7 +61,7 @@ def _find(path: str, revision: str | None) -> tuple[Path, bool]:
         return _download(path, revision), True
     if revision is not None:
         raise ConfigError(f"revision {revision!r} means nothing for the local folder {path!r}", where="model.revision")
-    if (folder / "adapter_config.json").is_file():
+    if (folder / ADAPTER_CONFIG).is_file():
         raise _adapter_as_model(folder)
     if not (folder / "config.json").is_file():
         raise ConfigError(f"the folder {path!r} has no config.json, so it is no model", where="model.path")
@@ -68,7 +70,7 @@ def _find(path: str, revision: str | None) -> tuple[Path, bool]:
 
 def _adapter_as_model(folder: Path) -> ConfigError:
     """The error for a folder with an adapter, which nobody would add to what is loaded."""
-    base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
     what = f"the folder {str(folder)!r} holds a LoRA adapter" + (f" of {base!r}" if base else "")
     if (folder / "config.json").is_file():
         what, hint = (

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -22,8 +23,10 @@ from align.train.prefix import row_inputs
 PAIR_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 SOFT_COLUMNS = ("target", "weight")
 REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
+HIDDEN_COLUMNS = ("chosen_hidden", "rejected_hidden")
+"""How many of each answer's first tokens the loss does not see; there only where some are hidden."""
 COUNT_COLUMNS = ("chosen_tokens", "rejected_tokens")
-"""Tokens of each answer, stop token included."""
+"""Tokens of each answer that the loss sees, stop token included."""
 PASSES = "passes"
 LANES = "lanes"
 BLANK = "blank"
@@ -71,8 +74,8 @@ class PairCollator:
         for name in (*SOFT_COLUMNS, *REFERENCE_COLUMNS):
             if name in rows[0]:
                 batch[name] = torch.tensor([row[name] for row in rows], dtype=torch.float32)
-        for name, ids in zip(COUNT_COLUMNS, PAIR_COLUMNS[1:], strict=True):
-            batch[name] = torch.tensor([len(row[ids]) for row in rows])
+        for name, ids, hidden in zip(COUNT_COLUMNS, PAIR_COLUMNS[1:], HIDDEN_COLUMNS, strict=True):
+            batch[name] = torch.tensor([len(row[ids]) - row.get(hidden, 0) for row in rows])
         return batch
 
 
@@ -96,7 +99,9 @@ def _shared(rows: Sequence[Row]) -> Batch:
         positions += [*range(before + len(chosen)), *range(before, before + len(rejected))]
         targets += chosen + rejected
         lengths.append((before, len(chosen), len(rejected)))
+    hidden = [tuple(row.get(name, 0) for name in HIDDEN_COLUMNS) for row in rows]
     return {
+        **({"pair_hidden": hidden} if any(map(any, hidden)) else {}),
         "input_ids": torch.tensor([ids]),
         "position_ids": torch.tensor([positions]),
         "answer_places": torch.tensor(answers),
@@ -108,6 +113,10 @@ def _shared(rows: Sequence[Row]) -> Batch:
 def _padded(rows: Sequence[Row], pad: int) -> Batch:
     bare = [{name: list(row[name]) for name in PAIR_COLUMNS} for row in rows]
     batch: Batch = DataCollatorForPreference(pad_token_id=pad)(bare)
+    for half, hidden in enumerate(HIDDEN_COLUMNS):
+        for place, row in enumerate(rows):
+            start = len(row[PAIR_COLUMNS[0]])
+            batch["completion_mask"][half * len(rows) + place, start : start + row.get(hidden, 0)] = 0
     return batch
 
 
@@ -150,6 +159,8 @@ def _shared_logps(model: Any, batch: Batch) -> tuple[Sequence[Tensor], Sequence[
             logits = model(**inputs, logits_to_keep=places).logits[0]
             logps = -cross_entropy(logits.float(), targets, reduction="none")
     parts = logps.split([size for _, chosen, rejected in batch["pair_lengths"] for size in (chosen, rejected)])
+    if (hidden := batch.get("pair_hidden")) is not None:
+        parts = tuple(part[first:] for part, first in zip(parts, chain.from_iterable(hidden), strict=True))
     return parts[0::2], parts[1::2]
 
 

@@ -6,20 +6,24 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from align.config.training import Dpo
 from align.errors import DataError
 from align.ids import content_id
 from align.losses import LEAST_MEAN, robust_weights, weights_of_mean_one
+from align.sampled import sampled_by
 from align.store import checkpoint_id
 from align.text import load_tokenizer, make_paddable, stop_token_ids
 from align.train import arguments, checkpoint, reference, verifying
 from align.train import examples as ex
 from align.train.world import alone, world_size
 from align.types import Preference
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +51,8 @@ def train_dpo(
     work: Path,
     progress: Callable[[int, int], None] | None = None,
     reference_cache: Path | None = None,
+    tokens: pa.Table | None = None,
+    mask_thinking: bool = False,
 ) -> dict[str, Any]:
     """Train the checkpoint `parent` on `preferences` and write a checkpoint folder into `out`.
 
@@ -56,9 +62,11 @@ def train_dpo(
     The reference is the parent: the model before the first step in full training, the model without its fresh adapter
     under LoRA, so there is never a second one in memory. Its log-probabilities are computed once for each pair and
     kept in the folder `reference_cache` (`work/reference` where not given), where any later training from the same parent
-    finds them. Raises StageError when policy and reference differ before the first step.
+    finds them. `tokens` (`align.sampled.TOKENS`) are those that answers were sampled as; they are trained on where they are
+    this tokenizer's and say what the text says. With `mask_thinking` the thoughts of answers are seen by the model and not
+    counted in their log-probabilities. Raises StageError when policy and reference differ before the first step.
     Files, `work` and resuming are as in `train_sft`. Returns steps, losses, reward accuracy and margin,
-    `step0_logp_difference`, and pairs used and dropped by reason.
+    `step0_logp_difference`, pairs used and dropped by reason, and how many answers have the tokens that were sampled.
     """
     began = time.monotonic()
     seed = arguments.prepare_process(seed, threads)
@@ -72,8 +80,10 @@ def train_dpo(
     stops, size = stop_token_ids(tokenizer, parent), policy.get_input_embeddings().num_embeddings
     clock.lap("load")
     limit = ex.limit_of(config.max_tokens, checkpoint.context_of(policy))
-    kept, dropped = ex.encode_preferences(tokenizer, preferences, stops, limit)
+    sampled = sampled_by(tokenizer, tokens)
+    kept, dropped = ex.encode_preferences(tokenizer, preferences, stops, limit, sampled, mask_thinking)
     ex.write_dropped(out, dropped)
+    sampled.say()
     ex.require_rows(kept, dropped, "preference")
     ids = [row.prompt_ids + row.chosen_ids + row.rejected_ids for row in kept]
     ex.require_vocabulary(ids, size)
@@ -90,7 +100,7 @@ def train_dpo(
     of_parent = content_id([checkpoint_id(parent), weights_type, dtype, trainer.ld_alpha])
     add_reference(trainer, kept, seen, (reference_cache or work / "reference") / of_parent, dtype)
     clock.lap("reference")
-    inputs = loop.made_from(parent, [astuple(row) for row in kept], config, seed=seed, dtype=dtype)
+    inputs = loop.made_from(parent, [ex.as_input(row) for row in kept], config, seed=seed, dtype=dtype)
     metrics = loop.run_trainer(trainer, work=work, out=out, inputs=inputs, progress=progress)
     clock.lap("train")
     sequences = [(row.prompt_ids, row.chosen_ids) for row in ex.spread(kept)]
@@ -100,7 +110,7 @@ def train_dpo(
     clock.lap("publish")
     clock.write(out)
     counts = {"rows": len(kept), "tokens": sum(row.tokens for row in kept), "dropped": ex.reasons(dropped)}
-    return metrics | counts | {"step0_logp_difference": difference}
+    return metrics | counts | sampled.counts | {"step0_logp_difference": difference}
 
 
 def is_plain(pairs: Sequence[ex.Pair]) -> bool:
@@ -147,6 +157,8 @@ def _trainer(policy: Any, tokenizer: Any, kept: Sequence[ex.Pair], config: Dpo, 
 
     names = collate.PAIR_COLUMNS
     data: dict[str, list[Any]] = {name: [getattr(row, name) for row in kept] for name in names}
+    if any(any(row.hidden) for row in kept):
+        data |= {name: [row.hidden[n] for row in kept] for n, name in enumerate(collate.HIDDEN_COLUMNS)}
     data |= targets_and_weights(kept, config)
     trainer = kind(
         model=policy,

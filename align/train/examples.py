@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from align.dropped import mostly_dropped
 from align.errors import ConfigError, DataError, StageError
+from align.sampled import Sampled, as_sampled
 from align.store import write_table
-from align.text import encode_answer, encode_prompt
+from align.text import encode_answer, encode_answered, encode_prompt, thinking_tokens
 from align.turns import split_thoughts
 from align.types import Dropped, Message, Preference, Thumb, to_table
 
@@ -62,6 +63,8 @@ class Pair:
     rejected_ids: list[int]
     target: float
     weight: float
+    hidden: tuple[int, int] = (0, 0)
+    """How many of the first tokens of chosen and of rejected the loss does not see."""
 
     @property
     def tokens(self) -> int:
@@ -105,32 +108,62 @@ def encode_demonstrations(
     limit: Limit,
     *,
     turns: Literal["all", "last"] = "last",
+    candidates: Sequence[str] = (),
+    sampled: Sampled | None = None,
+    mask_thinking: bool = False,
 ) -> tuple[list[Demonstration], list[Dropped]]:
     """Demonstrations as tokens, and those left out. `where` of a dropped row is its place in `rows`, from 1.
 
-    With `turns` "all" every assistant turn is learned as the model is asked for it: within the one sequence where the
-    template writes earlier turns as they were answered, else (it trims them, or leaves out their thoughts) as a
+    `candidates` has for each row the id of its answer, where `sampled` knows those (`pairs_of`). With
+    `mask_thinking` thoughts are a part of the prompt: seen, and not learned. With `turns` "all" every assistant turn is learned as the model is asked for it: within the one sequence where
+    the template writes earlier turns as they were answered, else (it trims them, or leaves out their thoughts) as a
     demonstration of its own.
     """
+    sampled = sampled or Sampled({}, None)
     kept: list[Demonstration] = []
     dropped: list[Dropped] = []
-    for number, (messages, answer) in enumerate(rows, 1):
+    useful = [number for number, (_, answer) in enumerate(rows) if not _says_nothing(answer)]
+    asked, answers = [rows[number][0] for number in useful], [rows[number][1] for number in useful]
+    found = dict(zip(useful, encode_answered(tokenizer, asked, answers), strict=True))
+    for number, (messages, _) in enumerate(rows):
         try:
-            _refuse(EMPTY if _says_nothing(answer) else None)
-            row = Demonstration(encode_prompt(tokenizer, messages), encode_answer(tokenizer, messages, answer))
-            learned, apart = _earlier_turns(tokenizer, messages, row) if turns == "all" else ([], [])
-            for answer_ids in [row.answer_ids, *(row.prompt_ids[start:end] for start, end in learned)]:
-                _refuse(_fault(row.tokens, [answer_ids], stops, limit))
+            prompt_ids, written = _encoded(found.get(number))
+            answer_ids = as_sampled(tokenizer, written, sampled.ids_of(candidates[number])) if candidates else None
+            row = _masked(tokenizer, Demonstration(prompt_ids, answer_ids or written), mask_thinking)
+            learned, apart = _earlier_turns(tokenizer, messages, row, mask_thinking) if turns == "all" else ([], [])
+            for ids in [row.answer_ids, *(row.prompt_ids[start:end] for start, end in learned)]:
+                _refuse(_fault(row.tokens, [ids], stops, limit))
             for other in apart:
                 _refuse(_fault(other.tokens, [other.answer_ids], stops, limit))
             kept += [*apart, replace(row, learned=tuple(learned))]
+            sampled.count(answer_ids is not None)
         except DataError as refusal:
-            dropped.append(Dropped("demonstration", f"row {number}", refusal.what))
+            dropped.append(Dropped("demonstration", f"row {number + 1}", refusal.what))
     return kept, dropped
 
 
+def _encoded(found: tuple[list[int], list[int]] | DataError | None) -> tuple[list[int], list[int]]:
+    """The ids of prompt and answer; raises why there are none (None: the answer is empty, and nothing was encoded)."""
+    if found is None:
+        raise DataError(EMPTY)
+    if isinstance(found, DataError):
+        raise found
+    return found
+
+
+def _masked(tokenizer: PreTrainedTokenizerBase, row: Demonstration, mask_thinking: bool) -> Demonstration:
+    """With the answer's thoughts behind the prompt, where they are not to be learned."""
+    hidden = _thoughts(tokenizer, row.answer_ids) if mask_thinking else 0
+    return Demonstration([*row.prompt_ids, *row.answer_ids[:hidden]], row.answer_ids[hidden:]) if hidden else row
+
+
+def _thoughts(tokenizer: PreTrainedTokenizerBase, answer_ids: list[int]) -> int:
+    """How many tokens are hidden; of one that only thinks all but the token that ends it."""
+    return min(thinking_tokens(tokenizer, answer_ids), len(answer_ids) - 1)
+
+
 def _earlier_turns(
-    tokenizer: PreTrainedTokenizerBase, messages: list[Message], row: Demonstration
+    tokenizer: PreTrainedTokenizerBase, messages: list[Message], row: Demonstration, mask_thinking: bool
 ) -> tuple[list[tuple[int, int]], list[Demonstration]]:
     """The places of earlier answers in the row's prompt, and those that the template writes otherwise there, apart."""
     learned: list[tuple[int, int]] = []
@@ -141,52 +174,104 @@ def _earlier_turns(
         before = messages[:place]
         asked, answer = encode_prompt(tokenizer, before), encode_answer(tokenizer, before, message["content"])
         end = len(asked) + len(answer)
+        turn = _masked(tokenizer, Demonstration(asked, answer), mask_thinking)
         if row.prompt_ids[:end] == asked + answer:
-            learned.append((len(asked), end))
+            learned.append((len(turn.prompt_ids), end))
         else:
-            apart.append(Demonstration(asked, answer))
+            apart.append(turn)
     return learned, apart
 
 
 def encode_preferences(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Preference], stops: Sequence[int], limit: Limit
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Preference],
+    stops: Sequence[int],
+    limit: Limit,
+    sampled: Sampled | None = None,
+    mask_thinking: bool = False,
 ) -> tuple[list[Pair], list[Dropped]]:
-    """Preferences as tokens, and those left out; `where` of a dropped row is the preference's id.
+    """Preferences as tokens, and those left out; `where` of a dropped row is the preference's id. See `pairs_of`."""
+    found = pairs_of(tokenizer, rows, stops, limit, sampled, mask_thinking)
+    return [row for row in found if isinstance(row, Pair)], [row for row in found if isinstance(row, Dropped)]
 
-    Raises DataError for a target outside [0.5, 1] or a weight below 0.
+
+def pairs_of(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Preference],
+    stops: Sequence[int],
+    limit: Limit,
+    sampled: Sampled | None = None,
+    mask_thinking: bool = False,
+) -> list[Pair | Dropped]:
+    """Each preference as tokens, or why it is left out.
+
+    An answer has the ids that it was sampled as, where `sampled` knows them and they say what its text says
+    (`align.sampled`). With `mask_thinking` the pair says how many of its tokens are thoughts (`hidden`). Raises DataError for
+    a target outside [0.5, 1] or a weight below 0.
     """
-    kept: list[Pair] = []
-    dropped: list[Dropped] = []
+    sampled = sampled or Sampled({}, None)
     for row in rows:
         _require_possible(row, "preference", 0.5)
+    pointless = [_pointless(row) for row in rows]
+    useful = [row for row, why in zip(rows, pointless, strict=True) if why is None]
+    texts = [text for row in useful for text in (row.chosen, row.rejected)]
+    encoded = iter(encode_answered(tokenizer, [row.messages for row in useful for _ in "cr"], texts))
+    found: list[Pair | Dropped] = []
+    for row, why in zip(rows, pointless, strict=True):
+        both = [] if why is not None else [next(encoded), next(encoded)]
         try:
-            _refuse(_pointless(row))
-            chosen, rejected = (encode_answer(tokenizer, row.messages, text) for text in (row.chosen, row.rejected))
-            pair = Pair(encode_prompt(tokenizer, row.messages), chosen, rejected, row.target, row.weight)
-            _refuse(UNTOLD if chosen == rejected else _fault(pair.tokens, [chosen, rejected], stops, limit))
-            kept.append(pair)
+            _refuse(why)
+            (prompt, chosen), (_, rejected) = map(_encoded, both)
+            own = [as_sampled(tokenizer, ids, sampled.ids_of(candidate))
+                   for ids, candidate in ((chosen, row.chosen_id), (rejected, row.rejected_id))]  # fmt: skip
+            chosen_ids, rejected_ids = own[0] or chosen, own[1] or rejected
+            pair = Pair(prompt, chosen_ids, rejected_ids, row.target, row.weight)
+            if mask_thinking:
+                pair = replace(pair, hidden=(_thoughts(tokenizer, chosen_ids), _thoughts(tokenizer, rejected_ids)))
+            answers = [pair.chosen_ids, pair.rejected_ids]
+            _refuse(UNTOLD if chosen == rejected else _fault(pair.tokens, answers, stops, limit))
+            sampled.count(*(ids is not None for ids in own))
+            found.append(pair)
         except DataError as refusal:
-            dropped.append(Dropped("preference", row.id, refusal.what))
-    return kept, dropped
+            found.append(Dropped("preference", row.id, refusal.what))
+    return found
 
 
 def encode_thumbs(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Thumb], stops: Sequence[int], limit: Limit
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Thumb],
+    stops: Sequence[int],
+    limit: Limit,
+    sampled: Sampled | None = None,
+    mask_thinking: bool = False,
 ) -> tuple[list[Verdict], list[Dropped]]:
-    """Thumbs as tokens, and those left out; `where` of a dropped row is the thumb's id.
+    """Thumbs as tokens, and those left out; `where` of a dropped row is the thumb's id. `sampled` is as in `pairs_of`,
+    `mask_thinking` as in `encode_demonstrations`.
 
     Raises DataError for a target outside [0, 1] or a weight below 0.
     """
+    sampled = sampled or Sampled({}, None)
     kept: list[Verdict] = []
     dropped: list[Dropped] = []
     for row in rows:
         _require_possible(row, "thumb", 0.0)
+    pointless = [
+        EMPTY if row.target >= 0.5 and _says_nothing(row.text) else WEIGHTLESS if row.weight == 0 else None
+        for row in rows
+    ]
+    useful = [row for row, why in zip(rows, pointless, strict=True) if why is None]
+    encoded = iter(encode_answered(tokenizer, [row.messages for row in useful], [row.text for row in useful]))
+    for row, why in zip(rows, pointless, strict=True):
+        own = None if why is not None else next(encoded)
         try:
-            _refuse(EMPTY if row.target >= 0.5 and _says_nothing(row.text) else WEIGHTLESS if row.weight == 0 else None)
-            answer = encode_answer(tokenizer, row.messages, row.text)
-            verdict = Verdict(encode_prompt(tokenizer, row.messages), answer, row.target, row.weight)
-            _refuse(_fault(verdict.tokens, [answer], stops, limit))
+            _refuse(why)
+            prompt, written = _encoded(own)
+            answer = as_sampled(tokenizer, written, sampled.ids_of(row.candidate_id))
+            asked = _masked(tokenizer, Demonstration(prompt, answer or written), mask_thinking)
+            verdict = Verdict(asked.prompt_ids, asked.answer_ids, row.target, row.weight)
+            _refuse(_fault(verdict.tokens, [verdict.answer_ids], stops, limit))
             kept.append(verdict)
+            sampled.count(answer is not None)
         except DataError as refusal:
             dropped.append(Dropped("thumb", row.id, refusal.what))
     return kept, dropped
@@ -224,9 +309,14 @@ def _fault(tokens: int, answers: Sequence[list[int]], stops: Sequence[int], limi
             raise StageError(
                 f"an encoded answer does not end with a stop token (its last id is {ids[-1:]}, the stop ids are {list(stops)})"
             )
-        if any(token in stops for token in ids[:-1]):
+        if not set(stops).isdisjoint(ids[:-1]):
             return STOP_INSIDE
     return limit.reason if tokens > limit.tokens else None
+
+
+def as_input(row: Pair) -> tuple[object, ...]:
+    """What a training is made from; without `hidden` where nothing is, as earlier versions had it."""
+    return astuple(row) if any(row.hidden) else astuple(row)[:-1]
 
 
 def spread(rows: Sequence[Row], count: int = 8) -> list[Row]:

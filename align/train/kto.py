@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from align.config.training import Kto
 from align.errors import DataError
 from align.ids import seed_for
 from align.losses import weights_of_mean_one
+from align.sampled import sampled_by
 from align.text import load_tokenizer, make_paddable, stop_token_ids
 from align.train import arguments, checkpoint, verifying
 from align.train import examples as ex
@@ -20,6 +21,9 @@ from align.train.dpo import STEP0_TOLERANCE
 from align.train.reference import largest_differences, require_same_start
 from align.train.world import alone
 from align.types import Thumb
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def train_kto(
@@ -34,6 +38,8 @@ def train_kto(
     out: Path,
     work: Path,
     progress: Callable[[int, int], None] | None = None,
+    tokens: pa.Table | None = None,
+    mask_thinking: bool = False,
 ) -> dict[str, Any]:
     """Train the checkpoint `parent` on `thumbs` and write a checkpoint folder into `out`.
 
@@ -42,8 +48,8 @@ def train_kto(
     epoch, so that the reference's log-probabilities, of each answer and of the neighbour's answer to the same prompt
     (for the KL divergence), are computed once. Raises DataError for fewer than two thumbs, StageError when policy and
     reference differ before the first step.
-    Files, `work` and resuming are as in `train_sft`. Returns steps, losses, reward margin, `step0_logp_difference`, and
-    thumbs used and dropped by reason.
+    Files, `work` and resuming are as in `train_sft`, `tokens` and `mask_thinking` as in `train_dpo`. Returns steps, losses, reward margin,
+    `step0_logp_difference`, thumbs used and dropped by reason, and how many answers have the tokens that were sampled.
     """
     began = time.monotonic()
     alone("KTO, which estimates the KL divergence from each whole batch,")
@@ -57,8 +63,10 @@ def train_kto(
     stops, size = stop_token_ids(tokenizer, parent), policy.get_input_embeddings().num_embeddings
     clock.lap("load")
     limit = ex.limit_of(config.max_tokens, checkpoint.context_of(policy))
-    kept, dropped = ex.encode_thumbs(tokenizer, thumbs, stops, limit)
+    sampled = sampled_by(tokenizer, tokens)
+    kept, dropped = ex.encode_thumbs(tokenizer, thumbs, stops, limit, sampled, mask_thinking)
     ex.write_dropped(out, dropped)
+    sampled.say()
     ex.require_rows(kept, dropped, "thumb")
     if len(kept) < 2:
         raise DataError("KTO needs two thumbs or more: the KL divergence is estimated from another row's answer")
@@ -83,7 +91,7 @@ def train_kto(
     clock.lap("publish")
     clock.write(out)
     counts = {"rows": len(kept), "tokens": sum(row.tokens for row in kept), "dropped": ex.reasons(dropped)}
-    return metrics | counts | {"step0_logp_difference": difference}
+    return metrics | counts | sampled.counts | {"step0_logp_difference": difference}
 
 
 def sides(rows: Sequence[ex.Verdict], config: Kto) -> tuple[float, float]:

@@ -11,12 +11,20 @@ import numbers
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, Unpack
 
 from align.config.training import Online
 from align.errors import AlignError, ConfigError, DataError
-from align.text import decode_answer, encode_prompt, load_tokenizer, make_paddable, stop_token_ids
+from align.text import (
+    decode_answer,
+    encode_prompt,
+    load_tokenizer,
+    make_paddable,
+    stop_token_ids,
+    thinking_tokens,
+)
 from align.train import arguments, checkpoint, reference, verifying
 from align.train import examples as ex
 from align.train.world import rank
@@ -45,6 +53,7 @@ class Arguments(TypedDict):
     out: Path
     work: Path
     progress: NotRequired[Callable[[int, int], None] | None]
+    mask_thinking: NotRequired[bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +93,7 @@ def train(
     LoRA. Files, `work` and resuming are as in `train_sft`; `logs/metrics.jsonl` has the mean score (`reward`), `kl`
     (nats per token) and the answers without a score so far (`unscored`) of each step.
 
+    With `mask_thinking` the loss does not see the thoughts of answers; ConfigError for a method that weighs whole answers.
     Returns steps, `mean_score_first` and `mean_score_last` (over the first and last tenth of the steps), `kl_last`
     (None where beta is 0), `step0_logp_difference`, answers without a score, and prompts used and dropped by reason.
     Raises DataError where no prompt is left or the score is of no use, StageError where policy and reference differ
@@ -91,6 +101,8 @@ def train(
     """
     began = time.monotonic()
     seed, dtype, out, work = given["seed"], given["dtype"], given["out"], given["work"]
+    if given.get("mask_thinking"):
+        require_maskable(config.kind)
     seed = arguments.prepare_process(seed, given["threads"])
     from align.train import loop
 
@@ -112,6 +124,8 @@ def train(
     parts = trainer_parts(policy, tokenizer, stops, kept, config, given["score"])
     trainer = _made(make_trainer, Ready(parent, tokenizer, stops, kept, options, parts), config)
     trainer.engine = engine(config)
+    if given.get("mask_thinking"):
+        trainer.thinking_tokens = partial(thinking_tokens, tokenizer)
     clock.lap("set up")
     difference = check_reference(trainer, kept, STEP0_TOLERANCE[dtype])
     clock.lap("reference")
@@ -125,6 +139,13 @@ def train(
     clock.write(out)
     counts = {"rows": len(kept), "dropped": ex.reasons(dropped), "unscored": trainer.unscored}
     return metrics | curve_ends(trainer.state.log_history) | counts | {"step0_logp_difference": difference}
+
+
+def require_maskable(kind: str) -> None:
+    """ConfigError for a method whose loss weighs an answer as a whole."""
+    if kind in ("ppo", "rloo"):
+        what = f"{kind} weighs an answer as a whole, its thoughts included, and cannot leave them out of its loss"
+        raise ConfigError(what, where="mask_thinking", hint="leave it out, or use grpo")
 
 
 def room_for_prompts(config: Online, context: int | None) -> ex.Limit:

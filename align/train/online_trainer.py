@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -57,6 +57,8 @@ class Answering(Ragged):
     """Put before one of TRL's online trainers. `latest` are the answers of the newest batch."""
 
     latest: list[PromptAndAnswer]
+    thinking_tokens: Callable[[list[int]], int] | None = None
+    """Of an answer's tokens how many first ones the loss does not see."""
 
     @property
     def unscored(self: Any) -> int:
@@ -82,6 +84,18 @@ class Answering(Ragged):
         set_seed(seed_for("answers", self.args.seed, self.state.global_step, self.accelerator.process_index) % 2**32)
         result: dict[str, Any] = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
         return result
+
+    def _generate(self: Any, prompts: list[list[int]]) -> Any:
+        """TRL's, with a mask over thoughts where they are hidden: what it calls the tools' mask is its loss's."""
+        found = super()._generate(prompts)  # type: ignore[misc]
+        if self.thinking_tokens is None:
+            return found
+        prompt_ids, answers, _, *rest = found
+        masks = []
+        for ids in answers:
+            hidden = self.thinking_tokens(ids)
+            masks.append([0] * hidden + [1] * (len(ids) - hidden))
+        return (prompt_ids, answers, masks, *rest)
 
     def _calculate_rewards(
         self: Any,

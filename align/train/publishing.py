@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.layerwise import empty_model
-from align.store import disk_errors, read_json, remove_folder, write_json
+from align.store import disk_errors, read_json, write_json
 from align.templates import Chat
 from align.text import load_tokenizer, stop_token_ids
 from align.train import rounding
+from align.train.adapter import ADAPTER, save_adapter
 from align.train.world import gathered_weights, rank
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-ADAPTER = "adapter"
 SHARD_SIZE = "5GB"
 """Of one file of weights; a GPU's are copied to the host file by file."""
 _TOKENIZER_FILES = frozenset(
@@ -41,7 +41,7 @@ def publish_model(
         out.mkdir(parents=True, exist_ok=True)
         arrived = rounding.Arrived()
         if isinstance(model, PeftModel):
-            _save_adapter(model, out / ADAPTER)
+            save_adapter(model, out / ADAPTER, source)
             model, arrived = rounding.merged_in_place(model, draw)
         if dtype == "bfloat16":
             rest = rounding.rounded_in_place(model, source, draw)
@@ -69,17 +69,6 @@ def whole_model(model: Any, source: Path) -> Any:
     whole.load_state_dict(weights, assign=True)
     (whole.base_model.model if isinstance(whole, PeftModel) else whole).tie_weights()
     return whole
-
-
-def _save_adapter(model: Any, folder: Path) -> None:
-    remove_folder(folder)
-    model.save_pretrained(folder, save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)
-    config = read_json(folder / "adapter_config.json")
-    config["base_model_name_or_path"] = None  # a path of this machine; the receipt names the parent by its id
-    if isinstance(config["target_modules"], list):  # PEFT writes a set, whose order differs from process to process
-        config["target_modules"].sort()
-    write_json(folder / "adapter_config.json", config)
 
 
 def save_weights(model: PreTrainedModel, out: Path) -> None:

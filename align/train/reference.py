@@ -36,7 +36,8 @@ Compute = Callable[[Sequence[int]], list[Logps]]
 
 def pair_id(pair: Pair) -> str:
     """Content id of what the reference sees of a pair."""
-    return content_id([pair.prompt_ids, pair.chosen_ids, pair.rejected_ids])
+    hidden = [pair.hidden] if any(pair.hidden) else []
+    return content_id([pair.prompt_ids, pair.chosen_ids, pair.rejected_ids, *hidden])
 
 
 def reference_logps(folder: Path, pairs: Sequence[Pair], rows: Iterable[int], compute: Compute) -> dict[int, Logps]:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from align.config.training import Sft
+from align.sampled import sampled_by
 from align.text import load_tokenizer, make_paddable, stop_token_ids
 from align.train import arguments, checkpoint, verifying
 from align.train import examples as ex
 from align.train.packing import PackCollator, best_fit, require_apart
 from align.types import Message
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def train_sft(
@@ -28,14 +32,19 @@ def train_sft(
     work: Path,
     chat_template: str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    candidates: Sequence[str] = (),
+    tokens: pa.Table | None = None,
+    mask_thinking: bool = False,
 ) -> dict[str, Any]:
     """Train `model` on `rows` of (prompt's messages, answer) and write a checkpoint folder into `out`.
 
     The loss is the mean negative log-probability of answer tokens, stop token included; with `config.turns` "all" those
-    of earlier assistant turns count too. With `config.packing` rows share sequences of `config.max_tokens`. Beside the checkpoint come
+    of earlier assistant turns count too. `candidates` has for each row the id of its answer, where `tokens` has
+    what these were sampled as (as in `train_dpo`). With `mask_thinking` thoughts are seen and not learned. With `config.packing` rows share sequences of `config.max_tokens`. Beside the checkpoint come
     `dropped.parquet`, `logs/metrics.jsonl` and `logs/seconds.json`. `work` holds what a killed training resumes from;
     the result has the same bytes as that of an undisturbed one with the same seed and threads.
-    Returns steps, losses, tokens, and rows used and dropped by reason.
+    Returns steps, losses, tokens, rows used and dropped by reason, and of `candidates` how many have the tokens
+    that were sampled.
     """
     began = time.monotonic()
     seed = arguments.prepare_process(seed, threads)
@@ -48,8 +57,19 @@ def train_sft(
     stops, size = stop_token_ids(tokenizer, model), policy.get_input_embeddings().num_embeddings
     clock.lap("load")
     limit = ex.limit_of(config.max_tokens, checkpoint.context_of(policy))
-    kept, dropped = ex.encode_demonstrations(tokenizer, rows, stops, limit, turns=config.turns)
+    sampled = sampled_by(tokenizer, tokens)
+    kept, dropped = ex.encode_demonstrations(
+        tokenizer,
+        rows,
+        stops,
+        limit,
+        turns=config.turns,
+        candidates=candidates,
+        sampled=sampled,
+        mask_thinking=mask_thinking,
+    )
     ex.write_dropped(out, dropped)
+    sampled.say()
     ex.require_rows(kept, dropped, "demonstration")
     ids = [row.prompt_ids + row.answer_ids for row in kept]
     ex.require_vocabulary(ids, size)
@@ -70,7 +90,12 @@ def train_sft(
     )
     clock.lap("publish")
     clock.write(out)
-    counts = {"rows": len(kept), "tokens": sum(row.tokens for row in kept), "dropped": ex.reasons(dropped)}
+    counts: dict[str, Any] = {
+        "rows": len(kept),
+        "tokens": sum(row.tokens for row in kept),
+        "dropped": ex.reasons(dropped),
+    }
+    counts |= sampled.counts if candidates else {}
     return metrics | counts | ({"packs": len(packs)} if config.packing else {})
 
 

@@ -147,7 +147,7 @@ def test_two_models_at_two_temperatures_in_one_call(ours: Path) -> None:
         *verb, "--sft", "other", "--out", "mixed", "--keep-all", mixture, "logprobs=true", "--reward", "score.py:score",
         "keep=best", cwd=ours,
     )  # fmt: skip
-    kept = read_table(ours / "mixed" / "logprobs.parquet").to_pylist()
+    kept = read_table(ours / "mixed" / "tokens.parquet").to_pylist()
     kinds = [k["checkpoint"] for k in kept]
     assert kinds == [kinds[0], kinds[0], kinds[2]] * told["prompts"]
     assert kinds[0] != kinds[2]

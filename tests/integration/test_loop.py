@@ -48,6 +48,8 @@ def test_the_loop_ends_with_a_policy_a_win_rate_and_a_report(finished: Path) -> 
     assert parent is not None
     assert policy.summary["parent"] == parent.summary["checkpoint"] != policy.summary["checkpoint"]
     assert policy.summary["step0_logp_difference"] < 1e-4
+    answers = policy.summary["answers"]  # nobody's text was edited, and few answers hold tokens that no text has
+    assert answers["as_sampled"] > 5 * answers["encoded"]
     assert len(list(run.glob("reference/*/*.parquet"))) == 1, "what the parent says of the pairs is kept"
     assert not [p for p in run.rglob("*") if p.suffix in (".bin", ".pt", ".pkl")], "no pickle is published"
 

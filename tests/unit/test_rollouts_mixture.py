@@ -175,8 +175,8 @@ def test_a_kill_changes_nothing(monkeypatch, folders, tmp_path: Path, die_after:
 
 def test_logprobs_of_the_kept_candidates(monkeypatch, folders, tmp_path: Path):
     engine = Engine(lambda checkpoint, name, number, temperature, seed: "yes" if number else f"{checkpoint}")
-    file = tmp_path / "logprobs.parquet"
-    rows, _ = run(monkeypatch, folders, tmp_path, engine, logprobs=file)
+    file = tmp_path / "tokens.parquet"
+    rows, _ = run(monkeypatch, folders, tmp_path, engine, tokens=file, logprobs=True)
     kept = read_table(file).to_pylist()
     assert [(k["candidate"], k["sample"], k["checkpoint"]) for k in kept] == [
         (r.id, r.sample, r.checkpoint) for r in rows

@@ -4,11 +4,13 @@ from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from align.config.base import Sampling
 from align.errors import ConfigError
-from align.store import read_table
+from align.sampled import tokenizer_id
+from align.store import read_table, write_table
 from align.sync import Agreement
 from align.types import Prompt, candidate_id, prompt_id
 from rollouts import sample
@@ -166,3 +168,27 @@ def test_long_prompts_are_dropped_with_a_reason(checkpoint: Path, engine: FakeGe
 def test_nothing_to_sample(checkpoint: Path, engine: FakeGenerator, tmp_path: Path):
     assert run(checkpoint, tmp_path, []) == ([], [])
     assert engine.opened == []
+
+
+def test_tokens_lie_beside_the_candidates_in_their_order(checkpoint: Path, engine: FakeGenerator, tmp_path: Path):
+    file = tmp_path / "tokens.parquet"
+    rows, _ = run(checkpoint, tmp_path, PROMPTS, tokens=file)
+    kept = read_table(file).to_pylist()
+    assert [k["candidate"] for k in kept] == [r.id for r in rows]
+    assert [k["token_ids"] for k in kept] == [says(r.text).token_ids for r in rows]
+    assert {k["tokenizer"] for k in kept} == {tokenizer_id(TOKENIZER)}
+    assert {k["logprobs"] for k in kept} == {None}
+
+
+def test_shards_that_an_earlier_version_left_are_gone_on_with(checkpoint: Path, engine: FakeGenerator, tmp_path: Path):
+    """They have no tokens; their candidates are the same, and what is drawn from now on has its tokens."""
+    rows, _ = run(checkpoint, tmp_path, PROMPTS)
+    first, second = sorted((tmp_path / "shards").glob("*/0000[01].parquet"))
+    old = read_table(first)
+    place = old.column_names.index("token_ids")
+    old = old.set_column(place, old.schema.field(place), pa.nulls(old.num_rows, old.schema.field(place).type))
+    write_table(first, old)
+    second.unlink()
+    file = tmp_path / "tokens.parquet"
+    assert run(checkpoint, tmp_path, PROMPTS, tokens=file)[0] == rows
+    assert [k["candidate"] for k in read_table(file).to_pylist()] == [r.id for r in rows[4:]]

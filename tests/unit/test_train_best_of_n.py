@@ -21,21 +21,21 @@ def test_the_highest_score_of_each_prompt_in_the_prompts_order() -> None:
     candidates = [answer("a", 0, "low"), answer("b", 0, "only"), answer("a", 1, "high"), answer("a", 2, "middle")]
     rows, dropped = best_of(candidates, [0.1, -5.0, 0.9, 0.5], [prompt("b"), prompt("a")])
     assert rows == [
-        ([{"role": "user", "content": "b?"}], "only"),
-        ([{"role": "user", "content": "a?"}], "high"),
+        ([{"role": "user", "content": "b?"}], candidates[1]),
+        ([{"role": "user", "content": "a?"}], candidates[2]),
     ]
     assert dropped == []
 
 
 def test_of_equal_scores_the_earliest_sample_wins_wherever_it_stands() -> None:
     rows, _ = best_of([answer("a", 3, "later"), answer("a", 1, "earlier")], [2.0, 2.0], [prompt("a")])
-    assert [text for _, text in rows] == ["earlier"]
+    assert [answer.text for _, answer in rows] == ["earlier"]
 
 
 def test_what_is_left_out_has_a_reason() -> None:
     candidates = [answer("a", 0, "unscored"), answer("a", 1, "cut", "length"), answer("b", 0, "fine")]
     rows, dropped = best_of(candidates, [None, 99.0, 0.0], [prompt("a"), prompt("b"), prompt("c")])
-    assert [text for _, text in rows] == ["fine"]
+    assert [answer.text for _, answer in rows] == ["fine"]
     assert dropped == [
         Dropped("answer", "prompt a, sample 0", UNSCORED),
         Dropped("answer", "prompt a, sample 1", CUT),
@@ -60,7 +60,7 @@ def test_no_answer_that_could_be_chosen_is_better(given_rows: list[tuple[int, fl
     scores = [score for _, score, _ in given_rows]
     prompts = [prompt(str(name)) for name in range(4)]
     rows, dropped = best_of(candidates, scores, prompts)
-    chosen = {messages[0]["content"][:-1]: int(text) for messages, text in rows}
+    chosen = {messages[0]["content"][:-1]: int(answer.text) for messages, answer in rows}
     for name in "0123":
         usable = [(s, -i) for i, (n, s, whole) in enumerate(given_rows) if str(n) == name and s is not None and whole]
         assert chosen.get(name) == (-max(usable)[1] if usable else None)

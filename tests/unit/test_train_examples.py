@@ -109,7 +109,9 @@ def test_an_empty_answer_is_learned_from_where_it_is_the_worse_one(tokenizer) ->
 
 
 def test_answers_that_the_tokenizer_does_not_tell_apart_are_not_called_the_same(tokenizer, monkeypatch) -> None:
-    monkeypatch.setattr(ex, "encode_answer", lambda *_: [9, END])  # both unknown
+    monkeypatch.setattr(
+        ex, "encode_answered", lambda _, prompts, __: [([1], [9, END]) for _ in prompts]
+    )  # both unknown
     _, dropped = ex.encode_preferences(tokenizer, [preference(chosen="はい", rejected="いいえ")], STOPS, WIDE)
     assert [row.reason for row in dropped] == [
         "the tokenizer gives chosen and rejected the same tokens, though they differ"
@@ -195,3 +197,36 @@ def test_turns_that_the_template_writes_otherwise_are_learned_as_they_were_asked
     said = [tokenizer.decode([label for label in row.labels if label != -100]) for row in rows]
     assert said == ["On its way.<|im_end|>", "Monday.<|im_end|>"]
     assert "On its way" not in tokenizer.decode(rows[1].prompt_ids)
+
+
+def test_many_rows_are_a_few_calls_of_the_tokenizer_whatever_their_number(tokenizer, monkeypatch) -> None:
+    """Each call costs more than a row's words; and the same prompt is encoded once."""
+    calls: list[int] = []
+    ask = type(tokenizer).__call__
+
+    def counted(self, text, **how):
+        calls.append(len(text) if isinstance(text, list) else 1)
+        return ask(self, text, **how)
+
+    asked = [[{"role": "user", "content": f"Where is kettle {n // 2}?"}] for n in range(60)]
+    pairs = [preference(id=str(n), messages=m, chosen=f"It is at {n}.") for n, m in enumerate(asked)]
+    thumbs = [Thumb(str(n), "q", m, "a", f"It is at {n}.", 1.0, 1.0, 1, []) for n, m in enumerate(asked)]
+    rows = [(m, f"It is at {n}.") for n, m in enumerate(asked)]
+    ex.encode_preferences(tokenizer, pairs[:2], STOPS, WIDE)  # what is known of a tokenizer is kept
+    monkeypatch.setattr(type(tokenizer), "__call__", counted)
+    for encode, given, texts in (
+        (ex.encode_preferences, pairs, 30 + 1 + 120),
+        (ex.encode_thumbs, thumbs, 30 + 1 + 60),
+        (ex.encode_demonstrations, rows, 30 + 1 + 60),
+    ):
+        calls.clear()
+        assert len(encode(tokenizer, given, STOPS, WIDE)[0]) == 60
+        assert (len(calls), sum(calls)) == (3, texts)
+
+
+def test_two_prompts_that_the_template_writes_alike_are_both_encoded() -> None:
+    tokenizer = make_tokenizer([], chat_template=CHATML.replace("message['content']", "message['content']|trim"))
+    alike = [[{"role": "user", "content": text}] for text in ("Where?", " Where?")]
+    kept, dropped = ex.encode_demonstrations(tokenizer, [(m, "Here.") for m in alike], STOPS, WIDE)
+    assert dropped == []
+    assert kept[0] == kept[1]
