@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import typer
 
 from align.escape import shown
+from align.figures import duration, interval, significant
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -74,23 +75,17 @@ def value_text(value: Any) -> str:
 
     >>> value_text(0.123456), value_text({"low": 0.5, "high": 1}), value_text({}), value_text(None)
     ('0.1235', 'low 0.5, high 1', 'none', 'none')
+    >>> value_text({"mean": 0.78, "low": 0.74, "high": 0.82, "n": 40})
+    '0.78 [0.74, 0.82], n 40'
     """
+    if isinstance(value, dict) and {"mean", "low", "high"} <= value.keys() and value["mean"] is not None:
+        rest = {name: entry for name, entry in value.items() if name not in ("mean", "low", "high")}
+        return ", ".join([interval(value, significant), *([value_text(rest)] if rest else [])])
     if isinstance(value, dict):
         return ", ".join(f"{name} {value_text(entry)}" for name, entry in value.items()) or "none"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return significant(value)
     return "none" if value is None else one_line(value)
-
-
-def seconds_text(seconds: float) -> str:
-    """
-    >>> seconds_text(4.25), seconds_text(75), seconds_text(3700)
-    ('4.2 s', '1 min 15 s', '1 h 1 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 @contextmanager
@@ -114,7 +109,7 @@ def _sentence(event: "Event") -> str | None:
         case "start":
             return f"{event.ref}: start"
         case "done":
-            return f"{event.ref}: done in {seconds_text(event.seconds)}"
+            return f"{event.ref}: done in {duration(event.seconds)}"
         case "closed":
             return f"{event.ref}: closed, {event.text}"
         case "note":

@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 import typer
 
+from align.figures import counted, duration
+
 RUN = typer.Argument(..., help="The run's folder, such as runs/support-desk, or its recipe's.")
 JSON = typer.Option(False, "--json", help="Print the result as JSON.")
 
@@ -22,7 +24,7 @@ def run_of(folder: Path) -> Path:
 
 def status(folder: Path = RUN, as_json: bool = JSON) -> None:
     """Say which stages are done, and how far the labelling is."""
-    from align.cli.display import print_json, print_table, say, seconds_text
+    from align.cli.display import print_json, print_table, say
     from align.report.data import report_data
 
     data = report_data(run_of(folder))
@@ -33,7 +35,7 @@ def status(folder: Path = RUN, as_json: bool = JSON) -> None:
     print_table(
         [
             ["stage", "time", "key"],
-            *([f"{s['round']}/{s['stage']}", seconds_text(s["seconds"]), s["key"][:12]] for s in data["stages"]),
+            *([f"{s['round']}/{s['stage']}", duration(s["seconds"]), s["key"][:12]] for s in data["stages"]),
         ],
         right=(1,),
     )
@@ -136,4 +138,7 @@ def clean(
     for row in rows:
         say(f"{'removed' if yes else 'would remove'} {row['path']} ({row['bytes'] / 1e6:.1f} MB)")
     total = sum(row["bytes"] for row in rows) / 1e6
-    typer.echo(f"{len(rows)} folders, {total:.1f} MB" + ("" if yes or not rows else "; say --yes to remove them"))
+    typer.echo(
+        f"{counted(len(rows), 'folder')}, {total:.1f} MB"
+        + ("" if yes or not rows else "; say --yes to remove what is named")
+    )

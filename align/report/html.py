@@ -8,6 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from align.escape import shown
+from align.figures import bounds, counted, duration, interval, number, points, share
 from align.report import words
 from align.report.data import latest_round, report_data
 from align.report.plots import Estimate, Series, curves_plot, estimates_plot
@@ -58,10 +59,12 @@ def render(data: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "share": words.share,
-        "number": words.number,
-        "interval": words.interval,
-        "duration": words.duration,
+        "share": share,
+        "counted": counted,
+        "number": number,
+        "interval": interval,
+        "bounds": bounds,
+        "duration": duration,
         "raised": words.raised,
     }
     return environment.get_template("report.html.j2").render(
@@ -80,6 +83,7 @@ def render(data: dict[str, Any]) -> str:
         totals=_totals(data),
         verdicts=_verdicts(data),
         people=_people(data),
+        labelled=sum(person["labels"] > 0 for person in data["annotators"]),
         agreement=_agreement(data),
         open_samples=OPEN_SAMPLES,
     )
@@ -113,7 +117,7 @@ def _pictures(data: dict[str, Any]) -> list[dict[str, Any]]:
             won,
             title="Win rate per round",
             labels=labels,
-            form=words.number,
+            form=number,
             line=(0.5, "no difference"),
             bounds=(0, 1),
             size=(520, 355),
@@ -126,7 +130,7 @@ def _pictures(data: dict[str, Any]) -> list[dict[str, Any]]:
             [Series("mean score", "main", scores)],
             title="Mean score",
             labels=_names(scores, first),
-            form=words.number,
+            form=number,
             line=(shown["mean"], "demonstrations") if shown else None,
         )
         note = "The judge's score of held-out answers, higher is better."
@@ -167,7 +171,13 @@ def _curves(data: dict[str, Any]) -> list[dict[str, Any]]:
     for title, curves in groups.items():
         lines = [(f"round {c['round']}", _colour(c["round"]), c["points"]) for c in curves]
         names = [(name, colour) for name, colour, _ in lines] if curves[0]["round"] else []
-        pictures.append({"title": title, "plot": curves_plot(lines, title=title), "legend": names})
+        pictures.append(
+            {
+                "title": title,
+                "plot": curves_plot(lines, title=title, bounds=(0, 1) if curves[0]["share"] else None),
+                "legend": names,
+            }
+        )
     return pictures
 
 
@@ -179,13 +189,13 @@ def _colour(round: int) -> int:
 def _times(data: dict[str, Any]) -> dict[str, Any]:
     """Per round the seconds of each kind of stage, and the longest round, which is the full width."""
     rows = []
-    for number in sorted({s["round"] for s in data["stages"]}):
+    for round in sorted({s["round"] for s in data["stages"]}):
         parts = dict.fromkeys([*STAGES.values(), "other"], 0.0)
         for stage in data["stages"]:
-            if stage["round"] == number:
+            if stage["round"] == round:
                 parts[STAGES.get(stage["stage"], "other")] += stage["seconds"]
-        name = f"round {number}" if number else data["first_policy"]
-        rows.append({"round": number, "name": name, "parts": parts, "seconds": sum(parts.values())})
+        name = f"round {round}" if round else data["first_policy"]
+        rows.append({"round": round, "name": name, "parts": parts, "seconds": sum(parts.values())})
     return {"rows": rows, "longest": max((r["seconds"] for r in rows), default=0.0) or 1.0}
 
 
@@ -285,5 +295,5 @@ def _cell(column: str, value: Any) -> tuple[str, ...]:
         return str(value), ""
     if "hits" in value and column not in SHARES:
         return f"{value['hits']} of {value['n']}", ""
-    form = words.points if column == SWAY else words.share if column in SHARES else words.number
-    return form(value["value"]), f"[{form(value['low'])}, {form(value['high'])}]"
+    form = points if column == SWAY else share if column in SHARES else number
+    return form(value["value"]), bounds(value, form)

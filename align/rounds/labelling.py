@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from align.config.recipe import Annotate, EmbeddedServer, People, Personas, RemoteServer
 from align.errors import ConfigError, ServiceError
+from align.figures import counted
 from align.ids import content_id
 from align.rounds.journal import Journal, close, read_journal, record
 from align.rounds.plan import BLIND
@@ -238,23 +239,30 @@ def _take(
     if state.open:
         return Waiting(state.answers, state.wanted, backend.url)
     reason = f"{state.completed} of {state.tasks} tasks have their answers"
-    reason += f"; {state.exhausted} were skipped by everyone" if state.exhausted else ""
-    reason += f"; {said}" if (said := left_out_text(state.left_out)) else ""
+    reason += "".join(f"; {said}" for said in (short_text(state.exhausted), dropped_text(state.dropped)) if said)
     close(desk.journal, desk.round, desk.tasks_id, reason)
     return None
 
 
 NAMED = 5
-"""So many of what is left out are named; the others are counted."""
+"""So many of what is dropped are named; the others are counted."""
 
 
-def left_out_text(left_out: Sequence[Dropped]) -> str:
-    """What is not as it was left on the server, by name; empty where everything is."""
-    if not left_out:
+def short_text(exhausted: int) -> str:
+    """What is to be said of tasks that all have answered or skipped; empty where there are none."""
+    if not exhausted:
         return ""
-    names = [f"{row.what} {row.where} ({row.reason})" for row in left_out[:NAMED]]
-    more = f" and {len(left_out) - NAMED} more" if len(left_out) > NAMED else ""
-    return f"left out: {', '.join(names)}{more}"
+    have = "has" if exhausted == 1 else "have"
+    return f"{counted(exhausted, 'task')} {have} fewer answers than wanted, for everybody has answered or skipped"
+
+
+def dropped_text(dropped: Sequence[Dropped]) -> str:
+    """What is not as it was left on the server, by name; empty where everything is."""
+    if not dropped:
+        return ""
+    names = [f"{row.what} {row.where} ({row.reason})" for row in dropped[:NAMED]]
+    more = f" and {len(dropped) - NAMED} more" if len(dropped) > NAMED else ""
+    return f"dropped: {', '.join(names)}{more}"
 
 
 def follow(desk: Desk, tell: Callable[[Waiting], None]) -> list[Judgement]:

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from align.errors import ConfigError, DataError
+from align.figures import duration, interval, share
 from align.report import words
 from align.report.data import report_data
 from align.report.html import render, visible, write_report
@@ -308,7 +309,7 @@ def test_what_suggestions_did_is_said_and_stands_in_the_table(controlled: Path) 
     assert 0.05 < found["sway"]["value"] < 0.4, "these annotators follow three in ten suggestions"
     page = render(report_data(controlled))
     assert "Swayed, in points</th>" in page and f"<span>+{100 * found['sway']['value']:.0f} <small>" in page
-    assert f"Round 1: the suggested answer was given in {words.share(found['shown']['value'])}" in page
+    assert f"Round 1: the suggested answer was given in {share(found['shown']['value'])}" in page
 
 
 def test_a_plain_run_has_no_empty_columns(data: dict[str, Any]) -> None:
@@ -329,7 +330,7 @@ def test_a_blind_win_rate_stands_in_the_table_like_any_other(controlled: Path) -
     assert last["win_rate_vs_sft"] == result and result["clusters"] <= 60 and result["low"] > 0.5
     assert words.headline(found) == "Round 2 beats SFT on held-out prompts"
     assert "judged, in blind comparisons" in " ".join(words.lede(found))
-    assert summary_table(found)[-1][2] == words.interval(result)
+    assert summary_table(found)[-1][2] == interval(result)
     assert summary_table(found)[0][2] == "win rate over SFT, judged blind"
     assert (
         f"Round 2 was judged by {result['annotators']} simulated annotators, blind, on {result['clusters']} prompts: {result['wins']} wins"
@@ -386,7 +387,7 @@ def test_the_lede_names_length_parent_and_judge(data: dict[str, Any]) -> None:
     ],
 )
 def test_a_share_is_never_rounded_to_all_or_nothing(value: float, text: str) -> None:
-    assert words.share(value) == text
+    assert share(value) == text
 
 
 @pytest.mark.parametrize(
@@ -401,7 +402,7 @@ def test_a_share_is_never_rounded_to_all_or_nothing(value: float, text: str) -> 
     ],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert words.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_the_terminal_table(data: dict[str, Any]) -> None:
