@@ -7,19 +7,19 @@ import typer
 
 from align.figures import counted, duration
 
-RUN = typer.Argument(..., help="The run's folder, such as runs/support-desk, or its recipe's.")
+
+def run_of(path: Path) -> Path:
+    """The run's folder that `path` means (`align.rounds.run.find_run`); else `path` itself, about which the verbs say
+    that there is no run."""
+    from align.rounds.run import find_run
+
+    return find_run(path) or path
+
+
+RUN = typer.Argument(
+    ..., callback=run_of, help="The run's folder, such as runs/support-desk, something inside it, or its recipe's."
+)
 JSON = typer.Option(False, "--json", help="Print the result as JSON.")
-
-
-def run_of(folder: Path) -> Path:
-    """The run that `folder` is, or, of a recipe's folder, the one that `align run` makes below `runs`."""
-    if not (folder / "recipe.yaml").is_file() or any(
-        (folder / name).is_file() for name in ("resolved.yaml", "run.json")
-    ):
-        return folder
-    from align.config.load import load_recipe
-
-    return Path("runs") / load_recipe(folder, files=False).recipe.name
 
 
 def status(folder: Path = RUN, as_json: bool = JSON) -> None:
@@ -27,7 +27,7 @@ def status(folder: Path = RUN, as_json: bool = JSON) -> None:
     from align.cli.display import print_json, print_table, say
     from align.report.data import report_data
 
-    data = report_data(run_of(folder))
+    data = report_data(folder)
     if as_json:
         print_json({name: data[name] for name in ("name", "state", "state_text", "rounds_planned", "stages", "notes")})
         return
@@ -56,7 +56,6 @@ def report(
     from align.report.html import write_report
     from align.report.table import summary_lines
 
-    folder = run_of(folder)
     if as_json or format == "json":
         print_json(report_data(folder))
     elif format == "text":
@@ -77,7 +76,7 @@ def samples(
     from align.cli.display import indented, print_json, say
     from align.rounds.browse import browse
 
-    found = browse(run_of(folder), round, search)[:limit]
+    found = browse(folder, round, search)[:limit]
     if as_json:
         print_json(found)
         return
@@ -106,7 +105,7 @@ def lineage(
     from align.cli.display import print_json, say
     from align.rounds.lineage import trace
 
-    found = trace(run_of(folder), identity)
+    found = trace(folder, identity)
     if as_json:
         print_json(found)
         return
@@ -117,8 +116,16 @@ def lineage(
             say(f"  {side} {len(names)} {kind}: {shown}{' …' if len(names) > 8 else ''}")
 
 
+def _no_part(path: Path) -> Path:
+    """As `run_of`, but a part of a run is not taken for all of it: that is for looking, and not for removing."""
+    found = run_of(path)
+    return path if found.resolve() in path.resolve().parents else found
+
+
 def clean(
-    folder: Path = RUN,
+    folder: Path = typer.Argument(
+        ..., callback=_no_part, help="The run's folder, such as runs/support-desk, or its recipe's."
+    ),
     yes: bool = typer.Option(False, "--yes", help="Remove; without it the command only says what it would remove."),
     as_json: bool = JSON,
 ) -> None:
@@ -127,7 +134,6 @@ def clean(
     from align.report.html import renew_derived
     from align.rounds.clean import remove, unreachable
 
-    folder = run_of(folder)
     found = remove(folder) if yes else unreachable(folder)
     if yes:
         renew_derived(folder)

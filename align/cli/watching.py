@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from align.cli.inspect import run_of
 from align.figures import NONE, counted, duration, interval
 
 if TYPE_CHECKING:
@@ -15,7 +16,19 @@ if TYPE_CHECKING:
 
     from align.rounds.survey import Survey
 
-FOLDER = typer.Argument(..., help="A run's folder, or one that `align annotate push --candidates` made.")
+
+def desk_or_run(path: Path) -> Path:
+    """The folder that asks people: one that `align annotate push --candidates` made, or the run that `path` means."""
+    from align.rounds.labelling import DESK
+
+    return path if (path / DESK).is_file() else run_of(path)
+
+
+FOLDER = typer.Argument(
+    ...,
+    callback=desk_or_run,
+    help="A run's folder or its recipe's, or a folder that `align annotate push --candidates` made.",
+)
 JSON = typer.Option(False, "--json", help="Print the result as JSON.")
 HEAD = ["annotator", "done", "skipped", "drafts", "an hour", "agrees", "control items", "left", "consistent"]
 

@@ -96,6 +96,41 @@ def test_filters_and_metrics_are_about_ones_own_answers(office: Office) -> None:
     assert sorted(user["username"].rpartition("-")[2] for user in everyone) == ["ada", "bob"]
 
 
+def test_progress_is_what_oneself_has_done_of_what_is_left_for_one(office: Office) -> None:
+    """Three of four records answered, which want three answers each: Argilla says 0 of 4, on the page and on the tile."""
+    path = f"/datasets/{office.dataset}/progress"
+    ada = office.call("ada", "GET", path)
+    assert (ada["completed"], ada["pending"], ada["total"]) == (3, 1, 4)
+    assert [user["username"].rpartition("-")[2] for user in ada["users"]] == ["ada"], "who else labels is not said"
+    owner = office.call("owner", "GET", path)
+    assert (owner["completed"], owner["total"], len(owner["users"])) == (0, 4, 2)
+    mine = office.call("ada", "GET", f"/me/datasets/{office.dataset}/metrics")["responses"]
+    assert (mine["submitted"], mine["pending"], mine["total"]) == (3, 1, 4)
+
+
+def test_what_others_have_completed_is_not_pending_and_a_draft_is_not_done(either_server: ArgillaServer) -> None:
+    name = f"done-{secrets.token_hex(4)}"
+    dataset = make_dataset(either_server, name, overlap=1)
+    records = add_records(either_server, dataset, [{"fields": {"text": f"t{n}"}} for n in range(5)])
+    keys = {who: add_annotator(either_server, f"{name}-{who}", name)[1] for who in ("ada", "bob")}
+
+    def answer(who: str, record: str, status: str) -> None:
+        body = {"record_id": record, "status": status, "values": {"choice": {"value": "a"}}}
+        either_server.call("POST", "/me/responses/bulk", {"items": [body]}, key=keys[who])
+
+    for who, record, status in (
+        ("bob", 0, "submitted"),
+        ("bob", 1, "submitted"),
+        ("ada", 2, "submitted"),
+        ("ada", 3, "draft"),
+    ):
+        answer(who, records[record], status)
+    found = either_server.call("GET", f"/datasets/{dataset}/progress", key=keys["ada"])
+    assert (found["completed"], found["pending"], found["total"]) == (1, 2, 3)
+    mine = either_server.call("GET", f"/me/datasets/{dataset}/metrics", key=keys["ada"])["responses"]
+    assert mine == {"total": 3, "submitted": 1, "discarded": 0, "draft": 1, "pending": 1}
+
+
 def test_hidden_metadata_are_hidden_also_from_filters_sorts_and_metrics(office: Office) -> None:
     visible = [
         p["name"] for p in office.call("ada", "GET", f"/me/datasets/{office.dataset}/metadata-properties")["items"]
