@@ -72,7 +72,7 @@ def samples(
     limit: int = typer.Option(10, "--limit", min=1, help="How many prompts."),
     as_json: bool = JSON,
 ) -> None:
-    """Browse prompts, answers and labels of a round."""
+    """Browse prompts, answers and labels of a round, with the reasons, flags and answers of their own that people gave."""
     from align.cli.display import indented, print_json, say
     from align.rounds.browse import browse
 
@@ -88,6 +88,11 @@ def samples(
             typer.echo(indented(f"  [{answer['id'][:8]}] {answer['text']}", "    │ "))
         for label in prompt["labels"]:
             say(f"  {label['name']}: {label['said']}")
+            for flag in label["flags"]:
+                say(f"    flagged {flag}")
+            for what, text in (("reason", label["reason"]), ("written instead", label["edit"])):
+                if text:
+                    typer.echo(indented(f"    {what}: {text}", "      │ "))
     if not found:
         typer.echo("nothing found")
 

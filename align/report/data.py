@@ -13,6 +13,7 @@ from align.report.people import annotators, compilers, conflicts
 from align.report.provenance import changed_versions, outside_files, recipe_text, versions
 from align.report.reading import RunFolder, read_run
 from align.report.reward_models import reward_models
+from align.report.said import said_besides
 from align.report.samples import choose_samples
 from align.rounds.forget import tainted
 from align.rounds.journal import read_journal
@@ -70,6 +71,7 @@ def report_data(run: Path) -> dict[str, Any]:
         "annotators": annotators(found),
         "compilers": compiled,
         "reward_models": reward_models(found),
+        "said": said_besides(found),
         "learning_curves": _curves(found),
         "samples": choose_samples(found),
         "versions": versions(found),

@@ -85,6 +85,7 @@ def render(data: dict[str, Any]) -> str:
         people=_people(data),
         labelled=sum(person["labels"] > 0 for person in data["annotators"]),
         agreement=_agreement(data),
+        said=_said(data["said"]),
         open_samples=OPEN_SAMPLES,
     )
 
@@ -251,6 +252,21 @@ def _agreement(data: dict[str, Any]) -> dict[str, Any]:
             SWAY: _known((r["sway"] or {}).get("sway")),
         }
     return _table("Round", rows)
+
+
+FLAGGED = {"unsafe": "unsafe", "wrong": "wrong", "off_topic": "off topic", "format": "badly formed"}
+
+
+def _said(said: dict[str, Any]) -> dict[str, Any]:
+    """How often people said more than their choice, of how many judgements."""
+    rows = {}
+    for found in said["counts"]:
+        of = f"of {found['judgements']}"
+        name = f"Round {found['round']}{', blind' if found['blind'] else ''}"
+        more = {"Reasons": found["reasons"], "Written instead": found["edits"]}
+        rows[name] = {what: (str(count), of) if count else None for what, count in more.items()}
+        rows[name] |= {f"Flagged {words}": found["flags"].get(flag) for flag, words in FLAGGED.items()}
+    return _table("Labels", rows)
 
 
 def _rewards(data: dict[str, Any]) -> dict[str, Any] | None:
