@@ -19,8 +19,8 @@ from align.store import replace_file
 HERE = Path(__file__).parent
 LONGEST = 100_000
 """Characters of one text that the page shows."""
-OPEN_SAMPLES = 8
-"""Side-by-side answers that are seen at once; the rest unfolds."""
+OPEN_SAMPLES, OPEN_SAID = 8, 4
+"""Side-by-side answers, and judgements with more than a choice, that are seen at once; the rest unfolds."""
 STAGES = {
     "rollouts": "sampling",
     "reward": "training",
@@ -87,6 +87,7 @@ def render(data: dict[str, Any]) -> str:
         agreement=_agreement(data),
         said=_said(data["said"]),
         open_samples=OPEN_SAMPLES,
+        open_said=OPEN_SAID,
     )
 
 
@@ -113,6 +114,7 @@ def _pictures(data: dict[str, Any]) -> list[dict[str, Any]]:
     ]
     pictures = []
     if won[0].estimates:
+        won = [series for series in won if series.estimates]
         labels = _names(won[0].estimates, first)
         plot = estimates_plot(
             won,

@@ -88,8 +88,21 @@ def estimates_plot(
         shift = (number - (len(series) - 1) / 2) * 2 * spread
         parts.append(_estimates(frame, one, shift, form, len(xs) <= MOST_VALUES))
     if line is not None:
-        parts.append(_text("level-text", frame.left + 4, frame.py(line[0]) - 5, line[1]))
+        parts.append(_level_text(frame, [e for one in series for e in one.estimates], *line))
     return _svg(frame, title, parts)
+
+
+def _level_text(frame: Frame, estimates: Sequence[Estimate], value: float, text: str) -> Markup:
+    """Above the dashed line, at its end where no bar stands in the way: the left one if it may be."""
+    reach = 18 * (frame.y[1] - frame.y[0]) / (frame.height - frame.top - frame.bottom)
+
+    def free(x: int) -> bool:
+        return all(e.high < value or e.low > value + reach for e in estimates if e.x == x)
+
+    first, last = (found(e.x for e in estimates) for found in (min, max))
+    if free(first) or not free(last):
+        return _text("level-text", frame.left + 4, frame.py(value) - 5, text)
+    return _text("level-text", frame.width - frame.right - 4, frame.py(value) - 5, text, anchor="end")
 
 
 def curves_plot(
@@ -127,12 +140,12 @@ def reliability_plot(
     x_ticks = nice_ticks(0.5, max(0.55, *(one["confidence"] for one in bins)))
     values = [one.get(name, one["observed"]) for one in bins for name in ("observed", "low", "high")]
     y_ticks = nice_ticks(min(0.5, *values), max(x_ticks[-1], *values))
-    frame = Frame(*size, (x_ticks[0], x_ticks[-1]), (y_ticks[0], y_ticks[-1]), bottom=46)
+    frame = Frame(*size, (x_ticks[0], x_ticks[-1]), (y_ticks[0], y_ticks[-1]), top=28, bottom=46)
     parts = [_grid(frame, y_ticks)]
     for tick, text in zip(x_ticks, tick_texts(x_ticks), strict=True):
         parts.append(_text("tick", frame.px(tick), frame.height - 28, text, anchor="middle"))
     parts.append(_text("level-text", frame.px(x_ticks[-1]), frame.height - 8, "confidence of the model", anchor="end"))
-    parts.append(_text("level-text", frame.left + 4, frame.top + 4, "how often people agree"))
+    parts.append(_text("level-text", 2, 12, "how often people agree"))
     parts.append(_line("level", *(side(at) for at in (x_ticks[0], x_ticks[-1]) for side in (frame.px, frame.py))))
     for name, kind, found in curves:
         drawn = Markup("").join(_bin(frame, name, one) for one in found)

@@ -15,6 +15,7 @@ from align.config.recipe import Annotate, EmbeddedServer, People, Personas, Remo
 from align.errors import ConfigError, ServiceError
 from align.figures import counted
 from align.ids import content_id
+from align.progress import Progress
 from align.rounds.journal import Journal, close, read_journal, record
 from align.rounds.plan import BLIND
 from align.rounds.run import Run
@@ -192,7 +193,7 @@ def _admit(desk: Desk, backend: "ArgillaBackend", journal: Journal) -> None:
         backend.admit_people(without=journal.read_on().forgotten.annotators)
 
 
-def waits(desk: Desk, progress: Callable[[int, int], None] | None = None) -> Iterator[Waiting]:
+def waits(desk: Desk, progress: Progress | None = None) -> Iterator[Waiting]:
     """Push what is missing, let simulated annotators work, and pull, until the labelling is closed: every task has what
     it wants, or somebody closed it. Gives what is missing until then, whenever that changes; whoever does not want to
     wait asks no further.
@@ -228,9 +229,7 @@ def waits(desk: Desk, progress: Callable[[int, int], None] | None = None) -> Ite
             time.sleep(pause)
 
 
-def _take(
-    desk: Desk, backend: "ArgillaBackend", journal: Journal, progress: Callable[[int, int], None] | None
-) -> Waiting | None:
+def _take(desk: Desk, backend: "ArgillaBackend", journal: Journal, progress: Progress | None) -> Waiting | None:
     """Take what was said into the journal, and close the labelling where nobody is left to ask; else what is missing."""
     if isinstance(desk.annotate.by, Personas):
         _simulate(desk, desk.annotate.by, backend, journal, progress)
@@ -294,7 +293,7 @@ def _simulate(
     personas: Personas,
     backend: "ArgillaBackend",
     journal: Journal,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> None:
     from annotation.simulate import label
     from reward.functions import FunctionScorer, load_function

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, Unpack
 
 from align.config.training import Online
 from align.errors import AlignError, ConfigError, DataError
+from align.progress import Progress
 from align.text import decode_answer, encode_prompt, load_tokenizer, make_paddable, stop_token_ids
 from align.train import arguments, checkpoint, reference
 from align.train import examples as ex
@@ -44,7 +45,7 @@ class Arguments(TypedDict):
     threads: int | None
     out: Path
     work: Path
-    progress: NotRequired[Callable[[int, int], None] | None]
+    progress: NotRequired[Progress | None]
 
 
 @dataclass(frozen=True, slots=True)

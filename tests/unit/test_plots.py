@@ -82,3 +82,18 @@ def test_a_sweep_of_win_rates_stays_within_0_and_1_and_numbers_its_trials_from_1
     assert ticks(figure)[:4] == ["0.4", "0.6", "0.8", "1.0"]
     assert "trial 1: 0.6 [0.5, 1], beta 0.1" in figure and "trial 2: 0.98 [0.88, 1], beta 0.2" in figure
     assert figure.count('aria-label="2 trials, win rate on 9 prompts"') == 1
+
+
+def test_the_words_of_a_level_stand_where_no_bar_is() -> None:
+    def at(*estimates: Estimate) -> list[str]:
+        one = Series("over SFT", "main", list(estimates))
+        names = {e.x: str(e.x) for e in estimates}
+        picture = estimates_plot(
+            [one], title="t", labels=names, form=number, bounds=(0, 1), line=(0.5, "no difference")
+        )
+        return re.findall(r'level-text" x="([\d.]+)"[^>]*text-anchor="(\w+)"', str(picture))
+
+    low, high = Estimate(1, 0.5, 0.4, 0.6), Estimate(2, 0.9, 0.85, 0.95)
+    assert at(low, high) == [("342.0", "end")]
+    assert at(Estimate(1, 0.9, 0.85, 0.95), Estimate(2, 0.5, 0.4, 0.6)) == [("50.0", "start")]
+    assert at(low) == at(low, Estimate(2, 0.5, 0.4, 0.6)) == [("50.0", "start")]
