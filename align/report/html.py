@@ -66,6 +66,7 @@ def render(data: dict[str, Any]) -> str:
         "bounds": bounds,
         "duration": duration,
         "raised": words.raised,
+        "judged_blind": words.judged_blind,
     }
     return environment.get_template("report.html.j2").render(
         data=data,
@@ -113,6 +114,8 @@ def _pictures(data: dict[str, Any]) -> list[dict[str, Any]]:
         )
     ]
     pictures = []
+    policies = [data["sft"], *data["rounds"]]
+    scores = _estimates(policies, "mean_score")
     if won[0].estimates:
         won = [series for series in won if series.estimates]
         labels = _names(won[0].estimates, first)
@@ -123,11 +126,10 @@ def _pictures(data: dict[str, Any]) -> list[dict[str, Any]]:
             form=number,
             line=(0.5, "no difference"),
             bounds=(0, 1),
-            size=(520, 355),
+            size=(520, 355) if scores else (360, 190),  # with two others beside it, it is as high as both
         )
         pictures.append({"title": "Win rate", "plot": plot, "legend": won, "note": "Bars are 95% intervals."})
-    policies = [data["sft"], *data["rounds"]]
-    if scores := _estimates(policies, "mean_score"):
+    if scores:
         shown = data["sft"]["demonstrations"]
         plot = estimates_plot(
             [Series("mean score", "main", scores)],

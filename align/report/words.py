@@ -110,6 +110,22 @@ def raised(found: dict[str, Any], method: str) -> str | None:
     return f"Round {found['round']}: {what}{kl}."
 
 
+def judged_blind(found: dict[str, Any], simulated: bool) -> str:
+    """A sentence about a round's blind comparisons: by whom, about how many prompts, and what else came of them."""
+    won = found["win_rate_vs_sft"]
+    people = counted(won["annotators"], "simulated annotator" if simulated else "annotator")
+    reasons = [f"{won['same']} because both answers were the same, so that nobody was asked"] if won["same"] else []
+    reasons += [f"{won['both_bad']} because both were bad"] if won["both_bad"] else []
+    sentences = [
+        f"Round {found['round']} was judged by {people}, blind, on {counted(won['clusters'] - won['same'], 'prompt')}: "
+        f"{counted(won['wins'], 'win')}, {counted(won['losses'], 'loss', 'losses')} and {counted(won['ties'], 'tie')}"
+        + (f" ({'; '.join(reasons)})" if reasons else ""),
+        *([f"Somebody skipped {counted(won['unscored'], 'comparison')}"] if won["unscored"] else []),
+        *([f"{counted(won['unanswered'], 'comparison')} got no answer"] if won["unanswered"] else []),
+    ]
+    return ". ".join(sentences) + "."
+
+
 GLOSSARY = {
     "Win rate": "How often an answer of one policy is better than an answer of the other to the same prompt. A tie counts half, so 0.5 is no difference.",
     "95% interval": "Computed by drawing whole prompts again and again (a prompt-clustered bootstrap): it says how far the number could be off because only so many prompts were tried. It does not cover a biased judge, nor another training seed, and it is not widened for looking at several rounds.",

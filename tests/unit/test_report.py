@@ -333,11 +333,33 @@ def test_a_blind_win_rate_stands_in_the_table_like_any_other(controlled: Path) -
     assert summary_table(found)[-1][2] == interval(result)
     assert summary_table(found)[0][2] == "win rate over SFT, judged blind"
     assert (
-        f"Round 2 was judged by {result['annotators']} simulated annotators, blind, on {result['clusters']} prompts: {result['wins']} wins"
-        in render(found)
+        f"Round 2 was judged by {result['annotators']} simulated annotators, blind, on "
+        f"{result['clusters'] - result['same']} prompts: {result['wins']} wins" in render(found)
     )
     assert last["missing"]["mean_score"].startswith("people compare answers")
-    assert f"{result['unscored']} comparisons with SFT could not be scored" in render(found) or not result["unscored"]
+    assert "could not be scored" not in render(found), "that is about a judge's scores"
+
+
+def test_a_blind_comparison_is_told_with_what_became_of_the_rest() -> None:
+    won = {
+        "annotators": 1,
+        "clusters": 5,
+        "same": 2,
+        "wins": 1,
+        "losses": 1,
+        "ties": 3,
+        "both_bad": 1,
+        "unscored": 1,
+        "unanswered": 2,
+    }
+    assert words.judged_blind({"round": 1, "win_rate_vs_sft": won}, simulated=False) == (
+        "Round 1 was judged by 1 annotator, blind, on 3 prompts: 1 win, 1 loss and 3 ties (2 because both answers were the "
+        "same, so that nobody was asked; 1 because both were bad). Somebody skipped 1 comparison. 2 comparisons got no answer."
+    )
+    bare = won | {"annotators": 2, "same": 0, "both_bad": 0, "unscored": 0, "unanswered": 0}
+    assert words.judged_blind({"round": 2, "win_rate_vs_sft": bare}, simulated=True) == (
+        "Round 2 was judged by 2 simulated annotators, blind, on 5 prompts: 1 win, 1 loss and 3 ties."
+    )
 
 
 def test_a_run_waits_for_people_who_judge(tmp_path: Path) -> None:
