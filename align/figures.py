@@ -9,10 +9,10 @@ NONE = "–"
 
 def counted(count: int, what: str, many: str | None = None) -> str:
     """
-    >>> counted(1, "answer"), counted(2, "answer"), counted(0, "reply", "replies")
-    ('1 answer', '2 answers', '0 replies')
+    >>> counted(1, "answer"), counted(1200, "answer"), counted(0, "reply", "replies")
+    ('1 answer', '1,200 answers', '0 replies')
     """
-    return f"{count} {what if count == 1 else many or f'{what}s'}"
+    return f"{count:,} {what if count == 1 else many or f'{what}s'}"
 
 
 def number(value: float | None, digits: int = 2, *, signed: bool = False) -> str:

@@ -96,7 +96,9 @@ def shortfall(
     if not asked:
         lost = any(count for reason, count in reasons.items() if reason != TIED)
         return f"{made:,} {name} of {counted(answered, 'prompt')} with answers{why}" if lost else None
-    return f"{made:,} {name} and not the {count:,} asked for: {answered:,} prompts with answers give no more{why}"
+    return (
+        f"{made:,} {name} and not the {count:,} asked for: {counted(answered, 'prompt')} with answers give no more{why}"
+    )
 
 
 def item_of(task: Task) -> str:

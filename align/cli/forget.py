@@ -74,9 +74,9 @@ def _compile_anew(folder: Path) -> list[str]:
 def _say(name: str, found: dict[str, Any], yes: bool) -> None:
     from align.cli.display import plain
 
-    counts = ", ".join(f"{len(found[what])} {what}" for what in ROWS)
+    counts = ", ".join(counted(len(found[what]), what.removesuffix("s")) for what in ROWS)
     verb = "forgotten" if yes else "would forget"
-    typer.echo(f"{plain(name)}: {verb} {len(found['judgements'])} judgements; {counts} used them")
+    typer.echo(f"{plain(name)}: {verb} {counted(len(found['judgements']), 'judgement')}; made with them: {counts}")
     for what in MODELS:
         for model in found[what]:
             state = "in force" if model["in_force"] else "superseded"

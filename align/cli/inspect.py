@@ -76,11 +76,11 @@ def samples(
     from align.cli.display import indented, print_json, say
     from align.rounds.browse import browse
 
-    found = browse(folder, round, search)[:limit]
+    found = browse(folder, round, search)
     if as_json:
-        print_json(found)
+        print_json(found[:limit])
         return
-    for prompt in found:
+    for prompt in found[:limit]:
         typer.echo(f"── round {prompt['round']}, prompt {prompt['prompt_id'][:12]}")
         for message in prompt["messages"]:
             typer.echo(indented(f"{message['role']}: {message['content']}", "  │ "))
@@ -95,6 +95,8 @@ def samples(
                     typer.echo(indented(f"    {what}: {text}", "      │ "))
     if not found:
         typer.echo("nothing found")
+    if len(found) > limit:
+        typer.echo(f"{limit} of {counted(len(found), 'prompt')}; --limit shows more")
 
 
 def lineage(
@@ -118,7 +120,8 @@ def lineage(
     for side in ("from", "into"):
         for kind, names in found[side].items():
             shown = ", ".join(found["names"].get(name, name[:12]) for name in names[:8])
-            say(f"  {side} {len(names)} {kind}: {shown}{' …' if len(names) > 8 else ''}")
+            what = counted(len(names), kind.removesuffix("s").replace("_", " "))
+            say(f"  {side} {what}: {shown}{' …' if len(names) > 8 else ''}")
 
 
 def _no_part(path: Path) -> Path:

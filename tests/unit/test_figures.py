@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_a_count_agrees_with_its_word() -> None:
-    assert [counted(n, "answer") for n in (0, 1, 2)] == ["0 answers", "1 answer", "2 answers"]
+    assert [counted(n, "answer") for n in (0, 1, 1200)] == ["0 answers", "1 answer", "1,200 answers"]
     assert (counted(1, "loss", "losses"), counted(3, "loss", "losses")) == ("1 loss", "3 losses")
 
 

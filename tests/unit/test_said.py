@@ -67,6 +67,13 @@ def test_it_stands_in_samples_and_cannot_pass_for_another_label(spoken: Path) ->
     assert said[at + 1] == "      │ bo: [cafe] is better \\x1b[31m<script>hit()</script>\\u202e"
     assert said[at + 2] == "    written instead: We are sorry about the lamp, and we <b>refund</b> it."
     choice, unsafe, off_topic = said[at - 3 : at]
+    short = CliRunner().invoke(app, ["samples", str(spoken), "--limit", "1"]).stdout.splitlines()
+    assert short[-1] == f"1 of {len(browse(spoken, None, None))} prompts; --limit shows more" and said[-1] != short[-1]
     first, second = choice.split("[")[1][:8], choice.split("[")[2][:8]
     assert choice.partition(": ")[2] == f"[{first}] is clearly better than [{second}]"
     assert (unsafe, off_topic) == (f"    flagged [{second}]: unsafe", f"    flagged [{second}]: off_topic")
+
+
+def test_lineage_counts_one_in_the_singular(spoken: Path) -> None:
+    lines = CliRunner().invoke(app, ["lineage", str(spoken), "1/policy"]).stdout.splitlines()
+    assert [line.split(":")[0] for line in lines if "checkpoint" in line][1:] == ["  from 1 checkpoint"]
