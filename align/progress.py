@@ -1,5 +1,6 @@
 """How far long work is: what is told of it, how long it will still take, and the line that people read."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -40,10 +41,12 @@ class TimeLeft:
 def besides(said: str, left: float | None) -> str:
     """What follows behind a count: what is said of the work, and the time left where it is known.
 
-    >>> besides("loss 0.6931", 75), besides("", None)
-    ('; loss 0.6931; about 1 min 15 s left', '')
+    >>> besides("loss 0.6931", 75), besides("", 3.2), besides("", None)
+    ('; loss 0.6931; about 1 min 15 s left', '; about 4 s left', '')
     """
-    return (f"; {said}" if said else "") + (f"; about {duration(left)} left" if left is not None else "")
+    whole = None if left is None else math.ceil(left)
+    about = "" if whole is None else f"{whole} s" if whole < 60 else duration(whole)
+    return (f"; {said}" if said else "") + (f"; about {about} left" if about else "")
 
 
 def line(name: str, done: int, total: int, said: str, left: float | None) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from transformers import PrinterCallback, TrainerCallback
 
 from align.errors import DataError, StageError
-from align.figures import number
+from align.figures import significant
 from align.ids import content_id
 from align.progress import Progress, TimeLeft, line
 from align.store import LOGS, disk_errors, read_json, write_json, write_rows
@@ -152,7 +152,7 @@ class Clock:
 def figure(logs: dict[str, Any]) -> str:
     """What a logged step says of how training goes: the reward where one is raised, else the loss."""
     name = "reward" if logs.get("reward") is not None else "loss"
-    return f"{name} {number(logs[name], 4)}"
+    return f"{name} {significant(logs[name])}"
 
 
 class _Metrics(TrainerCallback):  # type: ignore[misc]

@@ -48,6 +48,7 @@ def test_a_line_has_what_is_known() -> None:
     assert line("dpo", 3, 40, "loss 0.6931", 75) == "dpo: 3 of 40; loss 0.6931; about 1 min 15 s left"
     assert line("rollout", 3, 40, "", None) == "rollout: 3 of 40"
     assert besides("reward −0.25", None) == "; reward −0.25"
+    assert (besides("", 3.2), besides("", 59.5)) == ("; about 4 s left", "; about 1 min 0 s left")
 
 
 def test_a_verb_says_loss_and_time_left_on_its_lines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,8 +103,8 @@ def test_a_trainers_step_is_told_with_its_own_figure() -> None:
     from align.train.loop import figure
 
     assert figure({"loss": 0.693147, "rewards/margins": 1.0}) == "loss 0.6931"
-    assert figure({"loss": 0.01, "reward": -0.25}) == "reward −0.2500"
-    assert figure({"loss": 0.01, "reward": None}) == "loss 0.0100"
+    assert figure({"loss": 0.01, "reward": -0.25}) == "reward −0.25"
+    assert figure({"loss": 0.01, "reward": None}) == "loss 0.01"
 
 
 def metrics(path: Any, told: list[Any]) -> Any:
@@ -125,4 +126,4 @@ def test_steps_without_a_logged_figure_say_the_last_one(tmp_path: Any) -> None:
         if logged:
             made.on_log(args, state, None, {"loss": step / 10})
     made.on_log(args, state, None, {"train_runtime": 1.0})
-    assert told == [(1, 4, ""), (2, 4, "loss 0.2000"), (3, 4, "loss 0.2000")]
+    assert told == [(1, 4, ""), (2, 4, "loss 0.2"), (3, 4, "loss 0.2")]
