@@ -131,6 +131,31 @@ def test_what_others_have_completed_is_not_pending_and_a_draft_is_not_done(eithe
     assert mine == {"total": 3, "submitted": 1, "discarded": 0, "draft": 1, "pending": 1}
 
 
+def test_what_is_left_is_what_the_queue_serves(either_server: ArgillaServer) -> None:
+    """Two records of one item are one question; a repeat is another."""
+    name = f"left-{secrets.token_hex(4)}"
+    dataset = make_dataset(either_server, name, overlap=2, hidden=HIDDEN)
+    shown = [("i0", 0), ("i0", 0), ("i1", 0), ("i1", 1), ("i2", 0)]
+    records = add_records(
+        either_server,
+        dataset,
+        [{"fields": {"text": f"t{n}"}, "metadata": {"item": i, "repeat": r}} for n, (i, r) in enumerate(shown)],
+    )
+    key = add_annotator(either_server, f"{name}-ada", name)[1]
+
+    def counted() -> tuple[int, int, int]:
+        found = either_server.call("GET", f"/datasets/{dataset}/progress", key=key)
+        terms = {"type": "terms", "scope": {"entity": "response", "property": "status"}, "values": ["pending"]}
+        body = {"filters": {"and": [terms]}}
+        served = either_server.call("POST", f"/me/datasets/{dataset}/records/search", body, key=key)["total"]
+        return found["completed"], found["pending"], served
+
+    assert counted() == (0, 4, 4)
+    body = {"record_id": records[0], "status": "submitted", "values": {"choice": {"value": "a"}}}
+    either_server.call("POST", "/me/responses/bulk", {"items": [body]}, key=key)
+    assert counted() == (1, 3, 3)
+
+
 def test_hidden_metadata_are_hidden_also_from_filters_sorts_and_metrics(office: Office) -> None:
     visible = [
         p["name"] for p in office.call("ada", "GET", f"/me/datasets/{office.dataset}/metadata-properties")["items"]

@@ -31,13 +31,9 @@ USER_PROGRESS = (
     "SELECT a.status, count(*) FROM responses a JOIN records r ON r.id = a.record_id"
     " WHERE r.dataset_id = :dataset AND a.user_id = :user GROUP BY a.status"
 )
-_SAID = f"a.user_id = :user AND {dialect.ANSWER_STATUS} IN ('submitted', 'discarded')"
 OWN_PROGRESS = (
-    "SELECT (SELECT count(*) FROM responses a JOIN records r ON r.id = a.record_id"
-    f" WHERE r.dataset_id = :dataset AND {_SAID}),"
-    " (SELECT count(*) FROM records r WHERE r.dataset_id = :dataset AND r.status = 'pending'"
-    f" AND NOT EXISTS (SELECT 1 FROM responses a WHERE a.record_id = r.id AND {_SAID})"
-    f" AND {queue.ONE_OF_AN_ITEM.format(user=':user', dataset=':dataset')})"
+    "SELECT (SELECT count(*) FROM responses a JOIN records r ON r.id = a.record_id WHERE r.dataset_id = :dataset"
+    f" AND a.user_id = :user AND {dialect.ANSWER_STATUS} IN ('submitted', 'discarded')), ({queue.LEFT})"
 )
 """How many records a person has answered or skipped, and how many the queue still has for them."""
 VECTORS_SIGNATURE = "SELECT count(*), max(updated_at) FROM vectors WHERE vector_settings_id = :settings"
