@@ -65,18 +65,21 @@ def pace(judgements: Iterable[Judgement]) -> dict[str, Any]:
 
 
 def time_left(progress: Progress, people: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What is still to do: `answers`, and the `hours` that it takes the `people` whose pace is known, together.
+    """What is still to do: `answers`, and the `hours` that it takes the `people` who have something left to do and whose
+    pace is known, together. `nobody` counts the missing answers that nobody here can give, since they have all answered
+    or skipped the task: they are in no time, and wait for somebody new.
 
-    `people` is what `statistics` says. `hours` is None, with the reason, where nobody's pace is known. Answers that
-    nobody is left to give (tasks that everybody skipped) count too: somebody new may give them.
+    `people` is what `statistics` says. `hours` is None, with the reason, where nobody's pace is known.
     """
-    missing = progress.wanted - progress.answers
-    paces = [found for person in people.values() if (found := person["pace"]["tasks_per_hour"]) is not None]
-    if missing == 0:
-        return {"answers": 0, "hours": 0.0, "people": len(paces)}
+    nobody = progress.wanted - progress.answers - progress.reachable
+    busy = [person for name, person in people.items() if name in progress.annotators and progress.annotators[name].left]
+    paces = [found for person in busy if (found := person["pace"]["tasks_per_hour"]) is not None]
+    left: dict[str, Any] = {"answers": progress.reachable, "nobody": nobody, "hours": 0.0, "people": len(paces)}
+    if progress.reachable == 0:
+        return left
     if not paces:
-        return {"answers": missing, "hours": None, "people": 0, "reason": "nobody's pace is known yet"}
-    return {"answers": missing, "hours": missing / sum(paces), "people": len(paces)}
+        return left | {"hours": None, "reason": "the pace of those who have something left to do is not known yet"}
+    return left | {"hours": progress.reachable / sum(paces)}
 
 
 def alike(first: Judgement, second: Judgement) -> float:

@@ -132,13 +132,17 @@ class ArgillaBackend:
         return content_id([dataset["last_activity_at"], records["total"], members, names])
 
     def progress(self) -> Progress:
-        known, judgements, left_out = self._sorted_out()
+        known, judgements, dropped = self._sorted_out()
         status: dict[str, dict[str, str]] = {r.task: {} for r in known.records if r.task and not r.wrong}
         for judgement in judgements:
             skipped = judgement.outcome == "skipped"
             status[judgement.task_id][judgement.annotator] = "skipped" if skipped else "submitted"
+        for record in known.records:
+            if record.task in status:
+                drafts = [known.annotator(r["user_id"]) for r in record.responses if r["status"] == "draft"]
+                status[record.task] |= dict.fromkeys(drafts, "draft")
         members = {known.annotator(member["id"]) for member in self._members()}
-        return progress_of(status, self._overlap, members, left_out)
+        return progress_of(status, self._overlap, members, dropped)
 
     def collect(self) -> list[Judgement]:
         return sorted(self._sorted_out()[1], key=lambda j: j.id)
@@ -313,11 +317,11 @@ class ArgillaBackend:
         if self._sorted is not None and self._sorted[0] is known:
             return self._sorted
         judgements: list[Judgement] = []
-        left_out = [
+        dropped = [
             Dropped("record", r.task or r.id, r.wrong) for r in known.records if r.wrong and r.task not in self._without
         ]
         gone = self._tasks.keys() - {record.task for record in known.records}
-        left_out += [Dropped("task", name, GONE) for name in gone]
+        dropped += [Dropped("task", name, GONE) for name in gone]
         for record in known.records:
             if record.wrong or record.task is None:
                 continue
@@ -327,8 +331,8 @@ class ArgillaBackend:
                     if response["status"] in STATUS:
                         judgements.append(self._judgement(record.task, response, annotator))
                 except DataError as error:
-                    left_out.append(Dropped("answer", record.task, error.what))
-        self._sorted = known, judgements, sorted(left_out, key=lambda row: (row.what, row.where))
+                    dropped.append(Dropped("answer", record.task, error.what))
+        self._sorted = known, judgements, sorted(dropped, key=lambda row: (row.what, row.where))
         return self._sorted
 
     def _known(self) -> Known:

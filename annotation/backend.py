@@ -1,5 +1,6 @@
 """The seam to whatever shows tasks to people and keeps their answers."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -31,19 +32,23 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """How many tasks one annotator answered and how many that person skipped."""
+    """How many tasks one annotator answered, skipped, and has a draft of, which is nobody's answer yet; and how many
+    more that person can be asked (`left`)."""
 
     submitted: int
     skipped: int
+    drafts: int = 0
+    left: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the labelling is. `answers` of the `wanted` are in (more than a task wants are not counted).
+    """How far the labelling is. `answers` of the `wanted` are in (more than a task wants are not counted); of those that
+    are missing, `reachable` are such that somebody here can still give them.
 
     A task is `completed` when it has the answers it wants, and `exhausted` when it has not and every annotator has
-    answered or skipped it, so that nobody is left to ask. `annotators` are counted by id. `left_out` are tasks, records
-    and answers that are not as they were left, each with the reason; they count nowhere else.
+    answered or skipped it, so that nobody is left to ask. `annotators` are counted by id. `dropped` are tasks, records and
+    answers that are not as they were left, each with the reason; they count nowhere else.
     """
 
     tasks: int
@@ -51,13 +56,19 @@ class Progress:
     exhausted: int
     wanted: int
     answers: int
+    reachable: int
     annotators: dict[str, Count]
-    left_out: tuple[Dropped, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
 
     @property
     def open(self) -> int:
         """Tasks that still wait for somebody."""
         return self.tasks - self.completed - self.exhausted
+
+    @property
+    def drafts(self) -> int:
+        """Answers that people began and have not submitted."""
+        return sum(person.drafts for person in self.annotators.values())
 
 
 class AnnotationBackend(Protocol):
@@ -99,29 +110,38 @@ def progress_of(
     status: Mapping[str, Mapping[str, str]],
     wanted: int,
     annotators: Collection[str],
-    left_out: Collection[Dropped] = (),
+    dropped: Collection[Dropped] = (),
 ) -> Progress:
-    """Progress from each task's {annotator: "submitted" | "skipped"}.
+    """Progress from each task's {annotator: "submitted" | "skipped" | "draft"}.
 
     `annotators` are those who could be asked. Where none is named, those who have answered anything count as all.
     """
-    counts: dict[str, list[int]] = {name: [0, 0] for name in annotators}
+    counts: dict[str, Counter[str]] = {name: Counter() for name in annotators}
     for answers in status.values():
         for name, state in answers.items():
-            counts.setdefault(name, [0, 0])[state == "skipped"] += 1
+            counts.setdefault(name, Counter())[state] += 1
     everyone = set(annotators) or set(counts)
-    completed = exhausted = given = 0
+    completed = exhausted = given = reachable = 0
     for answers in status.values():
         submitted = sum(state == "submitted" for state in answers.values())
+        free = everyone - {name for name, state in answers.items() if state != "draft"}
         given += min(submitted, wanted)
         completed += submitted >= wanted
-        exhausted += submitted < wanted and bool(everyone) and everyone <= answers.keys()
+        exhausted += submitted < wanted and bool(everyone) and not free
+        if submitted < wanted:
+            reachable += min(wanted - submitted, len(free))
+            for name in free:
+                counts[name]["left"] += 1
     return Progress(
         tasks=len(status),
         completed=completed,
         exhausted=exhausted,
         wanted=wanted * len(status),
         answers=given,
-        annotators={name: Count(*counts[name]) for name in sorted(counts)},
-        left_out=tuple(left_out),
+        reachable=reachable,
+        annotators={
+            name: Count(said["submitted"], said["skipped"], said["draft"], said["left"])
+            for name, said in sorted(counts.items())
+        },
+        dropped=tuple(dropped),
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from align.config.recipe import Persona
 from align.ids import unit_for
+from align.progress import Progress
 from align.turns import said
 from align.types import Message, Task
 from annotation.backend import Answer, SimulationBackend
@@ -23,7 +24,7 @@ def label(
     utility: Utility,
     seed: int,
     shuffle: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     form: Form = PAIR,
 ) -> int:
     """Have `personas` answer `tasks` through the backend; returns how many answers this call gave.

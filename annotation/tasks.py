@@ -6,6 +6,7 @@ from itertools import islice
 
 from align.dropped import reasons_text
 from align.errors import DataError
+from align.figures import counted
 from align.ids import unit_for
 from align.normal import normal
 from align.turns import said
@@ -87,14 +88,22 @@ def blind_tasks(
 TIED = "both answers are the same, a tie"
 
 
-def shortfall(made: int, count: int, name: str, answered: int, reasons: Mapping[str, int]) -> str | None:
+def shortfall(
+    made: int, count: int, name: str, answered: int, reasons: Mapping[str, int], *, asked: bool = True
+) -> str | None:
     """A sentence where fewer tasks, called `name`, were `made` of `answered` prompts than the `count` asked for; with the
     reasons why prompts gave none. None where they are enough, or where all the others are ties that nobody is asked about.
+    Where nobody `asked` for so many, since the count is a default, only what became of prompts with answers is said.
     """
     if made + reasons.get(TIED, 0) >= count:
         return None
     why = f" ({reasons_text(reasons)})" if sum(reasons.values()) else ""
-    return f"{made:,} {name} and not the {count:,} asked for: {answered:,} prompts with answers give no more{why}"
+    if not asked:
+        lost = any(count for reason, count in reasons.items() if reason != TIED)
+        return f"{made:,} {name} of {counted(answered, 'prompt')} with answers{why}" if lost else None
+    return (
+        f"{made:,} {name} and not the {count:,} asked for: {counted(answered, 'prompt')} with answers give no more{why}"
+    )
 
 
 def item_of(task: Task) -> str:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from align.evaluate.statistics import Interval, independent_difference
+from align.figures import interval
 
 
 def drift(fresh: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -41,17 +42,17 @@ def warnings(fresh: Mapping[str, Any], change: Mapping[str, Any] | None, *, roun
     said = []
     if change is not None and change["accuracy"]["high"] < 0:
         said.append(
-            f"Drift: of {labels}, {model} puts the better answer first in {_shown(accuracy)}, which is by "
-            f"{_shown(_turned(change['accuracy']))} less often than {against}. Its scores mean less for what the policy "
+            f"Drift: of {labels}, {model} puts the better answer first in {interval(accuracy)}, which is by "
+            f"{interval(_turned(change['accuracy']))} less often than {against}. Its scores mean less for what the policy "
             "answers now: label more of these answers, or let the policy move less between two labellings."
         )
     if change is not None and change["log_loss"]["low"] > 0:
         said.append(
-            f"Drift: on {labels}, the log loss of {model} is by {_shown(change['log_loss'])} nats higher than {against}: "
+            f"Drift: on {labels}, the log loss of {model} is by {interval(change['log_loss'])} nats higher than {against}: "
             "it is surer than it is right, so let nothing depend on its probabilities before new labels mend them."
         )
     if accuracy["high"] < 0.5:
-        said.append(f"The reward model of round {round - 1} orders {labels} the wrong way round: {_shown(accuracy)}.")
+        said.append(f"The reward model of round {round - 1} orders {labels} the wrong way round: {interval(accuracy)}.")
     return said
 
 
@@ -62,7 +63,3 @@ def _turned(found: Mapping[str, Any]) -> dict[str, float]:
 
 def _difference(new: Mapping[str, Any], old: Mapping[str, Any]) -> Interval:
     return independent_difference(Interval(**new), Interval(**old))
-
-
-def _shown(found: Mapping[str, Any]) -> str:
-    return f"{found['mean']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"

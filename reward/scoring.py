@@ -26,6 +26,7 @@ import pyarrow as pa
 
 from align.errors import ConfigError
 from align.ids import content_id
+from align.progress import Progress
 from align.store import checkpoint_id, disk_errors, publish, read_table, remove_damaged, remove_folder, write_table
 from align.types import Message, messages_id
 from reward.members import member_count
@@ -60,7 +61,7 @@ class KeptScorer:
         cache: Path | None = None,
         shard: int = SHARD,
         bound: float = 0.0,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> None:
         """`auto` is `engine_for`. `cache` is `scores_folder()` where not given, `shard` answers per table. `bound` acts
         on an ensemble: its score is the members' mean less `bound` standard deviations. `progress` is told (answers

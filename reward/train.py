@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from align.config.training import RewardModel
 from align.errors import ConfigError
 from align.evaluate.pairs import score_differences
 from align.losses import weights_of_mean_one
+from align.progress import Progress
 from align.sampled import sampled_by
 from align.text import load_tokenizer, make_paddable, padding_id, stop_token_ids, token_text
 from align.train import arguments, checkpoint
@@ -41,9 +42,9 @@ def train_reward(
     threads: int | None,
     out: Path,
     work: Path,
-    progress: Callable[[int, int], None] | None = None,
     tokens: pa.Table | None = None,
     mask_thinking: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train the checkpoint `parent` with a scalar head on `preferences` and write a reward model into `out`.
 

@@ -16,6 +16,7 @@ from align.config.recipe import Evaluate
 from align.config.rollouts import Cpu, Engine, EngineType, Rollouts
 from align.errors import ConfigError, DataError
 from align.ids import content_id, seed_for
+from align.progress import Progress
 from align.sampled import tokenizer_id
 from align.store import checkpoint_id, disk_errors, read_json, remove_damaged, write_json
 from align.types import Candidate, Dropped, Prompt
@@ -64,7 +65,7 @@ def sample_candidates(
     logprobs: bool = False,
     ancestors: Sequence[Path] = (),
     keep_all: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[list[Candidate], list[Dropped]]:
     """`samples` answers to each prompt, in the prompts' order, and what was left out.
 
@@ -123,7 +124,7 @@ def sample_answers(
     tokens: Path | None = None,
     ancestors: Sequence[Path] = (),
     keep_all: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[list[Candidate], list[Dropped]]:
     """`sample_candidates` as a recipe's sections say; each `purpose` draws other numbers from the recipe's `seed`.
 

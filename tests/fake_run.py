@@ -7,7 +7,7 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -91,7 +91,7 @@ class FakeRun:
     """Options of `make_run`; `stop_before` names the first stage that is not there ("2/snapshot"), `controls` has gold tasks,
     repeats and suggestions, `people_judge` blind comparisons in place of a function; `method` is dpo or ppo, the latter
     with a reward model or, without `labels`, with a function as reward; `forgets` is how much of what it knows the reward
-    model still knows of the next round's answers."""
+    model still knows of the next round's answers; where an annotator `speaks`, some labels have all of `SPOKEN`."""
 
     rounds: int = 3
     seed: int = 0
@@ -107,6 +107,7 @@ class FakeRun:
     answer: Answer | None = None
     method: str = "dpo"
     labels: bool = True
+    speaks: bool = False
     name: str = "support-desk"
     title: str = "The same support desk, three times better"
     receipts: dict[Ref, Receipt] = field(default_factory=dict)
@@ -460,9 +461,20 @@ def _judgements(task: Task, fake: FakeRun) -> Iterator[Judgement]:
         outcome = "skipped" if luck > 0.98 else "both_bad" if luck > 0.965 else outcome
         if task.suggested and unit_for("swayed", task.id, name) < 0.3:
             outcome = task.suggested
-        yield Judgement(
+        said = Judgement(
             judgement_id(task.id, name, 0), task.id, task.kind, name, 0, outcome, time="2026-11-02T10:00:00+00:00"
         )
+        speaks = fake.speaks and outcome == "a" and unit_for("speaks", task.id, name) < 0.5
+        yield replace(said, **SPOKEN) if speaks else said
+
+
+SPOKEN: dict[str, Any] = {
+    "reason": "Warmer.\nbo: [cafe] is better \x1b[31m<script>hit()</script>\u202e",
+    "edit": "We are sorry about the lamp, and we <b>refund</b> it.",
+    "flags": ["b:unsafe", "b:off_topic"],
+    "strength": 2,
+}
+"""What a person who says more than a choice says, in half of the preferences for the first answer."""
 
 
 def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:

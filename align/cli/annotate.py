@@ -7,6 +7,7 @@ import typer
 
 from align.cli.push import push
 from align.cli.watching import FOLDER, JSON, status, watch
+from align.figures import counted
 
 if TYPE_CHECKING:
     from align.rounds.labelling import Desk
@@ -31,12 +32,12 @@ def pull(folder: Path = FOLDER, as_json: bool = JSON) -> None:
     from align.rounds.compared import win_rate
     from align.rounds.export import pull_files
     from align.rounds.labelling import (
+        dropped_text,
         journal_of,
         judgements_of,
         late_text,
         left_behind,
         left_behind_text,
-        left_out_text,
         open_backend,
         take_in,
     )
@@ -47,18 +48,18 @@ def pull(folder: Path = FOLDER, as_json: bool = JSON) -> None:
     with run_lock(folder):
         backend = open_backend(desk)
         fresh = take_in(desk, backend)
-        left_out, behind = backend.progress().left_out, left_behind(desk, backend)
+        dropped, behind = backend.progress().dropped, left_behind(desk, backend)
         counts, notes = pull_files(desk, folder)
     won = win_rate(folder, desk.tasks, judgements_of(desk))
     late = len(journal_of(desk).late([task.id for task in desk.tasks], desk.tasks_id))
     if as_json:
         found = {"new": len(fresh), **counts, "late": late, "superseded": behind, "notes": notes}
-        found |= {"left_out": list(map(as_dict, left_out))}
+        found |= {"dropped": list(map(as_dict, dropped))}
         print_json(found | ({"win_rate": won} if won else {}))
     else:
-        made = ", ".join(f"{counts[what]} {what}" for what in ("preferences", "thumbs", "demonstrations"))
-        typer.echo(f"{len(fresh)} new judgements, {counts['judgements']} in all; {made} in {folder}")
-        told = [late_text(late) if late else "", left_behind_text(behind), left_out_text(left_out), *notes]
+        made = ", ".join(counted(counts[f"{what}s"], what) for what in ("preference", "thumb", "demonstration"))
+        typer.echo(f"{counted(len(fresh), 'new judgement')}, {counts['judgements']} in all; {made} in {folder}")
+        told = [late_text(late) if late else "", left_behind_text(behind), dropped_text(dropped), *notes]
         for line in map(plain, told):
             if line:
                 typer.echo(line)
@@ -85,7 +86,9 @@ def export(
     if as_json:
         print_json({**counts, "out": str(out)})
     else:
-        typer.echo(f"{', '.join(f'{count} {part}' for part, count in counts.items())} written to {out}")
+        typer.echo(
+            f"{', '.join(counted(count, part.removesuffix('s')) for part, count in counts.items())} written to {out}"
+        )
 
 
 annotate_app.command()(status)

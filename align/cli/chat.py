@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def chat(
-    model: str = typer.Argument(..., help="A checkpoint's folder, a run's folder (its newest policy) or a Hub id."),
+    model: str = typer.Argument(
+        ..., help="A checkpoint's folder, a run's or its recipe's folder (its newest policy) or a Hub id."
+    ),
     message: str = typer.Option(None, "--message", "-m", help="Say this, print the answer and leave."),
     temperature: float = typer.Option(0.7, "--temperature", min=0.0, help="0 takes the likeliest token each time."),
     max_tokens: int = typer.Option(256, "--max-tokens", min=1, help="Longest answer."),
@@ -43,20 +45,24 @@ def chat(
             messages.append({"role": "assistant", "content": answer(messages, seed + turn)})
 
 
-def newest_policy(run: Path) -> Path | None:
-    """The last policy that a run holds; None where `run` is no run's folder. ConfigError where there is none yet."""
+def newest_policy(path: Path) -> Path | None:
+    """The last policy of the run that `path` means (`align.rounds.run.find_run`), of those below `path` where it lies in
+    the run; None where it is a checkpoint itself, or means no run. ConfigError where there is none yet."""
     from align.errors import ConfigError
     from align.report.reading import read_run
-    from align.rounds.run import RUN
+    from align.rounds.run import find_run
     from align.rounds.stage import stage_folder
 
-    if not (run / RUN).is_file():
+    run = None if (path / "config.json").is_file() else find_run(path)
+    if run is None:
         return None
-    policies = [receipt for ref, receipt in read_run(run).receipts.items() if ref.stage == "policy"]
-    if not policies:
-        raise ConfigError(f"the run in {run} holds no policy yet", hint="see `align status`")
-    last = max(policies, key=lambda receipt: receipt.round)
-    return stage_folder(run, last.ref) / last.key
+    receipts = [receipt for ref, receipt in read_run(run).receipts.items() if ref.stage == "policy"]
+    policies = {receipt.round: stage_folder(run, receipt.ref) / receipt.key for receipt in receipts}
+    inside = path.resolve().is_relative_to(run.resolve())
+    found = {n: at for n, at in policies.items() if not inside or at.resolve().is_relative_to(path.resolve())}
+    if not found:
+        raise ConfigError(f"there is no policy in {path if inside else run} yet", hint="see `align status`")
+    return found[max(found)]
 
 
 def _lines() -> Any:

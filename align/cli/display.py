@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 import typer
 
 from align.escape import shown
+from align.figures import duration, interval, significant
+from align.progress import Progress, TimeLeft, besides, line
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress as Bar
 
     from align.rounds.runner import Event, Tell
 
@@ -74,23 +76,17 @@ def value_text(value: Any) -> str:
 
     >>> value_text(0.123456), value_text({"low": 0.5, "high": 1}), value_text({}), value_text(None)
     ('0.1235', 'low 0.5, high 1', 'none', 'none')
+    >>> value_text({"mean": 0.78, "low": 0.74, "high": 0.82, "n": 40})
+    '0.78 [0.74, 0.82], n 40'
     """
+    if isinstance(value, dict) and {"mean", "low", "high"} <= value.keys() and value["mean"] is not None:
+        rest = {name: entry for name, entry in value.items() if name not in ("mean", "low", "high")}
+        return ", ".join([interval(value, significant), *([value_text(rest)] if rest else [])])
     if isinstance(value, dict):
         return ", ".join(f"{name} {value_text(entry)}" for name, entry in value.items()) or "none"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return significant(value)
     return "none" if value is None else one_line(value)
-
-
-def seconds_text(seconds: float) -> str:
-    """
-    >>> seconds_text(4.25), seconds_text(75), seconds_text(3700)
-    ('4.2 s', '1 min 15 s', '1 h 1 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 @contextmanager
@@ -100,13 +96,27 @@ def telling(quiet: bool = False) -> Iterator["Tell"]:
         with _bars() as tell:
             yield tell
     else:
-        yield _line
+        yield _lines()
 
 
-def _line(event: "Event") -> None:
-    sentence = _sentence(event)
-    if sentence:
-        typer.echo(one_line(sentence), err=True)
+def _lines() -> "Tell":
+    """Every event as a line; progress every RUN_SECONDS, since such a line may lie in a log for good."""
+    left, said_at = TimeLeft(), time.monotonic()
+
+    def tell(event: "Event") -> None:
+        nonlocal said_at
+        sentence = _sentence(event)
+        if event.kind == "start":
+            said_at = time.monotonic()
+        if event.kind == "progress":
+            seconds = left.seconds(event.done, event.total)
+            if time.monotonic() - said_at >= RUN_SECONDS:
+                said_at = time.monotonic()
+                sentence = line(str(event.ref), event.done, event.total, event.text, seconds)
+        if sentence:
+            typer.echo(one_line(sentence), err=True)
+
+    return tell
 
 
 def _sentence(event: "Event") -> str | None:
@@ -114,7 +124,7 @@ def _sentence(event: "Event") -> str | None:
         case "start":
             return f"{event.ref}: start"
         case "done":
-            return f"{event.ref}: done in {seconds_text(event.seconds)}"
+            return f"{event.ref}: done in {duration(event.seconds)}"
         case "closed":
             return f"{event.ref}: closed, {event.text}"
         case "note":
@@ -130,53 +140,66 @@ def _bars() -> Iterator[Callable[["Event"], None]]:
     from rich.markup import escape
 
     with _bar(sys.stderr) as progress:
-        bar = progress.add_task("starting", total=None)
+        bar = progress.add_task("starting", total=None, besides="")
+        left = TimeLeft()
 
         def tell(event: "Event") -> None:
             if event.kind in ("start", "progress", "labelling"):
-                total = event.total or None
-                progress.update(bar, description=escape(str(event.ref)), completed=event.done, total=total)
+                total, told = event.total or None, ""
+                if event.kind == "progress":
+                    told = escape(one_line(besides(event.text, left.seconds(event.done, event.total))))
+                name = escape(str(event.ref))
+                progress.update(bar, description=name, completed=event.done, total=total, besides=told)
             if event.kind != "start" and (sentence := _sentence(event)):
                 progress.console.print(escape(one_line(sentence)))
             if event.kind == "start":
-                progress.reset(bar, description=escape(str(event.ref)), total=None)
+                progress.reset(bar, description=escape(str(event.ref)), total=None, besides="")
 
         yield tell
 
 
-LINE_SECONDS = 5.0
-"""Without a terminal, progress is a line every so many seconds and one at the end."""
+LINE_SECONDS, RUN_SECONDS = 5.0, 30.0
+"""Without a terminal, progress is a line every so many seconds, and a verb's one at the end."""
 
 
 @contextmanager
-def counting(name: str, stream: TextIO, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """A listener (done, total) for one piece of long work: a bar on a terminal, else plain lines on `stream`."""
+def counting(name: str, stream: TextIO, quiet: bool = False) -> Iterator[Progress]:
+    """A listener for one piece of long work: a bar on a terminal, else plain lines on `stream`."""
+    left = TimeLeft()
     if stream.isatty() and not quiet:
-        with _bar(stream) as progress:
-            bar = progress.add_task(name, total=None)
-            yield lambda done, total: progress.update(bar, completed=done, total=total)
-        return
-    said = time.monotonic()
+        from rich.markup import escape
 
-    def tell(done: int, total: int) -> None:
-        nonlocal said
-        now = time.monotonic()
-        if done == total or now - said >= LINE_SECONDS:
-            said = now
-            stream.write(f"{name}: {done} of {total}\n")
+        with _bar(stream) as progress:
+            bar = progress.add_task(name, total=None, besides="")
+
+            def show(done: int, total: int, said: str = "") -> None:
+                told = escape(one_line(besides(said, left.seconds(done, total))))
+                progress.update(bar, completed=done, total=total, besides=told)
+
+            yield show
+        return
+    said_at = time.monotonic()
+
+    def tell(done: int, total: int, said: str = "") -> None:
+        nonlocal said_at
+        now, seconds = time.monotonic(), left.seconds(done, total)
+        if done == total or now - said_at >= LINE_SECONDS:
+            said_at = now
+            stream.write(one_line(line(name, done, total, said, seconds)) + "\n")
 
     yield tell
 
 
-def _bar(stream: TextIO) -> "Progress":
+def _bar(stream: TextIO) -> "Bar":
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
+        rich.SpinnerColumn(),
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
+        rich.TimeElapsedColumn(),
+        rich.TextColumn("{task.fields[besides]}"),
     )
-    return Progress(*columns, console=Console(file=stream, highlight=False), transient=True)
+    return rich.Progress(*columns, console=Console(file=stream, highlight=False), transient=True)

@@ -5,12 +5,15 @@ from typing import Any
 
 import typer
 
+from align.cli.watching import FOLDER
+from align.figures import counted
+
 ROWS = ("preferences", "thumbs", "edits")
 MODELS = ("checkpoints", "reward_models")
 
 
 def forget(
-    folder: Path = typer.Argument(..., help="A run's folder, or one that `align annotate push --candidates` made."),
+    folder: Path = FOLDER,
     annotator: str = typer.Option(
         None, "--annotator", help="Forget all that this annotator (a name or an id) said, and will say here."
     ),
@@ -48,7 +51,9 @@ def forget(
     _say(wanted.name, found, yes)
     if yes:
         typer.echo(f"compiled anew: {', '.join(recompiled) or 'nothing had to be'}")
-        typer.echo(f"{withdrawn} answers are taken off the server" if withdrawn else "nothing open is on the server")
+        typer.echo(
+            f"{counted(withdrawn, 'answer')} taken off the server" if withdrawn else "nothing open is on the server"
+        )
 
 
 def _compile_anew(folder: Path) -> list[str]:
@@ -69,9 +74,9 @@ def _compile_anew(folder: Path) -> list[str]:
 def _say(name: str, found: dict[str, Any], yes: bool) -> None:
     from align.cli.display import plain
 
-    counts = ", ".join(f"{len(found[what])} {what}" for what in ROWS)
+    counts = ", ".join(counted(len(found[what]), what.removesuffix("s")) for what in ROWS)
     verb = "forgotten" if yes else "would forget"
-    typer.echo(f"{plain(name)}: {verb} {len(found['judgements'])} judgements; {counts} used them")
+    typer.echo(f"{plain(name)}: {verb} {counted(len(found['judgements']), 'judgement')}; made with them: {counts}")
     for what in MODELS:
         for model in found[what]:
             state = "in force" if model["in_force"] else "superseded"

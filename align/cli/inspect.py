@@ -5,27 +5,29 @@ from typing import Any, Literal
 
 import typer
 
-RUN = typer.Argument(..., help="The run's folder, such as runs/support-desk, or its recipe's.")
+from align.figures import counted, duration
+
+
+def run_of(path: Path) -> Path:
+    """The run's folder that `path` means (`align.rounds.run.find_run`); else `path` itself, about which the verbs say
+    that there is no run."""
+    from align.rounds.run import find_run
+
+    return find_run(path) or path
+
+
+RUN = typer.Argument(
+    ..., callback=run_of, help="The run's folder, such as runs/support-desk, something inside it, or its recipe's."
+)
 JSON = typer.Option(False, "--json", help="Print the result as JSON.")
-
-
-def run_of(folder: Path) -> Path:
-    """The run that `folder` is, or, of a recipe's folder, the one that `align run` makes below `runs`."""
-    if not (folder / "recipe.yaml").is_file() or any(
-        (folder / name).is_file() for name in ("resolved.yaml", "run.json")
-    ):
-        return folder
-    from align.config.load import load_recipe
-
-    return Path("runs") / load_recipe(folder, files=False).recipe.name
 
 
 def status(folder: Path = RUN, as_json: bool = JSON) -> None:
     """Say which stages are done, and how far the labelling is."""
-    from align.cli.display import print_json, print_table, say, seconds_text
+    from align.cli.display import print_json, print_table, say
     from align.report.data import report_data
 
-    data = report_data(run_of(folder))
+    data = report_data(folder)
     if as_json:
         print_json({name: data[name] for name in ("name", "state", "state_text", "rounds_planned", "stages", "notes")})
         return
@@ -33,7 +35,7 @@ def status(folder: Path = RUN, as_json: bool = JSON) -> None:
     print_table(
         [
             ["stage", "time", "key"],
-            *([f"{s['round']}/{s['stage']}", seconds_text(s["seconds"]), s["key"][:12]] for s in data["stages"]),
+            *([f"{s['round']}/{s['stage']}", duration(s["seconds"]), s["key"][:12]] for s in data["stages"]),
         ],
         right=(1,),
     )
@@ -54,7 +56,6 @@ def report(
     from align.report.html import write_report
     from align.report.table import summary_lines
 
-    folder = run_of(folder)
     if as_json or format == "json":
         print_json(report_data(folder))
     elif format == "text":
@@ -71,15 +72,15 @@ def samples(
     limit: int = typer.Option(10, "--limit", min=1, help="How many prompts."),
     as_json: bool = JSON,
 ) -> None:
-    """Browse prompts, answers and labels of a round."""
+    """Browse prompts, answers and labels of a round, with the reasons, flags and answers of their own that people gave."""
     from align.cli.display import indented, print_json, say
     from align.rounds.browse import browse
 
-    found = browse(run_of(folder), round, search)[:limit]
+    found = browse(folder, round, search)
     if as_json:
-        print_json(found)
+        print_json(found[:limit])
         return
-    for prompt in found:
+    for prompt in found[:limit]:
         typer.echo(f"── round {prompt['round']}, prompt {prompt['prompt_id'][:12]}")
         for message in prompt["messages"]:
             typer.echo(indented(f"{message['role']}: {message['content']}", "  │ "))
@@ -87,8 +88,15 @@ def samples(
             typer.echo(indented(f"  [{answer['id'][:8]}] {answer['text']}", "    │ "))
         for label in prompt["labels"]:
             say(f"  {label['name']}: {label['said']}")
+            for flag in label["flags"]:
+                say(f"    flagged {flag}")
+            for what, text in (("reason", label["reason"]), ("written instead", label["edit"])):
+                if text:
+                    typer.echo(indented(f"    {what}: {text}", "      │ "))
     if not found:
         typer.echo("nothing found")
+    if len(found) > limit:
+        typer.echo(f"{limit} of {counted(len(found), 'prompt')}; --limit shows more")
 
 
 def lineage(
@@ -104,7 +112,7 @@ def lineage(
     from align.cli.display import print_json, say
     from align.rounds.lineage import trace
 
-    found = trace(run_of(folder), identity)
+    found = trace(folder, identity)
     if as_json:
         print_json(found)
         return
@@ -112,11 +120,20 @@ def lineage(
     for side in ("from", "into"):
         for kind, names in found[side].items():
             shown = ", ".join(found["names"].get(name, name[:12]) for name in names[:8])
-            say(f"  {side} {len(names)} {kind}: {shown}{' …' if len(names) > 8 else ''}")
+            what = counted(len(names), kind.removesuffix("s").replace("_", " "))
+            say(f"  {side} {what}: {shown}{' …' if len(names) > 8 else ''}")
+
+
+def _no_part(path: Path) -> Path:
+    """As `run_of`, but a part of a run is not taken for all of it: that is for looking, and not for removing."""
+    found = run_of(path)
+    return path if found.resolve() in path.resolve().parents else found
 
 
 def clean(
-    folder: Path = RUN,
+    folder: Path = typer.Argument(
+        ..., callback=_no_part, help="The run's folder, such as runs/support-desk, or its recipe's."
+    ),
     yes: bool = typer.Option(False, "--yes", help="Remove; without it the command only says what it would remove."),
     as_json: bool = JSON,
 ) -> None:
@@ -125,7 +142,6 @@ def clean(
     from align.report.html import renew_derived
     from align.rounds.clean import remove, unreachable
 
-    folder = run_of(folder)
     found = remove(folder) if yes else unreachable(folder)
     if yes:
         renew_derived(folder)
@@ -136,4 +152,7 @@ def clean(
     for row in rows:
         say(f"{'removed' if yes else 'would remove'} {row['path']} ({row['bytes'] / 1e6:.1f} MB)")
     total = sum(row["bytes"] for row in rows) / 1e6
-    typer.echo(f"{len(rows)} folders, {total:.1f} MB" + ("" if yes or not rows else "; say --yes to remove them"))
+    typer.echo(
+        f"{counted(len(rows), 'folder')}, {total:.1f} MB"
+        + ("" if yes or not rows else "; say --yes to remove what is named")
+    )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from align.cli.watching import FOLDER, JSON
+from align.figures import counted
 
 if TYPE_CHECKING:
     from align.config.recipe import Annotate
@@ -73,7 +74,7 @@ def push(
     if as_json:
         print_json({"added": done.added, "present": done.present, "url": backend.url})
     else:
-        typer.echo(f"{done.added} tasks added, {done.present} were there already; label at {backend.url}")
+        typer.echo(f"{counted(done.added, 'task')} added, {done.present} there already; label at {backend.url}")
 
 
 def _check(candidates: Path | None, given: dict[str, Any]) -> None:

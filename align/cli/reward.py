@@ -1,11 +1,13 @@
 """`align reward`: train a reward model on pairs, score answers with it, and see how often it is right."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import typer
 
 from align.cli.train import DTYPE, JSON, REWARD_MODEL, SEED, THREADS, Dtype, keep_dropped, say_result, verb_on_rows
+from align.figures import NONE, counted, interval, number
 
 ScoringEngine = Literal["auto", "vllm", "transformers"]
 ENGINE = typer.Option(
@@ -94,11 +96,12 @@ def clean(
         print_json([{"path": str(m.folder), "bytes": m.bytes, "days": m.days, "removed": yes} for m in found])
         return
     for m in found:
-        shown = f"{m.folder} ({m.bytes / 1e6:.1f} MB, not used for {m.days:.0f} days)"
+        shown = f"{m.folder} ({m.bytes / 1e6:.1f} MB, not used for {counted(round(m.days), 'day')})"
         typer.echo(f"{'removed' if yes else 'would remove'} {shown}")
     total = sum(m.bytes for m in found) / 1e6
     typer.echo(
-        f"{len(found)} reward models, {total:.1f} MB" + ("" if yes or not found else "; say --yes to remove them")
+        f"{counted(len(found), 'reward model')}, {total:.1f} MB"
+        + ("" if yes or not found else "; say --yes to remove what is named")
     )
 
 
@@ -157,8 +160,8 @@ def evaluate(
         say_result(out, result, as_json)
         return
     _print(result, names[0] if names else "all")
-    for what, counted in (("unscored", result["unscored_reasons"]), ("dropped", result["dropped"])):
-        for reason, count in counted.items():
+    for what, reasons in (("unscored", result["unscored_reasons"]), ("dropped", result["dropped"])):
+        for reason, count in reasons.items():
             typer.echo(f"{what}: {count} × {reason}")
     if result["ties"]:
         typer.echo(f"ties: {result['ties']} × {TIE}")
@@ -169,8 +172,8 @@ def _print(result: dict[str, Any], only: str) -> None:
     """The tables of a measurement, and what it says of calibration; `only` is the subset's name where there is one."""
     from align.cli.display import print_table
 
-    head = ["pairs", "accuracy", "95% interval", "log loss", "ties", "unscored"]
-    right = (1, 2, 4, 5, 6)
+    head = ["pairs", "accuracy [95%]", "log loss", "ties", "unscored"]
+    right = (1, 3, 4, 5)
     subsets = result["slices"].get("subset", {only: result})
     print_table([["subset", *head], *(_line(*part) for part in subsets.items()), _line("all", result)], right)
     others = {name: parts for name, parts in result["slices"].items() if name != "subset"}
@@ -191,27 +194,29 @@ def _calibrated(found: dict[str, Any] | None) -> list[str]:
         return [f"calibration: not measured, for it takes pairs of {PROMPTS} prompts"]
     (before, first), (after, second) = ((found[name]["log_loss"], found[name]["ece"]) for name in ("before", "after"))
     why = {
-        None: f"of pairs that did not choose it, it raises the log loss by {found['change']['mean']:.4f}",
+        None: f"of pairs that did not choose it, it raises the log loss by {number(found['change']['mean'], 4)}",
         "high": "the scores order these pairs no better than a coin",
         "low": "the scores order all pairs right, so nothing bounds it",
     }[found["limit"]]
     offered = found["temperature"] is not None
     return [
         f"temperature: {found['temperature']:.4g}" if offered else f"temperature: none is offered, for {why}",
-        f"log loss: {before['mean']:.4f} as the scores say, {after['mean']:.4f} with the temperature, "
-        f"a change of {found['change']['mean']:+.4f} [{found['change']['low']:+.4f}, {found['change']['high']:+.4f}]",
+        f"log loss: {number(before['mean'], 4)} as the scores say, {number(after['mean'], 4)} with the temperature, "
+        f"a change of {interval(found['change'], partial(number, digits=4, signed=True))}",
         *(
-            f"expected calibration error {name}: {error['value']:.3f} [{error['low']:.3f}, {error['high']:.3f}]; "
-            f"luck alone would make {error['chance']:.3f}"
+            f"expected calibration error {name}: {interval(error, _three)}; "
+            f"luck alone would make {_three(error['chance'])}"
             for name, error in (("as the scores say", first), ("with the temperature", second))
         ),
     ]
 
 
+def _three(value: float) -> str:
+    return number(value, 3)
+
+
 def _line(name: str, part: dict[str, Any]) -> list[str]:
     """A row of the table; one prompt alone has no interval, and shows nothing."""
     accuracy, loss = part["accuracy"], part["log_loss"]
-    shown = ["–", "–", "–"]
-    if accuracy:
-        shown = [f"{accuracy['mean']:.3f}", f"{accuracy['low']:.3f} to {accuracy['high']:.3f}", f"{loss['mean']:.3f}"]
+    shown = [interval(accuracy, _three), number(loss["mean"], 3) if accuracy else NONE]
     return [name, str(part["pairs"]), *shown, str(part["ties"]), str(part["unscored"])]

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from align.figures import counted
+
 server_app = typer.Typer(
     rich_markup_mode=None, no_args_is_help=True, help="Run the embedded Argilla server, where people label."
 )
@@ -204,7 +206,7 @@ def remove_user(
     if as_json:
         _print_json({"removed": username, "answers_deleted": answers})
     else:
-        say(f"{username} is removed" + (f", with {answers} answers" if answers else ""))
+        say(f"{username} is removed" + (f", with {counted(answers, 'answer')}" if answers else ""))
 
 
 def _place(home: Path | None, server: str | None) -> Path | str | None:

@@ -212,21 +212,20 @@ def _write(out: Path, result: dict[str, Any], best: str) -> None:
 
 def _say(out: Path, result: dict[str, Any], as_json: bool) -> None:
     from align.cli.display import plain, print_json, value_text
+    from align.figures import counted, interval, significant
 
     if as_json:
         print_json({**{name: value for name, value in result.items() if name != "trials"}, "out": str(out)})
         return
     typer.echo(f"start: {value_text(result['start'])}")
-    typer.echo(f"best: {value_text(result['best'])} (trial {result['best_trial'] + 1} of {len(result['trials'])})")
+    typer.echo(f"best: {value_text(result['best'])} (trial {result['best_trial']} of {len(result['trials'])})")
     compared = result["comparison"]
     if (won := compared.get("win_rate")) is None:
         typer.echo(plain(compared["note"]))
     else:
         gain = compared["difference"]
-        typer.echo(f"win rate over the start on {won['clusters']} unseen prompts: {_interval(won)}")
-        typer.echo(f"mean score: {_interval(gain)} higher than {compared['mean_score_start']:.4g}")
+        typer.echo(f"win rate over the start on {counted(won['clusters'], 'unseen prompt')}: {interval(won)}")
+        typer.echo(
+            f"mean score: by {interval(gain, significant)} higher than {significant(compared['mean_score_start'])}"
+        )
     typer.echo(f"written to {out}: best.yaml, sweep.svg, trials.jsonl, policy/")
-
-
-def _interval(found: dict[str, Any]) -> str:
-    return f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"

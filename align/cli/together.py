@@ -1,18 +1,16 @@
 """A training verb in several processes. Each reads the same order; the first one writes the result and tells of it."""
 
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from align.cli.workplace import PRINTED
+from align.progress import Progress
 from align.rounds.child import run_child, serve
 from align.store import LOGS, read_json, write_json
 from align.train.launch import launch_command, launch_environment
 from align.train.world import rank
-
-Progress = Callable[[int, int], None]
 
 
 def learn_together(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import typer
 
+from align.progress import Progress
+
 if TYPE_CHECKING:
     from align.templates import Chat
     from reward.compose import Weighted
@@ -338,9 +340,7 @@ def read_order(order: Order) -> Lesson:
     return Lesson(order, config, parts.train, rows, dropped)
 
 
-def learn(
-    lesson: Lesson, model: Path, *, out: Path, work: Path, progress: Callable[[int, int], None]
-) -> dict[str, Any]:
+def learn(lesson: Lesson, model: Path, *, out: Path, work: Path, progress: Progress) -> dict[str, Any]:
     """Train the checkpoint `model`, in this process, into `out`."""
     order = lesson.order
     scorer, critic = _scored(order, lesson.config)

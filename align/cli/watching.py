@@ -8,20 +8,39 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from align.cli.inspect import run_of
+from align.figures import NONE, counted, duration, interval
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from align.rounds.survey import Survey
 
-FOLDER = typer.Argument(..., help="A run's folder, or one that `align annotate push --candidates` made.")
+
+def desk_or_run(path: Path) -> Path:
+    """The folder that asks people: one that `align annotate push --candidates` made, or the run that `path` means."""
+    from align.rounds.labelling import DESK
+
+    return path if (path / DESK).is_file() else run_of(path)
+
+
+FOLDER = typer.Argument(
+    ...,
+    callback=desk_or_run,
+    help="A run's folder or its recipe's, or a folder that `align annotate push --candidates` made.",
+)
 JSON = typer.Option(False, "--json", help="Print the result as JSON.")
-HEAD = ["annotator", "done", "skipped", "an hour", "agrees", "control items", "left", "consistent"]
+HEAD = ["annotator", "done", "skipped", "drafts", "an hour", "agrees", "control items", "left", "consistent"]
+
+
+NUMBERS = (1, 2, 3, 4)
+"""Columns that stand to the right."""
 
 
 def status(folder: Path = FOLDER, as_json: bool = JSON) -> None:
     """How far the labelling is, how each annotator gets on, and how long the rest will take.
 
-    Beside what is done: tasks an hour (pauses over five minutes aside); how often the others said the same; how many
+    Beside what is done, skipped and kept as a draft: tasks an hour (pauses over five minutes aside); how often the others said the same; how many
     control items with a known answer were answered so; how often the answer on the left was said to be better; and how
     many repeated tasks were answered alike. Shares come with their 95% intervals.
     """
@@ -40,7 +59,7 @@ def status(folder: Path = FOLDER, as_json: bool = JSON) -> None:
     for line in [*_lines(found), *([winner(won)] if won else []), *found.notes]:
         say(line)
     if found.people:
-        print_table([HEAD, *_rows(found)], right=(1, 2, 3))
+        print_table([HEAD, *_rows(found)], right=NUMBERS)
 
 
 def watch(
@@ -74,11 +93,10 @@ def winner(won: dict[str, Any]) -> str:
     """How a blind comparison stands, in a sentence."""
     if won["mean"] is None:
         return f"win rate of --candidates over --against: not known, for {won['reason']}"
-    interval = f"{won['mean']:.2f} [{won['low']:.2f}, {won['high']:.2f}]"
-    ties = f"{won['ties']} ties ({won['same']} without asking, {won['both_bad']} both bad)"
+    ties = f"{counted(won['ties'], 'tie')} ({won['same']} without asking, {won['both_bad']} both bad)"
     return (
-        f"win rate of --candidates over --against: {interval}, 95% interval over {won['clusters']} prompts; "
-        f"{won['wins']} wins, {ties}, {won['losses']} losses"
+        f"win rate of --candidates over --against: {interval(won)}, 95% interval over {counted(won['clusters'], 'prompt')}; "
+        f"{counted(won['wins'], 'win')}, {ties}, {counted(won['losses'], 'loss', 'losses')}"
     )
 
 
@@ -106,47 +124,50 @@ def _looks(folder: Path, every: float) -> Iterator["Survey"]:
 
 
 def _lines(found: "Survey") -> list[str]:
-    from align.rounds.labelling import late_text, left_behind_text, left_out_text
+    from align.rounds.labelling import dropped_text, late_text, left_behind_text, short_text
 
     state = found.progress
     done = f"{state.completed} of {state.tasks} tasks are complete; {state.answers} of {state.wanted} answers are in"
-    if state.exhausted:
-        done += f"; nobody is left to ask about {state.exhausted}"
-    left_out = [text for text in (left_out_text(state.left_out), left_behind_text(found.superseded)) if text]
+    if short := short_text(state.exhausted):
+        done += f"; {short}"
+    besides = [_drafts(state.drafts), dropped_text(state.dropped), left_behind_text(found.superseded)]
     if found.closed is not None:
-        return [done, f"closed: {found.closed}", *([late_text(found.late)] if found.late else []), *left_out]
-    return [f"{done}; {_time_left(found.left)}", f"open; label at {found.url}", *left_out]
+        said = [done, f"closed: {found.closed}", late_text(found.late) if found.late else "", *besides]
+    else:
+        said = [f"{done}; {_time_left(found.left)}", f"open; label at {found.url}", *besides]
+    return [line for line in said if line]
+
+
+def _drafts(count: int) -> str:
+    return (
+        f"{counted(count, 'draft')} {'is' if count == 1 else 'are'} not submitted, and no answer yet" if count else ""
+    )
 
 
 def _time_left(left: dict[str, Any]) -> str:
-    from align.cli.display import seconds_text
-
+    nobody = left["nobody"]
+    new = f"{counted(nobody, 'answer')} {'waits' if nobody == 1 else 'wait'} for somebody new" if nobody else ""
     if left["answers"] == 0:
-        return "none is missing"
+        return new or "none is missing"
     if left["hours"] is None:
-        return f"time left: unknown ({left['reason']})"
-    people = "person" if left["people"] == 1 else "people"
-    return f"time left: {seconds_text(3600 * left['hours'])} for {left['people']} {people} together"
+        time_left = f"unknown ({left['reason']})"
+    else:
+        together = " together" if left["people"] > 1 else ""
+        time_left = f"{duration(3600 * left['hours'])} for {counted(left['people'], 'person', 'people')}{together}"
+    return f"time left: {time_left}" + (f"; {new}" if new else "")
 
 
 def _rows(found: "Survey") -> list[list[str]]:
     return [
-        [person["name"], str(person["submitted"]), str(person["skipped"]), _pace(person)]
-        + [_share(person[what]) for what in ("agreement", "gold", "left", "consistency")]
+        [person["name"], str(person["submitted"]), str(person["skipped"]), str(person["drafts"]), _pace(person)]
+        + [interval(person[what]) for what in ("agreement", "gold", "left", "consistency")]
         for person in found.people.values()
     ]
 
 
 def _pace(person: dict[str, Any]) -> str:
     pace = person["pace"]["tasks_per_hour"]
-    return "–" if pace is None else f"{pace:.0f}"
-
-
-def _share(found: dict[str, Any]) -> str:
-    """`0.71 [0.60, 0.80]`, or a dash where nothing is known."""
-    if found["value"] is None:
-        return "–"
-    return f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+    return NONE if pace is None else f"{pace:.0f}"
 
 
 def _page(found: "Survey") -> "RenderableType":
@@ -159,7 +180,7 @@ def _page(found: "Survey") -> "RenderableType":
 
     table = Table(box=None, pad_edge=False)
     for number, name in enumerate(HEAD):
-        table.add_column(name, justify="right" if number in (1, 2, 3) else "left")
+        table.add_column(name, justify="right" if number in NUMBERS else "left")
     for row in _rows(found):
         table.add_row(*(escape(one_line(cell)) for cell in row))
     return Group(*(escape(one_line(line)) for line in _lines(found)), table)

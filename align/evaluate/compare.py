@@ -32,7 +32,7 @@ def evaluate_policy(
     """Write `samples.parquet` (candidates with a nullable `score`) and `result.json` into `out`; return the result.
 
     `first` and `parent` are evaluation folders of earlier policies; prompts that only one of two policies answered
-    are not compared, and counted as `left_out`. Without `score` there are lengths and samples only; `mean_tokens` is
+    are not compared, and counted as `dropped`. Without `score` there are lengths and samples only; `mean_tokens` is
     None where some answer came without a count. Raises DataError where there is nothing to score or to compare.
     """
     if not answers:
@@ -79,7 +79,7 @@ def _against(new: pa.Table, folder: Path | None, tie_width: float, seed: int) ->
             f"the {len(ours)} prompts of the one policy and the {len(theirs)} of the other have none in common"
         )
     found = win_rate([ours[p] for p in shared], [theirs[p] for p in shared], shared, tie_width=tie_width, seed=seed)
-    return {**found.as_dict(), "left_out": len(ours.keys() ^ theirs.keys())}
+    return {**found.as_dict(), "dropped": len(ours.keys() ^ theirs.keys())}
 
 
 def _by_prompt(table: pa.Table) -> dict[str, list[float | None]]:

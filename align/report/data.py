@@ -3,6 +3,7 @@
 A number that is not there is None, and `missing` beside it says why.
 """
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from align.report.people import annotators, compilers, conflicts
 from align.report.provenance import changed_versions, outside_files, recipe_text, versions
 from align.report.reading import RunFolder, read_run
 from align.report.reward_models import reward_models
+from align.report.said import said_besides
 from align.report.samples import choose_samples
 from align.rounds.forget import tainted
 from align.rounds.journal import read_journal
@@ -32,6 +34,8 @@ CURVES = {
     "kl": "KL divergence to the parent, nats per token",
 }
 """TRL's metrics that are drawn, and what they are called in the report."""
+SHARES = ("rewards/accuracies", "accuracy")
+"""Those that lie between 0 and 1."""
 
 
 def report_data(run: Path) -> dict[str, Any]:
@@ -67,6 +71,7 @@ def report_data(run: Path) -> dict[str, Any]:
         "annotators": annotators(found),
         "compilers": compiled,
         "reward_models": reward_models(found),
+        "said": said_besides(found),
         "learning_curves": _curves(found),
         "samples": choose_samples(found),
         "versions": versions(found),
@@ -248,18 +253,22 @@ def _judge(run: RunFolder) -> dict[str, Any] | None:
 
 
 def _curves(run: RunFolder) -> list[dict[str, Any]]:
-    """Learning curves of every policy and reward model: points are [step, value]."""
+    """Learning curves of every policy and reward model: points are [step, value], values finite; of a `share` in [0, 1]."""
     curves = []
     for ref in run.receipts:
         if ref.stage not in ("policy", "reward"):
             continue
         log = run.log(ref.round, ref.stage, "metrics.jsonl")
         for metric, title in CURVES.items():
-            points = [[row["step"], row[metric]] for row in log if metric in row and row[metric] is not None]
+            points = [[row["step"], row[metric]] for row in log if _is_number(row.get(metric))]
             if len(points) > 1:
                 about = {"round": ref.round, "stage": ref.stage, "metric": metric, "title": title}
-                curves.append({**about, "points": points})
+                curves.append({**about, "share": metric in SHARES, "points": points})
     return curves
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _late(run: RunFolder) -> list[str]:

@@ -8,6 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from align.escape import shown
+from align.figures import bounds, counted, duration, interval, number, points, share
 from align.report import words
 from align.report.data import latest_round, report_data
 from align.report.plots import Estimate, Series, curves_plot, estimates_plot
@@ -18,8 +19,8 @@ from align.store import replace_file
 HERE = Path(__file__).parent
 LONGEST = 100_000
 """Characters of one text that the page shows."""
-OPEN_SAMPLES = 8
-"""Side-by-side answers that are seen at once; the rest unfolds."""
+OPEN_SAMPLES, OPEN_SAID = 8, 4
+"""Side-by-side answers, and judgements with more than a choice, that are seen at once; the rest unfolds."""
 STAGES = {
     "rollouts": "sampling",
     "reward": "training",
@@ -58,11 +59,14 @@ def render(data: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "share": words.share,
-        "number": words.number,
-        "interval": words.interval,
-        "duration": words.duration,
+        "share": share,
+        "counted": counted,
+        "number": number,
+        "interval": interval,
+        "bounds": bounds,
+        "duration": duration,
         "raised": words.raised,
+        "judged_blind": words.judged_blind,
     }
     return environment.get_template("report.html.j2").render(
         data=data,
@@ -80,8 +84,11 @@ def render(data: dict[str, Any]) -> str:
         totals=_totals(data),
         verdicts=_verdicts(data),
         people=_people(data),
+        labelled=sum(person["labels"] > 0 for person in data["annotators"]),
         agreement=_agreement(data),
+        said=_said(data["said"]),
         open_samples=OPEN_SAMPLES,
+        open_said=OPEN_SAID,
     )
 
 
@@ -107,26 +114,28 @@ def _pictures(data: dict[str, Any]) -> list[dict[str, Any]]:
         )
     ]
     pictures = []
+    policies = [data["sft"], *data["rounds"]]
+    scores = _estimates(policies, "mean_score")
     if won[0].estimates:
+        won = [series for series in won if series.estimates]
         labels = _names(won[0].estimates, first)
         plot = estimates_plot(
             won,
             title="Win rate per round",
             labels=labels,
-            form=words.number,
+            form=number,
             line=(0.5, "no difference"),
             bounds=(0, 1),
-            size=(520, 355),
+            size=(520, 355) if scores else (360, 190),  # with two others beside it, it is as high as both
         )
         pictures.append({"title": "Win rate", "plot": plot, "legend": won, "note": "Bars are 95% intervals."})
-    policies = [data["sft"], *data["rounds"]]
-    if scores := _estimates(policies, "mean_score"):
+    if scores:
         shown = data["sft"]["demonstrations"]
         plot = estimates_plot(
             [Series("mean score", "main", scores)],
             title="Mean score",
             labels=_names(scores, first),
-            form=words.number,
+            form=number,
             line=(shown["mean"], "demonstrations") if shown else None,
         )
         note = "The judge's score of held-out answers, higher is better."
@@ -167,7 +176,13 @@ def _curves(data: dict[str, Any]) -> list[dict[str, Any]]:
     for title, curves in groups.items():
         lines = [(f"round {c['round']}", _colour(c["round"]), c["points"]) for c in curves]
         names = [(name, colour) for name, colour, _ in lines] if curves[0]["round"] else []
-        pictures.append({"title": title, "plot": curves_plot(lines, title=title), "legend": names})
+        pictures.append(
+            {
+                "title": title,
+                "plot": curves_plot(lines, title=title, bounds=(0, 1) if curves[0]["share"] else None),
+                "legend": names,
+            }
+        )
     return pictures
 
 
@@ -179,13 +194,13 @@ def _colour(round: int) -> int:
 def _times(data: dict[str, Any]) -> dict[str, Any]:
     """Per round the seconds of each kind of stage, and the longest round, which is the full width."""
     rows = []
-    for number in sorted({s["round"] for s in data["stages"]}):
+    for round in sorted({s["round"] for s in data["stages"]}):
         parts = dict.fromkeys([*STAGES.values(), "other"], 0.0)
         for stage in data["stages"]:
-            if stage["round"] == number:
+            if stage["round"] == round:
                 parts[STAGES.get(stage["stage"], "other")] += stage["seconds"]
-        name = f"round {number}" if number else data["first_policy"]
-        rows.append({"round": number, "name": name, "parts": parts, "seconds": sum(parts.values())})
+        name = f"round {round}" if round else data["first_policy"]
+        rows.append({"round": round, "name": name, "parts": parts, "seconds": sum(parts.values())})
     return {"rows": rows, "longest": max((r["seconds"] for r in rows), default=0.0) or 1.0}
 
 
@@ -243,6 +258,21 @@ def _agreement(data: dict[str, Any]) -> dict[str, Any]:
     return _table("Round", rows)
 
 
+FLAGGED = {"unsafe": "unsafe", "wrong": "wrong", "off_topic": "off topic", "format": "badly formed"}
+
+
+def _said(said: dict[str, Any]) -> dict[str, Any]:
+    """How often people said more than their choice, of how many judgements."""
+    rows = {}
+    for found in said["counts"]:
+        of = f"of {found['judgements']}"
+        name = f"Round {found['round']}{', blind' if found['blind'] else ''}"
+        more = {"Reasons": found["reasons"], "Written instead": found["edits"]}
+        rows[name] = {what: (str(count), of) if count else None for what, count in more.items()}
+        rows[name] |= {f"Flagged {words}": found["flags"].get(flag) for flag, words in FLAGGED.items()}
+    return _table("Labels", rows)
+
+
 def _rewards(data: dict[str, Any]) -> dict[str, Any] | None:
     """What is measured of the reward models, with the table's cells as text; None where nothing is."""
     found = reward_section(data)
@@ -285,5 +315,5 @@ def _cell(column: str, value: Any) -> tuple[str, ...]:
         return str(value), ""
     if "hits" in value and column not in SHARES:
         return f"{value['hits']} of {value['n']}", ""
-    form = words.points if column == SWAY else words.share if column in SHARES else words.number
-    return form(value["value"]), f"[{form(value['low'])}, {form(value['high'])}]"
+    form = points if column == SWAY else share if column in SHARES else number
+    return form(value["value"]), bounds(value, form)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from align import figures
+
 Points = Sequence[tuple[float, float]]
 MOST_POINTS = 240
 """A longer curve is drawn as means over equal stretches."""
@@ -40,7 +42,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A plot's area in SVG units and what its edges stand for."""
+    """A plot's area in SVG units and what its edges stand for. What lies beyond them is drawn at the edge."""
 
     width: float
     height: float
@@ -52,10 +54,12 @@ class Frame:
     bottom: float = 30
 
     def px(self, x: float) -> float:
-        return self.left + (x - self.x[0]) / (self.x[1] - self.x[0]) * (self.width - self.left - self.right)
+        share = (_between(x, *self.x) - self.x[0]) / (self.x[1] - self.x[0])
+        return self.left + share * (self.width - self.left - self.right)
 
     def py(self, y: float) -> float:
-        return self.top + (self.y[1] - y) / (self.y[1] - self.y[0]) * (self.height - self.top - self.bottom)
+        share = (self.y[1] - _between(y, *self.y)) / (self.y[1] - self.y[0])
+        return self.top + share * (self.height - self.top - self.bottom)
 
 
 def estimates_plot(
@@ -72,7 +76,7 @@ def estimates_plot(
     """Values with intervals over rounds. `labels` names each x; `line` is a dashed level with its text; `bounds`
     are limits that the scale does not pass (0 and 1 for shares); `zero` starts the scale there; `form` writes a value."""
     values = [v for s in series for e in s.estimates for v in (e.low, e.high)] + ([line[0]] if line else [])
-    low, high = _widened(values, bounds)
+    low, high = widened(values, bounds)
     ticks = nice_ticks(0.0 if zero else low, high)
     xs = sorted(labels)
     frame = Frame(*size, (xs[0] - 0.5, xs[-1] + 0.5), (ticks[0], ticks[-1]))
@@ -84,16 +88,34 @@ def estimates_plot(
         shift = (number - (len(series) - 1) / 2) * 2 * spread
         parts.append(_estimates(frame, one, shift, form, len(xs) <= MOST_VALUES))
     if line is not None:
-        parts.append(_text("level-text", frame.left + 4, frame.py(line[0]) - 5, line[1]))
+        parts.append(_level_text(frame, [e for one in series for e in one.estimates], *line))
     return _svg(frame, title, parts)
 
 
+def _level_text(frame: Frame, estimates: Sequence[Estimate], value: float, text: str) -> Markup:
+    """Above the dashed line, at its end where no bar stands in the way: the left one if it may be."""
+    reach = 18 * (frame.y[1] - frame.y[0]) / (frame.height - frame.top - frame.bottom)
+
+    def free(x: int) -> bool:
+        return all(e.high < value or e.low > value + reach for e in estimates if e.x == x)
+
+    first, last = (found(e.x for e in estimates) for found in (min, max))
+    if free(first) or not free(last):
+        return _text("level-text", frame.left + 4, frame.py(value) - 5, text)
+    return _text("level-text", frame.width - frame.right - 4, frame.py(value) - 5, text, anchor="end")
+
+
 def curves_plot(
-    curves: Sequence[tuple[str, int, Points]], *, title: str, size: tuple[float, float] = (400, 190)
+    curves: Sequence[tuple[str, int, Points]],
+    *,
+    title: str,
+    bounds: tuple[float, float] | None = None,
+    size: tuple[float, float] = (400, 190),
 ) -> Markup:
-    """Lines over training steps: (name, number for its colour, points in order of steps)."""
+    """Lines over training steps: (name, number for its colour, points in order of steps, finite); `bounds` as in
+    `estimates_plot`."""
     thin = [(name, colour, thinned(points)) for name, colour, points in curves]
-    ticks = nice_ticks(*_widened([y for _, _, points in thin for _, y in points], None), wanted=4)
+    ticks = nice_ticks(*widened([y for _, _, points in thin for _, y in points], bounds), wanted=4)
     last = max(x for _, _, points in thin for x, _ in points)
     first = min(x for _, _, points in thin for x, _ in points)
     frame = Frame(*size, (min(first, last - 1), last), (ticks[0], ticks[-1]))
@@ -118,12 +140,12 @@ def reliability_plot(
     x_ticks = nice_ticks(0.5, max(0.55, *(one["confidence"] for one in bins)))
     values = [one.get(name, one["observed"]) for one in bins for name in ("observed", "low", "high")]
     y_ticks = nice_ticks(min(0.5, *values), max(x_ticks[-1], *values))
-    frame = Frame(*size, (x_ticks[0], x_ticks[-1]), (y_ticks[0], y_ticks[-1]), bottom=46)
+    frame = Frame(*size, (x_ticks[0], x_ticks[-1]), (y_ticks[0], y_ticks[-1]), top=28, bottom=46)
     parts = [_grid(frame, y_ticks)]
     for tick, text in zip(x_ticks, tick_texts(x_ticks), strict=True):
         parts.append(_text("tick", frame.px(tick), frame.height - 28, text, anchor="middle"))
     parts.append(_text("level-text", frame.px(x_ticks[-1]), frame.height - 8, "confidence of the model", anchor="end"))
-    parts.append(_text("level-text", frame.left + 4, frame.top + 4, "how often people agree"))
+    parts.append(_text("level-text", 2, 12, "how often people agree"))
     parts.append(_line("level", *(side(at) for at in (x_ticks[0], x_ticks[-1]) for side in (frame.px, frame.py))))
     for name, kind, found in curves:
         drawn = Markup("").join(_bin(frame, name, one) for one in found)
@@ -156,7 +178,7 @@ def slices_plot(
             continue
         name, value, low, high, pairs = row
         parts.append(_text("tick", 10, y + 4, name))
-        said = f"{heading}, {name}: {value:.2f} [{low:.2f}, {high:.2f}], {pairs} pairs"
+        said = f"{heading}, {name}: {figures.interval({'mean': value, 'low': low, 'high': high})}, {figures.counted(pairs, 'pair')}"
         drawn = [_line("bar", frame.px(low), y, frame.px(high), y)] if low < high else []
         dot = Markup('<circle class="dot" cx="{:.1f}" cy="{:.1f}" r="4.5"><title>{}</title></circle>')
         drawn.append(dot.format(frame.px(value), y, said))
@@ -173,11 +195,14 @@ def thinned(points: Points, most: int = MOST_POINTS) -> list[tuple[float, float]
 
 
 def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """About `wanted` round numbers whose first and last enclose [low, high].
+    """About `wanted` round numbers whose first and last enclose [low, high]; of a single number those around it, and
+    none of them beyond 0 or 1 where it is not.
 
-    >>> nice_ticks(0.46, 0.83)
-    [0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+    >>> nice_ticks(0.46, 0.83), nice_ticks(0.5, 0.5)
+    ([0.4, 0.5, 0.6, 0.7, 0.8, 0.9], [0.44, 0.46, 0.48, 0.5, 0.52, 0.54, 0.56])
     """
+    if low == high:
+        low, high = widened([low], (0, 1) if 0 <= low <= 1 else None)
     raw = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
@@ -195,12 +220,18 @@ def tick_texts(ticks: Sequence[float]) -> list[str]:
     return [f"{t:.{decimals}f}".replace("-", "−") for t in ticks]
 
 
-def _widened(values: Sequence[float], bounds: tuple[float, float] | None) -> tuple[float, float]:
-    """The range of `values` with some air, within `bounds`; never empty."""
-    low, high = min(values), max(values)
-    air = (high - low) * 0.08 or abs(high) * 0.1 or 1.0
-    low, high = low - air, high + air
+def widened(values: Sequence[float], bounds: tuple[float, float] | None) -> tuple[float, float]:
+    """The range of `values` with some air, within `bounds`; never empty, and never on the other side of 0 for the air
+    alone: where nothing is negative, neither is the scale."""
+    least, most = min(values), max(values)
+    air = (most - least) * 0.08 or abs(most) * 0.1 or 1.0
+    low = max(least - air, 0.0) if least >= 0 else least - air
+    high = min(most + air, 0.0) if most < 0 else most + air
     return (max(low, bounds[0]), min(high, bounds[1])) if bounds else (low, high)
+
+
+def _between(value: float, low: float, high: float) -> float:
+    return min(max(value, low), high)
 
 
 def _estimates(frame: Frame, series: Series, shift: float, form: Callable[[float], str], written: bool) -> Markup:
@@ -214,7 +245,7 @@ def _estimates(frame: Frame, series: Series, shift: float, form: Callable[[float
         text = f"{series.name}, round {estimate.x}: {form(estimate.value)}"
         if estimate.low < estimate.high:
             parts.append(_line("bar", x, frame.py(estimate.low), x, frame.py(estimate.high)))
-            text += f" [{form(estimate.low)}, {form(estimate.high)}]"
+            text += f" {figures.bounds({'low': estimate.low, 'high': estimate.high}, form)}"
         parts.append(
             Markup('<circle class="dot" cx="{:.1f}" cy="{:.1f}" r="5"><title>{}</title></circle>').format(x, y, text)
         )
@@ -226,13 +257,13 @@ def _estimates(frame: Frame, series: Series, shift: float, form: Callable[[float
 def _bin(frame: Frame, name: str, found: Mapping[str, float]) -> Markup:
     """One bin of a reliability diagram, with its interval where it has one."""
     x, y = frame.px(found["confidence"]), frame.py(found["observed"])
-    text = f"{name}: confidence {found['confidence']:.2f}, observed {found['observed']:.2f}"
+    text = f"{name}: confidence {figures.number(found['confidence'])}, observed {figures.number(found['observed'])}"
     bar = Markup("")
     if "low" in found:
         bar = _line("bar", x, frame.py(found["low"]), x, frame.py(found["high"]))
-        text += f" [{found['low']:.2f}, {found['high']:.2f}]"
+        text += f" {figures.bounds(found)}"
     return bar + Markup('<circle class="dot" cx="{:.1f}" cy="{:.1f}" r="5"><title>{}</title></circle>').format(
-        x, y, f"{text}, {found['n']:.0f} pairs"
+        x, y, f"{text}, {figures.counted(round(found['n']), 'pair')}"
     )
 
 

@@ -10,7 +10,7 @@ BEFORE, AFTER = "as the scores say", "with the temperature"
 STYLE = (
     "svg{font:12px system-ui,sans-serif;background:#fff}.grid{stroke:#e3e6ea}.tick,.level-text{fill:#5b6572;"
     "font-size:11.5px}.level{stroke:#5b6572;stroke-dasharray:4 4}.bar{stroke:currentColor;stroke-width:7;"
-    "stroke-linecap:round;opacity:.3}.dot{fill:currentColor;stroke:#fff;stroke-width:1.5}.main{color:#0b6e63}"
+    "opacity:.3}.dot{fill:currentColor;stroke:#fff;stroke-width:1.5}.main{color:#0b6e63}"
     ".other{color:#b8650b}.key{fill:#1c2024}"
 )
 KINDS = {AFTER: "main", BEFORE: "other"}

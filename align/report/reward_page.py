@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from align.report import words
+from align.figures import bounds, counted, number
 from align.report.plots import Estimate, Series, estimates_plot, slices_plot
 from align.report.reliability import KINDS, diagram
 
@@ -51,7 +51,7 @@ def _row(model: dict[str, Any]) -> dict[str, Any]:
         "Accuracy": _cell(held_out.get("accuracy")),
         "New pairs": fresh.get("pairs"),
         "On new labels": _cell(fresh.get("accuracy")),
-        "Temperature": told and ("–" if told["temperature"] is None else words.number(told["temperature"]), ""),
+        "Temperature": told and ("–" if told["temperature"] is None else number(told["temperature"]), ""),
         "Log loss": told and _mended(told, lambda found: found["log_loss"]["mean"], 3),
         "Calibration error": told and _mended(told, lambda found: found["ece"]["value"], 3),
     }
@@ -60,12 +60,12 @@ def _row(model: dict[str, Any]) -> dict[str, Any]:
 def _cell(found: dict[str, Any] | None) -> tuple[str, str] | None:
     if found is None:
         return None
-    return words.number(found["mean"]), f"[{words.number(found['low'])}, {words.number(found['high'])}]"
+    return number(found["mean"]), bounds(found)
 
 
 def _mended(told: dict[str, Any], value: Any, digits: int) -> tuple[str, str]:
     """What it is with the temperature, and beside it what it was without."""
-    before, after = (words.number(value(told[name]), digits) for name in ("before", "after"))
+    before, after = (number(value(told[name]), digits) for name in ("before", "after"))
     return after, f"was {before}"
 
 
@@ -81,7 +81,7 @@ def _over_rounds(models: list[dict[str, Any]]) -> dict[str, Any]:
         series,
         title=title,
         labels={model["round"]: f"round {model['round']}" if len(models) <= 5 else str(model["round"]) for model in models},
-        form=words.number,
+        form=number,
         line=(0.5, "a coin"),
         bounds=(0, 1),
         size=(400, 240),
@@ -94,15 +94,15 @@ def _over_rounds(models: list[dict[str, Any]]) -> dict[str, Any]:
 def _latest(model: dict[str, Any], part: str) -> list[dict[str, Any]]:
     """The reliability diagram of the latest model that has one, and its accuracy by slice."""
     told, slices = model[part]["calibration"], model[part]["slices"]
-    what = "held-out pairs" if part == "held_out" else "the next round's labels"
+    what = "held-out prompts" if part == "held_out" else "the next round's labels"
     title = f"Reliability, round {model['round']}"
     error = told["after"]["ece"]
     offered = told["temperature"] is not None
-    which = f"a temperature of {words.number(told['temperature'] if offered else told['fit'])}"
+    which = f"a temperature of {number(told['temperature'] if offered else told['fit'])}"
     note = (
-        f"{told['pairs']} {what}. On the line a model is right as often as it says. With {which}"
-        f"{'' if offered else ', which is not offered for it raises the log loss,'} the calibration error is {words.number(error['value'], 3)}; luck alone "
-        f"would make {words.number(error['chance'], 3)}."
+        f"{counted(told['pairs'], 'pair')} of {what}. On the line a model is right as often as it says. With {which}"
+        f"{'' if offered else ', which is not offered for it raises the log loss,'} the calibration error is {number(error['value'], 3)}; luck alone "
+        f"would make {number(error['chance'], 3)}."
     )
     legend = [{"kind": kind, "name": name} for name, kind in KINDS.items()]
     pictures = [{"title": title, "plot": diagram(told, title), "legend": legend, "note": note}]

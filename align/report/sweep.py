@@ -6,7 +6,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from align.report.plots import Frame, nice_ticks, tick_texts
+from align.figures import counted, interval, significant
+from align.report.plots import Frame, nice_ticks, tick_texts, widened
 
 PANEL = (300.0, 200.0)
 STYLE = (
@@ -23,8 +24,7 @@ def sweep_svg(result: dict[str, Any]) -> str:
     shown = [t for t in result["trials"] if t["value"] is not None]
     levels = [t[part] for t in shown for part in ("low", "high")]
     levels += [result["start_value"]] if result["start_value"] is not None else []
-    air = (max(levels) - min(levels)) * 0.05 or 1.0
-    ticks = nice_ticks(min(levels) - air, max(levels) + air)
+    ticks = nice_ticks(*widened(levels, (0, 1) if result["metric"] == "win_rate" else None))
     panels = [_in_order(result, shown, ticks)]
     panels += [_against(key, result, shown, ticks) for key in result["start"]]
     columns = min(3, len(panels))
@@ -36,7 +36,10 @@ def sweep_svg(result: dict[str, Any]) -> str:
         )
         for n, panel in enumerate(panels)
     ]
-    title = f"{len(result['trials'])} trials, {str(result['metric']).replace('_', ' ')} on {result['tuning_prompts']} prompts"
+    title = (
+        f"{counted(len(result['trials']), 'trial')}, {str(result['metric']).replace('_', ' ')} on "
+        f"{counted(result['tuning_prompts'], 'prompt')}"
+    )
     return str(
         Markup(
             '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {:.0f} {:.0f}" width="{:.0f}" height="{:.0f}"'
@@ -56,13 +59,13 @@ def _in_order(result: dict[str, Any], shown: Sequence[dict[str, Any]], ticks: Se
     for trial in shown:
         if trial["state"] == "complete" and trial["value"] > best:
             if path:
-                path.append((trial["number"] + 1, best))
+                path.append((trial["number"], best))
             best = trial["value"]
         if best > -math.inf:
-            path.append((trial["number"] + 1, best))
+            path.append((trial["number"], best))
     line = "M" + "L".join(f"{frame.px(x):.1f} {frame.py(y):.1f}" for x, y in path)
     parts.append(Markup('<path class="best-so-far" d="{}"/>').format(line))
-    parts += [_dot(frame, trial["number"] + 1, trial, result) for trial in shown]
+    parts += [_dot(frame, trial["number"], trial, result) for trial in shown]
     return Markup("").join(parts)
 
 
@@ -120,7 +123,7 @@ def _dot(frame: Frame, x: float, trial: dict[str, Any], result: dict[str, Any]) 
     whole = trial["state"] == "complete"
     kind = "dot best" if trial["number"] == result["best_trial"] else "dot" if whole else "dot off"
     px, said = frame.px(x), ", ".join(f"{k} {v}" for k, v in trial["values"].items())
-    text = f"trial {trial['number'] + 1}: {trial['value']:.4g} [{trial['low']:.4g}, {trial['high']:.4g}], {said}"
+    text = f"trial {trial['number']}: {interval(trial, significant)}, {said}"
     bar = _line("bar", px, frame.py(trial["low"]), px, frame.py(trial["high"])) if whole else Markup("")
     return bar + Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="4"><title>{}</title></circle>').format(
         kind, px, frame.py(trial["value"]), f"{text} ({trial['state']})"

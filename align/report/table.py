@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from align.figures import duration, interval, number
 from align.report.reward_models import warnings
-from align.report.words import duration, interval, number
 
 NUMERIC = {"labels", "agreement", "time"}
 

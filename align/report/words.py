@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from align.figures import counted, interval, number, share
 from align.report.data import latest_round
 
 METHOD_NAMES = {"dpo": "DPO", "kto": "KTO", "ppo": "PPO", "rloo": "RLOO", "grpo": "GRPO", "best_of_n": "best of n"}
@@ -39,7 +40,7 @@ def lede(data: dict[str, Any]) -> list[str]:
         if (found := last["win_rate_vs_sft"]) is not None:
             sentences.append(
                 f"That is the share of comparisons that its answers win, ties counting half, with its 95% interval "
-                f"over {found['clusters']} held-out prompts; 0.5 is no difference."
+                f"over {counted(found['clusters'], 'held-out prompt')}; 0.5 is no difference."
             )
         sentences += [*_against_parent(last), *_length(data["sft"], last, first)]
     sentences += _sources(data)
@@ -109,49 +110,20 @@ def raised(found: dict[str, Any], method: str) -> str | None:
     return f"Round {found['round']}: {what}{kl}."
 
 
-def share(value: float) -> str:
-    """A share in [0, 1] as a percentage without decimals; what is not all is never rounded up to 100%."""
-    percent = round(100 * value)
-    if (percent == 100 and value < 1) or (percent == 0 and value > 0):
-        return (
-            f"{100 * value:.1f}%"
-            if 0.0005 <= value < 0.9995
-            else ("more than 99.9%" if value > 0.5 else "less than 0.1%")
-        )
-    return f"{percent}%"
-
-
-def points(value: float) -> str:
-    """A difference of shares, in percentage points.
-
-    >>> points(0.123), points(-0.04)
-    ('+12', '−4')
-    """
-    return f"{100 * value:+.0f}".replace("-", "−")
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
-
-
-def interval(found: dict[str, Any] | None) -> str:
-    """`0.78 [0.73, 0.83]`, or a dash."""
-    return "–" if found is None else f"{number(found['mean'])} [{number(found['low'])}, {number(found['high'])}]"
-
-
-def duration(seconds: float) -> str:
-    """
-    >>> [duration(s) for s in (0.31, 9.96, 61, 3725)]
-    ['0.3 s', '10 s', '1 min 1 s', '1 h 2 min']
-    """
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+def judged_blind(found: dict[str, Any], simulated: bool) -> str:
+    """A sentence about a round's blind comparisons: by whom, about how many prompts, and what else came of them."""
+    won = found["win_rate_vs_sft"]
+    people = counted(won["annotators"], "simulated annotator" if simulated else "annotator")
+    reasons = [f"{won['same']} because both answers were the same, so that nobody was asked"] if won["same"] else []
+    reasons += [f"{won['both_bad']} because both were bad"] if won["both_bad"] else []
+    sentences = [
+        f"Round {found['round']} was judged by {people}, blind, on {counted(won['clusters'] - won['same'], 'prompt')}: "
+        f"{counted(won['wins'], 'win')}, {counted(won['losses'], 'loss', 'losses')} and {counted(won['ties'], 'tie')}"
+        + (f" ({'; '.join(reasons)})" if reasons else ""),
+        *([f"Somebody skipped {counted(won['unscored'], 'comparison')}"] if won["unscored"] else []),
+        *([f"{counted(won['unanswered'], 'comparison')} got no answer"] if won["unanswered"] else []),
+    ]
+    return ". ".join(sentences) + "."
 
 
 GLOSSARY = {

@@ -63,14 +63,17 @@ def ask(
             hint=None if source else "raise rollouts.temperature or rollouts.samples",
         )
     answered = len({c.prompt_id for c in candidates})
-    fewer = shortfall(len(proper), annotate.tasks, NAMES[form.kind], answered, count_reasons(dropped))
-    notes = [f"{source}: {fewer}; {MORE_ROWS}" if source else f"{fewer}; {MORE_ANSWERS}"] if fewer else []
+    meant = "tasks" in annotate.model_fields_set
+    fewer = shortfall(len(proper), annotate.tasks, NAMES[form.kind], answered, count_reasons(dropped), asked=meant)
+    more = (f"; {MORE_ROWS}" if source else f"; {MORE_ANSWERS}") if meant else ""
+    notes = [f"{f'{source}: ' if source else ''}{fewer}{more}"] if fewer else []
     again = repeats(proper, share=annotate.repeats, seed=seed)
     gold: list[Task] = []
     if annotate.gold is not None:
         gold, left_out = _gold(annotate.gold, annotate, [*proper, *again], held_out, round=round, seed=seed)
         dropped = dropped + left_out
-        if len(gold) < (wanted := gold_wanted(annotate.gold.share, len(proper) + len(again))):
+        wanted = gold_wanted(annotate.gold.share, len(proper) + len(again))
+        if len(gold) < wanted and "share" in annotate.gold.model_fields_set:
             notes += [
                 f"{annotate.gold.path}: {len(gold):,} control items and not the {wanted:,} asked for; {MORE_GOLD}"
             ]

@@ -11,6 +11,7 @@ from align.config.rollouts import Rollouts
 from align.config.training import BestOfN, Sft, Training
 from align.errors import DataError
 from align.ids import seed_for
+from align.progress import Progress
 from align.sampled import TOKENS_FILE, read_tokens
 from align.store import checkpoint_id, read_table, write_table
 from align.train.best_of_n import best_of
@@ -33,8 +34,8 @@ def train_best_of_n(
     threads: int | None,
     out: Path,
     work: Path,
-    progress: Callable[[int, int], None] | None = None,
     mask_thinking: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Fine-tune the checkpoint `parent` on the best of `config.samples` answers that it gives to each prompt.
 

@@ -1,5 +1,6 @@
 """Prompts, answers and labels of a round, side by side, for people to read."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,16 @@ from align.rounds.journal import read_journal
 from align.rounds.run import require_run
 from align.rounds.stage import Ref, current, pointers, stage_folder
 from align.store import read_table
-from align.types import Judgement, Task, from_table
+from align.types import LETTERS, STRENGTHS, Judgement, Task, from_table
+from annotation.questions import STRENGTH_WORDS
 
 ANSWERS = [("rollouts", "candidates.parquet"), ("policy", "candidates.parquet"), ("evaluation", SAMPLES)]
 """Where a round's answers stand, the first of these that is there."""
 
 
 def browse(run: Path, round: int | None, search: str | None) -> list[dict[str, Any]]:
-    """One entry a prompt of the round (the latest that has answers): messages, answers, labels about them.
+    """One entry a prompt of the round (the latest that has answers): messages, answers, labels about them, each with
+    what the person `said`, the `flags` raised, the `reason` given and the answer written instead (`edit`).
 
     Of a round that asks nobody the answers are those that best of n chose from, or else those to held-out prompts.
     Raises ConfigError where there is no run or it has no answers yet.
@@ -81,18 +84,37 @@ def _labels(run: Path, round: int) -> list[dict[str, Any]]:
             "annotator": j.annotator,
             "name": journal.called(j.annotator),
             "outcome": j.outcome,
-            "said": _said(j, tasks[j.task_id]),
+            "said": choice_text(j, (names := _names(tasks[j.task_id]))),
+            "flags": flags_text(j, names),
+            "reason": j.reason,
+            "edit": j.edit,
         }
         for j in journal.judgements(tasks, receipt.output)
     ]
 
 
-def _said(judgement: Judgement, task: Task) -> str:
-    names = [f"[{candidate[:8]}]" for candidate in task.candidates]
+def _names(task: Task) -> list[str]:
+    return [f"[{candidate[:8]}]" for candidate in task.candidates]
+
+
+def flags_text(judgement: Judgement, names: Sequence[str]) -> list[str]:
+    """What each answer was flagged for; `names` are those of the canonical candidates."""
+    raised = [flag.partition(":") for flag in judgement.flags or []]
+    return [
+        f"{name}: {flag}"
+        for letter, name in zip(LETTERS, names, strict=False)
+        for of, _, flag in raised
+        if of == letter
+    ]
+
+
+def choice_text(judgement: Judgement, names: Sequence[str]) -> str:
+    """What was chosen, in words; `names` are those of the canonical candidates."""
     match judgement.outcome:
         case "a" | "b":
             better = "ab".index(judgement.outcome)
-            return f"{names[better]} is better than {names[1 - better]}"
+            how = f"{STRENGTH_WORDS[judgement.strength - 1]} " if judgement.strength in STRENGTHS else ""
+            return f"{names[better]} is {how}better than {names[1 - better]}"
         case "tie":
             return f"{names[0]} and {names[1]} are equally good"
         case "both_bad":

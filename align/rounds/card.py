@@ -4,6 +4,8 @@ from typing import Any
 
 import yaml
 
+from align.figures import counted, interval
+
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 WHAT = {
     "judgements": "what each annotator said about each task, with the prompt and the answers that were compared",
@@ -108,8 +110,7 @@ def _agreement(agreement: dict[str, Any]) -> list[str]:
         if found["value"] is None:
             lines.append(f"- {what}: not known, for {found['reason']}")
         else:
-            interval = f"[{found['low']:.2f}, {found['high']:.2f}]"
-            lines.append(f"- {what}: {found['value']:.2f} {interval}, 95% interval over {found['prompts']} prompts")
+            lines.append(f"- {what}: {interval(found)}, 95% interval over {counted(found['prompts'], 'prompt')}")
     return lines
 
 

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import KINDS, AlignError, StageError
+from align.progress import Progress
 from align.rounds.lock import acquired, open_lock
 from align.store import disk_errors, disk_refusal
 from align.train.world import rank
 
-Progress = Callable[[int, int], None]
 Summary = dict[str, Any]
 
 
@@ -102,7 +102,7 @@ def serve(work: Callable[[Progress], Summary], lock: Path) -> None:
         acquired(held, own, wait=True),
     ):  # a child of a killed parent may need a moment to leave
         try:
-            summary = work((lambda done, total: _tell([done, total])) if first else (lambda done, total: None))
+            summary = work(_told if first else _untold)
             if first:
                 _tell({"summary": summary})
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the parent has to say it
@@ -124,7 +124,15 @@ def _describe(error: BaseException) -> dict[str, str | None]:
     return {"kind": "other", "what": f"{type(error).__name__}: {error}", "where": None, "hint": None}
 
 
-def _tell(message: list[int] | dict[str, Any]) -> None:
+def _told(done: int, total: int, said: str = "") -> None:
+    _tell([done, total, said])
+
+
+def _untold(done: int, total: int, said: str = "") -> None:
+    """Of several processes one tells."""
+
+
+def _tell(message: list[int | str] | dict[str, Any]) -> None:
     """A line to the parent: progress, the summary or the error."""
     os.write(0, (json.dumps(message, default=str) + "\n").encode())
 

@@ -48,7 +48,14 @@ def ask_blind(
     left = ours & theirs - {task.prompt_id for task in tasks} - set(same)
     dropped += [Dropped("prompt", p, f"the {annotate.tasks} tasks asked for came from others") for p in sorted(left)]
     firsts = first_samples(new[1])
-    fewer = shortfall(len(tasks), annotate.tasks, "blind comparisons", len(ours & theirs), {TIED: len(same)})
+    fewer = shortfall(
+        len(tasks),
+        annotate.tasks,
+        "blind comparisons",
+        len(ours & theirs),
+        {TIED: len(same)},
+        asked="tasks" in annotate.model_fields_set,
+    )
     notes = [f"{fewer}; give more prompts that both files answer, or lower --tasks"] if fewer else []
     return Asked(tasks, dropped, [], notes), {"new": [firsts[task.prompt_id].id for task in tasks], "same": same}
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 from align.config.recipe import Annotate, EmbeddedServer, People, Personas, RemoteServer
 from align.errors import ConfigError, ServiceError
+from align.figures import counted
 from align.ids import content_id
+from align.progress import Progress
 from align.rounds.journal import Journal, close, read_journal, record
 from align.rounds.plan import BLIND
 from align.rounds.run import Run
@@ -194,7 +196,7 @@ def _admit(desk: Desk, backend: "ArgillaBackend", journal: Journal) -> None:
         backend.admit_people(without=journal.read_on().forgotten.annotators)
 
 
-def waits(desk: Desk, progress: Callable[[int, int], None] | None = None) -> Iterator[Waiting]:
+def waits(desk: Desk, progress: Progress | None = None) -> Iterator[Waiting]:
     """Push what is missing, let simulated annotators work, and pull, until the labelling is closed: every task has what
     it wants, or somebody closed it. Gives what is missing until then, whenever that changes; whoever does not want to
     wait asks no further.
@@ -230,9 +232,7 @@ def waits(desk: Desk, progress: Callable[[int, int], None] | None = None) -> Ite
             time.sleep(pause)
 
 
-def _take(
-    desk: Desk, backend: "ArgillaBackend", journal: Journal, progress: Callable[[int, int], None] | None
-) -> Waiting | None:
+def _take(desk: Desk, backend: "ArgillaBackend", journal: Journal, progress: Progress | None) -> Waiting | None:
     """Take what was said into the journal, and close the labelling where nobody is left to ask; else what is missing."""
     if isinstance(desk.annotate.by, Personas):
         _simulate(desk, desk.annotate.by, backend, journal, progress)
@@ -241,23 +241,30 @@ def _take(
     if state.open:
         return Waiting(state.answers, state.wanted, backend.url)
     reason = f"{state.completed} of {state.tasks} tasks have their answers"
-    reason += f"; {state.exhausted} were skipped by everyone" if state.exhausted else ""
-    reason += f"; {said}" if (said := left_out_text(state.left_out)) else ""
+    reason += "".join(f"; {said}" for said in (short_text(state.exhausted), dropped_text(state.dropped)) if said)
     close(desk.journal, desk.round, desk.tasks_id, reason)
     return None
 
 
 NAMED = 5
-"""So many of what is left out are named; the others are counted."""
+"""So many of what is dropped are named; the others are counted."""
 
 
-def left_out_text(left_out: Sequence[Dropped]) -> str:
-    """What is not as it was left on the server, by name; empty where everything is."""
-    if not left_out:
+def short_text(exhausted: int) -> str:
+    """What is to be said of tasks that all have answered or skipped; empty where there are none."""
+    if not exhausted:
         return ""
-    names = [f"{row.what} {row.where} ({row.reason})" for row in left_out[:NAMED]]
-    more = f" and {len(left_out) - NAMED} more" if len(left_out) > NAMED else ""
-    return f"left out: {', '.join(names)}{more}"
+    have = "has" if exhausted == 1 else "have"
+    return f"{counted(exhausted, 'task')} {have} fewer answers than wanted, for everybody has answered or skipped"
+
+
+def dropped_text(dropped: Sequence[Dropped]) -> str:
+    """What is not as it was left on the server, by name; empty where everything is."""
+    if not dropped:
+        return ""
+    names = [f"{row.what} {row.where} ({row.reason})" for row in dropped[:NAMED]]
+    more = f" and {len(dropped) - NAMED} more" if len(dropped) > NAMED else ""
+    return f"dropped: {', '.join(names)}{more}"
 
 
 def follow(desk: Desk, tell: Callable[[Waiting], None]) -> list[Judgement]:
@@ -289,7 +296,7 @@ def _simulate(
     personas: Personas,
     backend: "ArgillaBackend",
     journal: Journal,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> None:
     from annotation.simulate import label
     from reward.functions import FunctionScorer, load_function

@@ -167,6 +167,27 @@ def open_run(folder: Path) -> Run:
     return Run(folder, _identity(folder), load_recipe(folder / "resolved.yaml", files=False).recipe)
 
 
+def find_run(path: Path, runs: Path = Path("runs")) -> Path | None:
+    """The run that a person means by `path`: its folder, anything inside it, or the recipe (its folder or file) that
+    `align run` makes it of, below `runs`; there need be no run of a recipe yet. None where it is nothing of these.
+
+    Raises ConfigError where the recipe cannot be read.
+    """
+    from align.config.load import load_recipe
+
+    if not path.exists():
+        return None
+    folder = path.parent if path.name == "recipe.yaml" else path
+    if (folder / "recipe.yaml").is_file() and not _is_run(folder):
+        return runs / load_recipe(folder, files=False).recipe.name
+    around = (path, *path.parents, *path.absolute().parents)  # as it was written, where that will do
+    return next((folder for folder in around if _is_run(folder)), None)
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (RUN, "resolved.yaml"))
+
+
 def require_run(folder: Path) -> None:
     """Raises ConfigError where `folder` holds no run."""
     if not (folder / RUN).is_file():

@@ -46,7 +46,8 @@ from rollouts.server_process import kept_server
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What the runner tells while it works; `done` of `total` is a stage's or the labelling's progress."""
+    """What the runner tells while it works; `done` of `total` is a stage's or the labelling's progress, and `text` what is
+    said of it."""
 
     kind: Literal["start", "progress", "done", "kept", "labelling", "closed", "note"]
     ref: Ref
@@ -185,8 +186,8 @@ def _execute(run: Path, stage: Stage, key: str, inputs: dict[str, Receipt], tell
         tell(Event("note", stage.ref, text=left))
     started, clock = datetime.now(UTC), time.monotonic()
 
-    def progress(done: int, total: int) -> None:
-        tell(Event("progress", stage.ref, done, total))
+    def progress(done: int, total: int, said: str = "") -> None:
+        tell(Event("progress", stage.ref, done, total, text=said))
 
     summary = (run_apart if stage.heavy else run_here)(stage.work, job, progress)
     seconds, ended = time.monotonic() - clock, datetime.now(UTC)
@@ -219,7 +220,7 @@ def _label(run: Run, step: Labelling, tasks: Receipt, tell: Tell, wait: bool) ->
         return None
     tell(Event("start", step.ref))
 
-    def progress(done: int, total: int) -> None:
+    def progress(done: int, total: int, said: str = "") -> None:
         tell(Event("labelling", step.ref, done, total))
 
     for waiting in waits(desk, progress):

@@ -20,7 +20,7 @@ SILENT = {"value": None, "reason": "nothing said yet"}
 @dataclass(frozen=True, slots=True)
 class Survey:
     """`people` has each annotator's numbers by id: those of `annotation.annotators.statistics`, from the label compiler
-    `reliability`, `gold` and `consistency`, and `name`, what that person is called now. `closed` says why nothing more
+    `reliability`, `gold` and `consistency`, `drafts` on the server, and `name`, what that person is called now. `closed` says why nothing more
     is asked, or is None; `late` counts the answers that came after that and do not count, `superseded` those that were
     given in data sets of tasks that are no longer asked; `notes` are the compiler's sentences about the labels so far.
     """
@@ -46,7 +46,8 @@ class Survey:
             "closed": self.closed,
             "late": self.late,
             "superseded": self.superseded,
-            "left_out": [as_dict(row) for row in state.left_out],
+            "dropped": [as_dict(row) for row in state.dropped],
+            "drafts": state.drafts,
             "url": self.url,
             "left": self.left,
             "annotators": self.people,
@@ -70,6 +71,7 @@ def survey(desk: Desk, backend: "ArgillaBackend") -> Survey:
     compiled = compile_labels(*tables, model=desk.annotate.compiler, sides_drawn=True)
     for name, numbers in people.items():
         numbers["name"] = names.get(name) or journal.called(name)
+        numbers["drafts"] = progress.annotators[name].drafts if name in progress.annotators else 0
         numbers |= {
             what: compiled.annotators.get(name, {}).get(what, SILENT) for what in ("reliability", "gold", "consistency")
         }

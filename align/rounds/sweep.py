@@ -218,10 +218,10 @@ def _answering(subject: Subject, prompts: Sequence[Prompt], seed: int) -> Answer
 def _start(
     subject: Subject, search: Search, measure: Measure, folder: Path, values: dict[str, Any], tell: Tell
 ) -> Trial:
-    """The starting settings as a trial of their own (number -1), measured once."""
+    """The starting settings as a trial of their own (number 0), measured once."""
     file = folder / START
     if not file.is_file():
-        trial = _one(subject, search, measure, folder, -1, values, None)
+        trial = _one(subject, search, measure, folder, 0, values, None)
         write_json(file, asdict(trial))
         tell(f"start: {said(trial)}")
     return Trial(**read_json(file))

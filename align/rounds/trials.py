@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from align.config.space import Choices, Dimension, contains
+from align.figures import interval, significant
 from align.ids import seed_for
 from align.rounds.measuring import Metric
 
@@ -42,7 +43,7 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One finished trial. `value` is the metric at its last look, with its interval over prompts; None where training
+    """One finished trial; the first has `number` 1, and 0 are the starting settings. `value` is the metric at its last look, with its interval over prompts; None where training
     ended without one. `state` is complete, pruned (fell behind), diverged or refused; `reason` says why."""
 
     number: int
@@ -87,7 +88,7 @@ def run_trials(
             asked.report(value, look)
             return bool(asked.should_prune())
 
-        trial = objective(len(done), dict(asked.params), report)
+        trial = objective(len(done) + 1, dict(asked.params), report)
         asked.set_user_attr("trial", asdict(trial))
         if trial.state == "complete":
             study.tell(asked, trial.value)
@@ -96,7 +97,8 @@ def run_trials(
         done.append(trial)
         best = max((t.value for t in done if t.state == "complete" and t.value is not None), default=None)
         tell(
-            f"trial {len(done)} of {budget.trials}: {said(trial)}" + (f"; best {best:.4g}" if best is not None else "")
+            f"trial {trial.number} of {budget.trials}: {said(trial)}"
+            + (f"; best {significant(best)}" if best is not None else "")
         )
     return done
 
@@ -104,7 +106,7 @@ def run_trials(
 def said(trial: Trial) -> str:
     """A trial's values and result on one line."""
     values = ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial.values.items())
-    result = "no score" if trial.value is None else f"{trial.value:.4g} [{trial.low:.4g}, {trial.high:.4g}]"
+    result = "no score" if trial.value is None else interval(asdict(trial), significant)
     return f"{values}: {result}" + (f" ({trial.state}: {trial.reason})" if trial.reason else "")
 
 
@@ -172,4 +174,5 @@ def _finished(study: Any) -> list[Trial]:
     from optuna.trial import TrialState
 
     rows = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    return [Trial(**row.user_attrs["trial"]) for row in rows if "trial" in row.user_attrs]
+    kept = [row.user_attrs["trial"] for row in rows if "trial" in row.user_attrs]
+    return [Trial(**{**trial, "number": number}) for number, trial in enumerate(kept, 1)]  # earlier versions began at 0

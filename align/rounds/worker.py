@@ -9,7 +9,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from align.rounds.child import Progress, run_child, serve
+from align.progress import Progress
+from align.rounds.child import run_child, serve
 from align.rounds.stage import Job
 from align.store import LOGS, disk_errors, read_json, write_json
 from align.train.launch import accelerate_file, launch_command, launch_environment

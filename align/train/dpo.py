@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from align.config.training import Dpo
 from align.errors import DataError
 from align.ids import content_id
 from align.losses import LEAST_MEAN, robust_weights, weights_of_mean_one
+from align.progress import Progress
 from align.sampled import sampled_by
 from align.store import checkpoint_id
 from align.text import load_tokenizer, make_paddable, stop_token_ids
@@ -49,7 +50,7 @@ def train_dpo(
     threads: int | None,
     out: Path,
     work: Path,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     reference_cache: Path | None = None,
     tokens: pa.Table | None = None,
     mask_thinking: bool = False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from align.config.training import Kto
 from align.errors import DataError
 from align.ids import seed_for
 from align.losses import weights_of_mean_one
+from align.progress import Progress
 from align.sampled import sampled_by
 from align.text import load_tokenizer, make_paddable, stop_token_ids
 from align.train import arguments, checkpoint, verifying
@@ -37,9 +38,9 @@ def train_kto(
     threads: int | None,
     out: Path,
     work: Path,
-    progress: Callable[[int, int], None] | None = None,
     tokens: pa.Table | None = None,
     mask_thinking: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train the checkpoint `parent` on `thumbs` and write a checkpoint folder into `out`.
 

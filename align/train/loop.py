@@ -16,7 +16,9 @@ from typing import Any
 from transformers import PrinterCallback, TrainerCallback
 
 from align.errors import DataError, StageError
+from align.figures import significant
 from align.ids import content_id
+from align.progress import Progress, TimeLeft, line
 from align.store import LOGS, disk_errors, read_json, write_json, write_rows
 from align.train.world import agreed, check_world, rank, wait_for_all, world_size
 
@@ -27,10 +29,6 @@ SAVE_SECONDS = 10.0
 SAVE_SHARE = 1 / 20
 """Most of the time that may go into saving."""
 PRINT_SECONDS = 5.0
-
-Progress = Callable[[int, int], None]
-"""Is told (steps done, steps in all)."""
-
 
 Look = Callable[[Any, int, int], None]
 """Is given (the model as it is, steps done, steps in all)."""
@@ -151,11 +149,18 @@ class Clock:
             write_json(out / LOGS / "seconds.json", self.seconds)
 
 
+def figure(logs: dict[str, Any]) -> str:
+    """What a logged step says of how training goes: the reward where one is raised, else the loss."""
+    name = "reward" if logs.get("reward") is not None else "loss"
+    return f"{name} {significant(logs[name])}"
+
+
 class _Metrics(TrainerCallback):  # type: ignore[misc]
     """One JSON line a logged step; with no terminal and nobody to report to, a plain line on stderr now and then."""
 
     def __init__(self, path: Path, progress: Progress | None) -> None:
         self.path, self.progress, self.printed = path, progress, -math.inf
+        self.left, self.told, self.said = TimeLeft(), True, ""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if rank() > 0:
@@ -164,8 +169,9 @@ class _Metrics(TrainerCallback):  # type: ignore[misc]
         write_rows(self.path, state.log_history)  # what stands in a resumed trainer's memory, without the lost steps
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.progress:
-            self.progress(state.global_step, state.max_steps)
+        self.told = False
+        if not control.should_log:  # else the step's own figure is about to come
+            self._tell(args, state)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if rank() == 0:
@@ -179,10 +185,20 @@ class _Metrics(TrainerCallback):  # type: ignore[misc]
                 f"the loss is {loss} at step {state.global_step} of {state.max_steps}",
                 hint="lower the learning rate, or warm up (trainer: {warmup_steps: …})",
             )
-        now = time.monotonic()
-        if rank() == 0 and args.disable_tqdm and not self.progress and now - self.printed >= PRINT_SECONDS:
+        self.said = figure(logs or {})
+        if not self.told:
+            self._tell(args, state)
+
+    def _tell(self, args: Any, state: Any) -> None:
+        self.told = True
+        done, total, now = state.global_step, state.max_steps, time.monotonic()
+        if self.progress:
+            self.progress(done, total, self.said)
+            return
+        left = self.left.seconds(done, total)
+        if rank() == 0 and args.disable_tqdm and now - self.printed >= PRINT_SECONDS:
             self.printed = now
-            print(f"step {state.global_step}/{state.max_steps}  loss {loss:.4f}", file=sys.stderr, flush=True)
+            print(line("training", done, total, self.said, left), file=sys.stderr, flush=True)
 
 
 class _Looking(TrainerCallback):  # type: ignore[misc]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, Unpack
 
 from align.config.training import Online
 from align.errors import AlignError, ConfigError, DataError
+from align.progress import Progress
 from align.text import (
     decode_answer,
     encode_prompt,
@@ -52,8 +53,8 @@ class Arguments(TypedDict):
     threads: int | None
     out: Path
     work: Path
-    progress: NotRequired[Callable[[int, int], None] | None]
     mask_thinking: NotRequired[bool]
+    progress: NotRequired[Progress | None]
 
 
 @dataclass(frozen=True, slots=True)

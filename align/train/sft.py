@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.config.training import Sft
+from align.progress import Progress
 from align.sampled import sampled_by
 from align.text import load_tokenizer, make_paddable, stop_token_ids
 from align.train import arguments, checkpoint, verifying
@@ -31,10 +32,10 @@ def train_sft(
     out: Path,
     work: Path,
     chat_template: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
     candidates: Sequence[str] = (),
     tokens: pa.Table | None = None,
     mask_thinking: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train `model` on `rows` of (prompt's messages, answer) and write a checkpoint folder into `out`.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from align.figures import interval
 from annotation.crowd.arrays import Array
 from annotation.crowd.evidence import COMPARE, SCORE, Evidence, by_others, shared
 from annotation.crowd.people import wilson
@@ -108,7 +109,7 @@ def _one_sided(name: str, left: int, n: int) -> str | None:
 def _unreliable(name: str, sure: dict[str, Any], told: int, others: bool) -> str | None:
     if told < MANY or sure["value"] is None or sure["low"] > 0.5:
         return None
-    figure = f"(reliability {sure['value']:.2f} [{sure['low']:.2f}, {sure['high']:.2f}])"
+    figure = f"(reliability {interval(sure)})"
     with_whom = "others" if others else "their own earlier answers"
     if sure["high"] < 0.5:
         return f"{name} mostly says the opposite of {with_whom} {figure}: talk with them, for a rule may be misread."

@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from align.report.html import write_report
-from tests.fake_run import make_run
+from tests.fake_run import SPOKEN, make_run
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
@@ -42,12 +42,13 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run in which every answer is an attack."""
+    """A run in which every answer is an attack, and what people say besides too."""
     runs = tmp_path_factory.mktemp("runs")
     run = make_run(
         runs,
         rounds=1,
         controls=True,
+        speaks=True,
         answer=lambda number, asked, sample: ATTACKS[(number + sample + len(asked)) % len(ATTACKS)],
     )
     (run / "recipe.yaml").write_text("# " + "\n# ".join(ATTACKS[:7]) + "\n")
@@ -91,9 +92,11 @@ def test_hostile_answers_stay_text_and_nothing_is_requested(
     assert asked == ["/report.html"]
     assert page.evaluate("document.querySelectorAll('script, img, iframe, object, form, base').length") == 0
     assert page.evaluate("getComputedStyle(document.body).display") == "block"
-    shown = page.locator(".answer .text").all_text_contents()
+    shown = page.locator("#samples .answer .text").all_text_contents()
     assert len(shown) == 40 and set(shown) <= {*ATTACKS[:6], ATTACKS[7], *(literal(a) for a in ATTACKS)}
     assert literal(ATTACKS[6]) in shown
+    said = page.locator("#said .words .text").all_text_contents()
+    assert said == [literal(SPOKEN["reason"]), SPOKEN["edit"]] * 12
     page.close()
 
 

@@ -95,3 +95,22 @@ def test_who_pastes_too_much_or_guesses_too_often_is_told_on_the_page(
     stranger.locator("input[type=password]").fill(person.password)
     stranger.keyboard.press("Enter")
     expect(stranger.get_by_text("too many attempts to log in; try again in")).to_be_visible()
+
+
+@pytest.mark.slow
+def test_progress_on_the_page_and_the_tile_is_ones_own(argilla_server: ArgillaServer, page: Page) -> None:
+    """Six of eight answered, where each task wants two people's: it said 0.00%, under "Team progress"."""
+    dataset = make_dataset(argilla_server, "progress", overlap=2)
+    records = add_records(argilla_server, dataset, [{"fields": {"text": f"a lamp {n}"}} for n in range(8)])
+    person = server.add_user(argilla_server.home, "progressing", workspace="progress")
+    values = {"choice": {"value": "a"}}
+    items = [{"record_id": record, "status": "submitted", "values": values} for record in records[:6]]
+    argilla_server.call("POST", "/me/responses/bulk", {"items": items}, key=person.api_key)
+    page.set_default_timeout(30_000)
+    sign_in(page, argilla_server.url, "progressing", person.password)
+    page.get_by_text("progress", exact=True).first.wait_for()
+    expect(page.get_by_text("75.00%").or_(page.get_by_text("75.00 %")).first).to_be_visible()
+    page.goto(f"{argilla_server.url}/dataset/{dataset}/annotation-mode")
+    expect(page.locator("#team-progress-percent")).to_have_text("75.00%")
+    assert "0.00%" not in page.locator("body").inner_text().replace("75.00%", "")
+    assert "Team" not in page.locator("body").inner_text()

@@ -151,7 +151,8 @@ def test_whatever_a_response_looks_like_it_is_collected(argilla_server: ArgillaS
     assert backend.collect() == sorted(backend.collect(), key=lambda j: j.id)
     progress = backend.progress()
     assert (progress.tasks, progress.completed, progress.exhausted, progress.answers, progress.open) == (5, 1, 2, 1, 2)
-    assert progress.annotators == {who: Count(1, 2)}
+    assert progress.annotators == {who: Count(1, 2, drafts=1, left=2)}
+    assert (progress.drafts, progress.reachable) == (1, 2)
 
 
 def test_annotators_see_neither_purpose_nor_order_nor_suggestions(

@@ -88,7 +88,7 @@ def test_train_sample_and_compare_on_files_of_ones_own(ours: Path, answers: Path
         "--out", "compared", cwd=ours,
     )  # fmt: skip
     found = compared["win_rate"]
-    assert found["clusters"] + found["left_out"] == 40
+    assert found["clusters"] + found["dropped"] == 40
     assert found["n"] == len(list(read_rows(answers)))
     assert json.loads((ours / "compared" / "result.json").read_text()) | {"out": "compared"} == compared
 
@@ -101,7 +101,7 @@ def test_answers_of_others_are_compared_on_shared_prompts_and_without_counts(our
         "eval", "--candidates", "new.jsonl", "--against", "old.jsonl", "--judge", "score.py:score", "--out", "others",
         cwd=ours,
     )  # fmt: skip
-    assert (found["win_rate"]["mean"], found["win_rate"]["n"], found["win_rate"]["left_out"]) == (1.0, 3, 2)
+    assert (found["win_rate"]["mean"], found["win_rate"]["n"], found["win_rate"]["dropped"]) == (1.0, 3, 2)
     assert "mean_tokens" not in found, "nobody counted them"
     short = (
         "eval",

@@ -198,14 +198,14 @@ def test_what_is_not_as_we_left_it_costs_itself_alone(either_server: ArgillaServ
     assert sorted(j.task_id for j in judgements_of(desk)) == sorted([tasks[0], tasks[3], tasks[5]])
     state = backend.progress()
     assert (state.tasks, state.completed, state.open) == (4, 3, 1)
-    left_out = {row.where: (row.what, row.reason) for row in state.left_out}
-    assert left_out == {
+    dropped = {row.where: (row.what, row.reason) for row in state.dropped}
+    assert dropped == {
         tasks[1]: ("record", "its page was edited on the server"),
         tasks[2]: ("task", "the task is not on the server any more"),
         "theirs": ("record", "the record is of no task that was asked here"),
         tasks[4]: ("answer", "a submitted response has the unknown value 'neither' for 'preference'"),
     }
-    assert survey(desk, backend).as_dict()["left_out"] == [asdict(row) for row in state.left_out]
+    assert survey(desk, backend).as_dict()["dropped"] == [asdict(row) for row in state.dropped]
     assert offer(desk)[1].added == 1, "what was deleted is asked again"
 
 

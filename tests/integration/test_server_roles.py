@@ -96,6 +96,66 @@ def test_filters_and_metrics_are_about_ones_own_answers(office: Office) -> None:
     assert sorted(user["username"].rpartition("-")[2] for user in everyone) == ["ada", "bob"]
 
 
+def test_progress_is_what_oneself_has_done_of_what_is_left_for_one(office: Office) -> None:
+    """Three of four records answered, which want three answers each: Argilla says 0 of 4, on the page and on the tile."""
+    path = f"/datasets/{office.dataset}/progress"
+    ada = office.call("ada", "GET", path)
+    assert (ada["completed"], ada["pending"], ada["total"]) == (3, 1, 4)
+    assert [user["username"].rpartition("-")[2] for user in ada["users"]] == ["ada"], "who else labels is not said"
+    owner = office.call("owner", "GET", path)
+    assert (owner["completed"], owner["total"], len(owner["users"])) == (0, 4, 2)
+    mine = office.call("ada", "GET", f"/me/datasets/{office.dataset}/metrics")["responses"]
+    assert (mine["submitted"], mine["pending"], mine["total"]) == (3, 1, 4)
+
+
+def test_what_others_have_completed_is_not_pending_and_a_draft_is_not_done(either_server: ArgillaServer) -> None:
+    name = f"done-{secrets.token_hex(4)}"
+    dataset = make_dataset(either_server, name, overlap=1)
+    records = add_records(either_server, dataset, [{"fields": {"text": f"t{n}"}} for n in range(5)])
+    keys = {who: add_annotator(either_server, f"{name}-{who}", name)[1] for who in ("ada", "bob")}
+
+    def answer(who: str, record: str, status: str) -> None:
+        body = {"record_id": record, "status": status, "values": {"choice": {"value": "a"}}}
+        either_server.call("POST", "/me/responses/bulk", {"items": [body]}, key=keys[who])
+
+    for who, record, status in (
+        ("bob", 0, "submitted"),
+        ("bob", 1, "submitted"),
+        ("ada", 2, "submitted"),
+        ("ada", 3, "draft"),
+    ):
+        answer(who, records[record], status)
+    found = either_server.call("GET", f"/datasets/{dataset}/progress", key=keys["ada"])
+    assert (found["completed"], found["pending"], found["total"]) == (1, 2, 3)
+    mine = either_server.call("GET", f"/me/datasets/{dataset}/metrics", key=keys["ada"])["responses"]
+    assert mine == {"total": 3, "submitted": 1, "discarded": 0, "draft": 1, "pending": 1}
+
+
+def test_what_is_left_is_what_the_queue_serves(either_server: ArgillaServer) -> None:
+    """Two records of one item are one question; a repeat is another."""
+    name = f"left-{secrets.token_hex(4)}"
+    dataset = make_dataset(either_server, name, overlap=2, hidden=HIDDEN)
+    shown = [("i0", 0), ("i0", 0), ("i1", 0), ("i1", 1), ("i2", 0)]
+    records = add_records(
+        either_server,
+        dataset,
+        [{"fields": {"text": f"t{n}"}, "metadata": {"item": i, "repeat": r}} for n, (i, r) in enumerate(shown)],
+    )
+    key = add_annotator(either_server, f"{name}-ada", name)[1]
+
+    def counted() -> tuple[int, int, int]:
+        found = either_server.call("GET", f"/datasets/{dataset}/progress", key=key)
+        terms = {"type": "terms", "scope": {"entity": "response", "property": "status"}, "values": ["pending"]}
+        body = {"filters": {"and": [terms]}}
+        served = either_server.call("POST", f"/me/datasets/{dataset}/records/search", body, key=key)["total"]
+        return found["completed"], found["pending"], served
+
+    assert counted() == (0, 4, 4)
+    body = {"record_id": records[0], "status": "submitted", "values": {"choice": {"value": "a"}}}
+    either_server.call("POST", "/me/responses/bulk", {"items": [body]}, key=key)
+    assert counted() == (1, 3, 3)
+
+
 def test_hidden_metadata_are_hidden_also_from_filters_sorts_and_metrics(office: Office) -> None:
     visible = [
         p["name"] for p in office.call("ada", "GET", f"/me/datasets/{office.dataset}/metadata-properties")["items"]

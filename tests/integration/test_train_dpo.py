@@ -238,7 +238,7 @@ def test_a_loss_that_would_ignore_targets_and_weights_is_refused(
 def test_a_run_cut_short_ends_with_the_same_bytes(
     parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], rows: list[Preference]
 ) -> None:
-    def stop(done: int, total: int) -> None:
+    def stop(done: int, total: int, said: str = "") -> None:
         if done == 5:
             raise KeyboardInterrupt
 
@@ -248,7 +248,7 @@ def test_a_run_cut_short_ends_with_the_same_bytes(
     with pytest.raises(KeyboardInterrupt):
         train(parent, tmp_path / "cut", rows, progress=stop, **changes)
     started: list[int] = []
-    again = train(parent, tmp_path / "cut", rows, progress=lambda done, total: started.append(done), **changes)
+    again = train(parent, tmp_path / "cut", rows, progress=lambda done, total, said="": started.append(done), **changes)
     assert started == [5, 6]
     assert again == whole
     assert folder_files(tmp_path / "cut/out") == folder_files(tmp_path / "whole/out")

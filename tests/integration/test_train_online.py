@@ -3,7 +3,7 @@
 import inspect
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 
 from align.config.training import Grpo, Lora, Online, Rloo
 from align.errors import ConfigError, DataError, ServiceError, StageError
+from align.progress import Progress
 from align.store import folder_files, read_table
 from align.text import load_tokenizer
 from align.train import checkpoint, grpo, loop, online, rloo, verifying
@@ -149,8 +150,8 @@ def test_rloo_takes_the_kl_divergence_off_the_score(parent: Path, tmp_path: Path
     assert batch["advantages"].tolist() == pytest.approx(expected, abs=1e-4)
 
 
-def stop_at(step: int) -> Callable[[int, int], None]:
-    def progress(done: int, total: int) -> None:
+def stop_at(step: int) -> Progress:
+    def progress(done: int, total: int, said: str = "") -> None:
         if done == step:
             raise KeyboardInterrupt
 
@@ -188,7 +189,9 @@ def test_a_run_cut_short_ends_with_the_same_bytes(
         with pytest.raises(KeyboardInterrupt):
             train(method, parent, tmp_path / "cut", score, progress=stop_at(step), **changes)
     started: list[int] = []
-    again = train(method, parent, tmp_path / "cut", score, progress=lambda done, total: started.append(done), **changes)
+    again = train(
+        method, parent, tmp_path / "cut", score, progress=lambda done, total, said="": started.append(done), **changes
+    )
     every = 2 if changes.get("trainer") else 1
     assert started[0] == (kills[-1] - 1) // every * every + 1
     assert again == whole

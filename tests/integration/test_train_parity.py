@@ -233,7 +233,7 @@ def train(parent: Path, at: Path, rows: list[Thumb], *, progress: Any = None, **
 def test_kto_learns_and_resumes_with_the_same_bytes(
     parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
-    def stop(done: int, total: int) -> None:
+    def stop(done: int, total: int, said: str = "") -> None:
         if done == 9:
             raise KeyboardInterrupt
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from align.config.training import Lora, Ppo
 from align.errors import ConfigError, StageError
+from align.progress import Progress
 from align.store import folder_files
 from align.train import lanes, loop, online
 from align.train.ppo import train_ppo
@@ -98,8 +99,8 @@ def test_a_bandit_is_solved(parent: Path, tmp_path: Path) -> None:
     assert metrics["mean_score_last"] > 0.95
 
 
-def stop_at(step: int) -> Callable[[int, int], None]:
-    def progress(done: int, total: int) -> None:
+def stop_at(step: int) -> Progress:
+    def progress(done: int, total: int, said: str = "") -> None:
         if done == step:
             raise KeyboardInterrupt
 
@@ -129,7 +130,7 @@ def test_a_run_cut_short_ends_with_the_same_bytes(
         with pytest.raises(KeyboardInterrupt):
             train(parent, tmp_path / "cut", progress=stop_at(step), **changes)
     started: list[int] = []
-    again = train(parent, tmp_path / "cut", progress=lambda done, total: started.append(done), **changes)
+    again = train(parent, tmp_path / "cut", progress=lambda done, total, said="": started.append(done), **changes)
     assert started[0] == steps * 2 // 3 + 1  # the last batch of answers, from its beginning
     assert again == whole
     assert folder_files(tmp_path / "cut/out") == folder_files(tmp_path / "whole/out")

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from align.config.training import Lora, RewardModel
 from align.errors import ConfigError, DataError
 from align.evaluate.pairs import pair_accuracy
+from align.progress import Progress
 from align.store import folder_files
 from align.types import Preference
 from reward.model import ModelScorer, load_reward_model
@@ -188,8 +188,8 @@ def test_centring_holds_the_mean_reward_at_zero(tiny: Path, tmp_path: Path) -> N
     assert max(abs(a + b) for a, b in scores) < 0.5 < min(a - b for a, b in scores)
 
 
-def stop_at(step: int) -> Callable[[int, int], None]:
-    def progress(done: int, total: int) -> None:
+def stop_at(step: int) -> Progress:
+    def progress(done: int, total: int, said: str = "") -> None:
         if done == step:
             raise KeyboardInterrupt
 
@@ -210,7 +210,7 @@ def test_a_stopped_run_ends_with_the_same_bytes(
         train(tiny, tmp_path / "cut", PAIRS, progress=stop_at(7), **settings)
     assert list((tmp_path / "cut/work").glob("checkpoint-*"))
     seen: list[int] = []
-    train(tiny, tmp_path / "cut", PAIRS, progress=lambda done, _: seen.append(done), **settings)
+    train(tiny, tmp_path / "cut", PAIRS, progress=lambda done, _, said="": seen.append(done), **settings)
     assert seen[0] > 1
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         assert (tmp_path / "cut/out" / name).read_bytes() == (tmp_path / "whole/out" / name).read_bytes(), name

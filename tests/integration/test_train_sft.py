@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 
 from align.config.training import Lora, Sft
 from align.errors import ConfigError, StageError
+from align.progress import Progress
 from align.store import folder_files, read_table
 from align.text import load_tokenizer
 from align.train import checkpoint, loop, verifying
@@ -25,10 +25,10 @@ ANSWERS = ["It is on its way.", "We are sorry.", "You get a new one.", "Thank yo
 ROWS = [([{"role": "user", "content": f"Case {n}: what now?"}], ANSWERS[n % 6]) for n in range(20)]
 
 
-def stop_at(step: int) -> Callable[[int, int], None]:
+def stop_at(step: int) -> Progress:
     """Ends the training at that step, as a kill would: nothing is written after it."""
 
-    def progress(done: int, total: int) -> None:
+    def progress(done: int, total: int, said: str = "") -> None:
         if done == step:
             raise KeyboardInterrupt
 
@@ -119,7 +119,7 @@ def test_a_run_cut_short_ends_with_the_same_bytes(
             train(tiny, tmp_path / "cut", progress=stop_at(step), **changes)
         assert len(list((tmp_path / "cut/work").glob("checkpoint-*"))) == (step > 1)
     started: list[int] = []
-    again = train(tiny, tmp_path / "cut", progress=lambda done, total: started.append(done), **changes)
+    again = train(tiny, tmp_path / "cut", progress=lambda done, total, said="": started.append(done), **changes)
     assert started[0] == kills[-1]
     assert again == whole
     assert folder_files(tmp_path / "cut/out") == folder_files(tmp_path / "whole/out")
@@ -139,7 +139,12 @@ def test_a_checkpoint_that_is_not_whole_or_of_another_training_is_not_used(
         if spoil == "mark":
             (folder / loop.MARK).unlink()
         started: list[int] = []
-        told = train(tiny, at, ROWS[:8] if spoil == "rows" else ROWS, progress=lambda done, total: started.append(done))  # noqa: B023
+        told = train(
+            tiny,
+            at,
+            ROWS[:8] if spoil == "rows" else ROWS,
+            progress=lambda done, total, said="": started.append(done),  # noqa: B023
+        )
         assert started[0] == 1
         assert told.get("thrown_away") == ("4 steps of another training (other rows)" if spoil == "rows" else None)
     at = tmp_path / "settings"
@@ -157,7 +162,7 @@ from align.train import arguments
 arguments.prepare_process(0, 1)
 from align.train import loop
 loop.SAVE_SECONDS, loop.SAVE_SHARE = 0.0, math.inf
-def kill(done, total):
+def kill(done, total, said=""):
     if done == 6: os.kill(os.getpid(), signal.SIGKILL)
 t.train(Path(sys.argv[1]), Path(sys.argv[2]), progress=kill, epochs=4)
 """
@@ -171,7 +176,7 @@ def test_kill_9_in_the_middle(tiny: Path, tmp_path: Path) -> None:
     assert child.returncode == -signal.SIGKILL
     assert [path.name for path in (tmp_path / "killed/work").glob("checkpoint-*")] == ["checkpoint-4"]
     started: list[int] = []
-    train(tiny, tmp_path / "killed", progress=lambda done, total: started.append(done), epochs=4)
+    train(tiny, tmp_path / "killed", progress=lambda done, total, said="": started.append(done), epochs=4)
     train(tiny, tmp_path / "whole", epochs=4)
     assert started[0] == 5
     assert folder_files(tmp_path / "killed/out") == folder_files(tmp_path / "whole/out")

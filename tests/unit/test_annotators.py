@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from align.types import Judgement, Task
 from annotation.annotators import alike, clustered_share, pace, statistics, time_left
-from annotation.backend import Count, Progress
+from annotation.backend import Count, Progress, progress_of
 from annotation.crowd.people import wilson
 from tests.labelling import judge, make_task
 
@@ -93,9 +93,23 @@ def test_an_interval_holds_its_share_and_lies_in_zero_to_one(clusters: list[tupl
 
 
 def test_time_left_is_what_is_missing_over_the_groups_pace() -> None:
-    progress = Progress(10, 4, 0, wanted=20, answers=11, annotators={"ann": Count(11, 0)})
+    waits = {name: Count(5, 0, left=5) for name in ("ann", "bob", "cyd")}
+    progress = Progress(10, 4, 0, wanted=20, answers=11, reachable=9, annotators=waits)
     people = {name: {"pace": {"tasks_per_hour": pace}} for name, pace in (("ann", 30.0), ("bob", 60.0), ("cyd", None))}
-    assert time_left(progress, people) == {"answers": 9, "hours": 0.1, "people": 2}
+    assert time_left(progress, people) == {"answers": 9, "nobody": 0, "hours": 0.1, "people": 2}
     unknown = time_left(progress, {"cyd": people["cyd"]})
-    assert unknown == {"answers": 9, "hours": None, "people": 0, "reason": "nobody's pace is known yet"}
-    assert time_left(Progress(1, 1, 0, 1, 1, {}), {}) == {"answers": 0, "hours": 0.0, "people": 0}
+    reason = "the pace of those who have something left to do is not known yet"
+    assert unknown == {"answers": 9, "nobody": 0, "hours": None, "people": 0, "reason": reason}
+    assert time_left(Progress(1, 1, 0, 1, 1, 0, {}), {}) == {"answers": 0, "nobody": 0, "hours": 0.0, "people": 0}
+
+
+def test_time_left_counts_what_somebody_here_can_give_and_who_has_something_left() -> None:
+    """Two answers wanted; ann answered all six tasks, bob three, and one was skipped by him: ann cannot help."""
+    said = {f"t{n}": {"ann": "submitted", "bob": "submitted"} for n in range(3)}
+    said |= {"t3": {"ann": "submitted", "bob": "skipped"}, "t4": {"ann": "submitted"}, "t5": {"ann": "submitted"}}
+    progress = progress_of(said, 2, {"ann", "bob"})
+    assert (progress.wanted, progress.answers, progress.reachable, progress.exhausted) == (12, 9, 2, 1)
+    people = {name: {"pace": {"tasks_per_hour": pace}} for name, pace in (("ann", 300.0), ("bob", 4.0))}
+    assert time_left(progress, people) == {"answers": 2, "nobody": 1, "hours": 0.5, "people": 1}
+    alone = time_left(progress_of({"t": {"ann": "submitted"}}, 2, {"ann"}), {"ann": people["ann"]})
+    assert alone == {"answers": 0, "nobody": 1, "hours": 0.0, "people": 0}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from align.rounds.browse import _said, browse
+from align.rounds.browse import _names, browse, choice_text
 from align.store import read_table, write_json
 from align.types import Judgement, Task
 from tests.fake_run import make_run
@@ -22,6 +22,7 @@ def task(answers: int) -> Task:
     ("answers", "said", "words"),
     [
         (2, judge("t", "ann", "b"), "[bbbbbbbb] is better than [aaaaaaaa]"),
+        (2, replace(judge("t", "ann", "a"), strength=3), "[aaaaaaaa] is far better than [bbbbbbbb]"),
         (2, judge("t", "ann", "tie"), "[aaaaaaaa] and [bbbbbbbb] are equally good"),
         (2, judge("t", "ann", "both_bad"), "[aaaaaaaa] and [bbbbbbbb] are both bad"),
         (1, judge("t", "ann", "good"), "[aaaaaaaa] is good"),
@@ -39,7 +40,7 @@ def task(answers: int) -> Task:
     ],
 )
 def test_every_outcome_has_its_words(answers: int, said: Judgement, words: str) -> None:
-    assert _said(said, task(answers)) == words
+    assert choice_text(said, _names(task(answers))) == words
 
 
 def test_a_run_that_asks_nobody_shows_its_answers_to_held_out_prompts(tmp_path: Path) -> None:

@@ -121,10 +121,10 @@ def test_the_figure_shows_every_trial_and_escapes_what_it_names() -> None:
         bounds = {"low": None, "high": None} if value is None else {"low": value - 1, "high": value + 1}
         return {"number": number, "values": {"rate<": rate}, "value": value, "state": state, **bounds}
 
-    trials = [trial(0, 1e-3, 1.0), trial(1, 1e-5, None, "diverged"), trial(2, 0.1, 3.0), trial(3, 0.2, 0.5, "pruned")]
+    trials = [trial(1, 1e-3, 1.0), trial(2, 1e-5, None, "diverged"), trial(3, 0.1, 3.0), trial(4, 0.2, 0.5, "pruned")]
     result = {
-        "metric": "mean_score", "tuning_prompts": 9, "start": {"rate<": 1.0}, "start_value": None, "best_trial": 2,
-        "trials": [*trials, trial(4, 0.3, 1.5), trial(5, 0.4, 2.5)],
+        "metric": "mean_score", "tuning_prompts": 9, "start": {"rate<": 1.0}, "start_value": None, "best_trial": 3,
+        "trials": [*trials, trial(5, 0.3, 1.5), trial(6, 0.4, 2.5)],
     }  # fmt: skip
     figure = sweep_svg(result)
     assert figure.count("<circle") == 2 * 5

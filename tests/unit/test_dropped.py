@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from align.cli.push import _settings
 from align.config.recipe import Annotate
 from align.data.preferences import load_preferences
 from align.data.prompts import read_prompts
@@ -146,6 +147,22 @@ def test_a_desk_tells_it_with_the_file(tmp_path: Path, caplog: pytest.LogCapture
         f"{path}: 2 pairs and not the 5 asked for: 3 prompts with answers give no more (1 × it has only one answer); "
         "give more prompts or more different answers to each, or lower --tasks"
     ]
+
+
+def test_a_default_is_not_what_somebody_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It said "6 pairs and not the 256 asked for" of a push without --tasks."""
+    path = write(tmp_path / "c.jsonl", [{"prompt": f"q{n}", "text": text} for n in range(6) for text in "ab"])
+    gold = write(tmp_path / "gold.jsonl", [{"prompt": "g", "chosen": "yes", "rejected": "no"}])
+    settings = _settings({"gold": gold}, None, None)
+    assert "tasks" not in settings.model_fields_set
+    make_desk(tmp_path / "desk", path, settings, seed=0)
+    new = write(tmp_path / "new.jsonl", [{"prompt": f"q{n}", "text": "same" if n else "new"} for n in range(6)])
+    old = write(tmp_path / "old.jsonl", [{"prompt": f"q{n}", "text": "same" if n else "old"} for n in range(6)])
+    make_desk(tmp_path / "blind", new, _settings({}, None, None), seed=0, against=old)
+    assert said(caplog) == []
+    alike = write(tmp_path / "alike.jsonl", [{"prompt": f"q{n}", "text": t} for n in range(3) for t in "ab"[: n + 1]])
+    make_desk(tmp_path / "more", alike, _settings({}, None, None), seed=0)
+    assert said(caplog) == [f"{alike}: 2 pairs of 3 prompts with answers (1 × it has only one answer)"]
 
 
 def test_blind_comparisons_that_are_ties_are_not_missing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

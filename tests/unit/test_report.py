@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from align.errors import ConfigError, DataError
+from align.figures import duration, interval, share
 from align.report import words
 from align.report.data import report_data
 from align.report.html import render, visible, write_report
@@ -308,7 +309,7 @@ def test_what_suggestions_did_is_said_and_stands_in_the_table(controlled: Path) 
     assert 0.05 < found["sway"]["value"] < 0.4, "these annotators follow three in ten suggestions"
     page = render(report_data(controlled))
     assert "Swayed, in points</th>" in page and f"<span>+{100 * found['sway']['value']:.0f} <small>" in page
-    assert f"Round 1: the suggested answer was given in {words.share(found['shown']['value'])}" in page
+    assert f"Round 1: the suggested answer was given in {share(found['shown']['value'])}" in page
 
 
 def test_a_plain_run_has_no_empty_columns(data: dict[str, Any]) -> None:
@@ -329,14 +330,36 @@ def test_a_blind_win_rate_stands_in_the_table_like_any_other(controlled: Path) -
     assert last["win_rate_vs_sft"] == result and result["clusters"] <= 60 and result["low"] > 0.5
     assert words.headline(found) == "Round 2 beats SFT on held-out prompts"
     assert "judged, in blind comparisons" in " ".join(words.lede(found))
-    assert summary_table(found)[-1][2] == words.interval(result)
+    assert summary_table(found)[-1][2] == interval(result)
     assert summary_table(found)[0][2] == "win rate over SFT, judged blind"
     assert (
-        f"Round 2 was judged by {result['annotators']} simulated annotators, blind, on {result['clusters']} prompts: {result['wins']} wins"
-        in render(found)
+        f"Round 2 was judged by {result['annotators']} simulated annotators, blind, on "
+        f"{result['clusters'] - result['same']} prompts: {result['wins']} wins" in render(found)
     )
     assert last["missing"]["mean_score"].startswith("people compare answers")
-    assert f"{result['unscored']} comparisons with SFT could not be scored" in render(found) or not result["unscored"]
+    assert "could not be scored" not in render(found), "that is about a judge's scores"
+
+
+def test_a_blind_comparison_is_told_with_what_became_of_the_rest() -> None:
+    won = {
+        "annotators": 1,
+        "clusters": 5,
+        "same": 2,
+        "wins": 1,
+        "losses": 1,
+        "ties": 3,
+        "both_bad": 1,
+        "unscored": 1,
+        "unanswered": 2,
+    }
+    assert words.judged_blind({"round": 1, "win_rate_vs_sft": won}, simulated=False) == (
+        "Round 1 was judged by 1 annotator, blind, on 3 prompts: 1 win, 1 loss and 3 ties (2 because both answers were the "
+        "same, so that nobody was asked; 1 because both were bad). Somebody skipped 1 comparison. 2 comparisons got no answer."
+    )
+    bare = won | {"annotators": 2, "same": 0, "both_bad": 0, "unscored": 0, "unanswered": 0}
+    assert words.judged_blind({"round": 2, "win_rate_vs_sft": bare}, simulated=True) == (
+        "Round 2 was judged by 2 simulated annotators, blind, on 5 prompts: 1 win, 1 loss and 3 ties."
+    )
 
 
 def test_a_run_waits_for_people_who_judge(tmp_path: Path) -> None:
@@ -386,7 +409,7 @@ def test_the_lede_names_length_parent_and_judge(data: dict[str, Any]) -> None:
     ],
 )
 def test_a_share_is_never_rounded_to_all_or_nothing(value: float, text: str) -> None:
-    assert words.share(value) == text
+    assert share(value) == text
 
 
 @pytest.mark.parametrize(
@@ -401,7 +424,7 @@ def test_a_share_is_never_rounded_to_all_or_nothing(value: float, text: str) -> 
     ],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert words.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_the_terminal_table(data: dict[str, Any]) -> None:

@@ -12,7 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from align.cli.app import app
+from align.cli.chat import newest_policy
 from align.cli.recipes import copy_recipe
+from align.cli.watching import desk_or_run
 from align.config.load import load_recipe
 from align.errors import ConfigError, DataError
 from align.rounds import hub
@@ -20,7 +22,7 @@ from align.rounds.fingerprint import Fingerprints
 from align.rounds.hub import with_commit
 from align.rounds.lineage import trace
 from align.rounds.plan import make_plan
-from align.rounds.run import create_run, noted, open_run, planned_run
+from align.rounds.run import create_run, find_run, noted, open_run, planned_run
 from align.rounds.stage import Ref, Stage, current, stage_folder
 from tests.fake_run import make_run
 
@@ -196,3 +198,48 @@ def test_lineage_takes_a_models_stage_key_and_folder(tmp_path: Path) -> None:
         assert trace(run, name) == found
     with pytest.raises(ConfigError, match="nothing in this run has the id '7/policy'"):
         trace(run, "7/policy")
+
+
+def test_every_verb_that_looks_finds_the_run_by_its_recipe_its_folder_or_a_path_inside(tmp_path: Path) -> None:
+    recipe = copied(tmp_path / "my-loop")
+    with chdir(tmp_path):
+        run = make_run(Path("runs"), rounds=2)
+        run = run.rename("runs/my-loop")
+        (run / "run.json").write_text('{"id": "0123abcd"}')
+        policy = next(path for path in (run / "round_001" / "policy").iterdir() if path.is_dir())
+        inside = [run / "round_001", policy, run / "journal.jsonl", policy / "receipt.json"]
+        for path in (recipe, recipe / "recipe.yaml", Path("my-loop"), run, *inside):
+            assert find_run(path) == run, path
+            for verb in (
+                ["status"],
+                ["samples", "--limit", "1"],
+                ["lineage", "1/policy"],
+                ["report", "--format", "text"],
+            ):
+                done = CliRunner().invoke(app, [verb[0], str(path), *verb[1:]])
+                assert done.exit_code == 0 and done.exception is None, (verb, path, done.exception)
+        assert find_run(Path("my-loop")) == Path("runs/my-loop")
+        assert [find_run(tmp_path / name) for name in ("absent", "runs")] == [None, None]
+        desk = run / "own-questions"
+        desk.mkdir()
+        assert [desk_or_run(path) for path in (Path("my-loop"), desk)] == [run, run]
+        (desk / "desk.json").write_text("{}")
+        assert desk_or_run(desk) == desk, "it asks on its own account"
+        with chdir(run / "round_002"):
+            assert find_run(Path("policy")) == tmp_path / run
+            assert find_run(Path("org/model")) is None, "a Hub id is no place in the run where one happens to be"
+        latest = newest_policy(run)
+        assert latest is not None and latest.parent.parent.name == "round_002"
+        assert [newest_policy(path) for path in (Path("my-loop"), recipe / "recipe.yaml")] == [latest, latest]
+        assert newest_policy(run / "round_001") == policy
+        with pytest.raises(ConfigError, match=r"there is no policy in runs/my-loop/round_001/snapshot yet"):
+            newest_policy(run / "round_001" / "snapshot")
+        (policy / "config.json").write_text("{}")
+        assert newest_policy(policy) is None, "a checkpoint means itself"
+
+
+def test_a_part_of_a_run_is_not_cleaned_as_the_whole(tmp_path: Path) -> None:
+    run = make_run(tmp_path, rounds=1)
+    (run / "run.json").write_text('{"id": "0123abcd"}')
+    done = CliRunner().invoke(app, ["clean", str(run / "round_001")])
+    assert isinstance(done.exception, ConfigError) and "there is no run in" in str(done.exception)

@@ -127,13 +127,21 @@ def test_progress_counts() -> None:
         "untouched": {},
     }
     found = progress_of(status, 2, {"ann", "bob", "cyd", "dan"} - {"dan"})
-    assert found == Progress(5, 1, 1, 10, 4, {"ann": Count(2, 2), "bob": Count(2, 0), "cyd": Count(1, 1)})
+    assert found == Progress(
+        5, 1, 1, 10, 4, 5, {"ann": Count(2, 2, left=1), "bob": Count(2, 0, left=3), "cyd": Count(1, 1, left=3)}
+    )
     assert found.open == 3
 
 
 def test_somebody_who_has_not_come_yet_can_still_be_asked() -> None:
     assert progress_of({"t": {"ann": "skipped"}}, 1, {"ann", "bob"}).exhausted == 0
     assert progress_of({"t": {"ann": "skipped"}}, 1, {"ann"}).exhausted == 1
+
+
+def test_a_draft_is_counted_and_is_no_answer_yet() -> None:
+    found = progress_of({"t": {"ann": "draft", "bob": "skipped"}}, 1, {"ann", "bob"})
+    assert found == Progress(1, 0, 0, 1, 0, 1, {"ann": Count(0, 0, drafts=1, left=1), "bob": Count(0, 1)})
+    assert (found.open, found.drafts) == (1, 1)
 
 
 def test_an_owner_who_labels_alone_counts_as_everyone() -> None:

@@ -46,6 +46,13 @@ async def _rows(statement: str, values: dict[str, Any]) -> Sequence[Any]:
         return (await connection.execute(text(statement), values)).all()
 
 
+async def own_progress(dataset: UUID, user: UUID) -> tuple[int, int]:
+    """How many records of the dataset the user has answered or skipped, and how many are left for them."""
+    keys = {"dataset": dialect.key(dataset), "user": dialect.key(user)}
+    ((done, left),) = await _rows(sql.OWN_PROGRESS, keys)
+    return done, left
+
+
 _waiting = 0
 
 

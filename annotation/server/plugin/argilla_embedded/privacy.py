@@ -1,17 +1,21 @@
 """What Argilla would show to annotators and this server does not.
 
-Argilla's search gives annotators their own answers and the metadata that are visible to them. Three ways round that are
+Argilla's search gives annotators their own answers and the metadata that are visible to them. Ways round that are
 closed here; owners, and admins in their workspaces, see what they always saw.
 
 1. One record by its id comes with everybody's answers and all metadata. An annotator gets it as the search gives it.
 2. A filter or sort by a hidden metadata property tells its value by what is found. To an annotator there is no such
    property.
 3. The progress of users tells who else labels, and how much. An annotator gets their own.
+4. The progress of a data set counts the records that have all the answers they want, so that it stands at 0.00% where
+   people have answered for hours and others have not come yet. An annotator gets their own: what they have answered or
+   skipped, of that and what the queue still has for them. Records that others have completed are no longer pending for them.
 """
 
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from argilla_embedded.engine import own_progress
 from argilla_server.api.handlers.v1.datasets.records import _filter_record_metadata_for_user
 from argilla_server.api.policies.v1 import MetadataPropertyPolicy, is_authorized
 from argilla_server.api.routes import api_v1
@@ -27,6 +31,8 @@ def install() -> None:
     wrap("GET", "/records/{record_id}", _own_view)
     wrap("POST", "/me/datasets/{dataset_id}/records/search", _without_hidden_metadata)
     wrap("GET", "/datasets/{dataset_id}/users/progress", _own_progress)
+    wrap("GET", "/datasets/{dataset_id}/progress", _own_part)
+    wrap("GET", "/me/datasets/{dataset_id}/metrics", _own_rest)
 
 
 def wrap(method: str, path: str, wrapper: Callable[[Endpoint], Endpoint]) -> None:
@@ -80,3 +86,28 @@ def _own_progress(endpoint: Endpoint) -> Endpoint:
         return progress
 
     return users_progress
+
+
+def _own_part(endpoint: Endpoint) -> Endpoint:
+    async def dataset_progress(**given: Any) -> Any:
+        progress, user = await endpoint(**given), given["current_user"]
+        if user.is_annotator:
+            done, left = await own_progress(given["dataset_id"], user.id)
+            progress.total, progress.completed, progress.pending = done + left, done, left
+            progress.users = [one for one in progress.users if one.username == user.username]
+        return progress
+
+    return dataset_progress
+
+
+def _own_rest(endpoint: Endpoint) -> Endpoint:
+    async def user_metrics(**given: Any) -> Any:
+        metrics, user = await endpoint(**given), given["current_user"]
+        if user.is_annotator:
+            found = metrics.responses
+            _, left = await own_progress(given["dataset_id"], user.id)
+            found.pending = max(left - found.draft, 0)
+            found.total = found.submitted + found.discarded + found.draft + found.pending
+        return metrics
+
+    return user_metrics

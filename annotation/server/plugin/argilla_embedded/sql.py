@@ -31,6 +31,11 @@ USER_PROGRESS = (
     "SELECT a.status, count(*) FROM responses a JOIN records r ON r.id = a.record_id"
     " WHERE r.dataset_id = :dataset AND a.user_id = :user GROUP BY a.status"
 )
+OWN_PROGRESS = (
+    "SELECT (SELECT count(*) FROM responses a JOIN records r ON r.id = a.record_id WHERE r.dataset_id = :dataset"
+    f" AND a.user_id = :user AND {dialect.ANSWER_STATUS} IN ('submitted', 'discarded')), ({queue.LEFT})"
+)
+"""How many records a person has answered or skipped, and how many the queue still has for them."""
 VECTORS_SIGNATURE = "SELECT count(*), max(updated_at) FROM vectors WHERE vector_settings_id = :settings"
 VECTORS = "SELECT record_id, CAST(value AS text) FROM vectors WHERE vector_settings_id = :settings ORDER BY record_id"
 

@@ -4,7 +4,8 @@
    script (and starts another: an attack), `$` is special to String.replace, `#TEMPLATE#` in a record is replaced too.
 2. Two stylesheets come from Google's servers; the page falls back to the system's fonts.
 3. A Content-Security-Policy forbids the browser everything that is not on this server, whatever a record shows.
-4. The API's documentation pages load their scripts from a CDN; they are not served.
+4. What it calls the team's progress is an annotator's own here.
+5. The API's documentation pages load their scripts from a CDN; they are not served.
 """
 
 import re
@@ -59,6 +60,9 @@ MENDS = [
         '.replace("#RECORD_OBJECT#",()=>@).replace("#TEMPLATE#",()=>this.content)',
         8,
     ),
+    Mend(
+        ".js", re.compile("Team (?:Annotation-P|p)rogress"), "Progress", 9
+    ),  # an annotator's is their own (see privacy)
     Mend(".css", re.compile(r"@import url\(https://fonts\.googleapis\.com/[^)]*\);"), "", 1),
 ]
 
