@@ -32,6 +32,10 @@ BULK = "/bulk"
 """Ends the addresses under which Argilla adds what is missing and replaces what is there."""
 
 
+class Refused(ServiceError):  # noqa: N818 - a sentence for people, as all of them
+    """The server understood, and will not."""
+
+
 @dataclass
 class Tries:
     """How one call went so far. `lost`: an earlier try may have been done without our knowing."""
@@ -143,12 +147,12 @@ class Api:
         if reply.status_code == 401:
             return wrong_key(self.url)
         if reply.status_code == 403:
-            return ServiceError(
+            return Refused(
                 f"the API key's user may not {method} {path}", where=self.url, hint="use the owner's API key"
             )
         # Replies about users may quote a password.
         said = "" if path.startswith("/users") else f": {reply.text[:300]}"
-        return ServiceError(f"Argilla refused {method} {path} (HTTP {reply.status_code}){said}", where=self.url)
+        return Refused(f"Argilla refused {method} {path} (HTTP {reply.status_code}){said}", where=self.url)
 
 
 def open_client(url: str, key: str | None, timeout: float = TIMEOUT) -> "httpx.Client":

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import KINDS, AlignError, StageError
-from align.rounds.lock import acquired, open_lock
+from align.lock import acquired, open_lock
 from align.store import disk_errors, disk_refusal
 from align.train.world import rank
 

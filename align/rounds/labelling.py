@@ -23,6 +23,7 @@ from align.types import Dropped, Judgement, Task, from_table
 from annotation.form import Form, blind_form, form_of
 
 if TYPE_CHECKING:
+    from annotation.argilla_api import Api
     from annotation.argilla_backend import ArgillaBackend
     from annotation.backend import Submitted
 
@@ -131,6 +132,20 @@ def open_backend(desk: Desk) -> "ArgillaBackend":
         without=forgotten,
         revive=_reviver(desk.annotate.server),
     )
+
+
+def connect_server(desk: Desk) -> "Api | None":
+    """The desk's server as its owner, with nothing made on it; None where the embedded one was never started. Raises
+    ServiceError and ConfigError."""
+    from annotation.argilla_api import connect
+    from annotation.argilla_backend import PATIENCE, SUPPORTED
+    from annotation.server import has_server
+
+    server = desk.annotate.server
+    if isinstance(server, EmbeddedServer) and not has_server(server.home):
+        return None
+    url, api_key = _server(server)
+    return connect(url.rstrip("/"), api_key, PATIENCE, SUPPORTED, _reviver(server))
 
 
 def offer(desk: Desk) -> "tuple[ArgillaBackend, Submitted]":
@@ -320,7 +335,8 @@ def _reviver(server: EmbeddedServer | RemoteServer) -> Callable[[], bool]:
 
 
 def _server(server: EmbeddedServer | RemoteServer) -> tuple[str, str]:
-    """Address and owner's API key."""
+    """Address and owner's API key. The embedded server is started when it is not up; a home that the recipe names has to
+    have one already."""
     if isinstance(server, RemoteServer):
         key = os.environ.get(server.api_key_env)
         if not key:
@@ -330,6 +346,7 @@ def _server(server: EmbeddedServer | RemoteServer) -> tuple[str, str]:
                 hint="put the Argilla owner's API key there",
             )
         return server.url, key
-    from annotation.server import credentials, start
+    from annotation.server import credentials, require_server, start
 
+    require_server(server.home)
     return start(server.home).url, credentials(server.home).api_key

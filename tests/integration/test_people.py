@@ -13,7 +13,7 @@ import pytest
 from align.config.recipe import Annotate
 from align.errors import ServiceError
 from align.rounds.desk import make_desk as make_desk_of_file
-from align.rounds.forget import used_by, wish, withdraw, write_tombstones
+from align.rounds.forget import erase, used_by, wish, write_tombstones
 from align.rounds.journal import close, read_journal, reopen
 from align.rounds.labelling import (
     Desk,
@@ -141,7 +141,8 @@ def test_who_is_forgotten_stays_forgotten_under_any_name(
     assert len(used_by(wanted)["judgements"]) == 3
     write_tombstones(wanted)
     if by == "name in an old journal":
-        assert withdraw(desk, wanted) == 3, "before anybody was asked whose the name is"
+        done = erase(desk, wanted)
+        assert (done.answers, done.judgements) == (3, 3), "before anybody was asked whose the name is"
         add_member(either_server, who, desk.workspace)
     take_in(desk, backend)
     assert judgements_of(desk) == []
@@ -151,7 +152,7 @@ def test_who_is_forgotten_stays_forgotten_under_any_name(
     backend.answer(other_key, [Answer(desk.tasks[0].id, "b")])
     take_in(desk, backend)
     assert people_of(desk) == {other}
-    assert withdraw(desk, wanted) == 4
+    assert erase(desk, wanted).answers == 4
     offer(desk)
     members = either_server.call("GET", f"/users/{who}/workspaces")["items"]
     assert desk.workspace not in {w["name"] for w in members}, "she is not let in again"
