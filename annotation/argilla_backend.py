@@ -14,7 +14,16 @@ from align.errors import ConfigError, DataError, ServiceError
 from align.ids import content_id
 from align.types import Dropped, Judgement, Task, judgement_id
 from annotation.argilla_api import Api, connect
-from annotation.argilla_dataset import Dataset, close_others, ensure_dataset, others, question_ids
+from annotation.argilla_dataset import (
+    DONE,
+    Dataset,
+    answered_since,
+    close,
+    close_others,
+    ensure_dataset,
+    others,
+    question_ids,
+)
 from annotation.argilla_records import Record, batches, read_records
 from annotation.backend import Answer, Progress, Submitted, progress_of
 from annotation.form import Form
@@ -58,6 +67,7 @@ def open_argilla(
     guidelines: str | None,
     overlap: int,
     form: Form = Form(),
+    title: str = "",
     tasks: Sequence[Task] = (),
     without: Collection[str] = (),
     patience: float = PATIENCE,
@@ -65,14 +75,14 @@ def open_argilla(
 ) -> "ArgillaBackend":
     """Connect as the owner and make the workspace and the dataset where they are missing.
 
-    `form` is what the dataset asks, `overlap` how many submitted answers complete a task, `tasks` what was submitted to
+    `dataset` is what it is for us and `title` what people read (that name where it is empty). `form` is what the dataset asks, `overlap` how many submitted answers complete a task, `tasks` what was submitted to
     it before, `without` the ids of tasks that are forgotten, which it may still hold. Calls are repeated for up to
     `patience` seconds while the server is away; `revive` may start it again, and says whether it did. Raises
     ServiceError (no server, wrong key, another version) and ConfigError (guidelines too long; the dataset exists with
     another overlap or other questions).
     """
     api = connect(url.rstrip("/"), api_key, patience, SUPPORTED, revive)
-    made = ensure_dataset(api, workspace, dataset, guidelines, overlap, form)
+    made = ensure_dataset(api, workspace, dataset, guidelines, overlap, form, title)
     return ArgillaBackend(api, made, overlap, form, tasks, without)
 
 
@@ -99,6 +109,7 @@ class ArgillaBackend:
         self._read: Known | None = None
         self._sorted: tuple[Known, list[Judgement], list[Dropped]] | None = None
         self._places: dict[str, str] = {}
+        self._shut: set[str] = set()
 
     @property
     def url(self) -> str:
@@ -193,13 +204,19 @@ class ArgillaBackend:
     def _admit(self, user_id: str) -> None:
         self._api.call("POST", f"/workspaces/{self._workspace}/users", json={"user_id": user_id}, conflict=True)
 
-    def close_others(self, family: str) -> None:
-        """Close for annotators the datasets that this one took the place of: the others whose names begin with `family`.
-        On an Argilla that is not ours they are only said to be closed, in their guidelines."""
-        close_others(self._api, self._made, family)
+    def close(self) -> None:
+        """Close the dataset for annotators: it is not listed any more and has no next record. An answer that somebody has
+        before them is still taken. On an Argilla that is not ours its guidelines alone say so."""
+        close(self._api, self._made)
 
-    def given_in_others(self, family: str) -> dict[str, list[tuple[str, str, str]]]:
-        """Dataset → (task, annotator, time) of each answer and skip in those datasets; none without."""
+    def close_others(self, family: str) -> None:
+        """Close the datasets of a run's other labellings for annotators. Of those whose names begin with `family`, whose
+        place this one took, no answer is taken either."""
+        self._shut |= set(close_others(self._api, self._made, family))
+
+    def given_in_others(self) -> dict[str, list[tuple[str, str, str]]]:
+        """What another dataset is called → (task, annotator, time) of each answer and skip in it; none without. Those in
+        which nobody answered since they were closed as done are left out."""
         known = self._known()
         found = {
             other["name"]: [
@@ -208,7 +225,8 @@ class ArgillaBackend:
                 for response in record.responses
                 if record.task and response["status"] in STATUS
             ]
-            for other in others(self._api, self._made, family)
+            for other in others(self._api, self._made)
+            if other["guidelines"] != DONE or other["id"] in self._shut or answered_since(other)
         }
         return {name: answers for name, answers in found.items() if answers}
 

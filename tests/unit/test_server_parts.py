@@ -498,7 +498,7 @@ def test_a_port_that_is_being_let_go_is_waited_for() -> None:
 
 def test_client_and_plug_in_close_a_data_set_by_the_same_words() -> None:
     """The plug-in runs in Argilla's environment and cannot import ours."""
-    from annotation.argilla_dataset import CLOSED
+    from annotation.argilla_dataset import CLOSED, DONE
 
     text = (Path(server.__file__).parent / "plugin" / "argilla_embedded" / "closing.py").read_text(encoding="utf-8")
-    assert f'CLOSED = "{CLOSED}"\n' in text
+    assert f'CLOSED = "{CLOSED}"\n' in text and f'DONE = "{DONE}"\n' in text
