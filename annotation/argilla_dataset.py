@@ -123,15 +123,14 @@ def _free_title(api: Api, workspace_id: str, title: str) -> str:
 
 def _make(api: Api, workspace_id: str, name: str, guidelines: str | None, overlap: int, form: Form, title: str) -> None:
     """Each part may be there already, when a reply was lost and the call was repeated: then Argilla says conflict."""
-    distribution = {"strategy": "overlap", "min_submitted": overlap}
     called = _free_title(api, workspace_id, title)
     body = {
         "name": called,
         "workspace_id": workspace_id,
         "guidelines": guidelines or None,
+        "distribution": {"strategy": "overlap", "min_submitted": overlap},
         "metadata": {IDENTITY: name},
     }
-    body |= {"distribution": distribution}
     api.call("POST", "/datasets", json=body, conflict=True)
     made = _find(api, workspace_id, name)
     if made is None:
