@@ -68,9 +68,11 @@ class Api:
         key: str | None = None,
         conflict: bool = False,
         done: Callable[[], bool] | None = None,
+        timeout: float = TIMEOUT,
         **params: Any,
     ) -> Any:
-        """The reply's JSON, None for an empty one. `key` acts as another user; `conflict` accepts "it exists" (→ None).
+        """The reply's JSON, None for an empty one. `key` acts as another user; `conflict` accepts "it exists" (→ None);
+        `timeout` are seconds for one reply where it takes longer than other calls.
 
         `done` reads back whether an earlier try, whose reply was lost, succeeded (→ None). Raises ServiceError.
         """
@@ -78,7 +80,8 @@ class Api:
         tries = Tries(time.monotonic() + (self._patience if self._heard else min(self._patience, FIRST_CONTACT)))
         again = method != "POST" or conflict or done is not None or path.endswith(BULK)
         while True:
-            reply, error = self._try(method, path, json=json, params=params or None, headers=headers)
+            longer = {"timeout": timeout} if timeout > TIMEOUT else {}
+            reply, error = self._try(method, path, json=json, params=params or None, headers=headers, **longer)
             if reply is not None and reply.status_code < 500 and reply.status_code not in LATER:
                 break
             self._come_back(tries, reply, error, again=again, what=f"{method} {path}")

@@ -8,6 +8,8 @@ from annotation.argilla_api import Api, Refused
 from annotation.argilla_backend import STATUS, annotator_of
 from annotation.argilla_records import RECORDS_A_CALL, read_records
 
+SCRUB_TIMEOUT = 1800.0
+"""Seconds for the server to write its database's files anew."""
 EMBEDDED = "embedded"
 """What the embedded server calls its search engine."""
 
@@ -39,12 +41,12 @@ def erase(api: Api, workspace: str, annotators: Collection[str], tasks: Collecti
     who = {identity for identity, user in users.items() if annotator_of(user) in annotators}
     gone: list[str] = []
     for place in places:
+        members = {member["id"] for member in api.call("GET", f"/workspaces/{place}/users")["items"]}
+        for member in sorted(members & who):  # first, so that nothing more comes while we delete
+            _delete(api, f"/workspaces/{place}/users/{member}", "a member of the workspace", done)
         for dataset in api.call("GET", "/me/datasets", workspace_id=place)["items"]:
             if dataset["status"] == "ready":
                 gone += _erase_in(api, dataset, who, tasks, done)
-        members = {member["id"] for member in api.call("GET", f"/workspaces/{place}/users")["items"]}
-        for member in sorted(members & who):
-            _delete(api, f"/workspaces/{place}/users/{member}", "a member of the workspace", done)
     if places:
         _scrub(api, gone, done)
     done.accounts = sorted(str(users[identity]["username"]) for identity in who)
@@ -101,7 +103,7 @@ def _scrub(api: Api, gone: list[str], done: Erased) -> None:
             f"deleted rows, logs and an index at {api.url}, a server that is not ours: ask whoever runs it to erase them"
         )
         return
-    api.call("PUT", "/align/erased", json={"ids": gone})
+    api.call("PUT", "/align/erased", json={"ids": gone}, timeout=SCRUB_TIMEOUT)
     if engine.get("database") == "postgresql":
         done.remains.append(
             "PostgreSQL's write-ahead log and archives of it, until its own rules let them go: see whoever runs it"
