@@ -32,6 +32,10 @@ BULK = "/bulk"
 """Ends the addresses under which Argilla adds what is missing and replaces what is there."""
 
 
+class Refused(ServiceError):  # noqa: N818 - a sentence for people, as all of them
+    """The server understood, and will not."""
+
+
 @dataclass
 class Tries:
     """How one call went so far. `lost`: an earlier try may have been done without our knowing."""
@@ -64,9 +68,11 @@ class Api:
         key: str | None = None,
         conflict: bool = False,
         done: Callable[[], bool] | None = None,
+        timeout: float = TIMEOUT,
         **params: Any,
     ) -> Any:
-        """The reply's JSON, None for an empty one. `key` acts as another user; `conflict` accepts "it exists" (→ None).
+        """The reply's JSON, None for an empty one. `key` acts as another user; `conflict` accepts "it exists" (→ None);
+        `timeout` are seconds for one reply where it takes longer than other calls.
 
         `done` reads back whether an earlier try, whose reply was lost, succeeded (→ None). Raises ServiceError.
         """
@@ -74,7 +80,8 @@ class Api:
         tries = Tries(time.monotonic() + (self._patience if self._heard else min(self._patience, FIRST_CONTACT)))
         again = method != "POST" or conflict or done is not None or path.endswith(BULK)
         while True:
-            reply, error = self._try(method, path, json=json, params=params or None, headers=headers)
+            longer = {"timeout": timeout} if timeout > TIMEOUT else {}
+            reply, error = self._try(method, path, json=json, params=params or None, headers=headers, **longer)
             if reply is not None and reply.status_code < 500 and reply.status_code not in LATER:
                 break
             self._come_back(tries, reply, error, again=again, what=f"{method} {path}")
@@ -143,12 +150,12 @@ class Api:
         if reply.status_code == 401:
             return wrong_key(self.url)
         if reply.status_code == 403:
-            return ServiceError(
+            return Refused(
                 f"the API key's user may not {method} {path}", where=self.url, hint="use the owner's API key"
             )
         # Replies about users may quote a password.
         said = "" if path.startswith("/users") else f": {reply.text[:300]}"
-        return ServiceError(f"Argilla refused {method} {path} (HTTP {reply.status_code}){said}", where=self.url)
+        return Refused(f"Argilla refused {method} {path} (HTTP {reply.status_code}){said}", where=self.url)
 
 
 def open_client(url: str, key: str | None, timeout: float = TIMEOUT) -> "httpx.Client":

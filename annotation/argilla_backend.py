@@ -14,8 +14,17 @@ from align.errors import ConfigError, DataError, ServiceError
 from align.ids import content_id
 from align.types import Dropped, Judgement, Task, judgement_id
 from annotation.argilla_api import Api, connect
-from annotation.argilla_dataset import Dataset, close_others, ensure_dataset, others, question_ids
-from annotation.argilla_records import RECORDS_A_CALL, Record, batches, read_records
+from annotation.argilla_dataset import (
+    DONE,
+    Dataset,
+    answered_since,
+    close,
+    close_others,
+    ensure_dataset,
+    others,
+    question_ids,
+)
+from annotation.argilla_records import Record, batches, read_records
 from annotation.backend import Answer, Progress, Submitted, progress_of
 from annotation.form import Form
 from annotation.page import FIELD, TURNED, payload, seen_otherwise
@@ -27,6 +36,9 @@ STATUS = {"submitted": "submitted", "discarded": "skipped"}
 
 SUPPORTED = (2, 8)
 """Argilla's oldest major and minor version that has all we use."""
+
+PATIENCE = 30.0
+"""Seconds for a server that is away for a moment."""
 
 ANSWERS_A_CALL = 100
 SIMULATED = "Simulated annotator"
@@ -43,7 +55,7 @@ class Known(NamedTuple):
     users: dict[str, dict[str, Any]]
 
     def annotator(self, user_id: str) -> str:
-        return _identity(self.users[user_id]) if user_id in self.users else user_id
+        return annotator_of(self.users[user_id]) if user_id in self.users else user_id
 
 
 def open_argilla(
@@ -55,21 +67,22 @@ def open_argilla(
     guidelines: str | None,
     overlap: int,
     form: Form = Form(),
+    title: str = "",
     tasks: Sequence[Task] = (),
     without: Collection[str] = (),
-    patience: float = 30.0,
+    patience: float = PATIENCE,
     revive: Callable[[], bool] = lambda: False,
 ) -> "ArgillaBackend":
     """Connect as the owner and make the workspace and the dataset where they are missing.
 
-    `form` is what the dataset asks, `overlap` how many submitted answers complete a task, `tasks` what was submitted to
+    `dataset` is what it is for us and `title` what people read (that name where it is empty). `form` is what the dataset asks, `overlap` how many submitted answers complete a task, `tasks` what was submitted to
     it before, `without` the ids of tasks that are forgotten, which it may still hold. Calls are repeated for up to
     `patience` seconds while the server is away; `revive` may start it again, and says whether it did. Raises
     ServiceError (no server, wrong key, another version) and ConfigError (guidelines too long; the dataset exists with
     another overlap or other questions).
     """
     api = connect(url.rstrip("/"), api_key, patience, SUPPORTED, revive)
-    made = ensure_dataset(api, workspace, dataset, guidelines, overlap, form)
+    made = ensure_dataset(api, workspace, dataset, guidelines, overlap, form, title)
     return ArgillaBackend(api, made, overlap, form, tasks, without)
 
 
@@ -96,6 +109,7 @@ class ArgillaBackend:
         self._read: Known | None = None
         self._sorted: tuple[Known, list[Judgement], list[Dropped]] | None = None
         self._places: dict[str, str] = {}
+        self._shut: set[str] = set()
 
     @property
     def url(self) -> str:
@@ -148,7 +162,7 @@ class ArgillaBackend:
         return sorted(self._sorted_out()[1], key=lambda j: j.id)
 
     def people(self) -> dict[str, str]:
-        return {_identity(user): user["username"] for user in self._known().users.values()}
+        return {annotator_of(user): user["username"] for user in self._known().users.values()}
 
     def ensure_annotator(self, name: str) -> str:
         """Make the simulated annotator `name` (random password), let it label here, and return its API key.
@@ -194,34 +208,19 @@ class ArgillaBackend:
     def _admit(self, user_id: str) -> None:
         self._api.call("POST", f"/workspaces/{self._workspace}/users", json={"user_id": user_id}, conflict=True)
 
-    def withdraw(self, annotators: Collection[str], tasks: Collection[str]) -> int:
-        """Delete what `annotators` answered and let them label here no more, and delete `tasks` with all answers to
-        them; returns how many answers went. A task that wants answers again is asked of others."""
-        known = self._known()
-        answers = [(r, a) for r in known.records for a in r.responses]
-        alone = [a for r, a in answers if r.task not in tasks and known.annotator(a["user_id"]) in annotators]
-        with_task = [a for r, a in answers if r.task in tasks]
-        for answer in alone:
-            self._api.call("DELETE", f"/responses/{answer['id']}")
-        dead = [r.id for r in known.records if r.task in tasks]
-        for start in range(0, len(dead), RECORDS_A_CALL):
-            ids = ",".join(dead[start : start + RECORDS_A_CALL])
-            self._api.call("DELETE", f"/datasets/{self._dataset}/records", ids=ids)
-        for member in self._members():
-            if known.annotator(member["id"]) in annotators:
-                self._api.call("DELETE", f"/workspaces/{self._workspace}/users/{member['id']}")
-        self._tasks = {name: task for name, task in self._tasks.items() if name not in tasks}
-        self._read = None
-        self._places.clear()
-        return sum(a["status"] in STATUS for a in [*alone, *with_task])
+    def close(self) -> None:
+        """Close the dataset for annotators: it is not listed any more and has no next record. An answer that somebody has
+        before them is still taken. On an Argilla that is not ours its guidelines alone say so."""
+        close(self._api, self._made)
 
     def close_others(self, family: str) -> None:
-        """Close for annotators the datasets that this one took the place of: the others whose names begin with `family`.
-        On an Argilla that is not ours they are only said to be closed, in their guidelines."""
-        close_others(self._api, self._made, family)
+        """Close the datasets of a run's other labellings for annotators. Of those whose names begin with `family`, whose
+        place this one took, no answer is taken either."""
+        self._shut |= set(close_others(self._api, self._made, family))
 
-    def given_in_others(self, family: str) -> dict[str, list[tuple[str, str, str]]]:
-        """Dataset → (task, annotator, time) of each answer and skip in those datasets; none without."""
+    def given_in_others(self) -> dict[str, list[tuple[str, str, str]]]:
+        """What another dataset is called → (task, annotator, time) of each answer and skip in it; none without. Those in
+        which nobody answered since they were closed as done are left out."""
         known = self._known()
         found = {
             other["name"]: [
@@ -230,7 +229,8 @@ class ArgillaBackend:
                 for response in record.responses
                 if record.task and response["status"] in STATUS
             ]
-            for other in others(self._api, self._made, family)
+            for other in others(self._api, self._made)
+            if other["guidelines"] != DONE or other["id"] in self._shut or answered_since(other)
         }
         return {name: answers for name, answers in found.items() if answers}
 
@@ -358,14 +358,14 @@ class ArgillaBackend:
         return {user["id"]: user for user in self._api.call("GET", "/users")["items"]}
 
     def _persona(self, name: str) -> dict[str, Any] | None:
-        return next((u for u in self._users().values() if _simulated(u) and _identity(u) == name), None)
+        return next((u for u in self._users().values() if _simulated(u) and annotator_of(u) == name), None)
 
 
 def _simulated(user: dict[str, Any]) -> bool:
     return user["first_name"] == SIMULATED and user["role"] == "annotator"
 
 
-def _identity(user: dict[str, Any]) -> str:
+def annotator_of(user: dict[str, Any]) -> str:
     """Who an answer is by: a person's id; a persona's name in the recipe, so that a run with the same seed comes out the
     same on every server. (Personas of earlier versions have no last name.)"""
     return str((user["last_name"] or user["username"]) if _simulated(user) else user["id"])

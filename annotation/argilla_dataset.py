@@ -1,5 +1,7 @@
 """Workspaces and datasets of an Argilla: found, made where they are missing, and never taken for ours when they are not."""
 
+import itertools
+import re
 from typing import Any
 
 from align.errors import ConfigError, ServiceError
@@ -13,16 +15,27 @@ METADATA = {"purpose": "terms", "shown": "terms", "item": "terms", "repeat": "in
 """What every record says besides its text, to us and to the queue; annotators see none of it."""
 
 CLOSED = "This data set is closed: what it asks was replaced. Please go on in the other one of this workspace."
+DONE = "This data set is done: its questions have the answers they want. Thank you!"
 """Guidelines of a dataset that is closed for annotators: every Argilla shows them, and the embedded server acts on them."""
+
+IDENTITY = "align"
+"""Key of a dataset's metadata under which the name stands that it has for us. What it is called is for people; datasets of
+earlier versions are called by the name that they have for us."""
+NAME_LIMIT = 200
+
+_LABELLING = re.compile(r"(round|blind)-\d+-")
 
 Dataset = dict[str, Any]
 """A dataset as Argilla's API gives it."""
 
 
-def ensure_dataset(api: Api, workspace: str, name: str, guidelines: str | None, overlap: int, form: Form) -> Dataset:
+def ensure_dataset(
+    api: Api, workspace: str, name: str, guidelines: str | None, overlap: int, form: Form, title: str = ""
+) -> Dataset:
     """The dataset that asks `form` of `overlap` people, made and published where it is missing.
 
-    Raises ConfigError where the guidelines are too long or a dataset of that name asks something else.
+    `name` is what it is for us, `title` what people read (the name where it is empty); of several with one title the later
+    ones are numbered. Raises ConfigError where the guidelines are too long or a dataset of that name asks something else.
     """
     if guidelines is not None and len(guidelines) > GUIDELINES_LIMIT:
         raise ConfigError(
@@ -36,7 +49,7 @@ def ensure_dataset(api: Api, workspace: str, name: str, guidelines: str | None, 
         api.call("DELETE", f"/datasets/{found['id']}")
         found = None
     if found is None:
-        _make(api, place, name, guidelines, overlap, form)
+        _make(api, place, name, guidelines, overlap, form, title or name)
         found = _find(api, place, name)
     if found is None:
         raise ServiceError(f"Argilla lost the dataset {name!r} that was just made", where=api.url)
@@ -46,18 +59,39 @@ def ensure_dataset(api: Api, workspace: str, name: str, guidelines: str | None, 
     return found
 
 
-def close_others(api: Api, dataset: Dataset, family: str) -> None:
-    """Close for annotators what `dataset` took the place of: the datasets beside it whose names begin with `family`."""
-    for other in others(api, dataset, family):
-        if other["guidelines"] != CLOSED:
-            api.call("PATCH", f"/datasets/{other['id']}", json={"guidelines": CLOSED})
+def close_others(api: Api, dataset: Dataset, family: str) -> list[str]:
+    """Close for annotators the datasets of the other labellings beside `dataset`: those whose names begin with `family`,
+    whose place it took, and those of others, which are done. Returns the ids of those that were open."""
+    shut = []
+    for other in others(api, dataset):
+        words = CLOSED if identity_of(other).startswith(family) else DONE
+        if other["guidelines"] not in (words, CLOSED):
+            shut.append(str(other["id"]))
+            close(api, other, words)
+    return shut
 
 
-def others(api: Api, dataset: Dataset, family: str) -> list[Dataset]:
-    """The published datasets of the same workspace whose names begin with `family`, by name."""
+def close(api: Api, dataset: Dataset, words: str = DONE) -> None:
+    api.call("PATCH", f"/datasets/{dataset['id']}", json={"guidelines": words})
+
+
+def others(api: Api, dataset: Dataset) -> list[Dataset]:
+    """The published datasets of a run's other labellings, in the same workspace, by what they are for us."""
     found = api.call("GET", "/me/datasets", workspace_id=dataset["workspace_id"])["items"]
-    beside = [d for d in found if d["name"].startswith(family) and d["id"] != dataset["id"] and d["status"] == "ready"]
-    return sorted(beside, key=lambda d: str(d["name"]))
+    beside = [
+        d for d in found if _LABELLING.match(identity_of(d)) and d["id"] != dataset["id"] and d["status"] == "ready"
+    ]
+    return sorted(beside, key=identity_of)
+
+
+def answered_since(dataset: Dataset) -> bool:
+    """Whether anybody answered since the dataset itself was last changed, as by a closing."""
+    return str(dataset["last_activity_at"]) > str(dataset["updated_at"])
+
+
+def identity_of(dataset: Dataset) -> str:
+    """The name that a dataset has for us."""
+    return str((dataset["metadata"] or {}).get(IDENTITY) or dataset["name"])
 
 
 def question_ids(api: Api, dataset: Dataset) -> dict[str, str]:
@@ -76,14 +110,27 @@ def _ensure_workspace(api: Api, name: str) -> str:
 
 
 def _find(api: Api, workspace_id: str, name: str) -> Dataset | None:
-    found = api.call("GET", "/me/datasets", workspace_id=workspace_id, name=name)["items"]
-    return next((d for d in found if d["name"] == name), None)
+    found = api.call("GET", "/me/datasets", workspace_id=workspace_id)["items"]
+    return next((d for d in found if identity_of(d) == name), None)
 
 
-def _make(api: Api, workspace_id: str, name: str, guidelines: str | None, overlap: int, form: Form) -> None:
+def _free_title(api: Api, workspace_id: str, title: str) -> str:
+    """`title`, with a number where others have it."""
+    taken = {d["name"] for d in api.call("GET", "/me/datasets", workspace_id=workspace_id)["items"]}
+    titles = itertools.chain([title[:NAME_LIMIT]], (f"{title[: NAME_LIMIT - 9]} #{n}" for n in itertools.count(2)))
+    return next(free for free in titles if free not in taken)
+
+
+def _make(api: Api, workspace_id: str, name: str, guidelines: str | None, overlap: int, form: Form, title: str) -> None:
     """Each part may be there already, when a reply was lost and the call was repeated: then Argilla says conflict."""
-    distribution = {"strategy": "overlap", "min_submitted": overlap}
-    body = {"name": name, "workspace_id": workspace_id, "guidelines": guidelines or None, "distribution": distribution}
+    called = _free_title(api, workspace_id, title)
+    body = {
+        "name": called,
+        "workspace_id": workspace_id,
+        "guidelines": guidelines or None,
+        "distribution": {"strategy": "overlap", "min_submitted": overlap},
+        "metadata": {IDENTITY: name},
+    }
     api.call("POST", "/datasets", json=body, conflict=True)
     made = _find(api, workspace_id, name)
     if made is None:

@@ -97,13 +97,14 @@ class FunctionScorer:
 def load_function(spec: str, base: Path) -> ScoringFunction:
     """The function that `spec` (`file.py:name`) names; a relative file starts at `base`.
 
-    The file's folder is on `sys.path` only while it loads, so imports of its neighbours belong at its top.
-    Raises ConfigError where the file or the function is missing, the file does not load, or the function cannot be
-    called with (messages, answer).
+    While it loads, its folder comes first on `sys.path`, and a neighbour that it imports stands for any other module of that
+    name, this project's among them; afterwards all is as it was. So imports of neighbours belong at its top.
+    Raises ConfigError where the file or the function is missing, the file does not load or imports a neighbour later, or
+    the function cannot be called with (messages, answer).
     """
     path, name = _parse(spec, base)
     identity = function_id(spec, base)
-    module = _load(path, identity)
+    module = _load(path, identity, [file for file in _files(path) if file != path])
     function = getattr(module, name, None)
     if not callable(function):
         names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
@@ -120,15 +121,20 @@ def function_id(spec: str, base: Path) -> str:
     or imports in another way is not covered. Raises ConfigError for a missing or unreadable file.
     """
     path, name = _parse(spec, base)
-    files: dict[str, str] = {}
+    files = {file.relative_to(path.parent).as_posix(): file_id(file) for file in _files(path)}
+    return content_id(["function", path.name, name, files])
+
+
+def _files(path: Path) -> list[Path]:
+    """`path` and the neighbouring files that it imports, theirs included."""
+    found: list[Path] = []
     waiting = [path]
     while waiting:
         file = waiting.pop()
-        key = file.relative_to(path.parent).as_posix()
-        if key not in files:
-            files[key] = file_id(file)
+        if file not in found:
+            found.append(file)
             waiting += _neighbours(file, path.parent)
-    return content_id(["function", path.name, name, files])
+    return found
 
 
 def _parse(spec: str, base: Path) -> tuple[Path, str]:
@@ -150,19 +156,40 @@ def _neighbours(file: Path, folder: Path) -> Iterator[Path]:
         line = getattr(error, "lineno", None)
         raise ConfigError(f"this is not Python: {error}", where=f"{file}:{line}" if line else str(file)) from error
     for node in ast.walk(tree):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [node.module or ""] + [f"{node.module or ''}.{alias.name}".lstrip(".") for alias in node.names]
-        for name in filter(None, names):
-            for root in {folder, file.parent}:
-                stem = root.joinpath(*name.split("."))
-                yield from (p for p in (stem.with_name(stem.name + ".py"), stem / "__init__.py") if p.is_file())
+        yield from _imported(node, file, folder)
 
 
-def _load(path: Path, identity: str) -> ModuleType:
+def _imported(node: ast.AST, file: Path, folder: Path) -> Iterator[Path]:
+    """Files below `folder` that one statement of `file` imports; none where it is no import."""
+    names: list[str] = []
+    if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+        names = [node.module or ""] + [f"{node.module or ''}.{alias.name}".lstrip(".") for alias in node.names]
+    for name in filter(None, names):
+        for root in {folder, file.parent}:
+            stem = root.joinpath(*name.split("."))
+            yield from (p for p in (stem.with_name(stem.name + ".py"), stem / "__init__.py") if p.is_file())
+
+
+def _require_imported_at_top(file: Path, folder: Path) -> None:
+    """ConfigError where a function of `file` imports a neighbour when it is called: it would not be found then, or another
+    module of that name would."""
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    inside = (node for f in ast.walk(ast.parse(file.read_bytes())) if isinstance(f, functions) for node in ast.walk(f))
+    for node in inside:
+        if found := next(_imported(node, file, folder), None):
+            raise ConfigError(
+                f"a function imports {found.relative_to(folder)} when it is called, and its folder is not on the path then",
+                where=f"{file}:{getattr(node, 'lineno', 0)}",
+                hint="import it at the top of the file, or give it another name if an installed package is meant",
+            )
+
+
+def _load(path: Path, identity: str, neighbours: Sequence[Path]) -> ModuleType:
     """The module of the file `path`, under a name of its own so that two files of one name do not meet."""
+    for file in (path, *neighbours):
+        _require_imported_at_top(file, path.parent)
     name = f"_align_function_{identity}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None:
@@ -170,7 +197,8 @@ def _load(path: Path, identity: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     # Compiled here and not by the loader: its cache of bytecode takes a file changed within one second for the old one.
     code = compile(path.read_bytes(), str(path), "exec")
-    with _importing_from(path.parent):
+    names = {file.relative_to(path.parent).parts[0].removesuffix(".py") for file in neighbours}
+    with _importing_from(path.parent, names):
         sys.modules[name] = module  # dataclasses and pickle look a class's module up here
         try:
             exec(code, vars(module))  # the user asked for this file to be run
@@ -182,9 +210,11 @@ def _load(path: Path, identity: str) -> ModuleType:
 
 
 @contextmanager
-def _importing_from(folder: Path) -> Iterator[None]:
-    """`folder` first on sys.path; modules of that folder are forgotten afterwards, so that two folders may each have
-    a neighbour of the same name."""
+def _importing_from(folder: Path, names: set[str]) -> Iterator[None]:
+    """`folder` first on sys.path, with modules of these top-level `names` put aside, ours among them: what is loaded already
+    would be found before any path is looked at. Modules of that folder are forgotten afterwards, so that two folders may
+    each have a neighbour of the same name, and those put aside are back."""
+    aside = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in names}
     before = set(sys.modules)
     sys.path.insert(0, str(folder))
     try:
@@ -195,6 +225,7 @@ def _importing_from(folder: Path) -> Iterator[None]:
             file = getattr(sys.modules[name], "__file__", None)
             if file and not name.startswith("_align_function_") and folder in Path(file).parents:
                 del sys.modules[name]
+        sys.modules.update(aside)
 
 
 def _check_arity(function: Callable[..., Any], spec: str) -> None:

@@ -98,13 +98,11 @@ annotate_app.command()(watch)
 @annotate_app.command()
 def close(folder: Path = FOLDER, as_json: bool = JSON) -> None:
     """Take the judgements that are there, and ask for no more; `align run` then goes on."""
-    from align.rounds.journal import close as write_closing
-    from align.rounds.labelling import closed, open_backend, take_in
+    from align.rounds.labelling import closed, finish, open_backend
 
     desk = _desk(folder)
     if closed(desk) is None:  # no lock on the run: `align run --wait` may be following
-        take_in(desk, open_backend(desk))
-        write_closing(desk.journal, desk.round, desk.tasks_id, "closed by `align annotate close`")
+        finish(desk, open_backend(desk), "closed by `align annotate close`")
     _say_state(folder, "closed", as_json)
 
 
@@ -112,13 +110,14 @@ def close(folder: Path = FOLDER, as_json: bool = JSON) -> None:
 def reopen(folder: Path = FOLDER, as_json: bool = JSON) -> None:
     """Take a closing back, so that more labels can come; `align run` then makes a new snapshot."""
     from align.rounds.journal import reopen as write_reopening
-    from align.rounds.labelling import closed
+    from align.rounds.labelling import closed, open_backend
     from align.rounds.lock import run_lock
 
     desk = _desk(folder)
     with run_lock(folder):
         if closed(desk) is not None:
             write_reopening(desk.journal, desk.round, desk.tasks_id)
+    open_backend(desk)  # annotators see the data set again
     _say_state(folder, "open", as_json)
 
 

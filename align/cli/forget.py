@@ -1,15 +1,24 @@
 """`align forget`: judgements out of a run, and what was made of them."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from align.cli.watching import FOLDER
 from align.figures import counted
 
+if TYPE_CHECKING:
+    from align.errors import AlignError
+    from align.rounds.forget import Wish
+    from align.rounds.labelling import Desk
+
 ROWS = ("preferences", "thumbs", "edits")
 MODELS = ("checkpoints", "reward_models")
+ELSEWHERE = (
+    "what left this folder is not known here: exports (`align annotate export`), mirrors, backups, and receivers of webhooks; "
+    "erase it there"
+)
 
 
 def forget(
@@ -23,52 +32,100 @@ def forget(
     yes: bool = typer.Option(False, "--yes", help="Forget; without it the command only says what was made of it."),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
-    """Take judgements back for good, compile anew without them, and list all that was made with them. Where the
-    labelling is open, the answers go off the server too, and others are asked instead.
+    """Take judgements back for good, erase what was said from the journal and the annotation server, compile anew without
+    them, and list all that was made with them, and where the words remain. Where the labelling is open, others are asked
+    instead.
 
     Checkpoints are not trained anew here; `align status` marks them until `align run` has done it.
     """
-    from align.cli.display import print_json
+    from align.cli.display import print_json, say
     from align.report.html import renew_derived
     from align.rounds.desk import open_desk
-    from align.rounds.forget import used_by, wish, withdraw, write_tombstones
-    from align.rounds.run import RUN
+    from align.rounds.forget import erase, still_holding, used_by, wish, write_tombstones
+    from align.rounds.labelling import DESK
+    from align.rounds.run import RUN, require_run
 
-    wanted = wish(folder, annotator=annotator, prompt=prompt)
+    if not (folder / DESK).is_file():
+        require_run(folder)
+    desk = open_desk(folder)
+    people, unheard = _people(desk) if annotator is not None else ({}, None)
+    if unheard is not None and not as_json:
+        say(f"the server was not asked who is called what now: {unheard}")
+    wanted = wish(folder, annotator=annotator, prompt=prompt, people=people)
     found = used_by(wanted)
-    recompiled: list[str] = []
-    withdrawn = 0
-    if yes:
-        write_tombstones(wanted)
-        recompiled = _compile_anew(folder)
-        if (folder / RUN).is_file():
-            renew_derived(folder)
-        withdrawn = withdraw(open_desk(folder), wanted)
-    if as_json:
-        done = {"recompiled": recompiled, "withdrawn": withdrawn}
-        print_json({wanted.kind: wanted.id, "name": wanted.name, "forgotten": yes, **found, **done})
+    if not yes:
+        _report(wanted, found, as_json)
         return
-    _say(wanted.name, found, yes)
-    if yes:
-        typer.echo(f"compiled anew: {', '.join(recompiled) or 'nothing had to be'}")
-        typer.echo(
-            f"{counted(withdrawn, 'answer')} taken off the server" if withdrawn else "nothing open is on the server"
+    write_tombstones(wanted)
+    erased = erase(desk, wanted)
+    recompiled = _compile_anew(folder)
+    if (folder / RUN).is_file():
+        renew_derived(folder)
+    held = still_holding(wanted)
+    if as_json:
+        done = {"recompiled": recompiled, "withdrawn": erased.answers, "drafts": erased.drafts}
+        done |= {"erased": erased.judgements, "remains": [*held, *erased.remains]}
+        print_json({wanted.kind: wanted.id, "name": wanted.name, "forgotten": yes, **found, **done})
+    else:
+        _say(wanted.name, found, yes)
+        say(f"compiled anew: {', '.join(recompiled) or 'nothing had to be'}")
+        say(
+            f"erased: {counted(erased.judgements, 'judgement')} in the journal, {counted(erased.answers, 'answer')} and "
+            f"{counted(erased.drafts, 'draft')} on the server"
         )
+        for line in _where_else(held, erased.remains):
+            say(line)
+    if erased.failed is not None:
+        raise erased.failed
+
+
+def _people(desk: "Desk") -> "tuple[dict[str, str], AlignError | None]":
+    """Whom the server knows, and why it could not be asked."""
+    from align.errors import ConfigError, ServiceError
+    from align.rounds.forget import people_of
+
+    try:
+        return people_of(desk), None
+    except (ServiceError, ConfigError) as error:  # the journal alone may know the name; a --yes ends with this error
+        return {}, error
+
+
+def _where_else(held: list[str], remains: list[str]) -> list[str]:
+    """Where words still are, and how they go."""
+    lines = [f"remains: {line}" for line in remains]
+    if held:
+        lines += [f"remains: {path}" for path in held]
+        lines += [
+            "`align run` makes anew what is in force of these folders, and `align clean --yes` removes the others"
+        ]
+    return [*lines, ELSEWHERE]
+
+
+def _report(wanted: "Wish", found: dict[str, Any], as_json: bool) -> None:
+    from align.cli.display import print_json
+
+    if as_json:
+        done = {"recompiled": [], "withdrawn": 0, "drafts": 0, "erased": 0, "remains": []}
+        print_json({wanted.kind: wanted.id, "name": wanted.name, "forgotten": False, **found, **done})
+    else:
+        _say(wanted.name, found, False)
 
 
 def _compile_anew(folder: Path) -> list[str]:
-    """Snapshots and preferences of a run; the files that `align annotate pull` wrote into a folder of one's own."""
+    """Snapshots and preferences of a run, and the files that `align annotate pull` wrote."""
     from align.rounds.desk import open_desk
     from align.rounds.export import pull_files
     from align.rounds.labelling import DESK
     from align.rounds.run import open_run
     from align.rounds.runner import recompile
 
+    done = []
     if not (folder / DESK).is_file():
-        return [str(ref) for ref in recompile(open_run(folder), lambda event: None)]
-    if not (folder / "preferences.jsonl").is_file():
-        return []
-    return [f"{name}.jsonl" for name in pull_files(open_desk(folder), folder)]
+        done += [str(ref) for ref in recompile(open_run(folder), lambda event: None)]
+    if (folder / "preferences.jsonl").is_file():
+        counts, _ = pull_files(open_desk(folder), folder)
+        done += [f"{name}.jsonl" for name in counts]
+    return done
 
 
 def _say(name: str, found: dict[str, Any], yes: bool) -> None:
@@ -83,6 +140,3 @@ def _say(name: str, found: dict[str, Any], yes: bool) -> None:
             typer.echo(f"  {what.removesuffix('s').replace('_', ' ')} {model['id'][:12]} of {model['stage']}, {state}")
     if not yes:
         typer.echo("nothing is changed yet; say --yes to forget")
-        return
-    if any(model["in_force"] for what in MODELS for model in found[what]):
-        typer.echo("`align run` trains anew what descends from it; `align clean --yes` then removes the old folders")

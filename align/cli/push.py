@@ -59,6 +59,7 @@ def push(
     from align.cli.display import print_json
     from align.rounds.desk import make_desk, open_desk
     from align.rounds.labelling import offer
+    from annotation.server import require_server
 
     given: dict[str, Any] = {"tasks": tasks, "overlap": overlap, "kind": kind, "rank_of": rank_of, "repeats": repeats}
     given |= {"criteria": criteria, "ask": ask, "gold": gold, "gold_share": gold_share, "suggest": suggest}
@@ -67,6 +68,7 @@ def push(
     places = {"against": against, "server": server, "home": home, "seed": seed}
     places |= {"hide_thinking": hide_thinking or None}
     _check(candidates, {**given, **{name: value for name, value in places.items() if value is not None}})
+    require_server(home)  # before anything is made: a folder remembers its server
     if candidates is not None:
         settings = _settings(given, server, home)
         make_desk(folder, candidates, settings, seed=seed or 0, against=against, hide_thinking=hide_thinking)

@@ -243,7 +243,20 @@ def answer_of(value: object, field: str, *, empty: bool = False) -> tuple[list[M
         raise BadRowError(
             "no answer", f"`{field}` ends with {answer['role']} {excerpt(answer['content'])}, not assistant"
         )
+    _require_unweighed(value, field)
     return asks(before, field) if before else None, answer["content"]
+
+
+def _require_unweighed(answer: object, field: str) -> None:
+    """BadRowError for an answer whose own turn says that it counts less, or not at all."""
+    place = f"{field}[{len(answer) - 1}]" if isinstance(answer, list) else field
+    turn = answer[-1] if isinstance(answer, list) else answer
+    for name in ("weight", "train"):
+        if isinstance(turn, dict) and (value := turn.get(name)) is not None and value != 1:
+            way_out = "take it out, and give the row a `weight` where it counts less than others"
+            raise BadRowError(
+                "unusable field", f"`{place}.{name}` is {excerpt(value)}, and an answer is whole; {way_out}"
+            )
 
 
 def prompt_of(row: dict[str, Any], fields: tuple[str, ...]) -> list[Message] | None:

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import KINDS, AlignError, StageError
+from align.lock import acquired, open_lock
 from align.progress import Progress
-from align.rounds.lock import acquired, open_lock
 from align.store import disk_errors, disk_refusal
 from align.train.world import rank
 

@@ -1,29 +1,40 @@
 """Forgetting: what an annotator said, or what was said about a prompt, and all that was made of it.
 
-Tombstones go into the journal, and from then on nothing there comes out again; an open labelling asks others instead.
-What is already published stays on disk as it is until it is done anew and `align clean` removes the old folders, so every published folder is looked through:
-the snapshots that hold a forgotten judgement, the rows compiled from it, and the checkpoints trained on those, or on a
-parent that was.
+Tombstones go into the journal, and from then on nothing there comes out again; then the words are erased, in the journal
+and on the annotation server, and an open labelling asks others instead. What is already published stays on disk as it is
+until it is done anew and `align clean` removes the old folders, so every published folder is looked through: the snapshots
+that hold a forgotten judgement, the rows compiled from it, and the checkpoints trained on those, or on a parent that was.
 """
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from align.errors import ConfigError, DataError
-from align.rounds.journal import Journal, Tombstones, forget, read_journal
-from align.rounds.labelling import DESK, Desk, closed, journal_of, open_backend
+from align.config.recipe import EmbeddedServer
+from align.errors import AlignError, ConfigError, DataError, ServiceError
+from align.rounds.journal import Tombstones, forget, introduce, read_journal
+from align.rounds.journal import erase as erase_words
+from align.rounds.labelling import DESK, Desk, connect_server, open_backend
 from align.rounds.lock import run_lock
 from align.rounds.run import require_run
 from align.rounds.stage import CURRENT, RECEIPT, Receipt, Ref, current, read_receipt, stage_folder
 from align.store import read_rows, read_table
 
+if TYPE_CHECKING:
+    from annotation.argilla_erase import Erased as OnServer
+
 ROWS = {"preferences": "judgements", "thumbs": "judgements", "edits": "judgement"}
 """Files of compiled rows, and their column that names judgements."""
 PULLED = {"preferences": "preferences", "thumbs": "thumbs", "edits": "demonstrations"}
 """What `align annotate pull` calls them."""
+UNASKED = (
+    "all that was said on the annotation server, which was not reached, and in the journal the judgements of those whose ids "
+    "only the server knows; the same command goes on"
+)
+NAMED = 8
+"""So many names are told where none fits."""
 LABELS = ("snapshot", "preferences")
 """Stages that hold what people said."""
 MODELS = {"policy": "checkpoints", "reward": "reward_models"}
@@ -42,18 +53,21 @@ class Wish:
     tombstones: Tombstones
 
 
-def wish(folder: Path, *, annotator: str | None = None, prompt: str | None = None) -> Wish:
+def wish(
+    folder: Path, *, annotator: str | None = None, prompt: str | None = None, people: Mapping[str, str] | None = None
+) -> Wish:
     """Find an annotator by id or name, or a prompt by its id or the beginning of it.
 
-    Raises ConfigError where nobody of that name has said anything, where several have, and where no task asks about that
-    prompt.
+    `people` are those whom the server knows, by annotator: names that were changed since the journal was written, and who
+    has said nothing that was taken in. Raises ConfigError where nobody has that name, where several have, and where no task
+    asks about that prompt.
     """
     if not (folder / DESK).is_file():
         require_run(folder)
     if (annotator is None) == (prompt is None):
         raise ConfigError("say whom or what to forget", hint="give either --annotator NAME or --prompt ID")
     if annotator is not None:
-        return _annotator(folder, annotator)
+        return _annotator(folder, annotator, people or {})
     assert prompt is not None
     found, tombstones = _prompt(folder, prompt)
     return Wish(folder, "prompt", found, found, tombstones)
@@ -96,15 +110,67 @@ def write_tombstones(wish: Wish) -> None:
         forget(journal, "task", sorted(wish.tombstones.tasks))
 
 
-def withdraw(desk: Desk, wish: Wish) -> int:
-    """Take the forgotten answers off the server too, where the desk's labelling is still open, so that others are asked
-    instead; returns how many. A prompt's tasks go as a whole. Raises ServiceError."""
-    if closed(desk) is not None:
-        return 0
-    backend, asked = open_backend(desk), {task.id for task in desk.tasks}
-    people = journal_of(desk).meet(backend.collect(), backend.people())  # old lines have names, and the server ids
-    annotators = people.naming(wish.id).annotators if wish.kind == "annotator" else frozenset()
-    return backend.withdraw(annotators, wish.tombstones.tasks & asked)
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What left the journal (`judgements`) and the server (`answers`, `drafts`). `failed` says why the server was not asked;
+    then the same command goes on where it stopped."""
+
+    judgements: int
+    answers: int
+    drafts: int
+    remains: list[str]
+    failed: AlignError | None
+
+
+def people_of(desk: Desk) -> dict[str, str]:
+    """Whom the desk's server knows: annotator → name; nobody where there is none. Raises ServiceError and ConfigError."""
+    from annotation.argilla_erase import people
+
+    api = connect_server(desk)
+    return people(api) if api is not None else {}
+
+
+def erase(desk: Desk, wish: Wish) -> Erased:
+    """Erase the words of what has its tombstones: on the server, where others are asked instead while the labelling is open,
+    and in the journal. Doing it again goes on. Raises ServiceError while another process works on the folder."""
+    with run_lock(wish.folder):
+        found, failed, keep = None, None, set[str]()
+        try:
+            found = _erase_on_server(desk, wish)
+        except (ServiceError, ConfigError) as error:
+            failed, keep = error, read_journal(desk.journal, ()).strangers
+        judgements = erase_words(desk.journal, keep)
+    if found is None:
+        return Erased(judgements, 0, 0, [UNASKED] if failed else [], failed)
+    remains = [*found.remains, *(_account(desk, name) for name in found.accounts)]
+    return Erased(judgements, found.answers, found.drafts, remains, None)
+
+
+def _erase_on_server(desk: Desk, wish: Wish) -> "OnServer | None":
+    """None where there is no server."""
+    from annotation.argilla_erase import erase as erase_there
+
+    api = connect_server(desk)
+    if api is None:
+        return None
+    if read_journal(desk.journal, ()).strangers:  # old lines have names, and the server ids
+        backend = open_backend(desk)
+        introduce(desk.journal, backend.collect(), backend.people())
+    mine = read_journal(desk.journal, ()).naming(wish.id).annotators if wish.kind == "annotator" else frozenset()
+    return erase_there(api, desk.workspace, mine, wish.tombstones.tasks)
+
+
+def _account(desk: Desk, name: str) -> str:
+    server = desk.annotate.server
+    home = f" --home {server.home}" if isinstance(server, EmbeddedServer) and server.home else ""
+    place = home if isinstance(server, EmbeddedServer) else f" --server {server.url}"
+    return f"the account {name}, which holds no words: `align server users remove {name}{place}` removes it"
+
+
+def still_holding(wish: Wish) -> list[str]:
+    """Published folders that hold forgotten words or were made of them, from the run's folder on, by round."""
+    touched, published = _touched(wish.folder, wish.tombstones)
+    return [str(folder.relative_to(wish.folder)) for folder, receipt in published if _place(receipt) in touched]
 
 
 def tainted(run: Path) -> list[dict[str, Any]]:
@@ -117,14 +183,19 @@ def tainted(run: Path) -> list[dict[str, Any]]:
     return [row for row in rows if row["in_force"]]
 
 
-def _annotator(folder: Path, text: str) -> Wish:
+def _annotator(folder: Path, text: str, people: Mapping[str, str]) -> Wish:
     """Who has the id or the name `text`. An earlier name counts where nobody has it now."""
-    journal = read_journal(folder / "journal.jsonl", ())
-    match journal.find(text):
+    journal = read_journal(folder / "journal.jsonl", ()).rename(people)
+    silent = {who: name for who, name in people.items() if who not in journal.everybody()}
+    found = journal.find(text)
+    if not any(text in (who, journal.called(who), journal.names.get(who)) for who in found):
+        found = [who for who, name in silent.items() if text in (who, name)] or found
+    match found:
         case [who]:
-            return Wish(folder, "annotator", who, journal.called(who), journal.naming(who))
+            return Wish(folder, "annotator", who, silent.get(who) or journal.called(who), journal.naming(who))
         case []:
-            raise ConfigError(f"{text!r} has said nothing here", where=str(folder), hint=_known_names(journal, text))
+            hint = _known_names([*journal.everybody().values(), *silent.values()], text)
+            raise ConfigError(f"{text!r} has said nothing here", where=str(folder), hint=hint)
         case several:
             raise ConfigError(
                 f"{len(several)} annotators are or were called {text!r}",
@@ -133,10 +204,11 @@ def _annotator(folder: Path, text: str) -> Wish:
             )
 
 
-def _known_names(journal: Journal, text: str) -> str:
-    names = sorted(journal.everybody().values())
+def _known_names(names: list[str], text: str) -> str:
     close = difflib.get_close_matches(text, names, n=1)
-    return f"did you mean {close[0]}?" if close else f"those who have are {', '.join(names[:8]) or 'nobody'}"
+    known = sorted(set(names))
+    more = f" and {len(known) - NAMED} more" if len(known) > NAMED else ""
+    return f"did you mean {close[0]}?" if close else f"known are {', '.join(known[:NAMED]) or 'nobody'}{more}"
 
 
 def _prompt(folder: Path, identity: str) -> tuple[str, Tombstones]:

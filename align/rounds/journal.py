@@ -13,6 +13,9 @@ change. A journal of an earlier version has names where ids stand now: as soon a
 are, a line says so, and they count as that person's.
 
 A closing freezes what stands before it: what is said later is kept, and counts once a person reopens the labelling.
+
+Of what is forgotten the words are erased: a judgement's line becomes a tombstone of the same length. Nothing else in the
+file ever changes.
 """
 
 import os
@@ -23,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from align.ids import content_id
-from align.rounds.journal_io import BLOCK, JUDGEMENT, Line, Place, held, lines, write
+from align.rounds.journal_io import BLOCK, JUDGEMENT, Line, Place, blot, held, lines, write
 from align.types import Judgement, judgement_id
 
 
@@ -145,6 +148,12 @@ class Journal:
             self._take(Line(self.length, "person", event))
         return self
 
+    def rename(self, people: Mapping[str, str]) -> Self:
+        """Take in what those whose ids are known are called by now, where nothing is to be written."""
+        for who in self.everybody().keys() & people.keys():
+            self._take(Line(self.length, "person", {"id": who, "name": people[who]}))
+        return self
+
     def identity(self, annotator: str) -> str:
         """Whoever a line, or a snapshot made of it, names `annotator`."""
         return self._owners[annotator][0] if annotator in self._owners else annotator
@@ -252,6 +261,13 @@ def record(
     return fresh
 
 
+def introduce(path: Path, collected: Collection[Judgement], people: Mapping[str, str]) -> None:
+    """Write who people are and what they are called now, as `record` does, and nothing of what they said."""
+    with held(path) as file:
+        known = Journal(path, {j.task_id for j in collected}).read_on()
+        write(path, file, _introductions(known, collected, people))
+
+
 def _introductions(
     journal: Journal, collected: Collection[Judgement], people: Mapping[str, str]
 ) -> list[dict[str, Any]]:
@@ -299,6 +315,16 @@ def forget(path: Path, what: str, names: Iterable[str]) -> None:
     """Write tombstones for `names`: judgements, annotators or tasks, as `what` says in the singular."""
     known: frozenset[str] = getattr(read_journal(path, ()).forgotten, f"{what}s")
     append(path, [{"type": "tombstone", what: name} for name in names if name not in known])
+
+
+def erase(path: Path, keep: Collection[str] = ()) -> int:
+    """Erase the words of all that is forgotten, but of annotators to `keep`; returns how many judgements that were.
+
+    Whom an old line names is found out by what that line says, so one whom no server has been asked about must be kept.
+    """
+    forgotten = read_journal(path, ()).forgotten
+    kept = frozenset(keep)
+    return blot(path, lambda j: j["annotator"] not in kept and forgotten.hide(j["id"], j["annotator"], j["task_id"]))
 
 
 def close(path: Path, round: int, tasks: str, reason: str) -> None:

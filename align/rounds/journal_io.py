@@ -1,21 +1,23 @@
-"""The journal's bytes: whole lines appended and fsynced by one process at a time, and lines read from where one was.
+"""The journal's bytes: whole lines appended and fsynced by one process at a time, lines read from where one was, and words
+blotted out.
 
 A line is one JSON object in UTF-8. A kill in mid-write leaves at most one torn last line; it was never acknowledged, no
 reader sees it, and the next writer cuts it off.
 """
 
-import fcntl
 import json
 import os
 import re
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+import stat
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from align.errors import DataError
-from align.store import disk_errors
+from align.lock import acquired
+from align.store import disk_errors, sync_folder
 from align.types import Judgement
 
 BLOCK = 1 << 20
@@ -69,11 +71,22 @@ class Place:
 @contextmanager
 def held(path: Path) -> Iterator[BinaryIO]:
     """The journal, open for appending by this process alone: people may close a labelling that a runner follows."""
-    with disk_errors(path):
-        file = path.open("ab")
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file
+    while True:
+        with ExitStack() as holding:
+            with disk_errors(path):
+                file = holding.enter_context(path.open("ab"))
+            holding.enter_context(acquired(file, path, wait=True))
+            if _is_at(file, path):
+                yield file
+                return
+        # while we waited, `blot` put another file in its place: what is written into this one would be lost
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def write(path: Path, file: BinaryIO, events: list[dict[str, Any]]) -> None:
@@ -111,6 +124,45 @@ def lines(file: BinaryIO, path: Path, place: Place, until: int | None, tasks: Co
             yield line
         place.count += 1
         place.length += len(raw)
+
+
+def blot(path: Path, hidden: Callable[[dict[str, Any]], bool]) -> int:
+    """Put a tombstone of the same length in the place of each judgement that is `hidden`; returns how many there were.
+
+    Every other line keeps its bytes and the byte at which it begins, since closings, and whoever follows the journal, go by
+    that. The file is replaced as a whole: a kill leaves the old one or the new one.
+    """
+    if not path.is_file():
+        return 0
+    path = path.resolve()  # of a link, what it leads to has the words
+    partial = path.with_name(f".{path.name}.partial")
+    with held(path) as file, disk_errors(path):
+        count = number = 0
+        partial.unlink(missing_ok=True)
+        with path.open("rb", buffering=BLOCK) as old, partial.open("xb", buffering=BLOCK) as new:
+            for raw in old:
+                if not raw.endswith(b"\n"):
+                    break  # torn by a kill, and read by nobody
+                number += 1
+                kind, event = _parsed(raw, path, number)
+                if kind == JUDGEMENT and hidden(event):
+                    raw, count = _tombstone(event["id"], len(raw)), count + 1
+                new.write(raw)
+            new.flush()
+            os.fsync(new.fileno())
+        if not count:
+            partial.unlink()
+            return 0
+        partial.chmod(stat.S_IMODE(os.fstat(file.fileno()).st_mode))
+        partial.replace(path)
+        sync_folder(path.parent)
+    return count
+
+
+def _tombstone(judgement: str, length: int) -> bytes:
+    """A line of so many bytes; a judgement's own line is always longer than what stands in it then."""
+    text = _encoded({"type": "tombstone", "judgement": judgement})[:-1]
+    return text.ljust(length - 1) + b"\n"
 
 
 def _parsed(raw: bytes, path: Path, number: int) -> tuple[str, dict[str, Any]]:

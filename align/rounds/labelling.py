@@ -5,6 +5,7 @@ A desk is what the step needs to know; it comes from a round of a run, or from a
 """
 
 import os
+import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from align.types import Dropped, Judgement, Task, from_table
 from annotation.form import Form, blind_form, form_of
 
 if TYPE_CHECKING:
+    from annotation.argilla_api import Api
     from annotation.argilla_backend import ArgillaBackend
     from annotation.backend import Submitted
 
@@ -34,8 +36,9 @@ POLL_SECONDS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """`tasks_id` is the content id of the tasks' folder; a closing holds for it alone. Other data sets of the workspace
-    whose names begin with `family` asked what was to be asked before; empty where there can be none."""
+    """`tasks_id` is the content id of the tasks' folder; a closing holds for it alone. `dataset` names the data set for us,
+    and `title` for people. Other data sets of the workspace whose names begin with `family` asked what was to be asked
+    before; empty where there can be none."""
 
     journal: Path
     round: int
@@ -47,6 +50,7 @@ class Desk:
     seed: int
     family: str = ""
     hide_thinking: bool = False
+    title: str = ""
 
     @property
     def form(self) -> Form:
@@ -78,12 +82,13 @@ def desk_of_round(run: Run, asked: Receipt) -> Desk:
     """The desk for the tasks of a stage: a round's selection, or its blind comparisons."""
     if run.recipe.annotate is None:
         raise ConfigError("this run asks nobody: its labels come from a file, or it needs none", where=str(run.folder))
-    tasks = stage_folder(run.folder, asked.ref) / asked.key / "tasks.parquet"
+    found = from_table(Task, read_table(stage_folder(run.folder, asked.ref) / asked.key / "tasks.parquet"))
     family = f"{'blind' if asked.stage == BLIND else 'round'}-{asked.round}-"
+    which = "comparison" if asked.stage == BLIND else "round"
     return Desk(
         journal=run.journal,
         round=asked.round,
-        tasks=from_table(Task, read_table(tasks)),
+        tasks=found,
         tasks_id=asked.output,
         workspace=f"{run.recipe.name}-{run.id}",
         dataset=f"{family}{asked.output[:8]}",
@@ -91,6 +96,7 @@ def desk_of_round(run: Run, asked: Receipt) -> Desk:
         seed=run.recipe.seed,
         family=family,
         hide_thinking="annotators" in run.recipe.model.hide_thinking,
+        title=f"{_title(run.recipe.name, found)} ({which} {asked.round})",
     )
 
 
@@ -103,33 +109,59 @@ def desk_of_folder(folder: Path) -> Desk:
     desk = read_json(folder / DESK)
     tasks = from_table(Task, read_table(folder / "tasks.parquet"))
     annotate = Annotate.model_validate(desk["annotate"])
+    known = desk["tasks_id"], desk["workspace"], desk["dataset"]
+    title = _title(folder.resolve().name, tasks)
     return Desk(
-        folder / "journal.jsonl", 1, tasks, desk["tasks_id"], desk["workspace"], desk["dataset"], annotate, desk["seed"],
-        hide_thinking=desk.get("hide_thinking", False),
+        folder / "journal.jsonl", 1, tasks, *known, annotate, desk["seed"],
+        title=title, hide_thinking=desk.get("hide_thinking", False),
     )  # fmt: skip
 
 
 def desk_of_tasks(tasks: list[Task], folder: Path, annotate: Annotate, *, round: int, seed: int) -> Desk:
     """A desk for tasks that are in memory; its journal is in `folder`, whose name is the workspace's."""
     tasks_id = content_id([task.id for task in tasks])
-    return Desk(
-        folder / "journal.jsonl", round, tasks, tasks_id, folder.name, f"round-{round}-{tasks_id[:8]}", annotate, seed
-    )
+    title = f"{_title(folder.name, tasks)} (round {round})"
+    name = f"round-{round}-{tasks_id[:8]}"
+    return Desk(folder / "journal.jsonl", round, tasks, tasks_id, folder.name, name, annotate, seed, title=title)
+
+
+QUESTIONS = {
+    "pair": "which answer is better?",
+    "blind_ab": "which answer is better?",
+    "rank": "which answers are better?",
+    "single": "is this a good answer?",
+    "rating": "how good is this answer?",
+}
+"""What a data set asks, by the kind of its tasks; a blind comparison looks like any pair."""
+
+
+def _title(name: str, tasks: Sequence[Task]) -> str:
+    """What annotators read on the server's home page.
+
+    >>> _title("support-desk", [])
+    'Support desk'
+    """
+    words = re.sub(r"[-_\s]+", " ", name).strip()
+    asked = f": {QUESTIONS[tasks[0].kind]}" if tasks else ""
+    return f"{words[:1].upper()}{words[1:]}{asked}"
 
 
 def open_backend(desk: Desk) -> "ArgillaBackend":
     """Connect to the desk's server; the embedded one is started when it is not up. Raises ServiceError."""
     from annotation.argilla_backend import open_argilla
+    from annotation.argilla_dataset import DONE
 
     url, api_key = _server(desk.annotate.server)
     guidelines = desk.annotate.guidelines.read_text(encoding="utf-8") if desk.annotate.guidelines else None
-    forgotten = read_journal(desk.journal, ()).forgotten.tasks
+    journal = read_journal(desk.journal, ())
+    forgotten = journal.forgotten.tasks
     return open_argilla(
         url,
         api_key,
         workspace=desk.workspace,
         dataset=desk.dataset,
-        guidelines=guidelines,
+        title=desk.title,
+        guidelines=DONE if desk.tasks_id in journal.closed else guidelines,
         overlap=desk.overlap,
         form=desk.form,
         tasks=_asked(desk, forgotten),
@@ -138,9 +170,23 @@ def open_backend(desk: Desk) -> "ArgillaBackend":
     )
 
 
+def connect_server(desk: Desk) -> "Api | None":
+    """The desk's server as its owner, with nothing made on it; None where the embedded one was never started. Raises
+    ServiceError and ConfigError."""
+    from annotation.argilla_api import connect
+    from annotation.argilla_backend import PATIENCE, SUPPORTED
+    from annotation.server import has_server
+
+    server = desk.annotate.server
+    if isinstance(server, EmbeddedServer) and not has_server(server.home):
+        return None
+    url, api_key = _server(server)
+    return connect(url.rstrip("/"), api_key, PATIENCE, SUPPORTED, _reviver(server))
+
+
 def offer(desk: Desk) -> "tuple[ArgillaBackend, Submitted]":
-    """Put the tasks that are missing on the server, close the data sets whose place they take, and on the embedded
-    server let everybody with an account label them.
+    """Put the tasks that are missing on the server, close the other data sets of the run, and on the embedded server let
+    everybody with an account label them.
 
     Tasks that are forgotten are not asked, and annotators who are do not come back.
     """
@@ -156,8 +202,9 @@ def offer(desk: Desk) -> "tuple[ArgillaBackend, Submitted]":
 
 
 def left_behind(desk: Desk, backend: "ArgillaBackend") -> dict[str, int]:
-    """Data sets of tasks that are no longer asked → how many answers were given there that the journal does not have."""
-    given = backend.given_in_others(desk.family) if desk.family else {}
+    """Data sets of what is not asked any more, or of labellings that are closed → how many answers were given there that the
+    journal does not have."""
+    given = backend.given_in_others() if desk.family else {}
     if not given:
         return {}
     journal = read_journal(desk.journal, {task for answers in given.values() for task, _, _ in answers})
@@ -242,8 +289,16 @@ def _take(desk: Desk, backend: "ArgillaBackend", journal: Journal, progress: Pro
         return Waiting(state.answers, state.wanted, backend.url)
     reason = f"{state.completed} of {state.tasks} tasks have their answers"
     reason += "".join(f"; {said}" for said in (short_text(state.exhausted), dropped_text(state.dropped)) if said)
-    close(desk.journal, desk.round, desk.tasks_id, reason)
+    finish(desk, backend, reason, journal)
     return None
+
+
+def finish(desk: Desk, backend: "ArgillaBackend", reason: str, journal: Journal | None = None) -> None:
+    """Take what is there, close the labelling and its data set, and take what came in between, which is told of as late."""
+    take_in(desk, backend, journal)
+    close(desk.journal, desk.round, desk.tasks_id, reason)
+    backend.close()
+    take_in(desk, backend, journal)
 
 
 NAMED = 5
@@ -330,7 +385,8 @@ def _reviver(server: EmbeddedServer | RemoteServer) -> Callable[[], bool]:
 
 
 def _server(server: EmbeddedServer | RemoteServer) -> tuple[str, str]:
-    """Address and owner's API key."""
+    """Address and owner's API key. The embedded server is started when it is not up; a home that the recipe names has to
+    have one already."""
     if isinstance(server, RemoteServer):
         key = os.environ.get(server.api_key_env)
         if not key:
@@ -340,6 +396,7 @@ def _server(server: EmbeddedServer | RemoteServer) -> tuple[str, str]:
                 hint="put the Argilla owner's API key there",
             )
         return server.url, key
-    from annotation.server import credentials, start
+    from annotation.server import credentials, require_server, start
 
+    require_server(server.home)
     return start(server.home).url, credentials(server.home).api_key

@@ -1,7 +1,6 @@
 """Folders, locks and private files of the server."""
 
 import contextlib
-import fcntl
 import json
 import os
 import time
@@ -55,28 +54,24 @@ def read_json(path: Path) -> Any | None:
 @contextlib.contextmanager
 def locked(path: Path, *, timeout: float, what: str) -> Iterator[None]:
     """Hold an exclusive lock on `path`; ServiceError after `timeout` seconds. The system frees it when its holder dies."""
-    with _sentence(path):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        _acquire(handle, path, timeout, what)
+    from align.lock import acquired, open_lock  # here, since it imports pyarrow, and most calls take no lock
+
+    with contextlib.ExitStack() as held:
+        file = held.enter_context(open_lock(path))
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                held.enter_context(acquired(file, path, wait=False))
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise ServiceError(
+                        f"{what} by another process has not ended for {timeout:.0f} s",
+                        where=str(path),
+                        hint="wait for it, or end it",
+                    ) from None
+                time.sleep(0.05)
         yield
-    finally:
-        os.close(handle)
-
-
-def _acquire(handle: int, path: Path, timeout: float, what: str) -> None:
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise ServiceError(
-                    f"{what} by another process has not ended for {timeout:.0f} s",
-                    where=str(path),
-                    hint="wait for it, or end it",
-                ) from None
-            time.sleep(0.05)
 
 
 @contextlib.contextmanager

@@ -78,6 +78,20 @@ def default_home() -> Path:
     return data_folder() / "server"
 
 
+def has_server(home: Path | None = None) -> bool:
+    """Whether a server was ever started in `home`."""
+    return (_absolute(home) / SECRETS_FILE).is_file()
+
+
+def require_server(home: Path | None) -> None:
+    """ConfigError for a `home` that somebody names and that has no server: a slip would begin a second, empty one."""
+    if home is not None and not has_server(home):
+        raise ConfigError(
+            f"there is no annotation server in {home}",
+            hint=f"check the folder; `align server start --home {home}` makes one there",
+        )
+
+
 def start(
     home: Path | None = None,
     port: int | None = None,
@@ -140,7 +154,8 @@ def revive(home: Path | None = None) -> bool:
 
 
 def stop(home: Path | None = None) -> bool:
-    """End the server of `home`; false where none was running."""
+    """End the server of `home`; false where none was running. ConfigError where `home` has none."""
+    require_server(home)
     home = _absolute(home)
     if not home.is_dir():
         return False
@@ -153,7 +168,8 @@ def stop(home: Path | None = None) -> bool:
 
 
 def status(home: Path | None = None) -> ServerStatus:
-    """Whether the server of `home` runs, and if so how its datasets stand."""
+    """Whether the server of `home` runs, and if so how its datasets stand. ConfigError where `home` has none."""
+    require_server(home)
     home = _absolute(home)
     alive = process.running(home)
     if alive is None:
@@ -166,6 +182,7 @@ def status(home: Path | None = None) -> ServerStatus:
 
 def logs(home: Path | None = None, lines: int = 50, *, follow: bool = False) -> Iterator[str]:
     """The last `lines` lines of the server's log; with `follow`, what is added, until the caller stops asking."""
+    require_server(home)
     path = _absolute(home) / process.LOG_FILE
     if not path.exists():
         raise ServiceError(
@@ -176,6 +193,7 @@ def logs(home: Path | None = None, lines: int = 50, *, follow: bool = False) -> 
 
 def credentials(home: Path | None = None) -> Credentials:
     """The owner's name, password and API key; ServiceError where the server was never started."""
+    require_server(home)
     home = _absolute(home)
     known, settings = read_json(home / SECRETS_FILE), read_json(home / SETTINGS_FILE)
     if known is None or settings is None:
@@ -187,6 +205,7 @@ def credentials(home: Path | None = None) -> Credentials:
 
 def running_url(home: Path | None = None) -> str:
     """The address of the running server of `home`; ServiceError where it does not run."""
+    require_server(home)
     alive = process.running(_absolute(home))
     if alive is None:
         raise ServiceError("this server does not run", where=str(_absolute(home)), hint="run `align server start`")

@@ -16,7 +16,9 @@ import pytest
 from align.errors import ServiceError
 from annotation import argilla_backend, argilla_records, server
 from annotation.argilla_api import Api
-from annotation.argilla_backend import ArgillaBackend, open_argilla
+from annotation.argilla_api import connect as connect_as_owner
+from annotation.argilla_backend import PATIENCE, SUPPORTED, ArgillaBackend, open_argilla
+from annotation.argilla_erase import erase
 from annotation.form import Form
 from annotation.server import process
 from annotation.simulate import label
@@ -59,7 +61,9 @@ def labelled_through(on: ArgillaServer, seed: int) -> tuple[set[str], int]:
         assert label(backend, tasks, PERSONAS, taste, seed=5) == len(wanted.said)
         found = [replace(j, time=None, strength=None) for j in backend.collect()]
         progress = backend.progress()
-        backend.withdraw([PERSONAS[0].name], [tasks[0].id])
+        erase(
+            connect_as_owner(proxy.url, on.api_key, PATIENCE, SUPPORTED), workspace, [PERSONAS[0].name], [tasks[0].id]
+        )
     assert found == wanted.collect()
     assert (progress.tasks, progress.open) == (40, 0)
     left = [j for j in wanted.collect() if j.annotator != PERSONAS[0].name and j.task_id != tasks[0].id]

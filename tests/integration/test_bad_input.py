@@ -239,8 +239,28 @@ def test_a_port_in_use(refuse: Refuse, here: Path) -> None:
 
 def test_no_server_is_installed(refuse: Refuse, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALIGN_SERVER_ENV", str(here / "nothing"))
-    sentence = refuse("annotate", "push", "desk", "--candidates", "answers.jsonl", "--home", "home")
+    sentence = refuse("annotate", "push", "desk", "--candidates", "answers.jsonl")
     assert sentence == f"{here}/nothing: Argilla's server is not installed; run `align server install`"
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ("annotate", "push", "desk", "--candidates", "answers.jsonl"),
+        ("server", "status"),
+        ("server", "stop"),
+        ("server", "logs"),
+        ("server", "users", "list"),
+        ("server", "users", "add", "kim"),
+        ("server", "users", "remove", "kim"),
+    ],
+    ids=" ".join,
+)
+def test_a_home_that_has_no_server(refuse: Refuse, here: Path, verb: tuple[str, ...]) -> None:
+    """A slip would begin a second, empty server, to which nobody comes."""
+    made = "check the folder; `align server start --home hoem` makes one there"
+    assert refuse(*verb, "--home", "hoem") == f"there is no annotation server in hoem; {made}"
+    assert not (here / "hoem").exists() and not (here / "desk").exists()
 
 
 def test_a_run_that_another_process_works_on(refuse: Refuse, here: Path) -> None:

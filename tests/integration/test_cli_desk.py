@@ -126,7 +126,7 @@ def test_pull_export_and_forget(asked: tuple[Path, dict[str, str]]) -> None:
 
     prompt = open_desk(folder).tasks[0].prompt_id
     gone = json_of("forget", folder, "--prompt", prompt[:10], "--yes", cwd=folder.parent)
-    assert (gone["prompt"], len(gone["judgements"]), gone["withdrawn"]) == (prompt, 2, 1)
+    assert (gone["prompt"], len(gone["judgements"]), gone["withdrawn"]) == (prompt, 1, 1)
     assert json_of("annotate", "push", folder, cwd=folder.parent)["present"] == TASKS - 1, "it is not asked again"
     assert json_of("annotate", "pull", folder, cwd=folder.parent)["judgements"] == TASKS - 1
 

@@ -1,5 +1,6 @@
 """`align forget` in a finished run: compiled anew, marked, trained anew by the next `align run`."""
 
+import json
 import secrets
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import pytest
 
 from align.report.data import report_data
 from align.rounds.clean import remove
-from align.rounds.forget import used_by, wish
+from align.rounds.forget import still_holding, used_by, wish
 from align.rounds.stage import Ref, current
+from align.store import read_table
 from tests.integration.test_cli_stages import json_of
 from tests.loop import align, make_loop, rows
 from tests.server_fixtures import ArgillaServer
@@ -32,6 +34,12 @@ def test_a_finished_run_forgets_an_annotator(tmp_path: Path, argilla_server: Arg
     assert found["judgements"] == sorted(from_bob)
     assert found["preferences"] == sorted(p["id"] for p in cited)
     assert found["recompiled"] == ["1/snapshot", "1/preferences"]
+    assert (found["erased"], found["withdrawn"]) == (len(from_bob), len(from_bob))
+    lines = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+    assert not [line for line in lines if line.get("annotator") == "bob" and line["type"] == "judgement"]
+    assert sorted(line["judgement"] for line in lines if "judgement" in line) == sorted(from_bob)
+    superseded = [f"round_001/{name}/{receipt.key}" for name, receipt in before.items() if receipt]
+    assert set(found["remains"]) >= {*superseded}, "where the words still are, by folder"
     assert found["checkpoints"] == [{"id": trained, "stage": "1/policy", "key": policy.key, "in_force": True}]
     assert not [j for j in rows(run, 1, "snapshot", "judgements.parquet") if j["annotator"] == "bob"]
     assert not [p for p in rows(run, 1, "preferences", "preferences.parquet") if set(p["judgements"]) & set(from_bob)]
@@ -48,3 +56,6 @@ def test_a_finished_run_forgets_an_annotator(tmp_path: Path, argilla_server: Arg
     remove(run)
     kept = used_by(bob)
     assert (kept["preferences"], kept["checkpoints"]) == ([], [])
+    assert still_holding(bob) == []
+    said = [j for path in run.rglob("judgements.parquet") for j in read_table(path).to_pylist()]
+    assert said and not [j for j in said if j["annotator"] == "bob"]

@@ -13,12 +13,13 @@ import pytest
 from align.config.recipe import Annotate
 from align.errors import ServiceError
 from align.rounds.desk import make_desk as make_desk_of_file
-from align.rounds.forget import used_by, wish, withdraw, write_tombstones
+from align.rounds.forget import erase, used_by, wish, write_tombstones
 from align.rounds.journal import close, read_journal, reopen
 from align.rounds.labelling import (
     Desk,
     desk_of_folder,
     desk_of_tasks,
+    finish,
     judgements_of,
     offer,
     open_backend,
@@ -141,7 +142,8 @@ def test_who_is_forgotten_stays_forgotten_under_any_name(
     assert len(used_by(wanted)["judgements"]) == 3
     write_tombstones(wanted)
     if by == "name in an old journal":
-        assert withdraw(desk, wanted) == 3, "before anybody was asked whose the name is"
+        done = erase(desk, wanted)
+        assert (done.answers, done.judgements) == (3, 3), "before anybody was asked whose the name is"
         add_member(either_server, who, desk.workspace)
     take_in(desk, backend)
     assert judgements_of(desk) == []
@@ -151,7 +153,7 @@ def test_who_is_forgotten_stays_forgotten_under_any_name(
     backend.answer(other_key, [Answer(desk.tasks[0].id, "b")])
     take_in(desk, backend)
     assert people_of(desk) == {other}
-    assert withdraw(desk, wanted) == 4
+    assert erase(desk, wanted).answers == 4
     offer(desk)
     members = either_server.call("GET", f"/users/{who}/workspaces")["items"]
     assert desk.workspace not in {w["name"] for w in members}, "she is not let in again"
@@ -248,19 +250,14 @@ def test_a_data_set_whose_place_another_took_is_closed(either_server: ArgillaSer
     old = replace(old, family="round-1-")
     new = replace(old, tasks=pair_tasks(5), tasks_id="5", dataset="round-1-new")
     who, key, _ = person(either_server, old, "maria")
-    other = replace(old, tasks=pair_tasks(1), tasks_id="1", dataset="blind-1-other", family="blind-1-")
-    for desk in (old, other):
-        offer(desk)
-
-    def seen() -> list[str]:
-        return sorted(d["name"] for d in either_server.call("GET", "/me/datasets", key=key)["items"])
-
-    assert seen() == ["blind-1-other", old.dataset]
+    assert (seen(either_server, key), old.title) == ([old.title], f"{called(old)}: which answer is better? (round 1)")
     backend.answer(key, [Answer(old.tasks[0].id, "a")])
     take_in(old, backend)
     backend.answer(key, [Answer(old.tasks[1].id, "a")])  # before anything is superseded, and not taken in
     replaced, _ = offer(new)
-    assert seen() == ["blind-1-other", "round-1-new"]
+    assert seen(either_server, key) == [f"{new.title} #2"], (
+        "one data set, and of two with one name the later is numbered"
+    )
     with pytest.raises(ServiceError, match="refused an answer"):
         backend.answer(key, [Answer(old.tasks[0].id, "b")])
     record = records_of(either_server, backend)[old.tasks[0].id]
@@ -271,17 +268,81 @@ def test_a_data_set_whose_place_another_took_is_closed(either_server: ArgillaSer
         body = {"status": "submitted", "values": {"preference": {"value": "tie"}}}
         with pytest.raises(AssertionError, match="403"):
             either_server.call(method, path, body, key=key)
-    assert survey(new, replaced).superseded == {old.dataset: 1}
+    assert survey(new, replaced).superseded == {old.title: 1}
     assert next(waits(new)).note == (
-        f"answers to what is no longer asked do not count: 1 in {old.dataset}; ask as before to take them in"
+        f"answers to what is no longer asked do not count: 1 in {old.title}; ask as before to take them in"
     )
-    assert open_backend(new).given_in_others("round-1-")[old.dataset][0][1] == who
+    assert open_backend(new).given_in_others()[old.title][0][1] == who
     again, _ = offer(old)
-    assert seen() == ["blind-1-other", old.dataset]
+    assert seen(either_server, key) == [old.title]
     assert [j.task_id for j in take_in(old, again)] == [old.tasks[1].id]
     backend.answer(key, [Answer(old.tasks[0].id, "b")])
     dataset = either_server.call("GET", f"/datasets/{again.url.split('/')[-2]}")
     assert dataset["guidelines"] is None
+
+
+def seen(on: ArgillaServer, key: str) -> list[str]:
+    """What an annotator is shown on the server's home page."""
+    return sorted(d["name"] for d in on.call("GET", "/me/datasets", key=key)["items"])
+
+
+def called(desk: Desk) -> str:
+    return desk.journal.parent.name.replace("-", " ").capitalize()
+
+
+def next_record(on: ArgillaServer, backend: ArgillaBackend, key: str) -> int:
+    """How many records the page has for a person who looks for what is not answered yet."""
+    pending = {"type": "terms", "scope": {"entity": "response", "property": "status"}, "values": ["pending"]}
+    body = {"filters": {"type": "and", "and": [pending]}}
+    path = f"/me/datasets/{backend.url.split('/')[-2]}/records/search"
+    return int(on.call("POST", path, body, key=key)["total"])
+
+
+def test_a_labelling_that_is_done_is_gone_from_the_home_page_and_loses_nothing(
+    either_server: ArgillaServer, make_desk: MakeDesk
+) -> None:
+    """Whoever has a record on the screen may still answer it; there is no next one, and what comes late is told of."""
+    first, backend = make_desk(3)
+    first = replace(first, family="round-1-")
+    _, key, _ = person(either_server, first, "maria")
+    backend.answer(key, [Answer(first.tasks[0].id, "a")])
+    assert next_record(either_server, backend, key) == 2
+    finish(first, backend, "closed by `align annotate close`")
+    assert seen(either_server, key) == []
+    assert next_record(either_server, backend, key) == 0
+    backend.answer(key, [Answer(first.tasks[1].id, "b")])
+    found = survey(first, open_backend(first))
+    assert (found.closed, found.late) == ("closed by `align annotate close`", 1)
+    assert len(take_in(first, backend)) == 1
+    assert seen(either_server, key) == [], "looking opens nothing"
+
+    other = replace(first, tasks=pair_tasks(1), tasks_id="1", dataset="blind-1-x", family="blind-1-", title="Compare!")
+    newer, _ = offer(other)
+    assert seen(either_server, key) == ["Compare!"]
+    assert survey(other, newer).superseded == {}, "nothing is read that nobody changed"
+    backend.answer(key, [Answer(first.tasks[2].id, "a")])
+    assert survey(other, newer).superseded == {first.title: 1}
+    reopen(first.journal, first.round, first.tasks_id)
+    again, _ = offer(first)
+    assert seen(either_server, key) == [first.title]
+    assert len(take_in(first, again)) == 1
+    assert next_record(either_server, again, key) == 0, "all three are answered"
+
+
+def test_a_session_of_an_earlier_version_goes_on(either_server: ArgillaServer, make_desk: MakeDesk) -> None:
+    """Its data set is called by the name that it has for us."""
+    desk, backend = make_desk(2)
+    _, key, _ = person(either_server, desk, "maria")
+    backend.answer(key, [Answer(desk.tasks[0].id, "a")])
+    dataset = backend.url.split("/")[-2]
+    where = f"WHERE id = '{either_server.key(dataset)}'"
+    execute(either_server, f"UPDATE datasets SET name = '{desk.dataset}', metadata = NULL {where}")
+    again, submitted = offer(desk)
+    assert (again.url, submitted.present, submitted.added) == (backend.url, 2, 0)
+    assert seen(either_server, key) == [desk.dataset]
+    assert [j.task_id for j in take_in(desk, again)] == [desk.tasks[0].id]
+    offer(replace(desk, dataset="round-1-new", tasks=pair_tasks(5), family="round-1-"))
+    assert seen(either_server, key) == [desk.title], "it is closed as any other"
 
 
 def test_people_are_not_asked_to_compare_what_reads_the_same(either_server: ArgillaServer, tmp_path: Path) -> None:

@@ -12,14 +12,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from align import lock
 from align.cli.recipes import copy_recipe
 from align.cli.workplace import workplace
 from align.config.rollouts import Cpu
 from align.errors import ConfigError, DataError, ServiceError
 from align.report.html import renew_derived, write_report
-from align.rounds import lock, runner, work
+from align.rounds import runner, work
 from align.rounds.clean import remove, unreachable
 from align.rounds.fingerprint import Fingerprints
+from align.rounds.journal import append, read_journal
 from align.rounds.lineage import build_index, trace
 from align.rounds.lock import run_lock
 from align.rounds.stage import Ref, current, partial_folder, pointed_key, stage_folder
@@ -33,6 +35,7 @@ from align.store import (
     working_folder,
     write_table,
 )
+from annotation.server.files import locked
 from rollouts.sample import _begun_with
 from tests.fake_run import make_run
 from tests.unit.test_rounds import CALLS, chain, go, number, write_number
@@ -333,7 +336,9 @@ def test_a_lock_that_is_no_file_of_its_own_is_refused(tmp_path: Path, kind: str)
 # File systems that cannot do everything.
 
 
-def test_where_files_cannot_be_locked_the_lock_lies_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that knows no locks, but for the folder of temporary files."""
     real = fcntl.flock
 
     def flock(file: Any, how: int) -> None:
@@ -341,9 +346,12 @@ def test_where_files_cannot_be_locked_the_lock_lies_elsewhere(tmp_path: Path, mo
             raise OSError(errno.ENOLCK, "No locks available")
         real(file, how)
 
-    monkeypatch.setattr(lock.fcntl, "flock", flock)
+    monkeypatch.setattr(fcntl, "flock", flock)
     monkeypatch.setattr(lock.tempfile, "gettempdir", lambda: str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
+
+
+def test_where_files_cannot_be_locked_the_lock_lies_elsewhere(tmp_path: Path, no_locks: None) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     refused = pytest.raises(ServiceError, match="another process works on this run")
@@ -351,6 +359,19 @@ def test_where_files_cannot_be_locked_the_lock_lies_elsewhere(tmp_path: Path, mo
         pass
     with run_lock(tmp_path / "one"):
         pass
+
+
+def test_a_server_and_a_journal_need_no_locks_of_the_file_system(tmp_path: Path, no_locks: None) -> None:
+    home, waits = (
+        tmp_path / "server.lock",
+        pytest.raises(ServiceError, match=r"server.lock: a start by another process"),
+    )
+    with locked(home, timeout=0.0, what="a start"), waits, locked(home, timeout=0.0, what="a start"):
+        pass
+    with locked(home, timeout=0.0, what="a start"):
+        pass
+    append(tmp_path / "journal.jsonl", [{"type": "closed", "round": 1, "tasks": "t", "reason": "done"}])
+    assert read_journal(tmp_path / "journal.jsonl").closed == {"t": "done"}
 
 
 def test_a_hard_link_that_the_system_forbids_becomes_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ CHAT = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]
 SYSTEM: Message = {"role": "system", "content": "Be short."}
 USER: Message = {"role": "user", "content": "Why?"}
 ANSWER = {"role": "assistant", "content": "So."}
+OTHER = {"role": "assistant", "content": "No."}
 
 
 def write(folder: Path, *rows: Any) -> Path:
@@ -122,6 +123,37 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path, row: Any, reason: str) -
     rows, dropped = load_demonstrations(write(tmp_path, good, {**good, **row}))
     assert len(rows) == 1
     assert dropped == [Dropped("demonstration", "rows.jsonl:2", f"unusable field: {reason}")]
+
+
+WHOLE = "and an answer is whole; take it out, and give the row a `weight` where it counts less than others"
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"chosen": {**ANSWER, "weight": 0}}, f"`chosen.weight` is 0, {WHOLE}"),
+        ({"rejected": [{**OTHER, "weight": 0.5}]}, f"`rejected[0].weight` is 0.5, {WHOLE}"),
+        ({"rejected": [USER, {**OTHER, "train": False}]}, f"`rejected[1].train` is False, {WHOLE}"),
+        ({"chosen": json.dumps([USER, {**ANSWER, "weight": 0}])}, f"`chosen[1].weight` is 0, {WHOLE}"),
+    ],
+)
+def test_an_answer_of_a_pair_is_not_weighed_by_its_turn(tmp_path: Path, row: Any, reason: str) -> None:
+    """Nobody learns what stands before it, so there a weight of 0 says what is so."""
+    before = [USER, {**ANSWER, "weight": 0}, {"role": "user", "content": "And?"}]
+    good = {"prompt": before, "chosen": {**ANSWER, "weight": 1}, "rejected": {**OTHER, "train": True}}
+    pairs, dropped = load_preferences(
+        write(tmp_path, good, {"prompt": [USER], "chosen": ANSWER, "rejected": OTHER} | row)
+    )
+    assert [p.weight for p in pairs] == [1.0]
+    assert dropped == [Dropped("preference", "rows.jsonl:2", f"unusable field: {reason}")]
+
+
+def test_an_answer_of_a_thumb_is_not_weighed_by_its_turn(tmp_path: Path) -> None:
+    rows = [{"prompt": "Why?", "completion": ANSWER, "label": True}]
+    rows += [{"messages": [USER, {**OTHER, "weight": 0}], "label": True}]
+    thumbs, dropped = load_thumbs(write(tmp_path, *rows))
+    assert len(thumbs) == 1
+    assert dropped == [Dropped("thumb", "rows.jsonl:2", f"unusable field: `messages[1].weight` is 0, {WHOLE}")]
 
 
 def test_other_fields_are_named_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

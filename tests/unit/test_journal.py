@@ -1,4 +1,4 @@
-"""The journal: appended, never rewritten; a torn end is cut; changed minds become revisions."""
+"""The journal: appended, and blotted at most; a torn end is cut; changed minds become revisions."""
 
 import json
 import multiprocessing
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from align.errors import DataError
 from align.rounds import journal_io
-from align.rounds.journal import append, close, forget, read_journal, record, reopen, said
+from align.rounds.journal import append, close, erase, forget, read_journal, record, reopen, said
 from align.types import Judgement, judgement_id
 
 
@@ -305,3 +305,87 @@ def test_a_line_that_nobody_asked_for_is_known_by_its_head(tmp_path: Path) -> No
     journal = read_journal(path, {"t2"})
     assert (journal.judgements(["t1", "t2"]), journal.strangers) == ([], {*names, "eve"})
     assert {j.annotator for j in read_journal(path, {"t1"}).judgements(["t1"])} == {*names, "eve"}
+
+
+def test_erasing_leaves_every_other_byte_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    said_by = {
+        name: record(path, [replace(judged("t1", name), reason=f"{name} said it \ud83d é"), judged("t2", name)])
+        for name in ("ann", "bob")
+    }
+    close(path, 1, "tasks-1", "done")
+    record(path, [judged("t1", "bob", "b")])
+    following, before = read_journal(path), path.read_bytes()
+    frozen = following.judgements(["t1", "t2"], "tasks-1")
+    forget(path, "annotator", ["bob"])
+    tombstones = path.read_bytes()[len(before) :]
+    assert erase(path) == 3
+    after = path.read_bytes()
+    assert len(after) == len(before) + len(tombstones) and after.endswith(tombstones)
+    changed = [
+        n for n, (old, new) in enumerate(zip(before.splitlines(), after.splitlines(), strict=False)) if old != new
+    ]
+    assert changed == [2, 3, 5]
+    lines = after.splitlines()
+    assert [json.loads(lines[n]) for n in (2, 3)] == [{"type": "tombstone", "judgement": j.id} for j in said_by["bob"]]
+    assert b"bob said" not in after and after.count(b"bob") == 1, "but for the name in the tombstone"
+    now = read_journal(path)
+    assert now.judgements(["t1", "t2"], "tasks-1") == [j for j in frozen if j.annotator == "ann"]
+    assert following.read_on().judgements(["t1", "t2"]) == now.judgements(["t1", "t2"])
+    assert following.length == now.length == len(after)
+    assert erase(path) == 0 and path.read_bytes() == after
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_erasing_keeps_whose_identity_is_still_to_be_found_out(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    record(path, [judged("t1", "maria"), judged("t1", "bob")])
+    forget(path, "annotator", ["maria", "bob"])
+    assert erase(path, {"maria"}) == 1
+    assert {j.annotator for j in read_journal(path).latest.values()} == {"maria"}
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_kill_while_erasing_leaves_the_journal_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    path = tmp_path / "journal.jsonl"
+    record(path, [judged("t1", "ann"), judged("t1", "bob")])
+    forget(path, "annotator", ["bob"])
+    before = path.read_bytes()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*{"fsync": (journal_io.os, "fsync"), "replace": (Path, "replace")}[step], killed)
+        with pytest.raises(KeyboardInterrupt):
+            erase(path)
+    assert path.read_bytes() == before
+    record(path, [judged("t2", "ann")])
+    assert erase(path) == 1
+    assert {j.task_id for j in read_journal(path).judgements(["t1", "t2"])} == {"t1", "t2"}
+
+
+def erase_much(path: Path) -> None:
+    for number in range(30):
+        forget(path, "task", [f"t{number}"])
+        erase(path)
+
+
+def test_what_is_written_while_others_erase_is_not_lost(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    record(path, [judged(f"t{n}", "eve") for n in range(30)])
+    others = [multiprocessing.Process(target=record_other, args=(path, name)) for name in ("ann", "bob")]
+    others.append(multiprocessing.Process(target=erase_much, args=(path,)))
+    for process in others:
+        process.start()
+    for process in others:
+        process.join()
+    assert len(read_journal(path).judgements(f"u{n}" for n in range(60))) == 120
+    assert read_journal(path).judgements(f"t{n}" for n in range(30)) == []
+
+
+def record_other(path: Path, name: str) -> None:
+    for number in range(60):
+        record(path, [judged(f"u{number}", name)])

@@ -1,3 +1,5 @@
+import importlib
+import math
 import sys
 from pathlib import Path
 
@@ -102,6 +104,50 @@ def test_the_path_is_as_before_when_loading_fails(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"raised RuntimeError \(no\)"):
         load_function("taste.py:score", tmp_path)
     assert sys.path == before and set(sys.modules) == modules
+
+
+@pytest.mark.parametrize("name", ["reward", "annotation", "rollouts", "align", "datasets", "json"])
+def test_a_neighbour_named_as_a_package_of_ours_is_the_users_own(tmp_path: Path, name: str) -> None:
+    write(tmp_path, "VALUE = 0.5\n", f"{name}.py")
+    write(
+        tmp_path, f"import {name}\nfrom {name} import VALUE\ndef score(messages, answer): return {name}.VALUE + VALUE\n"
+    )
+    before = dict(sys.modules)
+    function = load_function("taste.py:score", tmp_path)
+    assert function([], "") == 1.0
+    assert {n: m for n, m in sys.modules.items() if n in before} == before, "ours stay ours"
+    assert importlib.import_module("reward.functions").load_function is load_function
+
+
+def test_a_neighbour_that_nobody_imports_hides_nothing(tmp_path: Path) -> None:
+    write(tmp_path, "raise SystemExit('imported')\n", "reward.py")
+    write(tmp_path / "other", "from reward.functions import FunctionScorer\ndef score(m, a): return 1.0\n")
+    write(tmp_path, "import math\ndef score(messages, answer): return math.pi\n")
+    assert load_function("taste.py:score", tmp_path)([], "") == math.pi
+    assert load_function("other/taste.py:score", tmp_path)([], "") == 1.0
+
+
+def test_what_is_put_aside_is_back_when_loading_fails(tmp_path: Path) -> None:
+    write(tmp_path, "VALUE = 1\n", "reward.py")
+    write(tmp_path, "import reward\nfrom reward.functions import load_function\n")
+    before = dict(sys.modules)
+    with pytest.raises(
+        ConfigError, match=r"taste.py:2: loading it raised ModuleNotFoundError .*'reward' is not a pack"
+    ):
+        load_function("taste.py:score", tmp_path)
+    assert {n: m for n, m in sys.modules.items() if n in before} == before
+
+
+def test_a_neighbour_that_a_function_would_import_later_is_refused(tmp_path: Path) -> None:
+    """There, `import reward` would be this project's own package."""
+    write(tmp_path, "VALUE = 1\n", "reward.py")
+    write(tmp_path, "def score(messages, answer):\n    import reward\n    return reward.VALUE\n")
+    with pytest.raises(ConfigError) as caught:
+        load_function("taste.py:score", tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}/taste.py:2: a function imports reward.py when it is called, and its folder is not on the path then; "
+        "import it at the top of the file, or give it another name if an installed package is meant"
+    )
 
 
 def test_dataclasses_work_in_a_users_file(tmp_path: Path) -> None:

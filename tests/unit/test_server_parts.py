@@ -338,13 +338,29 @@ def test_a_server_that_is_not_installed_started_or_running_says_so(tmp_path: Pat
     home = tmp_path / "home"
     with pytest.raises(ServiceError, match=r"not installed; run `align server install`"):
         server.start(home)
-    assert server.status(home) == server.ServerStatus(home, running=False) and server.stop(home) is False
-    for ask in (server.credentials, server.logs):
-        with pytest.raises(ServiceError, match=r"never started.*run `align server start`"):
+    for ask in (server.status, server.stop, server.credentials, server.logs, server.list_users):
+        with pytest.raises(ConfigError) as caught:
             ask(home)
+        made = f"check the folder; `align server start --home {home}` makes one there"
+        assert str(caught.value) == f"there is no annotation server in {home}; {made}"
+    assert not home.exists()
+
+
+def test_a_home_that_stands_still_and_the_users_own_that_is_not_there_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    files.write_private(home / "secrets.json", {"username": "o", "password": "p", "api_key": "k"})
+    assert server.status(home) == server.ServerStatus(home, running=False) and server.stop(home) is False
     with pytest.raises(ServiceError, match=r"does not run; run `align server start`"):
         server.list_users(home)
-    assert not home.exists()
+    with pytest.raises(ServiceError, match=r"there is no log: this server was never started"):
+        server.logs(home)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert server.status().running is False and server.stop() is False
+    with pytest.raises(ServiceError, match=r"never started, so it has no owner; run `align server start`"):
+        server.credentials()
 
 
 @pytest.mark.parametrize(
@@ -443,13 +459,13 @@ def test_secrets_come_from_the_home_or_from_the_environment(tmp_path: Path, monk
 # the command line --------------------------------------------------------------------------------------------------------------
 
 
-def test_the_commands_print_json_and_sentences(tmp_path: Path) -> None:
-    home = tmp_path / "home"
+def test_the_commands_print_json_and_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     run = CliRunner()
-    assert json.loads(run.invoke(server_app, ["status", "--home", str(home), "--json"]).stdout)["running"] is False
-    assert "not running" in run.invoke(server_app, ["status", "--home", str(home)]).stdout
-    assert json.loads(run.invoke(server_app, ["stop", "--home", str(home), "--json"]).stdout) == {"stopped": False}
-    failed = run.invoke(server_app, ["users", "add", "kim", "--role", "boss", "--home", str(home)])
+    assert json.loads(run.invoke(server_app, ["status", "--json"]).stdout)["running"] is False
+    assert "not running" in run.invoke(server_app, ["status"]).stdout
+    assert json.loads(run.invoke(server_app, ["stop", "--json"]).stdout) == {"stopped": False}
+    failed = run.invoke(server_app, ["users", "add", "kim", "--role", "boss"])
     assert isinstance(failed.exception, ConfigError)
 
 
@@ -482,7 +498,7 @@ def test_a_port_that_is_being_let_go_is_waited_for() -> None:
 
 def test_client_and_plug_in_close_a_data_set_by_the_same_words() -> None:
     """The plug-in runs in Argilla's environment and cannot import ours."""
-    from annotation.argilla_dataset import CLOSED
+    from annotation.argilla_dataset import CLOSED, DONE
 
     text = (Path(server.__file__).parent / "plugin" / "argilla_embedded" / "closing.py").read_text(encoding="utf-8")
-    assert f'CLOSED = "{CLOSED}"\n' in text
+    assert f'CLOSED = "{CLOSED}"\n' in text and f'DONE = "{DONE}"\n' in text

@@ -8,6 +8,7 @@ from argilla_embedded import (  # noqa: F401 - importing `engine` registers it
     alone,
     closing,
     engine,
+    erasing,
     failures,
     gate,
     jobs,
@@ -36,6 +37,7 @@ def configure(app: FastAPI) -> FastAPI:
     speed.install()
     privacy.install()
     closing.install()
+    erasing.install()
     status.install()
     failures.install()
     login.install()

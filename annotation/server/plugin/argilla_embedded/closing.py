@@ -1,8 +1,9 @@
-"""Data sets that are closed for annotators: they are not listed, and nobody's answer to them is taken or changed.
+"""Data sets that are closed for annotators are not listed for them, and have no next record.
 
 Argilla has no such state, and does not write a changed value of a data set's metadata. So its guidelines say it, where
-people read it on any Argilla: the owner's client sets these words, and takes them back. All who are not owners are kept
-out where Argilla decides who may answer.
+people read it on any Argilla: the owner's client sets these words, and takes them back. Of one whose labelling is done
+an answer that somebody has before them is still taken; of one whose place another took none is taken or changed: all who
+are not owners are kept out where Argilla decides who may answer.
 """
 
 from collections.abc import Callable
@@ -11,10 +12,11 @@ from typing import Any
 from argilla_embedded.privacy import Endpoint, wrap
 from argilla_server.api.policies.v1 import RecordPolicy, ResponsePolicy
 from argilla_server.api.policies.v1.commons import PolicyAction
-from argilla_server.models import User
+from argilla_server.models import Dataset, User
 
 CLOSED = "This data set is closed: what it asks was replaced. Please go on in the other one of this workspace."
-"""As `annotation.argilla_dataset` has it, which cannot be imported here."""
+DONE = "This data set is done: its questions have the answers they want. Thank you!"
+"""As `annotation.argilla_dataset` has them, which cannot be imported here."""
 
 
 def install() -> None:
@@ -24,11 +26,15 @@ def install() -> None:
         _guard(ResponsePolicy, name, lambda response: response.record.dataset)
 
 
+def is_closed(dataset: Dataset) -> bool:
+    return dataset.guidelines in (CLOSED, DONE)
+
+
 def _open_ones(endpoint: Endpoint) -> Endpoint:
     async def list_datasets(**given: Any) -> Any:
         found, user = await endpoint(**given), given["current_user"]
         if user.is_annotator:
-            found.items = [dataset for dataset in found.items if dataset.guidelines != CLOSED]
+            found.items = [dataset for dataset in found.items if not is_closed(dataset)]
         return found
 
     return list_datasets

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from argilla_embedded import ENGINE, sql, vectors
+from argilla_embedded.closing import is_closed
 from argilla_embedded.dialect import dialect
 from argilla_embedded.text import Terms, TooLong, parse
 from argilla_server.database import async_engine
@@ -147,7 +148,7 @@ class EmbeddedSearchEngine(SearchEngine):
         """Sorted as asked; else best match first; else the labelling queue of `user_id`; else as added."""
         search = sql.Search(dataset.id)
         if user_id is not None:
-            search.queue_for(user_id, filter)
+            search.queue_for(user_id, filter, closed=is_closed(dataset))
         if query is not None:
             query = TextQuery(q=query) if isinstance(query, str) else query
             search.match_text(_terms(query.q), query.field)

@@ -112,12 +112,13 @@ class Search:
 
     # in which order ---------------------------------------------------------------------------------------------
 
-    def queue_for(self, user_id: object, given: Filter | None) -> None:
-        """The labelling queue of that person; where only what they have not answered is asked for, as it is served."""
+    def queue_for(self, user_id: object, given: Filter | None, *, closed: bool) -> None:
+        """The labelling queue of that person; where only what they have not answered is asked for, as it is served: nothing
+        of a `closed` data set."""
         names = {"user": self.bind(dialect.key(user_id)), "dataset": self.dataset}
         self.order = queue.ORDER.format(**names)
         if given is not None and _asks_for_pending(given):
-            self.conditions.append(queue.ONE_OF_AN_ITEM.format(**names))
+            self.conditions.append("1 = 0" if closed else queue.ONE_OF_AN_ITEM.format(**names))
 
     def sort(self, orders: list[Order]) -> None:
         self.order = ", ".join([self._order(order) for order in orders] + ["r.inserted_at", "r.id"])

@@ -9,7 +9,7 @@ from uuid import UUID
 from argilla_embedded.text import Phrase
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import Connection
+    from sqlalchemy.engine import Connection, CursorResult
 
 # values as they are bound ---------------------------------------------------------------------------------------------
 
@@ -192,3 +192,12 @@ _MAKE = [
 def make(connection: "Connection") -> list[str]:
     """The statements that make our tables, index and triggers, all filled from what is there."""
     return _MAKE
+
+
+SCRUB = ["INSERT INTO align_fts (align_fts) VALUES ('optimize')", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"]
+"""Write the index of words without those of deleted records, the file without deleted rows, and empty the log of both."""
+
+
+def is_scrubbed(result: "CursorResult") -> bool:
+    """Whether a statement of SCRUB was done: a checkpoint says whether somebody was in its way."""
+    return not result.returns_rows or result.one()[0] == 0

@@ -4,8 +4,11 @@
    script (and starts another: an attack), `$` is special to String.replace, `#TEMPLATE#` in a record is replaced too.
 2. Two stylesheets come from Google's servers; the page falls back to the system's fonts.
 3. A Content-Security-Policy forbids the browser everything that is not on this server, whatever a record shows.
-4. What it calls the team's progress is an annotator's own here.
-5. The API's documentation pages load their scripts from a CDN; they are not served.
+4. The API's documentation pages load their scripts from a CDN; they are not served.
+5. Behind "the task is completed" the form of the last record stays, and its keys: Enter answers it once more. Where there
+   is something to be said in a record's place there is no form, and at the end it says thank you.
+6. The names of data sets are broken between letters.
+7. What it calls the team's progress is an annotator's own here.
 """
 
 import re
@@ -47,6 +50,8 @@ class Mend:
         return self.new.replace("@", match[1]) if match.re.groups else self.new
 
 
+THANKS = "Done, thank you! There is nothing left for you to answer here."
+
 MENDS = [
     Mend(
         ".js",
@@ -60,9 +65,38 @@ MENDS = [
         '.replace("#RECORD_OBJECT#",()=>@).replace("#TEMPLATE#",()=>this.content)',
         8,
     ),
+    # an annotator's is their own (see privacy)
+    Mend(".js", re.compile("Team (?:Annotation-P|p)rogress"), "Progress", 9),
     Mend(
-        ".js", re.compile("Team (?:Annotation-P|p)rogress"), "Progress", 9
-    ),  # an annotator's is their own (see privacy)
+        ".js",
+        re.compile(re.escape('[e.record?t("QuestionsForm",')),
+        '[e.record&&!e.recordsMessage?t("QuestionsForm",',
+        4,
+    ),
+    Mend(
+        ".js",
+        re.compile('taskDistributionCompleted:"🎉 The task is completed!"'),
+        f'taskDistributionCompleted:"{THANKS}"',
+        1,
+    ),
+    Mend(
+        ".js",
+        re.compile('noPendingRecordsToAnnotate:"🎉 Your have no pending records to annotate"'),
+        f'noPendingRecordsToAnnotate:"{THANKS}"',
+        1,
+    ),
+    Mend(
+        ".js",
+        re.compile(r'"submitted"===(\w)\?n\("noRecordsMessages\.noSubmittedRecords"\):'),
+        '"submitted"===@?n("noRecordsMessages.noSubmittedRecords"):"pending"===@?n("noRecordsMessages.noPendingRecordsToAnnotate"):',
+        2,
+    ),
+    Mend(
+        ".css",
+        re.compile(r"(\.dataset-card__title\[[^}]*;)word-break:break-all"),
+        "@overflow-wrap:anywhere",
+        1,
+    ),
     Mend(".css", re.compile(r"@import url\(https://fonts\.googleapis\.com/[^)]*\);"), "", 1),
 ]
 

@@ -1,0 +1,228 @@
+"""What was said and is forgotten is in no file and no database any more: grepped for, on the real server, on SQLite and
+PostgreSQL."""
+
+import json
+import secrets
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from align.errors import ConfigError
+from align.rounds.desk import open_desk
+from align.rounds.forget import wish
+from align.rounds.journal import read_journal
+from align.rounds.labelling import open_backend, take_in
+from annotation import server
+from annotation.backend import Answer
+from tests.integration.test_cli_stages import json_of
+from tests.loop import align, write_jsonl
+from tests.server_fixtures import ArgillaServer, add_annotator
+
+pytestmark = pytest.mark.slow
+TASKS = 4
+
+
+def make_desk(folder: Path, on: ArgillaServer, word: str) -> Path:
+    rows = [
+        {"prompt": f"question {n} {word}{n}", "text": f"{text} {n}"} for n in range(TASKS) for text in ("good", "bad")
+    ]
+    write_jsonl(folder / "candidates.jsonl", rows)
+    desk = folder / f"desk-{secrets.token_hex(3)}"
+    options = ("--candidates", "candidates.jsonl", "--overlap", "2", "--home", on.home, "--ask", "edit,reason")
+    json_of("annotate", "push", desk.name, *options, cwd=folder)
+    return desk
+
+
+def files_with(folder: Path, *words: str) -> list[str]:
+    """The files below `folder` that hold one of `words`."""
+    found = [p for p in folder.rglob("*") if p.is_file() and any(word.encode() in p.read_bytes() for word in words)]
+    return sorted(str(p.relative_to(folder)) for p in found)
+
+
+def rows_with(on: ArgillaServer, word: str) -> dict[str, int]:
+    """Table of the PostgreSQL database → how many rows hold `word`; the planner's statistics among them."""
+    tables = on.sql("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").split()
+    counts = {t: int(on.sql(f"SELECT count(*) FROM {t} t WHERE CAST(t AS text) LIKE '%{word}%'")) for t in tables}
+    counts["pg_stats"] = int(on.sql(f"SELECT count(*) FROM pg_stats s WHERE CAST(s AS text) LIKE '%{word}%'"))
+    return {table: count for table, count in counts.items() if count}
+
+
+def in_database(on: ArgillaServer, request: pytest.FixtureRequest, word: str) -> list[str]:
+    """Where in the database's own files `word` stands."""
+    if on.database is None:
+        return files_with(on.home, word)
+    assert rows_with(on, word) == {}
+    cluster = request.getfixturevalue("postgres")
+    cluster.as_superuser("CHECKPOINT")
+    return files_with(Path(cluster.as_superuser("SHOW data_directory")) / "base", word) + files_with(on.home, word)
+
+
+@pytest.fixture
+def webhook(either_server: ArgillaServer) -> Iterator[None]:
+    """A receiver that is away, so that deliveries wait in the database."""
+    body = {"url": "http://127.0.0.1:9/", "events": ["response.created", "response.updated", "response.deleted"]}
+    made = either_server.call("POST", "/webhooks", body | {"description": "away"})
+    yield
+    either_server.call("DELETE", f"/webhooks/{made['id']}")
+
+
+def test_the_words_of_an_annotator_are_nowhere_any_more(
+    tmp_path: Path, either_server: ArgillaServer, webhook: None, request: pytest.FixtureRequest
+) -> None:
+    on, word = either_server, f"zq{secrets.token_hex(6)}"
+    folder = make_desk(tmp_path, on, "shown")
+    desk = open_desk(folder)
+    backend = open_backend(desk)
+    (bob, key), (_, other) = (add_annotator(on, f"{n}-{secrets.token_hex(3)}", desk.workspace) for n in ("bob", "ann"))
+    backend.answer(key, [Answer(t.id, "a", reason=f"{word} first") for t in desk.tasks[:2]])
+    backend.answer(key, [Answer(desk.tasks[0].id, "b", reason=f"{word} second", edit=f"{word} edit")])
+    backend.answer(other, [Answer(t.id, "a", reason=f"kept {t.id[:6]}") for t in desk.tasks])
+    json_of("annotate", "pull", folder, cwd=tmp_path)
+    dataset = backend.url.split("/")[-2]
+    (record,) = [
+        r["id"] for r in on.call("GET", f"/datasets/{dataset}/records")["items"] if r["external_id"] == desk.tasks[3].id
+    ]
+    draft = {"status": "draft", "values": {"reason": {"value": f"{word} draft"}}}
+    on.call("POST", f"/records/{record}/responses", draft, key=key)
+    assert files_with(folder, word) == [
+        "demonstrations.jsonl",
+        "journal.jsonl",
+        "judgements.jsonl",
+        "preferences.jsonl",
+    ]
+    if on.database is None:
+        assert "argilla.db" in " ".join(files_with(on.home, word))
+    else:
+        assert {"responses", "align_outbox"} <= rows_with(on, word).keys()
+
+    done = json_of("forget", folder, "--annotator", bob, "--yes", cwd=tmp_path)
+    assert (done["erased"], done["withdrawn"], done["drafts"]) == (2, 2, 1)
+    assert files_with(folder, word) == []
+    assert in_database(on, request, word) == []
+    name = done["name"]
+    account = (
+        f"the account {name}, which holds no words: `align server users remove {name} --home {on.home}` removes it"
+    )
+    assert done["remains"][-1] == account
+    assert len(done["remains"]) == (1 if on.database is None else 2)
+    kept = json_of("annotate", "pull", folder, cwd=tmp_path)
+    assert (kept["new"], kept["judgements"]) == (0, TASKS), "nothing comes back, and nobody else lost anything"
+    again = json_of("forget", folder, "--annotator", bob, "--yes", cwd=tmp_path)
+    assert (again["erased"], again["withdrawn"], again["drafts"]) == (0, 0, 0)
+
+
+def test_what_was_said_about_a_prompt_goes_with_the_tasks(
+    tmp_path: Path, either_server: ArgillaServer, request: pytest.FixtureRequest
+) -> None:
+    on, word = either_server, f"zp{secrets.token_hex(6)}"
+    folder = make_desk(tmp_path, on, word)
+    desk = open_desk(folder)
+    backend = open_backend(desk)
+    _, key = add_annotator(on, f"bob-{secrets.token_hex(3)}", desk.workspace)
+    backend.answer(key, [Answer(t.id, "a", reason=f"said {word}") for t in desk.tasks[:1]])
+    take_in(desk, backend)
+    prompt, shown = desk.tasks[0].prompt_id, desk.tasks[0].messages[0]["content"].split()[-1]
+    done = json_of("forget", folder, "--prompt", prompt, "--yes", cwd=tmp_path)
+    assert (done["erased"], done["withdrawn"], done["drafts"]) == (1, 1, 0)
+    assert in_database(on, request, shown) == [], "neither in the index of words nor in what was shown"
+    assert f"said {word}" not in (folder / "journal.jsonl").read_text()
+    assert backend.progress().tasks == TASKS - 1
+
+
+def test_who_was_renamed_since_is_found_by_the_new_name(tmp_path: Path, either_server: ArgillaServer) -> None:
+    """And whoever took the old name is somebody else."""
+    on = either_server
+    folder = make_desk(tmp_path, on, "x")
+    desk = open_desk(folder)
+    backend = open_backend(desk)
+    before, after = (f"{name}-{secrets.token_hex(3)}" for name in ("maria", "mary"))
+    who, key = add_annotator(on, before, desk.workspace)
+    backend.answer(key, [Answer(t.id, "a") for t in desk.tasks[:3]])
+    take_in(desk, backend)
+    on.call("PATCH", f"/users/{who}", {"username": after})
+    with pytest.raises(ConfigError, match=f"'{after}' has said nothing here; "):
+        wish(folder, annotator=after)
+    found = json_of("forget", folder, "--annotator", after, cwd=tmp_path)
+    assert (found["annotator"], found["name"], len(found["judgements"])) == (who, after, 3)
+    other, _ = add_annotator(on, before, desk.workspace)
+    assert json_of("forget", folder, "--annotator", before, cwd=tmp_path)["annotator"] == other
+    wrong = align("forget", folder, "--annotator", f"{after}x", cwd=tmp_path, expect=2)
+    assert f"'{after}x' has said nothing here; did you mean {after}?" in wrong.stderr
+
+
+def test_a_server_that_is_away_is_told_of_and_the_same_command_goes_on(
+    tmp_path: Path, argilla_server: ArgillaServer
+) -> None:
+    folder = make_desk(tmp_path, argilla_server, "x")
+    desk = open_desk(folder)
+    backend = open_backend(desk)
+    who, key = add_annotator(argilla_server, f"bob-{secrets.token_hex(3)}", desk.workspace)
+    backend.answer(key, [Answer(t.id, "a", reason="zaway") for t in desk.tasks])
+    take_in(desk, backend)
+    settings: dict[str, Any] = json.loads((folder / "desk.json").read_text())
+    there = settings["annotate"]["server"]
+    settings["annotate"]["server"] = {"type": "remote", "url": "http://127.0.0.1:9", "api_key_env": "NO_KEY"}
+    (folder / "desk.json").write_text(json.dumps(settings))
+    away = align("forget", folder, "--annotator", who, "--yes", cwd=tmp_path, expect=2, env={"NO_KEY": "x"})
+    assert "remains: all that was said on the annotation server, which was not reached" in away.stdout
+    assert "erased: 4 judgements in the journal, 0 answers and 0 drafts" in away.stdout
+    assert "Argilla does not answer" in away.stderr
+    assert "zaway" not in (folder / "journal.jsonl").read_text()
+    (folder / "desk.json").write_text(json.dumps(settings | {"annotate": settings["annotate"] | {"server": there}}))
+    assert json_of("forget", folder, "--annotator", who, "--yes", cwd=tmp_path)["withdrawn"] == 4
+
+
+def test_a_server_that_refuses_is_named(tmp_path: Path, argilla_server: ArgillaServer) -> None:
+    """Another Argilla, of whose files we know nothing; and a key that may not delete."""
+    from annotation.argilla_api import Api, Refused
+    from annotation.argilla_erase import erase
+
+    folder = make_desk(tmp_path, argilla_server, "x")
+    desk = open_desk(folder)
+    backend = open_backend(desk)
+    who, key = add_annotator(argilla_server, f"bob-{secrets.token_hex(3)}", desk.workspace)
+    backend.answer(key, [Answer(desk.tasks[0].id, "a")])
+
+    class Stranger(Api):
+        def call(self, method: str, path: str, **given: Any) -> Any:
+            if path == "/status":
+                return {"search_engine": {"cluster_name": "elasticsearch"}}
+            if method == "DELETE" and path.startswith("/responses"):
+                raise Refused("the API key's user may not delete")
+            return super().call(method, path, **given)
+
+    from annotation.argilla_api import open_client
+
+    with open_client(argilla_server.url, server.credentials(argilla_server.home).api_key) as client:
+        done = erase(Stranger(client, argilla_server.url, 5.0), desk.workspace, {who}, set())
+    assert (done.answers, done.remains) == (
+        0,
+        [
+            f"an answer in {desk.dataset} at {argilla_server.url}: the API key's user may not delete; whoever runs that "
+            "server can delete it",
+            f"deleted rows, logs and an index at {argilla_server.url}, a server that is not ours: ask whoever runs it to "
+            "erase them",
+        ],
+    )
+
+
+def test_a_journal_line_keeps_its_place(tmp_path: Path, argilla_server: ArgillaServer) -> None:
+    folder = make_desk(tmp_path, argilla_server, "x")
+    desk = open_desk(folder)
+    backend = open_backend(desk)
+    who, key = add_annotator(argilla_server, f"bob-{secrets.token_hex(3)}", desk.workspace)
+    backend.answer(key, [Answer(t.id, "a") for t in desk.tasks])
+    take_in(desk, backend)
+    following = read_journal(desk.journal)
+    size = desk.journal.stat().st_size
+    json_of("forget", folder, "--annotator", who, "--yes", cwd=tmp_path)
+    with desk.journal.open("rb") as file:
+        kinds = [json.loads(line)["type"] for line in file.read(size).splitlines()]
+    assert kinds == ["person", "tombstone", "tombstone", "tombstone", "tombstone"]
+    assert following.read_on().latest == {}
+    assert replace(following.forgotten, judgements=frozenset()) == replace(
+        read_journal(desk.journal).forgotten, judgements=frozenset()
+    )
