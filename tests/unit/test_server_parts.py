@@ -340,9 +340,9 @@ def test_a_server_that_is_not_installed_started_or_running_says_so(tmp_path: Pat
         server.start(home)
     assert server.status(home) == server.ServerStatus(home, running=False) and server.stop(home) is False
     for ask in (server.credentials, server.logs):
-        with pytest.raises(ServiceError, match=r"never started.*run `align server start`"):
+        with pytest.raises(ServiceError, match=r"never started.*run `align server start --home .*`"):
             ask(home)
-    with pytest.raises(ServiceError, match=r"does not run; run `align server start`"):
+    with pytest.raises(ServiceError, match=r"does not run; run `align server start --home .*`"):
         server.list_users(home)
     assert not home.exists()
 
