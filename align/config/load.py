@@ -13,6 +13,7 @@ from align.config.base import Section
 from align.config.problems import dotted, problems, shown
 from align.config.recipe import Recipe
 from align.config.schema import example
+from align.config.training import SPELLED_OUT
 from align.config.yaml_text import Keys, dump, parse
 from align.errors import ConfigError
 
@@ -50,7 +51,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, files: bool = True
 
 def resolved_yaml(recipe: Recipe) -> str:
     """The recipe with every default spelled out and absolute paths; loading it gives an equal recipe."""
-    return dump(recipe.model_dump(mode="json", by_alias=True))
+    return dump(recipe.model_dump(mode="json", by_alias=True, context=SPELLED_OUT))
 
 
 def _named_after(folder: Path) -> str:

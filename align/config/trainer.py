@@ -105,8 +105,18 @@ _OTHER_LOSSES = (
     "vespo_k_pos", "vespo_lambda_neg", "vespo_lambda_pos",
 )  # fmt: skip
 
+_MEASURED = {
+    **dict.fromkeys(("eval_strategy", "do_eval"), "use {section}.held_out"),
+    "eval_steps": "use {section}.held_out and {section}.eval_steps",
+    **dict.fromkeys(
+        ("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
+        "use {section}.held_out and {section}.patience",
+    ),
+}
+
 OWNED: dict[str, dict[str, str]] = {
     "sft": _OWNED
+    | _MEASURED
     | {
         **dict.fromkeys(("packing", "packing_strategy", "padding_free"), "use {section}.packing"),
         **dict.fromkeys(
@@ -125,6 +135,7 @@ OWNED: dict[str, dict[str, str]] = {
         **dict.fromkeys(_OTHER_LOSSES, "PPO's loss has no such part"),
     },
     "kto": _OWNED
+    | _MEASURED
     | {
         "beta": "use {section}.beta",
         **dict.fromkeys(("desirable_weight", "undesirable_weight"), _FROM_SECTION),
@@ -137,6 +148,7 @@ OWNED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"), _REFERENCE),
     },
     "dpo": _OWNED
+    | _MEASURED
     | {
         "beta": "use {section}.beta",
         "label_smoothing_factor": "DPO's loss never reads it; use {section}.noise",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from align.text import load_tokenizer, make_paddable, stop_token_ids
 from align.train import arguments, checkpoint
 from align.train import examples as ex
 from align.train.packing import PackCollator, best_fit, require_apart
+from align.train.split import encoded_apart, opening
 from align.types import Message
 
 
@@ -35,11 +37,14 @@ def train_sft(
     of earlier assistant turns count too. With `config.packing` rows share sequences of `config.max_tokens`. Beside the checkpoint come
     `dropped.parquet`, `logs/metrics.jsonl` and `logs/seconds.json`. `work` holds what a killed training resumes from;
     the result has the same bytes as that of an undisturbed one with the same seed and threads.
-    Returns steps, losses, tokens, and rows used and dropped by reason.
+    With `config.held_out` that share of the conversations, by their beginning, is measured and not learned from; with
+    `config.patience` training may stop early, and the best weights are published (`align.train.held_out`).
+    Returns steps, losses, tokens, what was held out, and rows used and dropped by reason.
     """
     began = time.monotonic()
     seed = arguments.prepare_process(seed, threads)
     from align.train import loop, trainers  # noqa: F401 - the imports are timed here
+    from align.train.held_out import Measuring, answers_loss
 
     clock = loop.Clock(began)
     clock.lap("import")
@@ -48,10 +53,13 @@ def train_sft(
     stops, size = stop_token_ids(tokenizer, model), policy.get_input_embeddings().num_embeddings
     clock.lap("load")
     limit = ex.limit_of(config.max_tokens, checkpoint.context_of(policy))
-    kept, dropped = ex.encode_demonstrations(tokenizer, rows, stops, limit, turns=config.turns)
+    encode = partial(ex.encode_demonstrations, tokenizer, stops=stops, limit=limit, turns=config.turns)
+    prompts = [opening(messages) for messages, _ in rows]
+    apart = encoded_apart(encode, rows, prompts, config.held_out, "sft.held_out")
+    kept, measured, dropped = apart.learned, apart.measured, apart.dropped
     ex.write_dropped(out, dropped)
     ex.require_rows(kept, dropped, "demonstration")
-    ids = [row.prompt_ids + row.answer_ids for row in kept]
+    ids = [row.prompt_ids + row.answer_ids for row in [*kept, *measured]]
     ex.require_vocabulary(ids, size)
     make_paddable(tokenizer, stops, size)
     clock.lap("encode")
@@ -61,8 +69,16 @@ def train_sft(
     )
     trainer = _trainer(policy, tokenizer, [[kept[row] for row in pack] for pack in packs], config, options, dtype)
     clock.lap("set up")
-    inputs = loop.made_from(model, [[r.prompt_ids, r.labels] for r in kept], config, seed=seed, dtype=dtype)
-    metrics = loop.run_trainer(trainer, work=work, out=out, inputs=inputs, progress=progress)
+    inputs = loop.made_from(
+        model, [[r.prompt_ids, r.labels] for r in [*kept, *measured]], config, seed=seed, dtype=dtype
+    )
+    measuring = None
+    if measured:
+        steps = arguments.planned_steps(config, len(packs))
+        measuring = Measuring.of(
+            config, lambda: {"loss": answers_loss(trainer, measured, tokenizer.pad_token_id)}, apart.prompts, steps
+        )
+    metrics = loop.run_trainer(trainer, work=work, out=out, inputs=inputs, progress=progress, measuring=measuring)
     clock.lap("train")
     sequences = [(row.prompt_ids, row.answer_ids) for row in ex.spread(kept)]
     metrics |= checkpoint.publish_and_verify(
