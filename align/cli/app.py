@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from io import TextIOWrapper
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperCommand
@@ -13,6 +13,7 @@ from align.cli.annotate import annotate_app
 from align.cli.chat import chat
 from align.cli.forget import forget
 from align.cli.inspect import clean, lineage, report, samples, status
+from align.cli.interrupt import interruptible, leave, was_interrupted
 from align.cli.reward import reward_app
 from align.cli.run import init, run
 from align.cli.server import server_app
@@ -83,22 +84,25 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # not where a test has put its own
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 is no reason to fail
-    try:
-        sys.exit(_run(arguments))
-    except AlignError as error:
-        if debug:
-            raise
-        _fail(error)
-    except KeyboardInterrupt:
-        _say("stopped; the same command goes on from here")
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of our output, such as `head`, has left
+    with interruptible():
+        try:
+            sys.exit(_run(arguments))
+        except KeyboardInterrupt:
+            leave()
+        except Exception as error:
+            if was_interrupted():  # and somebody made an error of it
+                leave()
+            _answer(error, debug)
+
+
+def _answer(error: Exception, debug: bool) -> NoReturn:
+    """Say what is wrong and end with its exit code; with `debug` the whole trace is shown."""
+    if isinstance(error, BrokenPipeError):  # the reader of our output, such as `head`, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except Exception as error:
-        if debug:
-            raise
-        _fail(_refusal(error) or _defect(error))
+    if debug:
+        raise error
+    _fail(error if isinstance(error, AlignError) else _refusal(error) or _defect(error))
 
 
 def _run(arguments: list[str]) -> int:
@@ -129,7 +133,7 @@ def _help_alone(root: Any, arguments: list[str]) -> tuple[Any, str, list[str]]:
     return command, " ".join(["align", *arguments[: len(arguments) - len(words)]]), ["--help"]
 
 
-def _fail(error: AlignError) -> None:
+def _fail(error: AlignError) -> NoReturn:
     _say(str(error))
     sys.exit(error.exit_code)
 
