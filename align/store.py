@@ -29,11 +29,10 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises DataError for a missing file, a folder, a line that is not a JSON object (with its line number) or another format.
     """
     if path.is_dir():
-        raise DataError(f"{path} is a folder", hint="name the file of rows in it: .jsonl, .jsonl.gz or .parquet")
+        raise DataError(f"{path} is a folder", hint=_rows_in(path))
     if not path.is_file():
-        raise DataError(
-            f"there is no such file: {path}", hint="check the path; relative ones start at the recipe's folder"
-        )
+        begin = "a recipe's relative ones start at its folder" if path.is_absolute() else f"it starts at {Path.cwd()}"
+        raise DataError(f"there is no such file: {path}", hint=f"check the path; {begin}")
     if path.suffix == ".parquet":
         yield from _read_parquet(path)
     elif path.name.endswith((".jsonl", ".jsonl.gz")):
@@ -41,6 +40,15 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     else:
         found = repr(path.suffix) if path.suffix else "without a suffix"
         raise DataError(f"cannot read the format {found}", where=str(path), hint="use .jsonl, .jsonl.gz or .parquet")
+
+
+def _rows_in(folder: Path) -> str:
+    """Which file of a folder is meant, perhaps: our verbs write rows beside those that they dropped."""
+    found = [p for p in sorted(folder.iterdir()) if p.name.endswith((".jsonl", ".jsonl.gz", ".parquet"))]
+    found = [p for p in found if not p.name.startswith("dropped.")] or found
+    if not found:
+        return "and it holds no file of rows (.jsonl, .jsonl.gz or .parquet)"
+    return f"name the file of rows in it: {' or '.join(str(p) for p in found[:4])}"
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -64,15 +64,15 @@ def choose(own: str | None, chosen: str | None, *, model: str, replace: bool) ->
     if given is None:
         if replace:
             what = "replace_chat_template replaces the tokenizer's chat template, and no other one is named"
-            raise ConfigError(what, where=_WHERE, hint="name it in model.chat_template (--chat-template)")
+            raise ConfigError(what, where=_WHERE, hint="name it in model.chat_template")
         if own is None:
             what = f"the tokenizer of {model!r} has no chat template"
-            raise ConfigError(what, where=_WHERE, hint="set `model.chat_template: plain | chatml | file`")
+            raise ConfigError(what, where=_WHERE, hint="set model.chat_template: plain, chatml or a Jinja file")
         return own
     if own is not None and given != _bare(own):
         if not replace:
             what = f"the tokenizer of {model!r} has a chat template of its own, and {chosen!r} is another"
-            hint = "leave model.chat_template out, or set model.replace_chat_template (--replace-chat-template)"
+            hint = "leave model.chat_template out, or set model.replace_chat_template: true"
             raise ConfigError(what, where=_WHERE, hint=hint)
         return given
     return own if own is not None else given

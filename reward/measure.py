@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from align.evaluate.pairs import by_group, order_accuracy, score_differences
-from align.ids import unit_for
+from align.train.split import is_held_out as is_held_out  # policies' trainings hold out the same prompts
 from align.types import Preference
 from reward.calibrate import calibration
 from reward.scorer import Scorer
@@ -119,14 +119,6 @@ def slices_of(preferences: Sequence[Preference]) -> dict[str, list[str | None]]:
         "target": [_range(p.target, CERTAIN, CLEAR) for p in preferences],
         "round": [f"round {p.round}" for p in preferences],
     }
-
-
-def is_held_out(prompt: str, share: float) -> bool:
-    """Whether a reward model leaves the pairs of the prompt with this id out of its training, to be measured on them.
-
-    By a hash of its own: the pairs are of prompts that a round trains on, all on one side of the round's split.
-    """
-    return unit_for("reward held out", prompt) < share
 
 
 def summary(result: dict[str, Any]) -> dict[str, Any]:

@@ -75,6 +75,9 @@ def require_head(folder: Path) -> None:
     """ConfigError where the safetensors in `folder` have no head with one score. Reads no weights."""
     from safetensors import safe_open
 
+    if not folder.is_dir():
+        hint = "check the path; `align reward train` makes a reward model"
+        raise ConfigError(f"there is no folder {str(folder)!r}", where="reward", hint=hint)
     sizes = []
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="numpy") as weights:

@@ -2,24 +2,41 @@
 
 import os
 import sys
+from collections.abc import Callable
 from io import TextIOWrapper
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from align.cli.annotate import annotate_app
 from align.cli.chat import chat
 from align.cli.forget import forget
 from align.cli.inspect import clean, lineage, report, samples, status
+from align.cli.interrupt import interruptible, leave, was_interrupted
 from align.cli.reward import reward_app
 from align.cli.run import init, run
 from align.cli.server import server_app
-from align.cli.stages import evaluate, rollout
+from align.cli.settings import MODEL_OPTIONS, with_options, with_settings
+from align.cli.stages import ROLLOUT_NO_USE, evaluate, rollout
 from align.cli.sweep import sweep
-from align.cli.train import ON_ROWS, ONLINE, online_verb, verb_on_rows
+from align.cli.train import ON_ROWS, ONLINE, online_verb, settings_of, verb_on_rows
 from align.errors import EXIT_USER, AlignError, StageError
 
 _UsageError: Any = typer.BadParameter.__mro__[1]  # wrong options of every kind; typer does not export the class
+
+
+def _recipe() -> Any:
+    from align.config.recipe import Recipe
+
+    return Recipe
+
+
+def _answers() -> Any:
+    from align.config.section import Answers
+
+    return Answers
+
 
 app = typer.Typer(
     name="align",
@@ -30,14 +47,22 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
-for verb in (init, run, status, report, samples, lineage, chat, forget, clean, rollout):
-    app.command()(verb)
+VERBS: list[tuple[Callable[..., None], type[TyperCommand] | None]] = [
+    (init, None),
+    (run, with_settings(_recipe, options={})),
+    *((verb, None) for verb in (status, report, samples, lineage)),
+    (chat, with_options({**MODEL_OPTIONS, "model.path": "MODEL"})),
+    *((verb, None) for verb in (forget, clean)),
+    (rollout, with_settings(_answers, keys=("rollouts",), left_out=ROLLOUT_NO_USE)),
+]
+for verb, kind in VERBS:
+    app.command(cls=kind)(verb)
 app.command("eval")(evaluate)
 app.command()(sweep)
-for method in ON_ROWS:
-    app.command(method.name)(verb_on_rows(method))
-for method in ONLINE:
-    app.command(method.name)(online_verb(method))
+for method, says, option in ON_ROWS:
+    app.command(method.name, cls=settings_of(method))(verb_on_rows(method, says, option))
+for method, says in ONLINE:
+    app.command(method.name, cls=settings_of(method))(online_verb(method, says))
 app.add_typer(reward_app, name="reward")
 app.add_typer(annotate_app, name="annotate")
 app.add_typer(server_app, name="server")
@@ -59,22 +84,25 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # not where a test has put its own
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 is no reason to fail
-    try:
-        sys.exit(_run(arguments))
-    except AlignError as error:
-        if debug:
-            raise
-        _fail(error)
-    except KeyboardInterrupt:
-        _say("stopped; the same command goes on from here")
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of our output, such as `head`, has left
+    with interruptible():
+        try:
+            sys.exit(_run(arguments))
+        except KeyboardInterrupt:
+            leave()
+        except Exception as error:
+            if was_interrupted():  # and somebody made an error of it
+                leave()
+            _answer(error, debug)
+
+
+def _answer(error: Exception, debug: bool) -> NoReturn:
+    """Say what is wrong and end with its exit code; with `debug` the whole trace is shown."""
+    if isinstance(error, BrokenPipeError):  # the reader of our output, such as `head`, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except Exception as error:
-        if debug:
-            raise
-        _fail(_refusal(error) or _defect(error))
+    if debug:
+        raise error
+    _fail(error if isinstance(error, AlignError) else _refusal(error) or _defect(error))
 
 
 def _run(arguments: list[str]) -> int:
@@ -105,7 +133,7 @@ def _help_alone(root: Any, arguments: list[str]) -> tuple[Any, str, list[str]]:
     return command, " ".join(["align", *arguments[: len(arguments) - len(words)]]), ["--help"]
 
 
-def _fail(error: AlignError) -> None:
+def _fail(error: AlignError) -> NoReturn:
     _say(str(error))
     sys.exit(error.exit_code)
 

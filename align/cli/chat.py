@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from align.cli.train import DTYPE, REVISION, TEMPLATE, THREADS
+from align.cli.options import DTYPE, REVISION, TEMPLATE, THREADS
 
 if TYPE_CHECKING:
     from align.types import Message

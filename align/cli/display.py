@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
@@ -55,6 +56,16 @@ def say(line: object = "") -> None:
 def print_json(value: object) -> None:
     """ASCII only, so that nothing in it can steer a terminal."""
     typer.echo(json.dumps(value, indent=2, default=str))
+
+
+def say_result(out: Path, result: dict[str, Any], as_json: bool) -> None:
+    """Print what a verb found or made."""
+    if as_json:
+        print_json({**result, "out": str(out)})
+        return
+    for name, value in result.items():
+        typer.echo(f"{name.replace('_', ' ')}: {value_text(value)}")
+    typer.echo(f"written to {out}")
 
 
 def print_table(rows: list[list[str]], right: tuple[int, ...] = ()) -> None:

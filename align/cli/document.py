@@ -54,9 +54,11 @@ def _verb(name: str, command: Any) -> str:
     options = [p for p in command.params if p.param_type_name == "option" and "--help" not in p.opts]
     shown = {p: _argument(p) for p in given} | {p: _flag(p, hints[p.name]) for p in options}
     needed = [shown[p] for p in shown if p.required]
+    settings = getattr(command, "settings", None)
+    told = f"\nSettings are {settings}.\n" if settings else ""
     usage = " ".join([name, *needed, "[OPTIONS]", *(shown[p] for p in given if not p.required)])
     rows = "".join(f"| `{_cell(text)}` | {_cell(p.help or '')} | {_default(p)} |\n" for p, text in shown.items())
-    return f"\n## `{name}`\n\n{_cell(command.help)}\n\n    {usage}\n\n| | | default |\n|---|---|---|\n{rows}"
+    return f"\n## `{name}`\n\n{_cell(command.help)}\n\n    {usage}\n\n| | | default |\n|---|---|---|\n{rows}{told}"
 
 
 def _argument(parameter: Any) -> str:

@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 import typer
 
-from align.cli.train import DTYPE, JSON, REWARD_MODEL, SEED, THREADS, Dtype, keep_dropped, say_result, verb_on_rows
+from align.cli.options import DTYPE, JSON, SEED, THREADS, Dtype
+from align.cli.train import PAIRS, settings_of, verb_on_rows
 from align.figures import NONE, counted, interval, number
+from align.rounds.methods import REWARD
 
 ScoringEngine = Literal["auto", "vllm", "transformers"]
 ENGINE = typer.Option(
@@ -21,7 +23,8 @@ FOLDER = typer.Option(..., "--model", help="A reward model's folder, such as `al
 TIE = "the label says that neither answer is better"
 
 reward_app = typer.Typer(help="Reward models: train, score, evaluate.", no_args_is_help=True, rich_markup_mode=None)
-reward_app.command("train")(verb_on_rows(REWARD_MODEL))
+TRAIN = "A reward model from pairs: the model with a scalar head, whose score says which answer is better."
+reward_app.command("train", cls=settings_of(REWARD))(verb_on_rows(REWARD, TRAIN, PAIRS))
 
 
 @reward_app.command("score")
@@ -42,7 +45,7 @@ def score(
 
     With an ensemble the score is the mean of its members' scores, which stand beside it.
     """
-    from align.cli.display import counting
+    from align.cli.display import counting, say_result
     from align.cli.workplace import workplace
     from align.data.candidates import load_candidates
     from align.store import write_rows
@@ -123,8 +126,8 @@ def evaluate(
 ) -> None:
     """How often a reward model puts the better answer first, by file or by the rows' `subset`, and by other slices; and
     how far its probabilities can be trusted, with a temperature and without."""
-    from align.cli.display import counting
-    from align.cli.workplace import workplace
+    from align.cli.display import counting, say_result
+    from align.cli.workplace import keep_dropped, workplace
     from align.data.preferences import load_subsets
     from align.dropped import count_reasons
     from align.report.reliability import reliability_svg

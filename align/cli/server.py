@@ -122,12 +122,13 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
     """Say whether the server runs, where, and how its datasets stand."""
     from align.cli.display import say
     from annotation.server import status as look
+    from annotation.server.server import verb_of
 
     found = look(home)
     if as_json:
         return _print_json(found)
     if not found.running:
-        typer.echo(f"not running (home {found.home}); start it with `align server start`")
+        typer.echo(f"not running (home {found.home}); start it with {verb_of('start', found.home)}")
         return None
     memory = "" if found.memory_bytes is None else f", {found.memory_bytes >> 20} MB"
     say(f"Argilla {found.version} at {found.url} (process {found.pid}{memory}, home {found.home})")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from align.cli.train import (
+from align.cli.options import (
+    CONFIG,
     DATE,
     DTYPE,
     JSON,
@@ -22,13 +23,15 @@ from align.cli.train import (
     THREADS,
     Dtype,
     chat_of,
-    say_result,
 )
 from align.errors import ConfigError
 
 if TYPE_CHECKING:
     from align.config.section import Answers
     from align.types import Candidate, Dropped
+
+
+ROLLOUT_NO_USE = {"prompts": "every prompt of the file is asked; shorten the file"}
 
 
 def rollout(
@@ -45,6 +48,7 @@ def rollout(
         help="Score the answers, for `keep=best` and `keep=accepted beta=…`: a reward model's folder or"
         " file.py:function, as for `align best-of-n`.",
     ),
+    config_file: Path = CONFIG,
     parent: str = typer.Option(None, "--parent", help="The model that `checkpoint: parent` in a `mixture` means."),
     sft: str = typer.Option(None, "--sft", help="The model that `checkpoint: sft` in a `mixture` means."),
     revision: str = REVISION,
@@ -58,7 +62,7 @@ def rollout(
     as_json: bool = JSON,
 ) -> None:
     """Sample answers of a model, or of several in a mixture, to every prompt of a file."""
-    from align.cli.display import counting
+    from align.cli.display import counting, say_result
     from align.cli.workplace import workplace
     from align.config.section import Answers, load_section
     from align.data.prompts import read_prompts
@@ -70,9 +74,7 @@ def rollout(
     from rollouts.mixture import Policy, require_named, sources_of
     from rollouts.sample import sample_candidates
 
-    config = load_section(
-        Answers, settings or [], no_use={"prompts": "every prompt of the file is asked; shorten the file"}
-    )
+    config = load_section(Answers, settings or [], file=config_file, keys=("rollouts",), no_use=ROLLOUT_NO_USE)
     named = {"current": model, "parent": parent, "sft": sft}
     require_named(config, {name for name, path in named.items() if path is not None})
     if keep_all and config.resample:
@@ -155,6 +157,7 @@ def evaluate(
     as_json: bool = JSON,
 ) -> None:
     """Score a model's answers, and say how often they beat another model's on the same prompts, with an interval."""
+    from align.cli.display import say_result
     from align.cli.workplace import workplace
     from align.data.candidates import load_candidates
     from align.evaluate.compare import RESULT, evaluate_policy

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from align.cli.train import DTYPE, JSON, ON_ROWS, ONLINE, SEED, THREADS, Dtype, Verb
+from align.cli.options import DTYPE, JSON, SEED, THREADS, Dtype
+from align.rounds.methods import METHODS, ONLINE, REWARD, Method
 
 if TYPE_CHECKING:
     from align.cli.workplace import Workplace
@@ -62,20 +64,22 @@ def sweep(
     fixed, ranges = split_settings(settings or [])
     ranges += read_space(space) if space is not None else []
     require_distinct(ranges)
-    verb = next((v for v in (*ON_ROWS, *ONLINE) if v.name == target), None)
+    method = METHODS.get(target) if target != REWARD.name else None
     given = {"model": model, "data": data, "prompts": prompts, "judge": judge}
-    if verb is None and (stray := next((n for n, v in {**given, "reward": reward}.items() if v), None)):
+    if method is None and (stray := next((n for n, v in {**given, "reward": reward}.items() if v), None)):
         raise ConfigError(f"--{stray} belongs to a method; the recipe says it", where=f"align sweep {target}")
     with workplace(out, threads) as place:
-        if verb is None:
+        if method is None:
             section, ranges, seed = _section(target, ranges, fixed)
             search = Search(ranges, sampler, metric, seed=seed)
             subject, text = _of_recipe(place, Path(target), fixed, runs, section, share)
         else:
             search = Search(ranges, sampler, metric, seed=seed)
-            _require(verb, given, reward)
+            _require(method, given, reward)
             sampling = {"temperature": temperature, "max_tokens": max_tokens}
-            subject, text = _of_method(place, verb, fixed, given, reward or [], sampling, share, (dtype, seed, threads))
+            subject, text = _of_method(
+                place, method, fixed, given, reward or [], sampling, share, (dtype, seed, threads)
+            )
 
         def tell(line: str) -> None:
             place.terminal.write(line + "\n")
@@ -124,25 +128,25 @@ def _of_recipe(
     return subject, lambda best, out: best_recipe(loaded, section, best, out, fixed)
 
 
-def _require(verb: Verb, given: dict[str, Any], reward: list[str] | None) -> None:
+def _require(method: Method, given: dict[str, Any], reward: list[str] | None) -> None:
     """ConfigError for files that the method needs, and for those that it cannot use."""
     from align.errors import ConfigError
 
-    online = verb in ONLINE
+    online = method.name in ONLINE
     for name in FILES:
         unneeded = online and name in ("data", "judge")
         if given[name] is None and not unneeded:
-            raise ConfigError(f"align sweep {verb.name} needs --{name}", where="align sweep")
+            raise ConfigError(f"align sweep {method.name} needs --{name}", where="align sweep")
         if given[name] is not None and online and name == "data":
-            raise ConfigError(f"--data has no use with {verb.name}, which learns from --prompts", where="align sweep")
+            raise ConfigError(f"--data has no use with {method.name}, which learns from --prompts", where="align sweep")
     if online != bool(reward):
         what = "needs --reward" if online else "has no use for --reward; --judge scores the trials"
-        raise ConfigError(f"align sweep {verb.name} {what}", where="align sweep")
+        raise ConfigError(f"align sweep {method.name} {what}", where="align sweep")
 
 
 def _of_method(
     place: "Workplace",
-    verb: Verb,
+    method: Method,
     fixed: list[str],
     given: dict[str, Any],
     reward: list[str],
@@ -152,7 +156,8 @@ def _of_method(
 ) -> tuple["Subject", Any]:
     """A method on files: trials and the final comparison each take `share` of the prompts."""
     from align.config.base import Sampling
-    from align.config.load import set_value
+    from align.config.load import keys_in, set_value
+    from align.config.recipe import Recipe
     from align.config.section import load_section
     from align.config.yaml_text import dump
     from align.data.prompts import read_prompts
@@ -161,9 +166,9 @@ def _of_method(
     from align.rounds.swept import bound, rows_id, rows_left
 
     dtype, seed, threads = how
-    parts = verb.parts()
-    named = {"demonstrations": str(given["data"])} if "demonstrations" in parts.section.model_fields else {}
-    start: Any = load_section(parts.section, fixed, no_use=verb.no_use, **named)
+    load, train = method.parts()
+    named: dict[str, Any] = {"demonstrations": str(given["data"])} if method.name == "sft" else {}
+    start: Any = load_section(method.settings, fixed, no_use=method.no_use, **named)
     asked, _ = read_prompts(given["prompts"])
     tuning, final = tuning_and_final(asked, share, seed)
     more: dict[str, Any] = {}
@@ -171,14 +176,14 @@ def _of_method(
         parsed = [parse_reward(text) for text in reward]
         more["score"] = scorer_of(parsed, dtype=dtype, threads=threads).score
         models = [part.folder for part in parsed if part.is_model]
-        more |= {"critic": models[0]} if verb.name == "ppo" and models and start.critic == "separate" else {}
-    rows = rows_left(parts.load(given["data"])[0] if given["data"] else asked, [*tuning, *final])
+        more |= {"critic": models[0]} if method.name == "ppo" and models and start.critic == "separate" else {}
+    rows = rows_left(load(given["data"])[0] if given["data"] else asked, [*tuning, *final])
     judge = given["judge"]
-    scratch = seed if verb.name == "sft" else None
+    scratch = seed if method.name == "sft" else None
     parent = place.checkpoint(given["model"], revision=None, chat_template=None, dtype=dtype, seed=scratch)
     subject = Subject(
         start=start,
-        train=bound(parts.train, parent, rows, dtype=dtype, threads=threads, **more),
+        train=bound(train, parent, rows, dtype=dtype, threads=threads, **more),
         parent=parent,
         tuning=tuning,
         final=final,
@@ -189,9 +194,14 @@ def _of_method(
     )
 
     def text(best: dict[str, Any], out: Path) -> str:
+        named, whole = method.keys[0], start.model_dump(mode="json", by_alias=True)
         data: dict[str, Any] = {}
-        for setting in [*fixed, *(f"{key}={json.dumps(value)}" for key, value in best.items())]:
-            set_value(data, {}, f"{verb.name.replace('-', '_')}.{setting}", "setting")
+        for setting in fixed:  # as they were read: with absolute paths
+            keys = setting.partition("=")[0].strip()
+            value = reduce(lambda inner, key: inner[key], keys_in(keys), whole)
+            set_value(data, {}, f"{named}.{keys}={json.dumps(value)}", "setting", Recipe)
+        for key, value in best.items():
+            set_value(data, {}, f"{named}.{key}={json.dumps(value)}", "setting", Recipe)
         return dump(data)
 
     return subject, text

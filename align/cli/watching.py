@@ -86,7 +86,12 @@ def watch(
             for seen in _looks(folder, every):
                 live.update(_page(seen), refresh=True)
     if seen is not None:
-        say(f"closed: {seen.closed}" if seen.closed else "nothing is open any more; `align run` goes on")
+        then = (
+            "`align run` goes on"
+            if (folder / "run.json").is_file()
+            else f"`align annotate pull {folder}` takes them in"
+        )
+        say(f"closed: {seen.closed}" if seen.closed else f"nothing is open any more; {then}")
 
 
 def winner(won: dict[str, Any]) -> str:

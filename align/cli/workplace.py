@@ -2,12 +2,12 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TextIO, Unpack
+from typing import Any, TextIO, Unpack
 
 from align.errors import ConfigError
 from align.store import (
@@ -89,6 +89,17 @@ def workplace(out: Path, threads: int | None) -> Iterator[Workplace]:
             yield Workplace(partial, work, terminal)
         publish(partial, out)
         remove_folder(work)
+
+
+def keep_dropped(folder: Path, dropped: Sequence[Any]) -> None:
+    """Rows of the user's file that went no further, those that training dropped behind them, with their reasons, beside
+    the result."""
+    from align.store import read_table, write_rows
+    from align.types import as_dict
+
+    trained = folder / "dropped.parquet"
+    later = read_table(trained).to_pylist() if trained.is_file() else []
+    write_rows(folder / "dropped.jsonl", [*map(as_dict, dropped), *later])
 
 
 @contextmanager

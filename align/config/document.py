@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from align.config import base, recipe, rewards, rollouts, training
+from align.config import base, recipe, rewards, rollouts, section, training
 from align.config.base import Section
 from align.config.recipe import Recipe
 from align.config.schema import keys_of, sections_in, tag_of, takes
@@ -72,7 +72,7 @@ def _section(path: str, section: type[Section]) -> str:
     lines = ["\n| key | takes | default | |\n|---|---|---|---|\n"]
     inner = ""
     for key, field in keys_of(section).items():
-        lines.append(f"| `{key}` | {_cell(takes(field))} | {_default(field)} | {_cell(_doc(section, field))} |\n")
+        lines.append(f"| `{key}` | {_cell(takes(field))} | {_default(field)} | {_cell(said_of(section, field))} |\n")
         choices = sections_in(field.annotation)
         for choice in choices:
             name = f"{path}.{key}".lstrip(".")
@@ -95,7 +95,7 @@ def _default(field: FieldInfo) -> str:
     return f"`{json.dumps(field.default)}`" if not isinstance(field.default, str) else f"`{field.default}`"
 
 
-def _doc(section: type[Section], field: FieldInfo) -> str:
+def said_of(section: type[Section], field: FieldInfo) -> str:
     """What stands beneath the field in the source, on one line; KeyError where nothing does."""
     name = next(name for name, found in section.model_fields.items() if found is field)
     for kind in section.__mro__:
@@ -112,7 +112,7 @@ def _docs() -> dict[tuple[str, str], str]:
     found = {}
     trees = [
         ast.parse(Path(inspect.getfile(module)).read_text(encoding="utf-8"))
-        for module in (base, rewards, training, rollouts, recipe)
+        for module in (base, rewards, training, rollouts, section, recipe)
     ]
     for node in [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]:
         for field, below in zip(node.body, node.body[1:], strict=False):

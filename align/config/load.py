@@ -12,6 +12,8 @@ from pydantic import ValidationError
 from align.config.base import Section
 from align.config.problems import dotted, problems, shown
 from align.config.recipe import Recipe
+from align.config.schema import example
+from align.config.training import SPELLED_OUT
 from align.config.yaml_text import Keys, dump, parse
 from align.errors import ConfigError
 
@@ -37,14 +39,10 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, files: bool = True
     line for each problem.
     """
     path = path / "recipe.yaml" if path.is_dir() else path
-    text = _read(path)
-    data, lines = parse(text, str(path))
-    if not isinstance(data, dict):
-        found = "nothing" if data is None else shown(data)
-        raise ConfigError(f"a recipe is a mapping of keys, found {found}", where=str(path))
-    places: Places = {keys: (str(path), line if keys else 0) for keys, line in lines.items()}
+    text = _read(path, "recipe", "`align init` writes one")
+    data, places = _mapping(text, path, "a recipe is a mapping of keys")
     for override in overrides:
-        set_value(data, places, override, "override")
+        set_value(data, places, override, "override", Recipe)
     folder = path.resolve().parent
     if "name" not in data:
         data["name"], places[("name",)] = _named_after(folder), (str(path), 0)
@@ -53,7 +51,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, files: bool = True
 
 def resolved_yaml(recipe: Recipe) -> str:
     """The recipe with every default spelled out and absolute paths; loading it gives an equal recipe."""
-    return dump(recipe.model_dump(mode="json", by_alias=True))
+    return dump(recipe.model_dump(mode="json", by_alias=True, context=SPELLED_OUT))
 
 
 def _named_after(folder: Path) -> str:
@@ -61,24 +59,38 @@ def _named_after(folder: Path) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.name).strip("-_.")
 
 
-def _read(path: Path) -> str:
+def read_settings(path: Path) -> tuple[dict[str, Any], Places]:
+    """A YAML file of settings as a mapping, and where each of its keys stands. Raises ConfigError."""
+    text = _read(path, "file of settings", "check the path; relative ones start at the working directory")
+    return _mapping(text, path, "settings are a mapping of keys")
+
+
+def _mapping(text: str, path: Path, expected: str) -> tuple[dict[str, Any], Places]:
+    data, lines = parse(text, str(path))
+    if not isinstance(data, dict):
+        raise ConfigError(f"{expected}, found {'nothing' if data is None else shown(data)}", where=str(path))
+    return data, {keys: (str(path), line if keys else 0) for keys, line in lines.items()}
+
+
+def _read(path: Path, what: str, maker: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"there is no recipe {path}", hint="`align init` writes one") from None
+        raise ConfigError(f"there is no {what} {path}", hint=maker) from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"the recipe is not UTF-8 ({error.reason} at byte {error.start})", where=str(path)) from None
+        raise ConfigError(f"the {what} is not UTF-8 ({error.reason} at byte {error.start})", where=str(path)) from None
     except OSError as error:
-        raise ConfigError(f"cannot read the recipe ({error.strerror})", where=str(path)) from None
+        raise ConfigError(f"cannot read the {what} ({error.strerror})", where=str(path)) from None
 
 
-def set_value(data: dict[str, Any], places: Places, change: str, word: str) -> None:
-    """Sets the value of `change` (key=value) in `data`; from then on problems with it are placed there."""
+def set_value(data: dict[str, Any], places: Places, change: str, word: str, kind: type[Section]) -> None:
+    """Sets the value of `change` (key=value) in `data`, the keys of a `kind`; from then on problems with it are placed
+    there."""
     name, equals, text = change.partition("=")
     where = f"{word} {change}"
     if not equals or not all(name.strip().split(".")):
-        raise ConfigError(f"this {word} must read key=value", where=where, hint="for example dpo.learning_rate=1e-4")
-    keys: Keys = tuple(int(part) if part.isdigit() else part for part in name.strip().split("."))
+        raise ConfigError(f"this {word} must read key=value", where=where, hint=f"for example {example(kind, name)}")
+    keys = keys_in(name)
     value, _ = parse(text, where)
     holder: Any = data
     for depth, key in enumerate(keys[:-1], 1):
@@ -92,6 +104,11 @@ def set_value(data: dict[str, Any], places: Places, change: str, word: str) -> N
     for stale in [found for found in places if found[: len(keys)] == keys]:
         del places[stale]
     places[keys] = (where, 0)
+
+
+def keys_in(name: str) -> Keys:
+    """`dpo.beta` as its keys; those of lists are numbers."""
+    return tuple(int(part) if part.isdigit() else part for part in name.strip().split("."))
 
 
 def _item(holder: Any, key: str | int, keys: Keys, where: str) -> Any:

@@ -5,10 +5,26 @@ from typing import Any
 from pydantic import ValidationError
 
 from align.config.base import Section
+from align.config.recipe import Recipe
 from align.config.schema import Keys, Place, every_key, keys_of, place, sections_in, tag_of, takes
-from align.config.trainer import TrainerError, nearest
+from align.config.trainer import TrainerError, in_trainer, nearest
 
 Problem = tuple[Keys, str]
+OTHER_NAMES = {
+    "lr": ("learning_rate",),
+    "num_epochs": ("epochs",),
+    "n_epochs": ("epochs",),
+    "bs": ("batch_size",),
+    "max_length": ("max_tokens",),
+    "label_smoothing": ("label_noise", "noise"),
+    "num_generations": ("samples",),
+}
+"""What others call a key → what it may be called here."""
+OPTIONS = (
+    "model", "revision", "chat_template", "replace_chat_template", "chat_template_kwargs", "date", "dtype", "seed",
+    "threads", "nproc", "accelerate", "reward", "out",
+)  # fmt: skip
+"""What verbs that do one stage take as options, where a recipe has keys outside the section."""
 
 
 def problems(error: ValidationError, root: type[Section]) -> list[Problem]:
@@ -18,9 +34,9 @@ def problems(error: ValidationError, root: type[Section]) -> list[Problem]:
         spot = place(tuple(entry["loc"]), root)
         cause = entry.get("ctx", {}).get("error")
         if isinstance(cause, TrainerError):
-            found += [((*spot.keys, key), what) for key, what in cause.problems]
+            found += [((*spot.keys, key), what) for key, what in cause.problems(dotted(spot.keys[:-1]))]
         else:
-            found.append((spot.keys, _sentence(entry["type"], spot, entry["input"], cause)))
+            found.append((spot.keys, _sentence(entry["type"], spot, entry["input"], cause, root)))
     return list(dict.fromkeys(found))
 
 
@@ -29,9 +45,9 @@ def dotted(keys: Keys) -> str:
     return ".".join(str(key) for key in keys)
 
 
-def _sentence(kind: str, spot: Place, value: Any, cause: object) -> str:
+def _sentence(kind: str, spot: Place, value: Any, cause: object, root: type[Section]) -> str:
     if kind == "extra_forbidden":
-        return _unknown(spot)
+        return _unknown(spot, root)
     if kind == "missing":
         return "this key is required" + (f" ({takes(spot.field)})" if spot.field else "")
     if kind == "union_tag_not_found":
@@ -54,16 +70,32 @@ def _sentence(kind: str, spot: Place, value: Any, cause: object) -> str:
     return f"must be {expected}, found {shown(value)}"
 
 
-def _unknown(spot: Place) -> str:
+def _unknown(spot: Place, root: type[Section]) -> str:
+    """About a key that a section does not have: the one that is meant, here, in `trainer`, or elsewhere in a recipe."""
     key, known = str(spot.keys[-1]), keys_of(spot.section)
-    if close := nearest(key, known):
+    if close := renamed(spot.section, key) or nearest(key, known):
         return f"unknown key; did you mean {close}?"
+    if (kind := getattr(spot.section, "kind", None)) is not None and (
+        way := in_trainer(kind, key, dotted(spot.keys[:-1]))
+    ) is not None:
+        return f"unknown key; {way}"
+    if root is not Recipe and key in OPTIONS:
+        return f"this is no setting here, but an option: --{key.replace('_', '-')}"
     elsewhere = sorted({f"{section}.{name}".lstrip(".") for section, name in every_key() if name == key})
+    if root is not Recipe or not elsewhere:
+        return f"unknown key; the keys here are {', '.join(known)}"
     if len(elsewhere) > 3:
         return f"unknown key here; the sections that have it are {', '.join(name.rpartition('.')[0] for name in elsewhere)}"
-    if elsewhere:
-        return f"unknown key here; did you mean {' or '.join(elsewhere)}?"
-    return f"unknown key; the keys here are {', '.join(known)}"
+    return f"unknown key here; did you mean {' or '.join(elsewhere)}?"
+
+
+def renamed(section: type[Section], name: str) -> str | None:
+    """What the key `name`, which may be a dotted one or what others call it, is called in a section; None: nothing."""
+    keys: Keys = tuple(int(part) if part.isdigit() else part for part in name.split("."))
+    found = place(keys, section)
+    if found.keys == keys and found.field is not None:
+        return name
+    return next((other for other in OTHER_NAMES.get(name, ()) if other in keys_of(section)), None)
 
 
 def shown(value: Any) -> str:

@@ -1,5 +1,6 @@
 """Reads the recipe's schema: which keys a section has, what a key takes, in words. For error messages and the docs."""
 
+import json
 import types
 import typing
 from collections.abc import Iterator
@@ -82,6 +83,26 @@ def chosen_by_type(field: FieldInfo, *, inside: bool) -> bool:
         return False
     (item,) = typing.get_args(field.annotation)
     return any(getattr(part, "discriminator", None) for part in typing.get_args(item)[1:])
+
+
+def example(root: type[Section], name: str = "") -> str:
+    """A setting of `root` that it takes, as key=value: that of the key `name` with its default, else another."""
+    keys: Keys = tuple(int(part) if part.isdigit() else part for part in name.strip(" -:").split("."))
+    found = place(keys, root)
+    if found.keys == keys and found.field is not None and (value := plain_default(found.field)) is not None:
+        return f"{name.strip(' -:')}={value}"
+    return next(
+        f"{key}={value}"
+        for key, field in keys_of(root).items()
+        if (value := plain_default(field)) is not None and isinstance(field.default, int | float)
+    )
+
+
+def plain_default(field: FieldInfo) -> str | None:
+    """A key's default as it is written in YAML; None where it has none, or a section."""
+    if isinstance(field.default, str):
+        return field.default
+    return json.dumps(field.default) if isinstance(field.default, bool | int | float | list | dict) else None
 
 
 def every_key() -> Iterator[tuple[str, str]]:

@@ -105,8 +105,18 @@ _OTHER_LOSSES = (
     "vespo_k_pos", "vespo_lambda_neg", "vespo_lambda_pos",
 )  # fmt: skip
 
+_MEASURED = {
+    **dict.fromkeys(("eval_strategy", "do_eval"), "use {section}.held_out"),
+    "eval_steps": "use {section}.held_out and {section}.eval_steps",
+    **dict.fromkeys(
+        ("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
+        "use {section}.held_out and {section}.patience",
+    ),
+}
+
 OWNED: dict[str, dict[str, str]] = {
     "sft": _OWNED
+    | _MEASURED
     | {
         **dict.fromkeys(("packing", "packing_strategy", "padding_free"), "use {section}.packing"),
         **dict.fromkeys(
@@ -125,6 +135,7 @@ OWNED: dict[str, dict[str, str]] = {
         **dict.fromkeys(_OTHER_LOSSES, "PPO's loss has no such part"),
     },
     "kto": _OWNED
+    | _MEASURED
     | {
         "beta": "use {section}.beta",
         **dict.fromkeys(("desirable_weight", "undesirable_weight"), _FROM_SECTION),
@@ -137,6 +148,7 @@ OWNED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"), _REFERENCE),
     },
     "dpo": _OWNED
+    | _MEASURED
     | {
         "beta": "use {section}.beta",
         "label_smoothing_factor": "DPO's loss never reads it; use {section}.noise",
@@ -155,8 +167,8 @@ _READ_WITH: dict[str, tuple[str, str, set[str]]] = {
 }
 """An option of DPO → another option, its default, and the values of it with which TRL reads the first at all."""
 
-_OURS = {name: f"dpo.loss: {name}" for name in ("sigmoid", "hinge", "ipo", "robust")} | {
-    "sigmoid_norm": "dpo.length: mean"
+_OURS = {name: f"{{section}}.loss: {name}" for name in ("sigmoid", "hinge", "ipo", "robust")} | {
+    "sigmoid_norm": "{section}.length: mean"
 }
 """Losses of TRL that are ours too → the way to them. Beside others, in a list, they are TRL's."""
 
@@ -180,11 +192,32 @@ def table_of(kind: Trainer) -> str:
 
 
 class TrainerError(ValueError):
-    """What is wrong with a `trainer:` mapping; `problems` holds each key and a sentence about it."""
+    """What is wrong with the `trainer:` mapping of a `kind`."""
 
-    def __init__(self, problems: list[tuple[str, str]]) -> None:
-        super().__init__("; ".join(f"trainer.{key}: {what}" for key, what in problems))
-        self.problems = problems
+    def __init__(self, kind: Trainer, problems: list[tuple[str, str]]) -> None:
+        self._problems = problems
+        super().__init__("; ".join(f"trainer.{key}: {what}" for key, what in self.problems(kind)))
+
+    def problems(self, section: str) -> list[tuple[str, str]]:
+        """Each key and a sentence about it; `section` is where the mapping stands, empty for a section alone, whose verb
+        has options for what else a recipe says."""
+        return [(key, _placed(what, section)) for key, what in self._problems]
+
+
+_AS_OPTIONS = {
+    "model.dtype": "--dtype", "model.revision": "--revision", "model.chat_template": "--chat-template",
+    "the recipe's seed": "--seed", "the recipe's name": "--out",
+    "the recipe's report_to": "a recipe's report_to, with `align run`",
+    "the recipe's `evaluate`": "`align eval`",
+}  # fmt: skip
+
+
+def _placed(what: str, section: str) -> str:
+    if section:
+        return what.replace("{section}.", f"{section}.")
+    for key, option in _AS_OPTIONS.items():
+        what = what.replace(key, option)
+    return what.replace("{section}.", "")
 
 
 def check_trainer(kind: Trainer, mapping: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,7 +226,7 @@ def check_trainer(kind: Trainer, mapping: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "dpo" and not problems:
         problems = _together(mapping)
     if problems:
-        raise TrainerError(problems)
+        raise TrainerError(kind, problems)
     return dict(mapping)
 
 
@@ -201,11 +234,11 @@ def _problem(kind: Trainer, key: str, value: Any) -> str | None:
     """A sentence about an option that is ours, unknown, or has a value of the wrong kind; None if all is well."""
     known, owned = trl_tables()["kinds"][table_of(kind)], OWNED[kind]
     if key in owned:
-        return f"not to be set here; {owned[key].format(section=kind)}"
+        return f"not to be set here; {owned[key]}"
     if key not in known:
         close = nearest(key, known)
         if close in owned:
-            return f"unknown key; if {close} is meant: {owned[close].format(section=kind)}"
+            return f"unknown key; if {close} is meant: {owned[close]}"
         name = f"{table_of(kind).upper() if kind != 'reward' else 'Reward'}Config"
         return "unknown key; " + (f"did you mean {close}?" if close else f"the options are those of TRL's {name}")
     kinds = known[key].split()
@@ -217,6 +250,13 @@ def _problem(kind: Trainer, key: str, value: Any) -> str | None:
             close = nearest(str(text), choices)
             return f"cannot be {text!r}; " + (f"did you mean {close}?" if close else f"it takes {', '.join(choices)}")
     return None
+
+
+def in_trainer(kind: Trainer, key: str, section: str) -> str | None:
+    """The way to an option of TRL's that stands beside `trainer:` in place of in it; None where TRL has no such option."""
+    if (way := OWNED[kind].get(key)) is not None:
+        return _placed(way, section)
+    return f"did you mean trainer.{key}?" if key in trl_tables()["kinds"][table_of(kind)] else None
 
 
 _WORDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text"}

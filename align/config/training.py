@@ -2,7 +2,14 @@
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from align.config.base import Decoding, Section
 from align.config.paths import File
@@ -60,6 +67,38 @@ class OnRows(Training):
     """Longest prompt plus answer; longer rows are dropped, counted and kept with the reason."""
 
 
+SPELLED_OUT = "spelled out"
+"""The context in which a section is written out with every default."""
+
+
+class HeldOut(OnRows):
+    """Methods that can measure rows that they do not learn from while they learn, and stop early."""
+
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The share of prompts that are kept from training, by a hash of each: on their rows the loss (and for pairs and
+    thumbs the accuracy) is measured while it trains, at the beginning, every `eval_steps` and at the end. 0: none."""
+    eval_steps: Annotated[int, Field(ge=1)] | None = None
+    """With `held_out`: optimiser steps between two measurements; where not given, ten in the whole training."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """With `held_out`: stop early after so many measurements in a row that found no lower loss. What is published is then
+    the model as it was at the lowest one, also where training comes to its end."""
+
+    @model_validator(mode="after")
+    def _measured(self) -> Self:
+        if given := [name for name in ("eval_steps", "patience") if getattr(self, name) and not self.held_out]:
+            raise ValueError(f"`{given[0]}` acts with `held_out` alone; give it a share of the prompts, such as 0.1")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_off(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """Stages' keys are made of it: those of runs from before these fields stay what they were."""
+        dumped: dict[str, Any] = handler(self)
+        if info.context == SPELLED_OUT:
+            return dumped
+        off = [name for name in HeldOut.__annotations__ if not getattr(self, name)]
+        return {name: value for name, value in dumped.items() if name not in off}
+
+
 class Mixed(Section):
     path: File
     """JSONL or Parquet of demonstrations."""
@@ -67,7 +106,7 @@ class Mixed(Section):
     """The share of all rows trained on that come from this file: drawn from it at random, or repeated, as needed."""
 
 
-class Sft(OnRows):
+class Sft(HeldOut):
     kind = "sft"
 
     demonstrations: File
@@ -94,7 +133,7 @@ _OWN_LOSS = ("loss", "noise", "length", "length_alpha")
 _TRLS_LOSS = {"loss_type", "loss_weights", "f_divergence_type", "use_weighting"}
 
 
-class Dpo(OnRows):
+class Dpo(HeldOut):
     kind = "dpo"
 
     beta: Annotated[float, Field(gt=0)] = 0.1
@@ -151,7 +190,7 @@ class Dpo(OnRows):
         return self
 
 
-class Kto(OnRows):
+class Kto(HeldOut):
     kind = "kto"
 
     beta: Annotated[float, Field(gt=0)] = 0.1

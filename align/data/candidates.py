@@ -6,7 +6,7 @@ from typing import Any
 
 from align.data.messages import BadRowError, excerpt, in_full, prompt_of
 from align.data.preferences import is_number
-from align.data.rows import Row, fields_found, say_ignored
+from align.data.rows import Row, lacking, say_ignored
 from align.errors import DataError
 from align.store import read_rows
 from align.types import SCHEMAS, Candidate, Message, Prompt, candidate_id, prompt_id
@@ -43,7 +43,7 @@ def _candidate(row: dict[str, Any]) -> tuple[list[Message], Candidate]:
     messages = prompt_of(row, ("messages", "prompt", "conversations", "instruction"))
     text, checkpoint, finish = row.get("text"), row.get("checkpoint", "given"), row.get("finish", "stop")
     if messages is None or text is None:
-        raise BadRowError("missing field", f"needs `messages` (or `prompt`) and `text`, found {fields_found(row)}")
+        raise lacking(row, "`messages` (or `prompt`) and `text`")
     if not isinstance(text, str) or not isinstance(checkpoint, str):
         raise BadRowError("not text", f"`text` is {excerpt(text)} and `checkpoint` {excerpt(checkpoint)}")
     if finish not in ("stop", "length"):

@@ -19,7 +19,7 @@ from align.data.messages import (
     thought,
     unquoted,
 )
-from align.data.rows import fields_found, parse_rows
+from align.data.rows import lacking, parse_rows
 from align.errors import DataError
 from align.ids import seed_for
 from align.store import read_table, write_table
@@ -92,7 +92,7 @@ def demonstration_of(row: dict[str, Any], where: str, *, empty: bool = False) ->
         expected = (
             "`messages`, `conversations`, `prompt` and `completion` (or `response`), or `instruction` and `output`"
         )
-        raise BadRowError("missing field", f"needs {expected}, found {fields_found(row)}")
+        raise lacking(row, expected)
     before, answer = answer_of(row[field], field, empty=empty)
     asked = asked if before is None else agreed(asked, before)
     if asked is None:

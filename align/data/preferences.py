@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from align.data.messages import BadRowError, agreed, answer_of, excerpt, hh_question, in_full, is_hh, prompt_of
-from align.data.rows import fields_found, parse_rows, say_dropped
+from align.data.rows import lacking, parse_rows, say_dropped
 from align.normal import normal
 from align.types import SCHEMAS, Dropped, Message, Preference, candidate_id, preference_id, prompt_id
 
@@ -59,7 +59,7 @@ def _round(row: dict[str, Any]) -> int:
 
 def _preference(row: dict[str, Any]) -> Preference:
     if row.get("chosen") is None or row.get("rejected") is None:
-        raise BadRowError("missing field", f"needs `chosen` and `rejected`, found {fields_found(row)}")
+        raise lacking(row, "`chosen` and `rejected`")
     if row["chosen"] == row["rejected"]:
         raise BadRowError("no difference", f"`chosen` and `rejected` are both {excerpt(row['chosen'])}")
     if is_hh(row["chosen"]) and is_hh(row["rejected"]) and hh_question(row["chosen"]) != hh_question(row["rejected"]):
@@ -95,7 +95,7 @@ def _same_prompt(row: dict[str, Any], *found: list[Message] | None) -> list[Mess
     prompts = [messages for messages in found if messages is not None]
     if not prompts:
         expected = "a prompt (`prompt`, `conversations`, `messages`, `instruction`) or whole conversations in `chosen`"
-        raise BadRowError("missing field", f"needs {expected}, found {fields_found(row)}")
+        raise lacking(row, expected)
     prompt = prompts[0]
     for other in prompts[1:]:
         if (both := agreed(prompt, other)) is None:

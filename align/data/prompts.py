@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from align.config.recipe import Prompts
-from align.data.messages import BadRowError, asks, conversation_of, hh_question, in_full, is_hh, prompt_of
-from align.data.rows import fields_found, parse_rows, say_dropped
+from align.data.messages import asks, conversation_of, hh_question, in_full, is_hh, prompt_of
+from align.data.rows import lacking, parse_rows, say_dropped
 from align.errors import DataError
 from align.ids import unit_for
 from align.types import Dropped, Message, Prompt, Split, prompt_id
@@ -74,5 +74,5 @@ def prompt_in(row: dict[str, Any]) -> list[Message]:
         return in_full(row, messages)
     if not is_hh(row.get("chosen")):
         expected = "`prompt`, `messages`, `conversations`, `instruction` or HH text in `chosen`"
-        raise BadRowError("missing field", f"needs {expected}, found {fields_found(row)}")
+        raise lacking(row, expected)
     return in_full(row, asks(conversation_of(hh_question(row["chosen"]), "chosen"), "chosen"))

@@ -118,8 +118,18 @@ def _name(field: str) -> str:
     return field if field.isprintable() and len(field) <= 40 else excerpt(field)
 
 
+def lacking(row: dict[str, Any], needs: str) -> BadRowError:
+    """The row has none of what it `needs`, or null in its place."""
+    null = any(dict.get(row, name) is None and f"`{name}`" in needs for name in row)
+    return BadRowError("null field" if null else "missing field", f"needs {needs}, found {fields_found(row)}")
+
+
+def _null(row: dict[str, Any], name: str) -> str:
+    return ": null" if dict.get(row, name) is None else ""
+
+
 def fields_found(row: dict[str, Any]) -> str:
-    """The names of a row's fields, of many the first eight."""
-    names = [name if len(name) <= 40 else f"{name[:40]}…" for name in map(str, list(row)[:8])]
+    """The names of a row's fields, of many the first eight; those that are null with that."""
+    names = [f"{name if len(name) <= 40 else f'{name[:40]}…'}{_null(row, name)}" for name in list(row)[:8]]
     more = f" and {len(row) - 8:,} more" if len(row) > 8 else ""
     return ", ".join(names) + more or "no field at all"

@@ -6,7 +6,7 @@ from typing import Any
 from align.data.demonstrations import demonstration_of
 from align.data.messages import BadRowError, excerpt
 from align.data.preferences import GIVEN, is_number, number_of
-from align.data.rows import fields_found, parse_rows, say_dropped
+from align.data.rows import lacking, parse_rows, say_dropped
 from align.normal import normal
 from align.types import SCHEMAS, Dropped, Thumb, candidate_id, prompt_id, thumb_id
 
@@ -53,7 +53,7 @@ def _target(row: dict[str, Any]) -> float:
     """`target`, else 1 or 0 by `label`; they must not say opposite things."""
     label = row.get("label")
     if label is None and row.get("target") is None:
-        raise BadRowError("missing field", f"needs `label` or `target`, found {fields_found(row)}")
+        raise lacking(row, "`label` or `target`")
     if label is not None and not (isinstance(label, bool) or (is_number(label) and label in (0, 1))):
         raise BadRowError("not a label", f"`label` must be true or false, found {excerpt(label)}")
     target = number_of(row, "target", float(bool(label)), 0.0, 1.0)

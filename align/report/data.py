@@ -18,6 +18,7 @@ from align.report.samples import choose_samples
 from align.rounds.forget import tainted
 from align.rounds.journal import read_journal
 from align.rounds.labelling import late_text
+from align.rounds.parts import measured_outcome
 from align.rounds.plan import BLIND, SELECTION
 from align.rounds.stage import stage_folder
 from align.store import read_table
@@ -83,6 +84,7 @@ def report_data(run: Path) -> dict[str, Any]:
             *_stale(found),
             *changed_versions(found),
             *_of_labels(compiled),
+            *_of_trainings(found),
         ],
     }
 
@@ -90,6 +92,12 @@ def report_data(run: Path) -> dict[str, Any]:
 def _of_labels(compiled: list[dict[str, Any]]) -> list[str]:
     """What the latest round's labels want people to know."""
     return [f"Round {last['round']}: {note}" for last in compiled[-1:] for note in last["notes"]]
+
+
+def _of_trainings(run: RunFolder) -> list[str]:
+    """Which policies are not those of their training's last step."""
+    ended = [(ref.round, measured_outcome(receipt.summary)) for ref, receipt in run.receipts.items()]
+    return [f"Round {number}: {text}." for number, text in sorted(ended, key=lambda row: row[0]) if text]
 
 
 def _model(run: RunFolder) -> dict[str, Any] | None:

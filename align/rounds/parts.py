@@ -13,6 +13,7 @@ from align.rounds.stage import RECEIPT, Job, Ref, read_receipt, stage_folder, st
 from align.sampled import read_tokens
 from align.store import read_json, read_table, write_table
 from align.train.adapter import ADAPTER, name_base
+from align.train.split import outcome
 from align.types import Prompt, Record, from_table, to_table
 
 Row = TypeVar("Row")
@@ -71,9 +72,19 @@ def tokens_of(job: Job) -> pa.Table | None:
 
 
 def note_of(what: str, metrics: Mapping[str, Any]) -> dict[str, list[str]]:
-    """For a stage's summary: a note where most of its rows were dropped, by `rows` and `dropped` of a training's metrics."""
+    """For a stage's summary, by a training's metrics: notes where most of its rows were dropped (`rows`, `dropped`), and
+    where not the last step is published (`held_out`)."""
     sentence = mostly_dropped(what, metrics["rows"], metrics["dropped"])
-    return {"notes": [f"{sentence} (dropped.parquet of the stage names each)"]} if sentence else {}
+    notes = [f"{sentence} (dropped.parquet of the stage names each)"] if sentence else []
+    if ended := measured_outcome(metrics):
+        notes.append(ended)
+    return {"notes": notes} if notes else {}
+
+
+def measured_outcome(summary: Mapping[str, Any]) -> str | None:
+    """Of a training that measured held-out rows while it learned: which model is published, where it is not the last."""
+    told = summary.get("held_out") or {}
+    return outcome(told) if "published_step" in told else None
 
 
 def write_part(job: Job, name: str, kind: type[Record], rows: list[Record]) -> None:

@@ -54,17 +54,25 @@ def parse_reward(text: str, option: str = "--reward") -> Part:
         weight = math.nan
     if not math.isfinite(weight):
         raise ConfigError(f"the weight must be a number, found {given!r}", where=f"{option} {text}")
+    _require_source(source, f"{option} {text}")
+    return Part(source, weight)
+
+
+def _require_source(source: str, where: str) -> None:
     if not Path(source).is_dir() and not source.rpartition(":")[0].endswith(".py"):
         what = f"{source} is neither a folder nor file.py:function"
         hint = "`align reward train` makes such a folder; other functions are written {type: …}, as in a recipe"
-        raise ConfigError(what, where=f"{option} {text}", hint=hint)
-    return Part(source, weight)
+        raise ConfigError(what, where=where, hint=hint)
 
 
 def judged_by(text: str) -> Scorer:
     """What `--judge` says, as the Scorer: `file.py:function`, a reward model's folder, or `{type: …}` as an entry of
     `reward.functions`. Raises ConfigError or DataError."""
-    part = parse_reward(text, "--judge") if text.lstrip().startswith("{") else Part(text)
+    if text.lstrip().startswith("{"):
+        part = parse_reward(text, "--judge")
+    else:
+        _require_source(text, f"--judge {text}")
+        part = Part(text)
     return scorer_of([part], dtype="float32", threads=None)
 
 

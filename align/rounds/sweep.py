@@ -133,7 +133,7 @@ def with_values(start: Training, values: dict[str, Any]) -> Training:
     data = start.model_dump(mode="json", by_alias=True)
     places: Places = {(): ("align sweep", 0)}
     for key, value in values.items():
-        set_value(data, places, f"{key}={json.dumps(value)}", "setting")
+        set_value(data, places, f"{key}={json.dumps(value)}", "setting", type(start))
     return validated(type(start), data, places, Path.cwd(), False)
 
 

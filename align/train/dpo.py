@@ -7,24 +7,28 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.config.training import Dpo
 from align.errors import DataError
 from align.ids import content_id
-from align.losses import LEAST_MEAN, robust_weights, weights_of_mean_one
+from align.losses import LEAST_MEAN, robust_weights, soft_preference_loss, weights_of_mean_one
 from align.progress import Progress
 from align.sampled import sampled_by
 from align.store import checkpoint_id
 from align.text import load_tokenizer, make_paddable, stop_token_ids
 from align.train import arguments, checkpoint, reference, verifying
 from align.train import examples as ex
+from align.train.split import Apart, encoded_apart
 from align.train.world import alone, world_size
 from align.types import Preference
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from align.train.held_out import Measuring
 
 _log = logging.getLogger(__name__)
 
@@ -66,8 +70,9 @@ def train_dpo(
     finds them. `tokens` (`align.sampled.TOKENS`) are those that answers were sampled as; they are trained on where they are
     this tokenizer's and say what the text says. With `mask_thinking` the thoughts of answers are seen by the model and not
     counted in their log-probabilities. Raises StageError when policy and reference differ before the first step.
-    Files, `work` and resuming are as in `train_sft`. Returns steps, losses, reward accuracy and margin,
-    `step0_logp_difference`, pairs used and dropped by reason, and how many answers have the tokens that were sampled.
+    Files, `work`, resuming, `config.held_out` and `patience` are as in `train_sft`; what is held out is by prompt, as for a
+    reward model. Returns steps, losses, reward accuracy and margin, `step0_logp_difference`, what was held out, pairs used
+    and dropped by reason, and how many answers have the tokens that were sampled.
     """
     began = time.monotonic()
     seed = arguments.prepare_process(seed, threads)
@@ -82,11 +87,16 @@ def train_dpo(
     clock.lap("load")
     limit = ex.limit_of(config.max_tokens, checkpoint.context_of(policy))
     sampled = sampled_by(tokenizer, tokens)
-    kept, dropped = ex.encode_preferences(tokenizer, preferences, stops, limit, sampled, mask_thinking)
+    encode = partial(
+        ex.encode_preferences, tokenizer, stops=stops, limit=limit, sampled=sampled, mask_thinking=mask_thinking
+    )
+    prompts = [row.prompt_id for row in preferences]
+    apart = encoded_apart(encode, preferences, prompts, config.held_out, "dpo.held_out")
+    kept, dropped = apart.learned, apart.dropped
     ex.write_dropped(out, dropped)
     sampled.say()
     ex.require_rows(kept, dropped, "preference")
-    ids = [row.prompt_ids + row.chosen_ids + row.rejected_ids for row in kept]
+    ids = [row.prompt_ids + row.chosen_ids + row.rejected_ids for row in [*kept, *apart.measured]]
     ex.require_vocabulary(ids, size)
     make_paddable(tokenizer, stops, size)
     clock.lap("encode")
@@ -100,9 +110,11 @@ def train_dpo(
     seen = rows_seen(trainer, arguments.planned_steps(config, len(kept)) * config.batch_size)
     of_parent = content_id([checkpoint_id(parent), weights_type, dtype, trainer.ld_alpha])
     add_reference(trainer, kept, seen, (reference_cache or work / "reference") / of_parent, dtype)
+    measuring = _measuring(trainer, apart, config, seed, len(kept)) if apart.measured else None
     clock.lap("reference")
-    inputs = loop.made_from(parent, [ex.as_input(row) for row in kept], config, seed=seed, dtype=dtype)
-    metrics = loop.run_trainer(trainer, work=work, out=out, inputs=inputs, progress=progress)
+    rows = [ex.as_input(row) for row in [*kept, *apart.measured]]
+    inputs = loop.made_from(parent, rows, config, seed=seed, dtype=dtype)
+    metrics = loop.run_trainer(trainer, work=work, out=out, inputs=inputs, progress=progress, measuring=measuring)
     clock.lap("train")
     sequences = [(row.prompt_ids, row.chosen_ids) for row in ex.spread(kept)]
     few = ex.spread(kept, PAIRS_PUBLISHED)
@@ -256,9 +268,51 @@ def add_reference(trainer: Any, kept: Sequence[ex.Pair], rows: Sequence[int], fo
     trainer.train_dataset = reference.add_columns(trainer.train_dataset, values, REFERENCE_COLUMNS)
 
 
+def _measuring(trainer: Any, apart: Apart[ex.Pair], config: Dpo, seed: int, rows: int) -> Measuring:
+    """What is measured of held-out pairs: DPO's loss as `config` has it, and how often chosen has the higher reward."""
+    import torch
+
+    from align.train.collate import COUNT_COLUMNS, PAIR_COLUMNS
+    from align.train.held_out import Measuring, accuracy
+
+    pairs = apart.measured
+    columns = targets_and_weights(pairs, config)
+    target_N = torch.tensor(columns.get("target", [1.0] * len(pairs)))
+    weight_N = torch.tensor(columns.get("weight", [1.0] * len(pairs)))
+    batches = _passes(trainer, [{name: getattr(pair, name) for name in PAIR_COLUMNS} for pair in pairs])
+    counts = [torch.cat([batch[name] for batch in batches]).cpu() for name in COUNT_COLUMNS]
+    reference = _joined(trainer.reference_logps(batches))
+
+    def measure() -> dict[str, Any]:
+        logps = _joined([trainer.policy_logps(batch) for batch in batches])
+        good_N, bad_N = (config.beta * (own - ref) for own, ref in zip(logps, reference, strict=True))
+        if config.length == "mean" or config.loss == "ipo":
+            good_N, bad_N = (reward / count for reward, count in zip((good_N, bad_N), counts, strict=True))
+        margin_N = good_N - bad_N
+        loss = soft_preference_loss(margin_N, target_N, weight_N, kind=config.loss, beta=config.beta)
+        known = [n for n, pair in enumerate(pairs) if pair.target != 0.5]
+        right = [0.5 if margin_N[n] == 0 else float(margin_N[n] > 0) for n in known]
+        rate = accuracy(right, [apart.prompts[n] for n in known], seed)
+        return {"loss": float(loss), **({"accuracy": rate} if rate else {})}
+
+    return Measuring.of(config, measure, apart.prompts, arguments.planned_steps(config, rows))
+
+
+def _joined(logps: Sequence[tuple[Any, Any]]) -> tuple[Any, Any]:
+    """Log-probabilities of chosen and of rejected of all passes, on CPU."""
+    import torch
+
+    chosen_N, rejected_N = (torch.cat(parts).float().cpu() for parts in zip(*logps, strict=True))
+    return chosen_N, rejected_N
+
+
 def _batches(trainer: Any, rows: Sequence[int]) -> list[Any]:
+    return _passes(trainer, [trainer.train_dataset[row] for row in rows])
+
+
+def _passes(trainer: Any, rows: Sequence[dict[str, Any]]) -> list[Any]:
     """The rows on the trainer's device, in the order given, in passes of `REFERENCE_TOKENS`."""
     from align.train.collate import PASSES
 
     collator = replace(trainer.data_collator, tokens=REFERENCE_TOKENS // trainer.lanes, pairs=None, lanes=1)
-    return [trainer._prepare_inputs(batch) for batch in collator([trainer.train_dataset[i] for i in rows])[PASSES]]
+    return [trainer._prepare_inputs(batch) for batch in collator(rows)[PASSES]]

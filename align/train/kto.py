@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +21,14 @@ from align.train import arguments, checkpoint, verifying
 from align.train import examples as ex
 from align.train.dpo import STEP0_TOLERANCE
 from align.train.reference import largest_differences, require_same_start
+from align.train.split import Apart, encoded_apart
 from align.train.world import alone
 from align.types import Thumb
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from align.train.held_out import Measuring
 
 
 def train_kto(
@@ -49,8 +53,9 @@ def train_kto(
     epoch, so that the reference's log-probabilities, of each answer and of the neighbour's answer to the same prompt
     (for the KL divergence), are computed once. Raises DataError for fewer than two thumbs, StageError when policy and
     reference differ before the first step.
-    Files, `work` and resuming are as in `train_sft`, `tokens` and `mask_thinking` as in `train_dpo`. Returns steps, losses, reward margin,
-    `step0_logp_difference`, thumbs used and dropped by reason, and how many answers have the tokens that were sampled.
+    Files, `work`, resuming, `config.held_out` and `patience` are as in `train_sft`, `tokens` and `mask_thinking` as in
+    `train_dpo`. Returns steps, losses, reward margin, `step0_logp_difference`, what was held out, thumbs used and dropped
+    by reason, and how many answers have the tokens that were sampled.
     """
     began = time.monotonic()
     alone("KTO, which estimates the KL divergence from each whole batch,")
@@ -65,13 +70,17 @@ def train_kto(
     clock.lap("load")
     limit = ex.limit_of(config.max_tokens, checkpoint.context_of(policy))
     sampled = sampled_by(tokenizer, tokens)
-    kept, dropped = ex.encode_thumbs(tokenizer, thumbs, stops, limit, sampled, mask_thinking)
+    encode = partial(
+        ex.encode_thumbs, tokenizer, stops=stops, limit=limit, sampled=sampled, mask_thinking=mask_thinking
+    )
+    apart = encoded_apart(encode, thumbs, [row.prompt_id for row in thumbs], config.held_out, "kto.held_out")
+    kept, dropped = apart.learned, apart.dropped
     ex.write_dropped(out, dropped)
     sampled.say()
     ex.require_rows(kept, dropped, "thumb")
     if len(kept) < 2:
         raise DataError("KTO needs two thumbs or more: the KL divergence is estimated from another row's answer")
-    ids = [row.prompt_ids + row.answer_ids for row in kept]
+    ids = [row.prompt_ids + row.answer_ids for row in [*kept, *apart.measured]]
     ex.require_vocabulary(ids, size)
     make_paddable(tokenizer, stops, size)
     clock.lap("encode")
@@ -83,9 +92,11 @@ def train_kto(
     clock.lap("set up")
     difference = check_reference(trainer, STEP0_TOLERANCE[dtype])
     add_reference(trainer)
+    measuring = _measuring(trainer, apart, config, seed, limit.tokens) if apart.measured else None
     clock.lap("reference")
-    inputs = loop.made_from(parent, [astuple(row) for row in kept], config, seed=seed, dtype=dtype)
-    metrics = loop.run_trainer(trainer, work=work, out=out, inputs=inputs, progress=progress)
+    rows = [astuple(row) for row in [*kept, *apart.measured]]
+    inputs = loop.made_from(parent, rows, config, seed=seed, dtype=dtype)
+    metrics = loop.run_trainer(trainer, work=work, out=out, inputs=inputs, progress=progress, measuring=measuring)
     clock.lap("train")
     sequences = [(row.prompt_ids, row.answer_ids) for row in ex.spread(kept)]
     metrics |= verifying.publish_and_verify(trainer.model, parent, sequences, out=out, dtype=dtype)
@@ -134,14 +145,7 @@ def _trainer(
         beta=config.beta, disable_dropout=True, precompute_ref_log_probs=True, train_sampling_strategy="sequential",
         **options,
     )  # fmt: skip
-    data = {
-        "prompt_ids": [row.prompt_ids for row in kept],
-        "completion_ids": [row.answer_ids for row in kept],
-        "KL_completion_ids": others_answers(kept, options["per_device_train_batch_size"], most),
-        "label": [row.target >= 0.5 for row in kept],
-        "target": [row.target for row in kept],
-        "weight": weights_of_mean_one([row.weight for row in kept]),
-    }
+    data = _columns(kept, options["per_device_train_batch_size"], most)
     trainer = kto_trainer.Kto(
         model=policy,
         args=args,
@@ -152,6 +156,54 @@ def _trainer(
     )
     trainer.sides = sides(kept, config)
     return trainer
+
+
+def _columns(rows: Sequence[ex.Verdict], size: int, most: int) -> dict[str, list[Any]]:
+    """What the trainer is given of each row, in passes of `size` rows."""
+    return {
+        "prompt_ids": [row.prompt_ids for row in rows],
+        "completion_ids": [row.answer_ids for row in rows],
+        "KL_completion_ids": others_answers(rows, size, most),
+        "label": [row.target >= 0.5 for row in rows],
+        "target": [row.target for row in rows],
+        "weight": weights_of_mean_one([row.weight for row in rows]),
+    }
+
+
+def _measuring(trainer: Any, apart: Apart[ex.Verdict], config: Kto, seed: int, most: int) -> Measuring:
+    """What is measured of held-out thumbs: KTO's loss, its KL divergence estimated on all of them, and how often the
+    model makes a good answer likelier than the reference does, and a bad one less likely."""
+    import torch
+
+    from align.losses import kto
+    from align.train.held_out import Measuring, accuracy
+
+    thumbs = apart.measured
+    columns = _columns(thumbs, trainer.args.per_device_train_batch_size, most)
+    batches = list(
+        trainer.passes([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
+    )
+    good, bad = trainer.sides
+    target_N, weight_N = (torch.tensor(columns[name]) for name in ("target", "weight"))
+
+    def logps(reference: bool) -> tuple[Any, Any]:
+        both = [trainer.without_gradients(batch, reference=reference) for batch in batches]
+        own_N, others_N = (torch.cat(parts).float().cpu() for parts in zip(*both, strict=True))
+        return own_N, others_N
+
+    ref_N, ref_others_N = logps(True)
+
+    def measure() -> dict[str, Any]:
+        own_N, others_N = logps(False)
+        reward_N, kl = config.beta * (own_N - ref_N), (others_N - ref_others_N).mean().clamp(min=0)
+        sides = torch.full_like(reward_N, good), torch.full_like(reward_N, bad)
+        loss = (weight_N * kto(reward_N, target_N, config.beta * kl, *sides)).mean()
+        known = [n for n, thumb in enumerate(thumbs) if thumb.target != 0.5]
+        right = [0.5 if reward_N[n] == 0 else float((reward_N[n] > 0) == (thumbs[n].target > 0.5)) for n in known]
+        rate = accuracy(right, [apart.prompts[n] for n in known], seed)
+        return {"loss": float(loss), **({"accuracy": rate} if rate else {})}
+
+    return Measuring.of(config, measure, apart.prompts, arguments.planned_steps(config, len(trainer.train_dataset)))
 
 
 def check_reference(trainer: Any, tolerance: float) -> float:

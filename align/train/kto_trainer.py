@@ -60,9 +60,13 @@ class Kto(Ours, KTOTrainer):  # type: ignore[misc]
 
     def batches(self, rows: Sequence[int]) -> Any:
         """The rows on the trainer's device, in passes as training sees them."""
+        return self.passes([self.train_dataset[row] for row in rows])
+
+    def passes(self, rows: Sequence[dict[str, Any]]) -> Any:
+        """The same of rows that need not be those that are trained on."""
         size = self.args.per_device_train_batch_size
         for start in range(0, len(rows), size):
-            yield self._prepare_inputs(self.data_collator([self.train_dataset[i] for i in rows[start : start + size]]))
+            yield self._prepare_inputs(self.data_collator(list(rows[start : start + size])))
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Tensor:
         if return_outputs:

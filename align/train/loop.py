@@ -20,6 +20,7 @@ from align.figures import significant
 from align.ids import content_id
 from align.progress import Progress, TimeLeft, line
 from align.store import LOGS, disk_errors, read_json, write_json, write_rows
+from align.train.held_out import Measuring, Watch
 from align.train.world import agreed, check_world, rank, wait_for_all, world_size
 
 MARK = "complete.json"
@@ -56,12 +57,14 @@ def run_trainer(
     inputs: dict[str, Any],
     progress: Progress | None = None,
     save_every: int = 1,
+    measuring: Measuring | None = None,
 ) -> dict[str, Any]:
     """Train to the end and return a summary of the metrics; the full ones are in `out/logs/metrics.jsonl`.
 
     Goes on from the last whole checkpoint in `work` that was made from the same `inputs` (`made_from`); all others there
     are removed, and where that throws work away `thrown_away` in the summary says what it was and what differed. Saves come at multiples of `save_every` steps, for a trainer that cannot resume
-    between them. Raises StageError when the loss is no longer a number.
+    between them. With `measuring`, held-out rows are measured (`align.train.held_out`), and what that found is `held_out` in
+    the summary. Raises StageError when the loss is no longer a number.
     """
     check_world(trainer)
     inputs = agreed({**inputs, "processes": world_size()})
@@ -71,8 +74,13 @@ def run_trainer(
     trainer.add_callback(_Saving(work, inputs, save_every))
     if (look := _look.get()) is not None:
         trainer.add_callback(_Looking(look))
+    watch = Watch(trainer, measuring, work) if measuring is not None else None
+    if watch is not None:
+        trainer.add_callback(watch)  # behind the one that saves: it may take a save back
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     told = summary(trainer.state.log_history, trainer.state.global_step)
+    if watch is not None:
+        told |= {"held_out": watch.finish()}
     return {**told, "thrown_away": thrown} if thrown else told
 
 

@@ -66,7 +66,7 @@ class Arrived:
             raise StageError(
                 f"only {self.share:.1%} of the trained change of the weights is in what would be published",
                 where=where,
-                hint="raise the learning rate, or set model.dtype: float32 (--dtype float32)",
+                hint="raise the learning rate, or set model.dtype: float32",
             )
         return self.share
 

@@ -14,7 +14,8 @@ from align.text import load_tokenizer, make_paddable, stop_token_ids
 from align.train import arguments, checkpoint, verifying
 from align.train import examples as ex
 from align.train.packing import PackCollator, best_fit, require_apart
-from align.types import Message
+from align.train.split import encoded_apart, opening
+from align.types import Dropped, Message
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,12 +45,15 @@ def train_sft(
     what these were sampled as (as in `train_dpo`). With `mask_thinking` thoughts are seen and not learned. With `config.packing` rows share sequences of `config.max_tokens`. Beside the checkpoint come
     `dropped.parquet`, `logs/metrics.jsonl` and `logs/seconds.json`. `work` holds what a killed training resumes from;
     the result has the same bytes as that of an undisturbed one with the same seed and threads.
-    Returns steps, losses, tokens, rows used and dropped by reason, and of `candidates` how many have the tokens
-    that were sampled.
+    With `config.held_out` that share of the conversations, by their beginning, is measured and not learned from; with
+    `config.patience` training may stop early, and the best weights are published (`align.train.held_out`).
+    Returns steps, losses, tokens, what was held out, rows used and dropped by reason, and of `candidates` how many have the
+    tokens that were sampled.
     """
     began = time.monotonic()
     seed = arguments.prepare_process(seed, threads)
     from align.train import loop, trainers  # noqa: F401 - the imports are timed here
+    from align.train.held_out import Measuring, answers_loss
 
     clock = loop.Clock(began)
     clock.lap("import")
@@ -59,20 +63,26 @@ def train_sft(
     clock.lap("load")
     limit = ex.limit_of(config.max_tokens, checkpoint.context_of(policy))
     sampled = sampled_by(tokenizer, tokens)
-    kept, dropped = ex.encode_demonstrations(
-        tokenizer,
-        rows,
-        stops,
-        limit,
-        turns=config.turns,
-        candidates=candidates,
-        sampled=sampled,
-        mask_thinking=mask_thinking,
-    )
+
+    def encode(some: Sequence[tuple[list[Message], str, str]]) -> tuple[list[ex.Demonstration], list[Dropped]]:
+        return ex.encode_demonstrations(
+            tokenizer,
+            [(messages, answer) for messages, answer, _ in some],
+            stops,
+            limit,
+            turns=config.turns,
+            candidates=[candidate for _, _, candidate in some] if candidates else (),
+            sampled=sampled,
+            mask_thinking=mask_thinking,
+        )
+
+    told = [(*row, candidate) for row, candidate in zip(rows, candidates or [""] * len(rows), strict=True)]
+    apart = encoded_apart(encode, told, [opening(messages) for messages, _ in rows], config.held_out, "sft.held_out")
+    kept, measured, dropped = apart.learned, apart.measured, apart.dropped
     ex.write_dropped(out, dropped)
     sampled.say()
     ex.require_rows(kept, dropped, "demonstration")
-    ids = [row.prompt_ids + row.answer_ids for row in kept]
+    ids = [row.prompt_ids + row.answer_ids for row in [*kept, *measured]]
     ex.require_vocabulary(ids, size)
     make_paddable(tokenizer, stops, size)
     clock.lap("encode")
@@ -82,8 +92,16 @@ def train_sft(
     )
     trainer = _trainer(policy, tokenizer, [[kept[row] for row in pack] for pack in packs], config, options, dtype)
     clock.lap("set up")
-    inputs = loop.made_from(model, [[r.prompt_ids, r.labels] for r in kept], config, seed=seed, dtype=dtype)
-    metrics = loop.run_trainer(trainer, work=work, out=out, inputs=inputs, progress=progress)
+    inputs = loop.made_from(
+        model, [[r.prompt_ids, r.labels] for r in [*kept, *measured]], config, seed=seed, dtype=dtype
+    )
+    measuring = None
+    if measured:
+        steps = arguments.planned_steps(config, len(packs))
+        measuring = Measuring.of(
+            config, lambda: {"loss": answers_loss(trainer, measured, tokenizer.pad_token_id)}, apart.prompts, steps
+        )
+    metrics = loop.run_trainer(trainer, work=work, out=out, inputs=inputs, progress=progress, measuring=measuring)
     clock.lap("train")
     sequences = [(row.prompt_ids, row.answer_ids) for row in ex.spread(kept)]
     metrics |= verifying.publish_and_verify(

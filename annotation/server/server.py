@@ -3,6 +3,7 @@
 import random
 import re
 import secrets
+import shlex
 import shutil
 import time
 from collections import deque
@@ -92,6 +93,11 @@ def require_server(home: Path | None) -> None:
         )
 
 
+def verb_of(name: str, home: Path) -> str:
+    """A verb about the server of `home`, as one types it."""
+    return f"`align server {name}" + ("`" if home == _absolute(None) else f" --home {shlex.quote(str(home))}`")
+
+
 def start(
     home: Path | None = None,
     port: int | None = None,
@@ -126,19 +132,19 @@ def start(
             fresh = False
             if database not in (None, (read_json(home / SECRETS_FILE) or {}).get("database")):
                 raise ServiceError(
-                    "this server runs on another database", where=str(home), hint="run `align server stop` first"
+                    "this server runs on another database", where=str(home), hint=f"run {verb_of('stop', home)} first"
                 )
             if hosts is not None and sorted(set(hosts)) != _hosts(home):
                 raise ServiceError(
                     f"this server answers to {', '.join(_hosts(home)) or 'the names of loopback alone'}",
                     where=str(home),
-                    hint="run `align server stop` first",
+                    hint=f"run {verb_of('stop', home)} first",
                 )
             if port not in (None, 0, alive.port):
                 raise ServiceError(
                     f"this server runs at port {alive.port}, not at {port}",
                     where=str(home),
-                    hint="run `align server stop` first",
+                    hint=f"run {verb_of('stop', home)} first",
                 )
         _wait_until_ready(home, alive, begin + timeout, timeout)
     return ServerInfo(home, _url(alive.port), alive.pid, fresh, time.monotonic() - begin)
@@ -186,7 +192,9 @@ def logs(home: Path | None = None, lines: int = 50, *, follow: bool = False) -> 
     path = _absolute(home) / process.LOG_FILE
     if not path.exists():
         raise ServiceError(
-            "there is no log: this server was never started", where=str(path), hint="run `align server start`"
+            "there is no log: this server was never started",
+            where=str(path),
+            hint=f"run {verb_of('start', path.parent)}",
         )
     return _lines(path, lines, follow)
 
@@ -198,7 +206,7 @@ def credentials(home: Path | None = None) -> Credentials:
     known, settings = read_json(home / SECRETS_FILE), read_json(home / SETTINGS_FILE)
     if known is None or settings is None:
         raise ServiceError(
-            "this server was never started, so it has no owner", where=str(home), hint="run `align server start`"
+            "this server was never started, so it has no owner", where=str(home), hint=f"run {verb_of('start', home)}"
         )
     return Credentials(_url(settings["port"]), known["username"], known["password"], known["api_key"])
 
@@ -206,9 +214,10 @@ def credentials(home: Path | None = None) -> Credentials:
 def running_url(home: Path | None = None) -> str:
     """The address of the running server of `home`; ServiceError where it does not run."""
     require_server(home)
-    alive = process.running(_absolute(home))
+    home = _absolute(home)
+    alive = process.running(home)
     if alive is None:
-        raise ServiceError("this server does not run", where=str(_absolute(home)), hint="run `align server start`")
+        raise ServiceError("this server does not run", where=str(home), hint=f"run {verb_of('start', home)}")
     return _url(alive.port)
 
 
@@ -307,14 +316,14 @@ def _wait_until_ready(home: Path, alive: process.Process, deadline: float, timeo
             raise ServiceError(
                 f"Argilla's server died at its start: {reason(log)}",
                 where=str(log),
-                hint="run `align server logs` for the rest",
+                hint=f"run {verb_of('logs', home)} for the rest",
             )
         if time.monotonic() > deadline:
             process.terminate(alive)
             raise ServiceError(
                 f"Argilla's server did not answer within {timeout:.0f} s and was ended",
                 where=str(home),
-                hint="run `align server logs`; on a slow machine give it more time",
+                hint=f"run {verb_of('logs', home)}; on a slow machine give it more time (--timeout)",
             )
         time.sleep(0.1)
 

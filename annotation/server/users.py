@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,9 @@ def remove_user(place: Place, username: str, *, with_answers: bool = False) -> i
         raise ConfigError(f"{username!r} is the owner by whom this server is run", hint="the owner stays")
     found = [user for user in list_users(place) if user.username == username]
     if not found:
-        raise ConfigError(f"there is no user {username!r}", where=url, hint="see `align server users list`")
+        raise ConfigError(
+            f"there is no user {username!r}", where=url, hint=f"see `align server users list{_place_as_option(place)}`"
+        )
     answers = _count_answers(url, key, username)
     if answers and not with_answers:
         raise ServiceError(
@@ -104,6 +107,10 @@ def remove_user(place: Place, username: str, *, with_answers: bool = False) -> i
         )
     call(url, f"/api/v1/users/{found[0].id}", key=key, method="DELETE")
     return answers
+
+
+def _place_as_option(place: Place) -> str:
+    return "" if place is None else f" {'--server' if isinstance(place, str) else '--home'} {shlex.quote(str(place))}"
 
 
 def _connect(place: Place) -> tuple[str, str]:

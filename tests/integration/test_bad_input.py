@@ -124,8 +124,8 @@ def test_rows(refuse: Refuse, here: Path, verb: tuple[str, ...], text: str, said
     [
         ((*SFT, "none.jsonl"), r"sft: demonstrations: there is no file .*/none\.jsonl"),
         ((*DPO, "none.jsonl"), r"there is no such file: none\.jsonl; check the path.*"),
-        ((*ROLLOUT, "./none"), r"model\.path: there is no model folder './none'; give a local folder or .*"),
-        ((*ROLLOUT, "score.py"), r"model\.path: there is no model folder 'score\.py'; .*"),
+        ((*ROLLOUT, "./none"), r"--model: there is no model folder './none'; give a local folder or .*"),
+        ((*ROLLOUT, "score.py"), r"--model: there is no model folder 'score\.py'; .*"),
         ((*EVAL, "answers.jsonl", "--judge", "none.py:f"), r"none\.py:f: there is no file .*; did you mean score\.py\?"),
         ((*EVAL, "answers.jsonl", "--judge", "score.py:scor"), r".*/score\.py: 'scor' is not there; .*score.*"),
         ((*PUSH, "answers.jsonl", "--guidelines", "no.md"), r"annotate: guidelines: there is no file .*/no\.md"),
@@ -181,8 +181,8 @@ def write_pairs(folder: Path) -> Path:
 @pytest.mark.slow
 def test_a_model_without_a_chat_template(here: Path) -> None:
     assert one_sentence(*ROLLOUT, "mute", "type=transformers", cwd=here, code=2) == (
-        "align: model.chat_template: the tokenizer of 'mute' has no chat template; "
-        "set `model.chat_template: plain | chatml | file`"
+        "align: --chat-template: the tokenizer of 'mute' has no chat template; "
+        "set --chat-template plain, chatml or a Jinja file"
     )
     assert not (here / "out").exists()
 

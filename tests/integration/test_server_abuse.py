@@ -168,7 +168,9 @@ def test_the_name_of_a_proxy_is_told_once(killable_server: ArgillaServer) -> Non
         return httpx.get(f"{killable_server.url}/api/v1/version", headers=host, trust_env=False).status_code
 
     assert status() == 421
-    with pytest.raises(ServiceError, match=r"answers to the names of loopback alone; run `align server stop` first"):
+    with pytest.raises(
+        ServiceError, match=r"answers to the names of loopback alone; run `align server stop --home .*` first"
+    ):
         server.start(home, hosts=["label.example.org"])
     with pytest.raises(ConfigError, match=r"--host: 'https://label' is no host's name"):
         server.start(home, hosts=["https://label"])

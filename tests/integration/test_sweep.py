@@ -13,6 +13,7 @@ import pytest
 
 from align.config.base import Sampling
 from align.config.load import load_recipe
+from align.config.section import load_section
 from align.config.space import split_settings
 from align.config.training import Dpo
 from align.errors import ConfigError, DataError, StageError
@@ -227,6 +228,8 @@ def test_from_the_command_line_killed_in_the_middle(world: Path) -> None:
     assert kept == [1, 2, 3, 4, 5, 6], "as on the screen"
     best = load_recipe(world / "swept" / "best.yaml").recipe
     assert best.dpo is not None and best.dpo.learning_rate == result["best"]["learning_rate"] < 1e-2
+    alone = load_section(Dpo, [], file=world / "swept" / "best.yaml", keys=("dpo",))
+    assert alone == best.dpo, "`align dpo --config` takes the same"
     figure = (world / "swept" / "sweep.svg").read_text()
     assert figure.count("<circle") == 3 * 6 and "learning_rate, logarithmic" in figure
     assert (world / "swept" / "policy" / "model.safetensors").is_file()

@@ -245,7 +245,7 @@ def test_server_in_short(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("rounds", "override rounds: this override must read key=value; for example dpo.learning_rate=1e-4"),
+        ("rounds", "override rounds: this override must read key=value; for example rounds="),
         ("=3", "override =3: this override must read key=value"),
         ("dpo..beta=3", "override dpo..beta=3: this override must read key=value"),
         ("dpo.beta=", "override dpo.beta=: dpo.beta: must be a number above 0, found null"),
@@ -265,7 +265,7 @@ def test_one_section(folder: Path) -> None:
     for settings, said in (
         (["bta=1"], "setting bta=1: bta: unknown key; did you mean beta?"),
         (["beta=0"], "setting beta=0: beta: must be a number above 0, found 0"),
-        (["beta"], "setting beta: this setting must read key=value; for example dpo.learning_rate=1e-4"),
+        (["beta"], "setting beta: this setting must read key=value; for example beta=0.1"),
         (["batch_size=3", "micro_batch_size=2"], "dpo: `micro_batch_size` (2) must divide `batch_size` (3)"),
     ):
         with pytest.raises(ConfigError) as caught:
@@ -340,3 +340,55 @@ def test_a_world_that_was_not_made_yet(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_recipe(path)
     assert str(caught.value).count(f"; make it with `python {tmp_path}/world.py`") == 2
+
+
+def test_a_section_from_a_file_and_from_settings_over_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    file = folder / "best.yaml"
+    file.write_text("beta: 0.3\nlora: {r: 4}\nepochs: 2\n")
+    found = load_section(Dpo, ["beta=0.5", "lora.alpha=8"], file=file, keys=("dpo",))
+    assert (found.beta, found.epochs, found.lora and (found.lora.r, found.lora.alpha)) == (0.5, 2.0, (4, 8.0))
+    assert load_section(Dpo, ["dpo.beta=0.2"], keys=("dpo",)).beta == 0.2
+    file.write_text("mix: [{path: pairs.jsonl, share: 0.5}]\n")
+    found_sft = load_section(Sft, [], file=file, keys=("sft",), demonstrations=str(folder / "pairs.jsonl"))
+    assert found_sft.mix[0].path == folder / "pairs.jsonl", "from the file's folder on"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("beta: 0.3\nbeat: 1\n", "best.yaml:2: beat: unknown key; did you mean beta?"),
+        ("epochs: 1\n\nbeta: 0\n", "best.yaml:3: beta: must be a number above 0, found 0"),
+        (
+            "dpo:\n  beta: 0.3\n  trainer:\n    sead: 1\n",
+            "best.yaml:4: trainer.sead: unknown key; if seed is meant: use --seed",
+        ),
+        ("replay: 0.5\n", "best.yaml:1: replay has no use here; there are no earlier rounds"),
+        (
+            "sft: {epochs: 1}\n",
+            "best.yaml: there is no section dpo; it holds sft; a file for this command has the keys of dpo",
+        ),
+        ("- 1\n", "best.yaml: settings are a mapping of keys, found [1]"),
+        ("", "best.yaml: settings are a mapping of keys, found nothing"),
+    ],
+)
+def test_mistakes_in_a_file_of_settings(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str) -> None:
+    monkeypatch.chdir(folder)
+    Path("best.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_section(Dpo, [], file=Path("best.yaml"), keys=("dpo",), no_use={"replay": "there are no earlier rounds"})
+    assert str(caught.value) == said
+
+
+def test_a_recipe_as_a_file_of_settings(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What of it is not taken is said."""
+    file = folder / "recipe.yaml"
+    file.write_text("name: x\nseed: 3\ndpo: {beta: 0.4, replay: 0.5}\n")
+    found = load_section(Dpo, [], file=file, keys=("dpo",), no_use={"replay": "there are no earlier rounds"})
+    assert (found.beta, found.replay) == (0.4, 0.0)
+    assert caplog.messages == [f"{file}: of this recipe dpo is taken, but not name, seed, dpo.replay"]
+    with pytest.raises(ConfigError) as caught:
+        load_section(Dpo, [], file=folder / "none.yaml", keys=("dpo",))
+    assert str(caught.value) == (
+        f"there is no file of settings {folder}/none.yaml; check the path; relative ones start at the working directory"
+    )

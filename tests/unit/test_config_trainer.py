@@ -67,7 +67,7 @@ def test_what_passes_unchanged(kind: Any, mapping: dict[str, Any]) -> None:
 def test_every_problem_is_named() -> None:
     with pytest.raises(TrainerError) as caught:
         check_trainer("sft", {"max_step": 1, "optim": "sgd", "seed": 2})
-    assert [key for key, _ in caught.value.problems] == ["max_step", "seed"]
+    assert [key for key, _ in caught.value.problems("sft")] == ["max_step", "seed"]
 
 
 def test_owned_options_exist_in_trl() -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from align.cli.train import keep_dropped
+from align.cli.workplace import keep_dropped
 from align.config.recipe import Prompts
 from align.data.candidates import load_candidates
 from align.data.contamination import drop_held_out_demonstrations, drop_held_out_preferences, drop_held_out_thumbs
@@ -316,7 +316,7 @@ def test_what_is_no_number(value: object) -> None:
 def test_a_folder_is_called_a_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         load_preferences(tmp_path)
-    assert str(caught.value) == f"{tmp_path} is a folder; name the file of rows in it: .jsonl, .jsonl.gz or .parquet"
+    assert str(caught.value) == f"{tmp_path} is a folder; and it holds no file of rows (.jsonl, .jsonl.gz or .parquet)"
 
 
 def test_all_that_was_dropped_stands_in_one_file(tmp_path: Path) -> None:

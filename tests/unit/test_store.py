@@ -90,7 +90,7 @@ def test_lines_that_are_no_objects(tmp_path: Path, line: bytes, said: str) -> No
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert "there is no such file: none.jsonl" in complaint(tmp_path / "none.jsonl")
     (tmp_path / "folder.jsonl").mkdir()
-    assert "folder.jsonl is a folder; name the file of rows in it" in complaint(tmp_path / "folder.jsonl")
+    assert "folder.jsonl is a folder; and it holds no file of rows" in complaint(tmp_path / "folder.jsonl")
     for name, found in (("r.csv", "'.csv'"), ("r", "without a suffix"), ("r.json", "'.json'")):
         (tmp_path / name).touch()
         assert (

@@ -170,7 +170,7 @@ def test_load_tokenizer(tmp_path: Path):
 @pytest.mark.parametrize(
     ("own", "given", "says"),
     [
-        (None, None, "has no chat template; set `model.chat_template: plain | chatml | file`"),
+        (None, None, "has no chat template; set model.chat_template: plain, chatml or a Jinja file"),
         (None, "chatlm", "'chatlm' is no built-in chat template and no file"),
         (CHATML, "plain", "has a chat template of its own, and 'plain' is another"),
         ("{% for m in messages %}{{ m.role }}{% endfor %}", None, "leaves out the assistant's text"),
