@@ -87,7 +87,7 @@ def empty_model(checkpoint: Path, dtype: str, device: Any = "cpu", kind: str = "
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = buffer.to(device)
-    model.computes_on = torch.device(device)
+    model.computes_on, model.computes_in = torch.device(device), getattr(torch, dtype)
     return model.eval()
 
 
@@ -167,7 +167,7 @@ def stored_parts(checkpoint: Path, dtype: str) -> Iterator[dict[str, Tensor]]:
     model = empty_model(checkpoint, dtype)
     fill = Stored(checkpoint, model)
     for _, names in _parts(model):
-        empty = {name: _weight(model, name) for name in names}
+        empty = {name: w for name in names if (w := _weight(model, name)).is_meta}
         fill(model, names)
         yield {name: _weight(model, name).data for name in names}
         for name, weights in empty.items():
@@ -191,11 +191,11 @@ def filled_in_turn(model: Any, fill: Fill) -> Iterator[None]:
     """Inside the block each part of an `empty_model` has its weights while it computes; what did not is read at its end,
     for weights that no forward pass asks for have to be whole too."""
     guard, parts, read = _no_absent(), _parts(model), set[int]()
-    empty = [{name: _weight(model, name) for name in names} for _, names in parts]
+    empty = [{name: w for name in names if (w := _weight(model, name)).is_meta} for _, names in parts]
 
     def filled(number: int) -> None:
         with guard.resting():
-            if number not in read or any(_weight(model, name).is_meta for name in parts[number][1]):
+            if number not in read or any(_weight(model, name).is_meta for name in empty[number]):
                 fill(model, parts[number][1])
         read.add(number)
 
@@ -297,7 +297,7 @@ class Stored:
     """
 
     def __init__(self, checkpoint: Path, model: Any) -> None:
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
@@ -316,7 +316,7 @@ class Stored:
             try:
                 with safe_open(file, framework="pt") as weights:  # type: ignore[no-untyped-call]
                     keys = list(weights.keys())
-            except Exception as error:
+            except (SafetensorError, OSError) as error:
                 raise self._damaged(f"{file.name} cannot be read ({error})") from error
             for key in keys:
                 name, _ = rename_source_key(key, renamings, converters, model.base_model_prefix, shapes)
@@ -339,13 +339,13 @@ class Stored:
 
     def _load(self, model: Any, keys: Sequence[str]) -> set[str]:
         """Put what these stored tensors make into the model; the names of all its weights that they do not make."""
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import convert_and_load_state_dict_in_model
         from transformers.modeling_utils import LoadStateDictConfig
 
         how = LoadStateDictConfig(
-            dtype=model.dtype, dtype_plan=model._get_dtype_plan(model.dtype), device_map={"": model.computes_on},
+            dtype=model.computes_in, dtype_plan=model._get_dtype_plan(model.computes_in), device_map={"": model.computes_on},
             weight_mapping=get_model_conversion_mapping(model),
         )  # fmt: skip
         with ExitStack() as stack:
@@ -357,7 +357,7 @@ class Stored:
                 slices = {key: files[self._files[key]].get_slice(key) for key in keys}
                 stack.enter_context(_no_bars())
                 told, _ = convert_and_load_state_dict_in_model(model, slices, how)
-            except Exception as error:
+            except (SafetensorError, OSError) as error:
                 raise self._damaged(
                     f"{keys[0]} and others cannot be read ({str(error).splitlines()[0][:200]})"
                 ) from error

@@ -21,8 +21,8 @@ SIZES = {
     "short": {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6, "vocab_size": 8000},
 }
 SEQUENCES = [(list(range(5, 21)), list(range(30, 38))), (list(range(50, 60)), list(range(70, 78)))]
-GOAL = 0.5
-"""Copies of the model at most: less than one, whatever is done."""
+GOAL = 1.0
+"""Copies of the model at most beside the one that is there. The short model is so small that fixed costs count."""
 WAYS = {
     "check": ["by layers", "whole"],
     "check with parent and first policy": ["by layers", "whole"],

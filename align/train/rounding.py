@@ -179,17 +179,23 @@ def best_draw(model: Any, source: Path, logps: Logps) -> Draw | None:
 
     if sum(weights.numel() for weights in model.parameters()) * 4 > MEASURED_BYTES:
         return None
+    bare = model.base_model.model if _is_lora(model) else model
+    stored = bare.state_dict(keep_vars=True)
+    buffers = {name: buffer for name, buffer in bare.named_buffers() if name in stored}
+
+    def under(weights: Weights) -> Tensor:
+        return logps(given(lambda name: buffers[name] if name in buffers else weights(name)))
+
     exact = _trained_weights(model)
     with torch.no_grad():
         if _is_lora(model):  # its base may have been rounded when it was loaded
-            own = _own_weights(model)
-            before = logps(given(lambda name: None if name not in own else own[name].detach().float()))
+            before = under(_trained_weights(model, adapted=False))
         else:
             before = logps(Stored(source, empty_model(source, "float32")))
-        trained = logps(given(exact))
+        trained = under(exact)
         found: list[tuple[float, Draw]] = []
         for number in range(DRAWS):
-            told = logps(given(_rounded(exact, number)))
+            told = under(_rounded(exact, number))
             found.append((float((told - trained).square().sum()), Draw(number, share_of(before, trained, told), told)))
     return min(found, key=lambda pair: pair[0])[1]
 
@@ -202,29 +208,26 @@ def _rounded(exact: Weights, draw: int) -> Weights:
     return rounded
 
 
-def _trained_weights(model: Any) -> Weights:
-    """A trained model's weights in float32 by their names, under LoRA with what the adapter adds; None for other names."""
-    own = _own_weights(model)
-    adapted = {f"{name}.weight": layer for name, layer in lora_layers(model).items()} if _is_lora(model) else {}
+def _trained_weights(model: Any, *, adapted: bool = True) -> Weights:
+    """A trained model's weights in float32 by the names that they have without an adapter, and with what it adds to them
+    where they are `adapted`; None for other names."""
+    if not _is_lora(model):
+        own, layers = dict(model.named_parameters()), dict[str, Any]()
+    else:
+        named = model.base_model.model.named_parameters()
+        own = {name.replace(".base_layer", ""): weights for name, weights in named if ".lora_" not in name}
+        layers = {f"{name}.weight": layer for name, layer in lora_layers(model).items()} if adapted else {}
 
     def exact(name: str) -> Tensor | None:
         if name not in own:
             return None
-        weights = own[name].detach().float()
-        if name in adapted:
-            for adapter in adapted[name].active_adapters:
-                weights = weights + adapted[name].get_delta_weight(adapter).float()
+        weights: Tensor = own[name].detach().float()
+        if name in layers:
+            for adapter in layers[name].active_adapters:
+                weights = weights + layers[name].get_delta_weight(adapter).float()
         return weights
 
     return exact
-
-
-def _own_weights(model: Any) -> dict[str, Tensor]:
-    """A model's parameters by the names that they have without an adapter."""
-    if not _is_lora(model):
-        return dict(model.named_parameters())
-    named = model.base_model.model.named_parameters()
-    return {name.replace(".base_layer", ""): weights for name, weights in named if ".lora_" not in name}
 
 
 def _is_lora(model: Any) -> bool:

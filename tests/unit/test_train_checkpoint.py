@@ -11,6 +11,7 @@ from align.errors import ConfigError, StageError
 from align.store import checkpoint_id, folder_files
 from align.text import CHATML, encode_prompt, load_tokenizer
 from align.train import checkpoint, publishing, rounding, verifying
+from tests.families import make_family
 from tests.tiny import make_tiny_model, make_tokenizer
 
 PROMPT_AND_ANSWER = [([5, 6, 7], [8, 9, 2]), ([10, 11], [12, 2])]
@@ -220,10 +221,13 @@ def test_a_published_checkpoint_that_differs_is_noticed(mine: Path) -> None:
         verifying.verify_published(mine, not_a_number, PROMPT_AND_ANSWER, dtype="float32", device="cpu")
 
 
-def publish(parent: Path, out: Path, dtype: str) -> dict[str, float]:
+def publish(parent: Path, out: Path, dtype: str, *, lora: bool = False) -> dict[str, float]:
     import torch
+    from peft import LoraConfig, get_peft_model
 
-    model = checkpoint.load_model(parent, "float32")
+    model: Any = checkpoint.load_model(parent, dtype if lora else "float32")
+    if lora:
+        model = get_peft_model(model, LoraConfig(target_modules=["o_proj"], init_lora_weights=False))
     with torch.no_grad():
         for weights in model.parameters():
             weights.mul_(1.01)
@@ -280,3 +284,27 @@ def test_what_is_wrong_with_a_published_folder_is_found(
         match=r"the published checkpoint differs from the trained model|it lacks model.layers.0|cannot be read",
     ):
         publish(parent, tmp_path / "out", dtype)
+
+
+@pytest.mark.parametrize("lora", [True, False])
+@pytest.mark.parametrize("measured", [True, False])
+def test_a_router_whose_bias_is_no_parameter_is_published_and_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: bool, lora: bool
+) -> None:
+    """DeepSeek's experts are chosen by a stored buffer, which no draw of the rounding touches."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    given, name = make_family(tmp_path / "given", "deepseek"), "model.layers.1.mlp.gate.e_score_correction_bias"
+    weights = load_file(given / "model.safetensors")
+    assert weights[name].tolist() == [0.0, 0.0]
+    loud = {key: one * 20 if ".experts." in key else one for key, one in weights.items()}
+    loud[name] = torch.tensor([-7.3, 7.3])
+    save_file(loud, given / "model.safetensors", metadata={"format": "pt"})
+    parent = bring(given, tmp_path / "parent", dtype="bfloat16")
+    if not measured:
+        monkeypatch.setattr(rounding, "MEASURED_BYTES", 1000)
+    found = publish(parent, tmp_path / "out", "bfloat16", lora=lora)
+    assert found["reload_logp_difference"] < (1e-5 if measured else 0.05)
+    kept = load_file(tmp_path / "out" / "model.safetensors")[name]
+    assert kept.tolist() == pytest.approx([-7.3, 7.3], abs=0.05)
