@@ -34,6 +34,11 @@ THINKING = typer.Option(
     "--hide-thinking",
     help="Leave answers' thoughts out of the loss (not ppo and rloo): they are seen, not learned.",
 )
+SAMPLED = typer.Option(
+    None,
+    "--rollouts",
+    help="The folder of `align rollout` with these answers, to train on the tokens that were sampled.",
+)
 DTYPE = typer.Option("float32", "--dtype", help="Weights' type; use bfloat16 on a GPU.")
 SEED = typer.Option(0, "--seed", min=0, max=2**32 - 1, help="Every random choice depends on it and on content.")
 THREADS = typer.Option(None, "--threads", min=1, help="CPU threads; all cores where not given.", show_default=False)
@@ -105,6 +110,7 @@ class Order:
     seed: int
     threads: int | None
     mask_thinking: bool = False
+    rollouts: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +245,7 @@ def verb_on_rows(verb: Verb) -> Callable[..., None]:
         chat_template_kwargs: str = KWARGS,
         date: str = DATE,
         hide_thinking: bool = THINKING,
+        rollouts: Path = SAMPLED,
         dtype: Dtype = DTYPE,
         seed: int = SEED,
         threads: int = THREADS,
@@ -248,7 +255,12 @@ def verb_on_rows(verb: Verb) -> Callable[..., None]:
     ) -> None:
         chat = chat_of(chat_template, replace_chat_template, chat_template_kwargs, date)
         given = Given(model, out, revision, chat, dtype, seed, threads, nproc, accelerate, as_json)
-        _train(Order(verb.name, settings or [], str(file), [], dtype, seed, threads, hide_thinking), given)
+        _train(
+            Order(
+                verb.name, settings or [], str(file), [], dtype, seed, threads, hide_thinking, _sampled(verb, rollouts)
+            ),
+            given,
+        )
 
     command.__doc__ = verb.help
     return command
@@ -282,6 +294,15 @@ def online_verb(verb: Verb) -> Callable[..., None]:
 
     command.__doc__ = verb.help
     return command
+
+
+def _sampled(verb: Verb, rollouts: Path | None) -> str | None:
+    if rollouts is not None and verb.name == "sft":
+        from align.errors import ConfigError
+
+        what = "demonstrations are learned as they are written, and were not sampled"
+        raise ConfigError(what, where="--rollouts", hint="leave it out; `align best-of-n` learns a model's own answers")
+    return str(rollouts) if rollouts is not None else None
 
 
 def _train(order: Order, given: Given) -> None:
@@ -342,6 +363,8 @@ def learn(
     lesson: Lesson, model: Path, *, out: Path, work: Path, progress: Callable[[int, int], None]
 ) -> dict[str, Any]:
     """Train the checkpoint `model`, in this process, into `out`."""
+    from align.data.candidates import load_tokens
+
     order = lesson.order
     scorer, critic = _scored(order, lesson.config)
     metrics = lesson.train(
@@ -355,6 +378,7 @@ def learn(
         report_to=[],
         threads=order.threads,
         **({"mask_thinking": True} if order.mask_thinking else {}),
+        **({"tokens": load_tokens(Path(order.rollouts))} if order.rollouts is not None else {}),
         out=out,
         work=_work_of(order, work),
         progress=progress,
