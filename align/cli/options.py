@@ -28,6 +28,11 @@ THINKING = typer.Option(
     "--hide-thinking",
     help="Leave answers' thoughts out of the loss (not ppo and rloo): they are seen, not learned.",
 )
+SAMPLED = typer.Option(
+    None,
+    "--rollouts",
+    help="The folder of `align rollout` with these answers, to train on the tokens that were sampled.",
+)
 DTYPE = typer.Option("float32", "--dtype", help="Weights' type; use bfloat16 on a GPU.")
 SEED = typer.Option(0, "--seed", min=0, max=2**32 - 1, help="Every random choice depends on it and on content.")
 THREADS = typer.Option(None, "--threads", min=1, help="CPU threads; all cores where not given.", show_default=False)

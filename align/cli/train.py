@@ -24,6 +24,7 @@ from align.cli.options import (
     REPLACE,
     REVISION,
     REWARD,
+    SAMPLED,
     SEED,
     SETTINGS,
     TEMPLATE,
@@ -80,6 +81,7 @@ def verb_on_rows(method: Method, says: str, option: Any) -> Callable[..., None]:
         chat_template_kwargs: str = KWARGS,
         date: str = DATE,
         hide_thinking: bool = THINKING,
+        rollouts: Path = SAMPLED,
         dtype: Dtype = DTYPE,
         seed: int = SEED,
         threads: int = THREADS,
@@ -98,6 +100,7 @@ def verb_on_rows(method: Method, says: str, option: Any) -> Callable[..., None]:
             seed=seed,
             threads=threads,
             mask_thinking=hide_thinking,
+            rollouts=_sampled(method, rollouts),
         )
         _train(request, Given(model, out, revision, chat, nproc, accelerate, as_json))
 
@@ -148,6 +151,15 @@ def online_verb(method: Method, says: str) -> Callable[..., None]:
 
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
+
+
+def _sampled(method: Method, rollouts: Path | None) -> str | None:
+    if rollouts is not None and method.name == "sft":
+        from align.errors import ConfigError
+
+        what = "demonstrations are learned as they are written, and were not sampled"
+        raise ConfigError(what, where="--rollouts", hint="leave it out; `align best-of-n` learns a model's own answers")
+    return _text(rollouts)
 
 
 def _train(request: TrainRequest, given: Given) -> None:

@@ -4,10 +4,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from align.data.messages import BadRowError, excerpt, in_full, prompt_of
-from align.data.preferences import is_number
+from align.data.preferences import GIVEN, is_number
 from align.data.rows import Row, lacking, say_ignored
 from align.errors import DataError
+from align.sampled import TOKENS, TOKENS_FILE, read_tokens
 from align.store import read_rows
 from align.types import SCHEMAS, Candidate, Message, Prompt, candidate_id, prompt_id
 
@@ -37,6 +41,20 @@ def load_candidates(path: Path) -> tuple[list[Prompt], list[Candidate]]:
         raise DataError("the file has no rows", where=str(path))
     say_ignored(path, ignored, len(candidates))
     return list(prompts.values()), candidates
+
+
+def load_tokens(folder: Path) -> pa.Table:
+    """What the answers in a folder of `align rollout` were sampled as (`align.sampled.TOKENS`), by the ids that these answers
+    have in files of pairs and thumbs. Raises DataError where the folder has no tokens."""
+    tokens = read_tokens([folder])
+    if tokens is None:
+        raise DataError(
+            f"there is no {TOKENS_FILE}", where=str(folder), hint="name a folder that `align rollout` wrote"
+        )
+    given = {c.id: candidate_id(c.prompt_id, c.text, GIVEN) for c in load_candidates(folder / "candidates.jsonl")[1]}
+    names = pa.array([given.get(name) for name in tokens["candidate"].to_pylist()], pa.string())
+    named = tokens.set_column(0, TOKENS.field(0), names)
+    return named.filter(pc.is_valid(named["candidate"]))
 
 
 def _candidate(row: dict[str, Any]) -> tuple[list[Message], Candidate]:

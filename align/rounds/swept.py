@@ -77,7 +77,8 @@ def subject_of_recipe(loaded: Loaded, run: Path, section: str, *, model: Path, s
     tuning = tuning[: recipe.evaluate.prompts]
     parent, rows, more = _lesson(recipe, run, section, model, train_side)
     rows = rows_left(rows, tuning)
-    given = {"dtype": recipe.model.dtype, "threads": recipe.threads, **more}
+    hidden = {"mask_thinking": True} if "loss" in recipe.model.hide_thinking else {}
+    given = {"dtype": recipe.model.dtype, "threads": recipe.threads, **hidden, **more}
     limit = start.max_prompt_tokens if isinstance(start, Online) else recipe.rollouts.max_prompt_tokens
     return Subject(
         start=start,

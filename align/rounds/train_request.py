@@ -27,6 +27,7 @@ class TrainRequest:
     seed: int
     threads: int | None
     mask_thinking: bool = False
+    rollouts: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,8 @@ def read_request(request: TrainRequest) -> TrainJob:
 
 def train_job(job: TrainJob, model: Path, *, out: Path, work: Path, progress: Progress) -> dict[str, Any]:
     """Train the checkpoint `model`, in this process, into `out`."""
+    from align.data.candidates import load_tokens
+
     request = job.request
     scorer, critic = _scored(request, job.config)
     metrics = job.train(
@@ -84,6 +87,7 @@ def train_job(job: TrainJob, model: Path, *, out: Path, work: Path, progress: Pr
         report_to=[],
         threads=request.threads,
         **({"mask_thinking": True} if request.mask_thinking else {}),
+        **({"tokens": load_tokens(Path(request.rollouts))} if request.rollouts is not None else {}),
         out=out,
         work=_work_of(request, work),
         progress=progress,

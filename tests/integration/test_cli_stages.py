@@ -161,6 +161,23 @@ def test_two_models_at_two_temperatures_in_one_call(ours: Path) -> None:
     assert all(re.fullmatch(r"sample \d has a higher score, or came first", reason) for reason in rejected)
 
 
+def test_pairs_of_a_file_train_on_the_tokens_that_rollout_drew(ours: Path, answers: Path) -> None:
+    by_prompt: dict[str, list[Any]] = {}
+    for _, row in read_rows(answers):
+        by_prompt.setdefault(row["prompt_id"], []).append(row)
+    pairs = [
+        {"prompt": one["messages"], "chosen": one["text"], "rejected": other["text"]}
+        for one, other in (two for two in by_prompt.values() if len(two) == 2)
+    ]
+    write_jsonl(ours / "drawn.jsonl", pairs)
+    verb = ("dpo", "--model", "model", "--preferences", "drawn.jsonl", "--threads", "1", "batch_size=8")
+    told = json_of(*verb, "--rollouts", "answers", "--out", "as-drawn", cwd=ours)
+    assert told["answers"]["as_sampled"] > told["answers"]["encoded"]
+    assert json_of(*verb, "--out", "as-written", cwd=ours)["answers"]["as_sampled"] == 0
+    done = align(*verb, "--rollouts", "desk-of-nobody", "--out", "no", cwd=ours, expect=2)
+    assert "there is no tokens.parquet" in done.stderr
+
+
 def label(folder: Path, key: str, outcomes: list[str]) -> None:
     """A person answers the first tasks of a folder."""
     desk = open_desk(folder)

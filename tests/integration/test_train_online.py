@@ -288,6 +288,7 @@ def test_the_methods_of_trls_that_we_replace_or_call(method: str, parent: Path, 
     expected = {
         "_get_train_sampler": ["dataset"],
         "_tokenize_prompts": ["prompts"],
+        "_generate": ["prompts"],
         "_generate_and_score_completions": ["inputs"],
         "_calculate_rewards": ["inputs", "prompts", "completions", "completion_ids_list"],
         "_send_telemetry": [],

@@ -83,14 +83,15 @@ def trainer_on(judge: Path, rows: list[Preference], at: Path, **changes: Any) ->
     """Our trainer around a reward model that has learned already, so that scores are not 0."""
     from align.text import load_tokenizer, padding_id, stop_token_ids
     from align.train import arguments
-    from align.train.examples import Limit
+    from align.train.examples import Limit, Pair, pairs_of
     from reward import train as module
 
     config = RewardModel(batch_size=len(rows), **changes)
     tokenizer = load_tokenizer(judge)
     stops = stop_token_ids(tokenizer, judge)
-    kept, dropped = module._encode(tokenizer, rows, stops, Limit(400, ""))
-    assert not dropped
+    pairs = pairs_of(tokenizer, rows, stops, Limit(400, ""))
+    kept = [(pair, row.margin) for pair, row in zip(pairs, rows, strict=True) if isinstance(pair, Pair)]
+    assert len(kept) == len(rows)
     options = arguments.trainer_options(
         config, rows=len(kept), seed=0, dtype="float32", report_to=[], out=at, work=at / "work"
     )

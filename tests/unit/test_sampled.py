@@ -156,3 +156,28 @@ def test_tokens_go_with_the_candidates_that_are_passed_on(tmp_path: Path) -> Non
     sampled = sampled_by(tokenizer, tokens_of(job))
     assert (sampled.ids_of("b"), sampled.ids_of("c")) == (drawn["b"], None)
     assert tokens_of(replace(job, inputs={"preferences": rollouts / "no"})) is None
+
+
+def test_answers_of_a_file_are_found_in_the_folder_that_they_come_from(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    from align.data.candidates import load_tokens
+    from align.data.preferences import load_preferences
+    from align.errors import DataError
+    from align.store import write_rows
+    from align.types import candidate_id, prompt_id
+
+    tokenizer = byte_level(tmp_path / "t")
+    drawn, text = ids(tokenizer, "Par", "is"), "Paris"
+    rolled = tmp_path / "rolled"
+    rolled.mkdir()
+    with pytest.raises(DataError, match=r"there is no tokens\.parquet"):
+        load_tokens(rolled)
+    write_rows(rolled / "candidates.jsonl", [{"messages": ASK, "text": text, "checkpoint": "c1"}])
+    pq.write_table(
+        table(tokenizer, {candidate_id(prompt_id(ASK), text, "c1"): drawn, "x": drawn}), rolled / "tokens.parquet"
+    )
+    write_rows(tmp_path / "pairs.jsonl", [{"prompt": "Where?", "chosen": "Paris", "rejected": "Pa"}])
+    rows, _ = load_preferences(tmp_path / "pairs.jsonl")
+    (row,), _ = ex.encode_preferences(tokenizer, rows, [END], WIDE, sampled_by(tokenizer, load_tokens(rolled)))
+    assert (row.chosen_ids, row.rejected_ids) == (drawn, ids(tokenizer, "Pa"))

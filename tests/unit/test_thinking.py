@@ -182,6 +182,41 @@ def test_answers_that_differ_in_hidden_thoughts_alone_are_one() -> None:
         assert blind_tasks([prompt], *sides, round=1, count=9, overlap=1, seed=0, hide_thinking=hide)[1] == same
 
 
+def test_a_folder_of_tasks_remembers_what_it_hides_and_exports_what_was_shown(tmp_path: Path) -> None:
+    from align.rounds.desk import make_desk
+    from align.rounds.export import _judgement
+    from align.rounds.labelling import desk_of_folder
+    from align.types import Judgement
+
+    rows = [{"messages": ASK, "text": text} for text in (THINK + "Yes.", "No.")]
+    (tmp_path / "candidates.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, hide in (("open", False), ("hidden", True)):
+        make_desk(tmp_path / name, tmp_path / "candidates.jsonl", Annotate(), seed=0, hide_thinking=hide)
+        make_desk(tmp_path / name, tmp_path / "candidates.jsonl", Annotate(), seed=0, hide_thinking=hide)
+        with pytest.raises(ConfigError, match="was not made from these candidates with these options"):
+            make_desk(tmp_path / name, tmp_path / "candidates.jsonl", Annotate(), seed=0, hide_thinking=not hide)
+        desk = desk_of_folder(tmp_path / name)
+        assert desk.form.hide_thinking is hide
+        said = Judgement("j", desk.tasks[0].id, "pair", "ann", 0, "a")
+        exported = _judgement(said, desk.tasks[0], None, desk.hide_thinking)["answers"]
+        assert ("Yes." in exported) is hide
+
+
+def test_simulated_annotators_see_what_people_see() -> None:
+    from align.config.recipe import Persona
+    from annotation.simulate import plan
+
+    (task,) = asked(True, THINK + "Yes.", "No.")
+    seen: list[str] = []
+
+    def utility(_: Any, texts: list[str]) -> list[float]:
+        seen.extend(texts)
+        return [float(len(text)) for text in texts]
+
+    plan([task], [Persona(name="ann")], utility, seed=0, form=form_of(Annotate(), True))
+    assert sorted(seen) == ["No.", "Yes."]
+
+
 def test_the_key_is_in_what_it_changes_and_nowhere_else(tmp_path: Path) -> None:
     from align.rounds.fingerprint import Fingerprints
     from align.rounds.plan import Stage, make_plan
