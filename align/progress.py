@@ -39,14 +39,14 @@ class TimeLeft:
 
 
 def besides(said: str, left: float | None) -> str:
-    """What follows behind a count: what is said of the work, and the time left where it is known.
+    """What stands behind a count: what is said of the work, and the time left where it is known.
 
     >>> besides("loss 0.6931", 75), besides("", 3.2), besides("", None)
-    ('; loss 0.6931; about 1 min 15 s left', '; about 4 s left', '')
+    ('loss 0.6931; about 1 min 15 s left', 'about 4 s left', '')
     """
     whole = None if left is None else math.ceil(left)
     about = "" if whole is None else f"{whole} s" if whole < 60 else duration(whole)
-    return (f"; {said}" if said else "") + (f"; about {about} left" if about else "")
+    return "; ".join(part for part in (said, f"about {about} left" if about else "") if part)
 
 
 def line(name: str, done: int, total: int, said: str, left: float | None) -> str:
@@ -54,4 +54,5 @@ def line(name: str, done: int, total: int, said: str, left: float | None) -> str
     >>> line("dpo", 3, 40, "loss 0.6931", 75)
     'dpo: 3 of 40; loss 0.6931; about 1 min 15 s left'
     """
-    return f"{name}: {done} of {total}{besides(said, left)}"
+    rest = besides(said, left)
+    return f"{name}: {done} of {total}" + (f"; {rest}" if rest else "")

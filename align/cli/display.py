@@ -115,10 +115,10 @@ def _lines() -> "Tell":
     left, said_at = TimeLeft(), time.monotonic()
 
     def tell(event: "Event") -> None:
-        nonlocal said_at
+        nonlocal left, said_at
         sentence = _sentence(event)
         if event.kind == "start":
-            said_at = time.monotonic()
+            left, said_at = TimeLeft(), time.monotonic()
         if event.kind == "progress":
             seconds = left.seconds(event.done, event.total)
             if time.monotonic() - said_at >= RUN_SECONDS:
@@ -155,6 +155,9 @@ def _bars() -> Iterator[Callable[["Event"], None]]:
         left = TimeLeft()
 
         def tell(event: "Event") -> None:
+            nonlocal left
+            if event.kind == "start":
+                left = TimeLeft()
             if event.kind in ("start", "progress", "labelling"):
                 total, told = event.total or None, ""
                 if event.kind == "progress":

@@ -159,7 +159,8 @@ class Clock:
 
 def figure(logs: dict[str, Any]) -> str:
     """What a logged step says of how training goes: the reward where one is raised, else the loss."""
-    name = "reward" if logs.get("reward") is not None else "loss"
+    reward = logs.get("reward")
+    name = "reward" if reward is not None and math.isfinite(reward) else "loss"
     return f"{name} {significant(logs[name])}"
 
 

@@ -47,8 +47,8 @@ def test_steps_of_before_a_kill_and_other_work_do_not_count() -> None:
 def test_a_line_has_what_is_known() -> None:
     assert line("dpo", 3, 40, "loss 0.6931", 75) == "dpo: 3 of 40; loss 0.6931; about 1 min 15 s left"
     assert line("rollout", 3, 40, "", None) == "rollout: 3 of 40"
-    assert besides("reward −0.25", None) == "; reward −0.25"
-    assert (besides("", 3.2), besides("", 59.5)) == ("; about 4 s left", "; about 1 min 0 s left")
+    assert besides("reward −0.25", None) == "reward −0.25"
+    assert (besides("", 3.2), besides("", 59.5)) == ("about 4 s left", "about 1 min 0 s left")
 
 
 def test_a_verb_says_loss_and_time_left_on_its_lines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +104,7 @@ def test_a_trainers_step_is_told_with_its_own_figure() -> None:
 
     assert figure({"loss": 0.693147, "rewards/margins": 1.0}) == "loss 0.6931"
     assert figure({"loss": 0.01, "reward": -0.25}) == "reward −0.25"
-    assert figure({"loss": 0.01, "reward": None}) == "loss 0.01"
+    assert figure({"loss": 0.01, "reward": None}) == figure({"loss": 0.01, "reward": float("nan")}) == "loss 0.01"
 
 
 def metrics(path: Any, told: list[Any]) -> Any:
