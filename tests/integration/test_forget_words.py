@@ -201,7 +201,7 @@ def test_a_server_that_refuses_is_named(tmp_path: Path, argilla_server: ArgillaS
     assert (done.answers, done.remains) == (
         0,
         [
-            f"an answer in {desk.dataset} at {argilla_server.url}: the API key's user may not delete; whoever runs that "
+            f"an answer in {desk.title} at {argilla_server.url}: the API key's user may not delete; whoever runs that "
             "server can delete it",
             f"deleted rows, logs and an index at {argilla_server.url}, a server that is not ours: ask whoever runs it to "
             "erase them",
