@@ -162,7 +162,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         control.should_log = logs  # the step's own metrics are still to be written
         if rank() == 0 and self.trainer.args.disable_tqdm:
             said = f"  accuracy {rate['mean']:.3f} [{rate['low']:.3f}, {rate['high']:.3f}]" if rate else ""
-            print(f"step {state.global_step}: held-out loss {found['loss']:.4f}{said}", file=sys.stderr, flush=True)
+            print(f"step {state.global_step}: held-out loss {found['loss']:.4g}{said}", file=sys.stderr, flush=True)
 
     def _keep(self, step: int) -> None:
         if rank() > 0:
