@@ -7,6 +7,7 @@ its `exit_code`. Anything else that escapes is a defect of ours (exit code 1).
 EXIT_OURS = 1
 EXIT_USER = 2
 EXIT_WAITING = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, people have not finished yet
+EXIT_BLOCKED = 76  # a stage has found a reason why the run must not go on
 
 
 class AlignError(Exception):

@@ -5,7 +5,7 @@ the same name is for the small ends. `to_table` and `from_table` convert. Ids ar
 times are attributes and never part of an id.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal, TypedDict, TypeVar
 
@@ -43,6 +43,12 @@ class Message(TypedDict):
 
     role: str
     content: str
+
+
+Score = Callable[[Sequence[list[Message]], Sequence[str]], list[float | None]]
+"""(prompts, answers) → one score for each answer, higher is better; None is an answer that cannot be scored."""
+Summary = dict[str, Any]
+"""What a stage or a training says of itself: JSON-able values by name."""
 
 
 class Rating(TypedDict):

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from align.intervals import wilson
 from align.types import FLAGS, LETTERS, OUTCOMES, STRENGTHS, Judgement, Task
 from annotation.compile import latest
-from annotation.crowd.people import wilson
 from annotation.crowd.reading import KINDS, TRAINABLE
 from annotation.kappa import Level, Sums, Values, alpha, cohen, estimate, fleiss, percent, resample, sums
 
@@ -20,7 +20,7 @@ MOST_COUPLES = 100
 """Couples of annotators with a kappa of their own: those who share most tasks."""
 SAME = "all answers are the same, so chance agreement is complete"
 
-__all__ = ["krippendorff_alpha", "summary", "sway", "wilson"]
+__all__ = ["krippendorff_alpha", "summary", "sway"]
 
 
 def summary(tasks: list[Task], judgements: list[Judgement]) -> dict[str, Any]:

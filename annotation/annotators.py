@@ -8,9 +8,9 @@ from datetime import datetime
 from statistics import median
 from typing import Any
 
+from align.intervals import wilson
 from align.types import Judgement, Task
 from annotation.backend import Progress
-from annotation.crowd.people import wilson
 
 PAUSE = 300.0
 """Seconds; whoever lets more time than this pass between two answers was away."""

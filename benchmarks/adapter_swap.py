@@ -154,7 +154,7 @@ def busy(generator, requests: Sequence) -> Iterator[None]:
 
 
 def opened(policies: Sequence[Path], number: int):
-    from rollouts.engine import open_generator
+    from rollouts.engines import open_generator
 
     return open_generator(
         "server", policies[number], dtype="float32", max_tokens_total=160, threads=1, ancestors=policies[:number][::-1]

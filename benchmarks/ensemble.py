@@ -298,7 +298,7 @@ def judged(world: str, way: str, seeds: Sequence[Sequence[dict[str, Any]]]) -> d
 def one_run(what: str, members: int, folder: Path, threads: int) -> dict[str, float]:
     """One training or scoring of support-desk, in this process: seconds, processor seconds, MiB above the imports."""
     from reward import trainer  # noqa: F401 - what is measured begins after the imports
-    from reward.model import load_scorer
+    from reward.load import load_scorer
     from reward.train import train_reward
 
     policy = desk.sft_policy(folder / "policy")

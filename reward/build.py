@@ -28,6 +28,7 @@ class GuardedScorer:
     """A Scorer by one of `reward.checks`, in a process that can be killed. With `solutions` (prompt id → solution) the
     check is of solution and answer."""
 
+    id: str
     guard: Guard
     solutions: dict[str, str] | None = None
 
@@ -38,6 +39,10 @@ class GuardedScorer:
         """For each answer its score, or why there is none: the check took too long or failed, or the solution is not
         known."""
         return [self._one(messages, answer) for messages, answer in zip(prompts, answers, strict=True)]
+
+    def close(self) -> None:
+        """End the process."""
+        self.guard.close()
 
     def _one(self, messages: list[Message], answer: str) -> float | str:
         answer = split_thoughts(answer)[1]
@@ -51,12 +56,20 @@ class GuardedScorer:
 class LengthScorer:
     """A Scorer by `reward.checks.band`."""
 
+    id: str
     band: Length
 
     def score(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | None]:
+        return scores_in(self.explain(prompts, answers))
+
+    def explain(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | str]:
+        """Every answer has a length, and so a score."""
         one = self.band
         said = [split_thoughts(answer)[1] for answer in answers]
         return [band(length_of(text, one.unit), one.low, one.high, one.margin) for text in said]
+
+    def close(self) -> None:
+        """It holds nothing."""
 
 
 def build(function: AnyFunction) -> Scorer:
@@ -69,25 +82,32 @@ def build(function: AnyFunction) -> Scorer:
         case OwnFunction():
             return FunctionScorer(load_function(function.path, Path()))
         case Regex():
-            return GuardedScorer(Guard("regex", {"pattern": function.pattern, "whole": function.whole}))
+            return GuardedScorer(
+                identity(function), Guard("regex", {"pattern": function.pattern, "whole": function.whole})
+            )
         case JsonSchema():
             check_schema(function.path)
-            return GuardedScorer(Guard("json_schema", {"path": str(function.path), "read": function.read}))
+            return GuardedScorer(
+                identity(function), Guard("json_schema", {"path": str(function.path), "read": function.read})
+            )
         case Length():
-            return LengthScorer(function)
+            return LengthScorer(identity(function), function)
         case Math():
             solutions = read_solutions(function.solutions, function.after)
-            return GuardedScorer(Guard("math", {"after": function.after, "read": function.read}), solutions)
+            guard = Guard("math", {"after": function.after, "read": function.read})
+            return GuardedScorer(identity(function), guard, solutions)
         case Code():
             from reward.code import code_scorer
             from reward.sandbox import Limits
 
             limits = Limits(**function.model_dump(include=set(Limits.__slots__)))
-            return code_scorer(function.tests, limits, partial=function.partial, workers=function.workers)
+            return code_scorer(
+                function.tests, limits, partial=function.partial, workers=function.workers, id=identity(function)
+            )
         case Judge():
             from reward.judged import JudgeScorer
 
-            return JudgeScorer(function)
+            return JudgeScorer(identity(function), function)
 
 
 def identity(function: AnyFunction) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from align.ids import file_id
 from align.turns import split_thoughts
 from align.types import Message, prompt_id
 from reward.answer_key import read_key
@@ -46,6 +47,7 @@ class CodeScorer:
     limits: Limits
     partial: bool
     workers: int
+    id: str
 
     def score(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | None]:
         return scores_in(self.explain(prompts, answers))
@@ -59,6 +61,9 @@ class CodeScorer:
 
         with ThreadPoolExecutor(self.workers) as pool:  # each waits for a process of its own
             return list(pool.map(one, zip(prompts, answers, strict=True)))
+
+    def close(self) -> None:
+        """It holds nothing: each program's process ends with it."""
 
     def passed(self, program: str, tests: PromptTests) -> float:
         """The share of tests and cases passed; without `partial` 1.0 for all of them, else 0.0."""
@@ -82,14 +87,16 @@ class CodeScorer:
         return found.succeeded and _lines(found.output) == _lines(case.output)
 
 
-def code_scorer(tests: Path, limits: Limits, *, partial: bool = False, workers: int | None = None) -> CodeScorer:
-    """The scorer by the tests in the file `tests` (see `reward.answer_key`).
+def code_scorer(
+    tests: Path, limits: Limits, *, partial: bool = False, workers: int | None = None, id: str = ""
+) -> CodeScorer:
+    """The scorer by the tests in the file `tests` (see `reward.answer_key`); its `id` is that of the file unless given.
 
     Raises DataError for tests that cannot be used, ConfigError where this machine has no sandbox with `limits`.
     """
     key = read_key(tests, ("tests", "cases"), read_tests)
     require(limits)
-    return CodeScorer(key, limits, partial, workers or len(os.sched_getaffinity(0)))
+    return CodeScorer(key, limits, partial, workers or len(os.sched_getaffinity(0)), id or file_id(tests))
 
 
 def read_tests(row: dict[str, Any]) -> PromptTests:

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from align.errors import ConfigError
+from align.ids import content_id
 from align.types import Message
-from reward.scorer import Scorer, explain, scores_in
+from reward.scorer import Scorer, scores_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,16 +18,25 @@ class Weighted:
     parts: tuple[tuple[Scorer, float], ...]
     unscored: Counter[str] = field(default_factory=Counter, compare=False)
 
+    @property
+    def id(self) -> str:
+        return content_id([[scorer.id, weight] for scorer, weight in self.parts])
+
     def score(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | None]:
         return scores_in(self.explain(prompts, answers))
 
     def explain(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | str]:
         """For each answer its score, or the reason of the first part that has none."""
-        found = [explain(scorer, prompts, answers) for scorer, _ in self.parts]
+        found = [scorer.explain(prompts, answers) for scorer, _ in self.parts]
         weights = [weight for _, weight in self.parts]
         sums = [_sum(row, weights) for row in zip(*found, strict=True)]
         self.unscored.update(value for value in sums if isinstance(value, str))
         return sums
+
+    def close(self) -> None:
+        """Close all of them."""
+        for scorer, _ in self.parts:
+            scorer.close()
 
     def why_unscored(self) -> dict[str, Any]:
         """`unscored_reasons` for a training's metrics, the most frequent first; nothing where all had scores."""

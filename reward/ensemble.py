@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Literal
 
 from align.errors import ConfigError
+from align.ids import content_id
 from align.types import Message
 from reward.members import member_count
 from reward.model import ModelScorer
@@ -60,8 +61,8 @@ class EnsembleScorer:
 
     @property
     def id(self) -> str:
-        """The content id of weights, tokenizer, config and members."""
-        return self._model.id
+        """The content id of weights, tokenizer, config and members, with the bound where there is one."""
+        return content_id([self._model.id, self.bound]) if self.bound else self._model.id
 
     def score(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | None]:
         """As `Scorer.score`: mean − bound · standard deviation; None for what `explain` has a reason for."""

@@ -85,6 +85,10 @@ class FunctionScorer:
 
     function: ScoringFunction
 
+    @property
+    def id(self) -> str:
+        return self.function.id
+
     def score(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | None]:
         return [self.function(messages, answer) for messages, answer in zip(prompts, answers, strict=True)]
 
@@ -92,6 +96,9 @@ class FunctionScorer:
         """For each answer its score, or that the function gave none."""
         none = f"{self.function.spec.rpartition('/')[2]} gave None"
         return [none if value is None else value for value in self.score(prompts, answers)]
+
+    def close(self) -> None:
+        """It holds nothing."""
 
 
 def load_function(spec: str, base: Path) -> ScoringFunction:

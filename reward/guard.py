@@ -56,6 +56,12 @@ class Guard:
             return f"the check took longer than {self._seconds:g} s" if ended is None else "the check's process ended"
         return float(told["score"]) if "score" in told else f"the check failed ({told['failed']})"
 
+    def close(self) -> None:
+        """End the process, if one runs."""
+        if self._child is not None:
+            _kill(self._child)
+            self._child = None
+
     def _start(self) -> subprocess.Popen[bytes]:
         # -P: a file of the user's in the working directory must not pass for a module
         child = subprocess.Popen(

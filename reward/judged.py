@@ -18,6 +18,7 @@ ALONE = "there is no other answer to the same prompt to compare it with"
 class JudgeScorer:
     """A Scorer that asks a language model. Scores are in [0, 1]."""
 
+    id: str
     judge: Judge
 
     def score(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | None]:
@@ -31,6 +32,9 @@ class JudgeScorer:
         conversations = dict(zip((prompt for prompt, _ in keys), prompts, strict=True))
         found = (self._alone if self.judge.compare == "single" else self._against_others)(keys, conversations)
         return [found[key] for key in keys]
+
+    def close(self) -> None:
+        """It holds nothing."""
 
     def _alone(self, keys: list[Key], conversations: dict[str, list[Message]]) -> dict[Key, float | str]:
         distinct, top = list(dict.fromkeys(keys)), self.judge.scale - 1

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from align.evaluate.pairs import by_group, order_accuracy, score_differences
+from align.evaluate.pairs import by_group, order_accuracy
 from align.train.split import is_held_out as is_held_out  # policies' trainings hold out the same prompts
 from align.types import Preference
 from reward.calibrate import calibration
-from reward.scorer import Scorer
+from reward.scorer import RewardModelScorer
 
 Slices = Mapping[str, Sequence[str | None]]
 """What pairs are sliced by → for each pair the name of its slice, None where it has none."""
@@ -21,7 +21,6 @@ LONGEST = "more than twice as long"
 CERTAIN = {0.75: "below 0.75", 0.95: "0.75 to 0.95"}
 """Of a pair's target: names of the ranges that end there."""
 CLEAR = "0.95 and more"
-NO_SCORE = "the scorer gives none"
 ALONE, AGREED, DISAGREED = "one annotator", "all agreed", "they disagreed"
 THIRDS = ("surest third", "middle third", "least sure third")
 ORDER = [
@@ -71,16 +70,14 @@ def measure(
 
 
 def score_pairs(
-    preferences: Sequence[Preference], scorer: Scorer
+    preferences: Sequence[Preference], scorer: RewardModelScorer
 ) -> tuple[list[float | None], list[str | None], dict[str, Any]]:
     """The score of `chosen` less that of `rejected` for each pair, None where one has none; why it has none; and how the
     scorer itself slices them: an ensemble by `doubt`, the standard deviation of its members' differences, in thirds."""
-    outputs = getattr(scorer, "outputs", None)
-    if outputs is None:
-        found = score_differences(preferences, scorer.score)
-        return found, [NO_SCORE if difference is None else None for difference in found], {}
     messages = [row.messages for row in preferences]
-    chosen, rejected = (outputs(messages, [getattr(p, side) for p in preferences]) for side in ("chosen", "rejected"))
+    chosen, rejected = (
+        scorer.outputs(messages, [getattr(p, side) for p in preferences]) for side in ("chosen", "rejected")
+    )
     gaps = [
         None if isinstance(a, str) or isinstance(b, str) else [x - y for x, y in zip(a, b, strict=True)]
         for a, b in zip(chosen, rejected, strict=True)

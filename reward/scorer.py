@@ -1,15 +1,18 @@
-"""The seam behind which every judge of answers stands: a function, a reward model, an ensemble."""
+"""The seam behind which every judge of answers stands: a function, a check, a reward model, an ensemble, a judge model."""
 
 from collections.abc import Sequence
 from typing import Protocol
 
 from align.types import Message
 
-NO_SCORE = "it cannot be scored"
-
 
 class Scorer(Protocol):
     """Scores answers; higher is better, in units of its own."""
+
+    @property
+    def id(self) -> str:
+        """A content id that changes with what the scorer says of answers."""
+        ...
 
     def score(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | None]:
         """One finite score for each `answers[i]` to the conversation `prompts[i]`, in that order.
@@ -19,13 +22,22 @@ class Scorer(Protocol):
         """
         ...
 
+    def explain(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | str]:
+        """As `score`, with the reason in place of None."""
+        ...
 
-def explain(scorer: Scorer, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | str]:
-    """For each answer its score, or the reason why there is none, as `scorer` gives it where it gives any."""
-    own = getattr(scorer, "explain", None)
-    if own is not None:
-        return list(own(prompts, answers))
-    return [NO_SCORE if value is None else value for value in scorer.score(prompts, answers)]
+    def close(self) -> None:
+        """Free what it holds: a model's memory, processes. It is not asked again."""
+        ...
+
+
+class RewardModelScorer(Scorer, Protocol):
+    """A Scorer that is a reward model: it tells the numbers behind a score too."""
+
+    def outputs(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[list[float] | str]:
+        """For each answer all the numbers that there are: one, or one for each member of an ensemble; or the reason why
+        there is none."""
+        ...
 
 
 def scores_in(explained: Sequence[float | str]) -> list[float | None]:

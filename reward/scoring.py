@@ -29,8 +29,10 @@ from align.ids import content_id
 from align.progress import Progress
 from align.store import checkpoint_id, disk_errors, publish, read_table, remove_damaged, remove_folder, write_table
 from align.types import Message, messages_id
+from reward.classifier import require_head
+from reward.load import Engine, resolve_engine
 from reward.members import member_count
-from reward.model import Engine, ModelEngine, ModelScorer, require_head, resolve_engine
+from reward.model import ModelEngine, ModelScorer
 from reward.scorer import scores_in
 from rollouts.engine import weight_bytes
 
@@ -75,9 +77,14 @@ class KeptScorer:
         require_head(folder)
         if bound and member_count(folder) == 1:
             raise ConfigError(f"{str(folder)!r} is no ensemble, on which alone a bound acts", where="reward.bound")
-        self.id = checkpoint_id(folder)
+        self.model_id = checkpoint_id(folder)
         self._cache, self._shard, self._bound = cache or scores_folder(), shard, bound
         self._tell = progress or (lambda done, total: None)
+
+    @property
+    def id(self) -> str:
+        """As that of the model's own scorer."""
+        return content_id([self.model_id, self._bound]) if self._bound else self.model_id
 
     def score(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | None]:
         """As `Scorer.score`; None for what `explain` has a reason for."""
@@ -86,6 +93,9 @@ class KeptScorer:
     def explain(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | str]:
         """For each answer its score, or the reason why there is none, as `ModelScorer.explain` gives it."""
         return [row if isinstance(row, str) else self._score(row) for row in self.outputs(prompts, answers)]
+
+    def close(self) -> None:
+        """It holds nothing: the model goes at the end of each call."""
 
     def outputs(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[Row]:
         """For each answer all the numbers that the model has for it, or the reason why it has none."""
@@ -107,7 +117,7 @@ class KeptScorer:
         self, engine: ModelEngine, prompts: Sequence[list[Message]], answers: Sequence[str], places: dict[str, int]
     ) -> dict[str, Row]:
         """What the model has for the answers at `places`, by id; those that no shard has are scored, and kept."""
-        kept, order = self._cache / self.id / f"{engine}-{self._dtype}", list(places)
+        kept, order = self._cache / self.model_id / f"{engine}-{self._dtype}", list(places)
         shards = [order[start : start + self._shard] for start in range(0, len(order), self._shard)]
         paths = [kept / f"{content_id(shard)}.parquet" for shard in shards]
         with disk_errors(kept):

@@ -20,9 +20,11 @@ from align.train import examples as ex
 from align.train.world import agreed, rank
 from align.turns import said
 from align.types import Dropped, Preference
-from reward import model as models
+from reward.classifier import load_reward_model, sequence_scores
+from reward.load import load_scorer
 from reward.measure import is_held_out, measure, summary
 from reward.members import Members, draw_members, write_members
+from reward.model import publish_and_verify, write_reading
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -113,14 +115,14 @@ def train_reward(
         )
         if config.length_head:
             set_head(trainer.model, head_of(trainer.model).weight.detach()[:1])
-        difference = models.publish_and_verify(trainer.model, parent, some, pad, out=out, dtype=dtype)
+        difference = publish_and_verify(trainer.model, parent, some, pad, out=out, dtype=dtype)
         if mask_thinking:
-            models.write_reading(out, thinking=False)
+            write_reading(out, thinking=False)
         if members is not None:
             write_members(out, members)
         found: dict[str, Any] = {"reload_score_difference": difference}
         if held_out:
-            scorer = models.load_scorer(out, engine="transformers", dtype=dtype, threads=None)
+            scorer = load_scorer(out, engine="transformers", dtype=dtype, threads=None)
             differences = score_differences(held_out, scorer.score)
             found["held_out"] = summary(measure(held_out, differences, seed=seed, slices={}))
         return found
@@ -136,7 +138,7 @@ def _fresh(parent: Path, config: RewardModel, seed: int, dtype: str) -> Any:
     """The parent with a new head that says 0; beside a length head both begin at random, since 0 correlates with nothing."""
     import torch
 
-    model: Any = models.load_reward_model(parent, dtype, fresh=True, labels=2 if config.length_head else 1)
+    model: Any = load_reward_model(parent, dtype, fresh=True, labels=2 if config.length_head else 1)
     if config.length_head:
         draw = torch.Generator().manual_seed(seed)
         with torch.no_grad():
@@ -149,8 +151,7 @@ def _members(model: Any, kept: Sequence[Row], data: Any, pad: int, config: Rewar
     import numpy as np
 
     chosen_N, rejected_N = (  # what is ranked is the sum of all heads
-        models.sequence_scores(model, data[name], pad).sum(dim=1).double().numpy()
-        for name in ("chosen_ids", "rejected_ids")
+        sequence_scores(model, data[name], pad).sum(dim=1).double().numpy() for name in ("chosen_ids", "rejected_ids")
     )
     return draw_members(
         [pair.chosen_ids for pair, _ in kept], [pair.rejected_ids for pair, _ in kept],

@@ -13,7 +13,7 @@ from typing import Any
 
 from align.errors import ConfigError
 from align.vllm import shut_down, undisturbed
-from reward.model import require_head
+from reward.classifier import require_head
 from rollouts.engine import context_length, model_config
 from rollouts.vllm_engine import require_head_dim
 

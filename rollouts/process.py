@@ -26,7 +26,8 @@ from align.config.base import Sampling
 from align.config.rollouts import Engine
 from align.errors import KINDS, AlignError, StageError
 from align.python import SAFE_PATH, python_module
-from rollouts.engine import Completion, Request, open_generator
+from rollouts.engine import Completion, Request
+from rollouts.engines import open_generator
 
 _log = logging.getLogger(__name__)
 

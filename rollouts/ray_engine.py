@@ -9,8 +9,8 @@ import logging
 import os
 import socket
 from collections import Counter, deque
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,18 +19,20 @@ from align.config.base import Sampling
 from align.config.rollouts import Engine, Ray
 from align.errors import AlignError, ConfigError, ServiceError, StageError
 from align.store import checkpoint_id
-from rollouts.engine import Completion, Generator, Request, open_generator, resolve_engine
+from rollouts.engine import Completion, Generator, Request, resolve_engine
 from rollouts.ray_cluster import cluster, inventory, nodes, places, this_node
 
 CLOSING_SECONDS = 20
 """How long free workers may take to put their engine away before they are ended."""
+
+Opener = Callable[..., AbstractContextManager[Generator]]
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """What a worker opens. `known_on` is the node whose checkpoint has the id `id`, where other nodes must agree."""
+    """What a worker opens, with `opener`. `known_on` is the node whose checkpoint has the id `id`, where other nodes must agree."""
 
     checkpoint: Path
     engine: Engine
@@ -40,6 +42,7 @@ class _Model:
     gpus: int
     known_on: str
     id: str | None
+    opener: Opener
 
 
 class _Engine:
@@ -55,7 +58,7 @@ class _Engine:
         if model.gpus == 0:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves a node's GPUs visible to those who asked for none
         _require_same_checkpoint(model)
-        opening = open_generator(
+        opening = model.opener(
             model.engine,
             model.checkpoint,
             dtype=model.dtype,
@@ -86,7 +89,8 @@ class _Job:
 class RayGenerator:
     """`rollouts.Generator` over a Ray cluster. `redone` counts the batches that were done again, as their worker died."""
 
-    def __init__(self, checkpoint: Path, engine: Engine, *, dtype: str, max_tokens_total: int) -> None:
+    def __init__(self, checkpoint: Path, engine: Engine, *, dtype: str, max_tokens_total: int, opener: Opener) -> None:
+        """`opener` is `rollouts.engines.open_generator`, by which each worker opens an engine of its own."""
         options = engine.ray or Ray()
         self._options, self._retries, self.redone = options, engine.retries, 0
         self._free: list[Any] = []
@@ -96,7 +100,7 @@ class RayGenerator:
         try:
             own = self._stack.enter_context(cluster(options.address, options.patience))
             gpus = options.gpus if options.gpus is not None else min(1, places(0, 1))
-            self._model = _describe(checkpoint, engine, gpus, dtype, max_tokens_total)
+            self._model = _describe(checkpoint, engine, gpus, dtype, max_tokens_total, opener)
             if own and places(options.cpus, gpus) < options.workers:  # it cannot grow, so waiting is of no use
                 raise _no_room(options, gpus, placed=0)
             self._start()
@@ -214,7 +218,7 @@ class RayGenerator:
         self._jobs = {ref: replace(job, batch=None) for ref, job in self._jobs.items()}
 
 
-def _describe(checkpoint: Path, engine: Engine, gpus: int, dtype: str, max_tokens_total: int) -> _Model:
+def _describe(checkpoint: Path, engine: Engine, gpus: int, dtype: str, max_tokens_total: int, opener: Opener) -> _Model:
     """What each worker opens; nodes that may not share this one's files are told what the checkpoint has to be."""
     options, here = engine.ray or Ray(), this_node()
     type = resolve_engine(options.engine)
@@ -230,6 +234,7 @@ def _describe(checkpoint: Path, engine: Engine, gpus: int, dtype: str, max_token
         gpus=gpus,
         known_on=here,
         id=checkpoint_id(checkpoint) if any(node["NodeID"] != here for node in nodes()) else None,
+        opener=opener,
     )
 
 

@@ -21,17 +21,8 @@ from align.sampled import tokenizer_id
 from align.store import checkpoint_id, disk_errors, read_json, remove_damaged, write_json
 from align.types import Candidate, Dropped, Prompt
 from rollouts.draw import Ask, Completions, Work, draw_shards
-from rollouts.engine import (
-    TINY_BYTES,
-    Generator,
-    Request,
-    as_engine,
-    context_length,
-    open_generator,
-    resolve_engine,
-    threads_for,
-    weight_bytes,
-)
+from rollouts.engine import Generator, Request, context_length, resolve_engine, weight_bytes
+from rollouts.engines import TINY_BYTES, as_engine, open_generator, threads_for
 from rollouts.mixture import Policy, Source, counts, sources_of
 from rollouts.process import engine_process
 from rollouts.shards import RAW, Row, candidates_of, read_shard, shard_file, write_sampled

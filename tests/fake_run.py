@@ -1,6 +1,6 @@
 """A run's folder without a run: every file as the stages write it, with invented answers and training logs.
 
-Published through `align.rounds.stage.seal`, so keys, receipts and pointers are the real ones.
+Published through `align.pipeline.receipts.seal`, so keys, receipts and pointers are the real ones.
 """
 
 import json
@@ -18,10 +18,10 @@ import yaml
 from align.evaluate.statistics import clustered_bootstrap
 from align.evaluate.winrate import win_rate
 from align.ids import content_id, unit_for
-from align.rounds import work
-from align.rounds.asking import write_suggestions
-from align.rounds.journal import append
-from align.rounds.stage import Job, Receipt, Ref, Stage, partial_folder, seal, stage_folder, stage_key
+from align.labelling.tasks import write_suggestions
+from align.pipeline.receipts import Receipt, partial_folder, seal, stage_folder, stage_key
+from align.pipeline.stage import Declaration, Job, Ref, Stage
+from align.stages import comparison, labels
 from align.store import read_json, read_table, write_json, write_rows, write_table
 from align.types import (
     SCHEMAS,
@@ -41,6 +41,7 @@ from align.types import (
     to_table,
 )
 from annotation.controls import Suggestion, gold_tasks, repeats, suggest
+from annotation.journal import append
 from reward.drift import drift, warnings
 from reward.measure import is_held_out, measure, slices_of
 
@@ -212,7 +213,7 @@ def _asked(run: Path, fake: FakeRun, number: int, prompts: list[Prompt]) -> list
     with _stage(run, fake, number, "preferences", made_from) as (out, done):
         folders = {ref.stage: stage_folder(run, ref) / fake.receipts[ref].key for ref in made_from}
         job = Job(number, "preferences", folders, {"compiler": "bradley_terry"}, {}, out)
-        done |= work.preferences(job, lambda done, total: None)
+        done |= labels.preferences(job, lambda done, total: None)
     return [Ref(number, "preferences")]
 
 
@@ -250,14 +251,14 @@ def _judged(run: Path, fake: FakeRun, number: int, prompts: list[Prompt]) -> Non
     folders = {name: stage_folder(run, ref) / fake.receipts[ref].key for name, ref in held_out.items()}
     with _stage(run, fake, number, "blind", list(held_out.values())) as (out, done):
         settings = {"seed": fake.seed, "count": 60, "overlap": 1}
-        done |= work.blind(Job(number, "blind", folders, settings, {}, out), lambda done, total: None)
+        done |= comparison.blind(Job(number, "blind", folders, settings, {}, out), lambda done, total: None)
         tasks = from_table(Task, read_table(out / "tasks.parquet"))
     _labelled(run, fake, number, "blind", "blind_snapshot", [j for t in tasks for j in _judgements(t, fake)])
     made_from = {"blind": Ref(number, "blind"), "snapshot": Ref(number, "blind_snapshot"), "new": held_out["new"]}
     folders = {name: stage_folder(run, ref) / fake.receipts[ref].key for name, ref in made_from.items()}
     with _stage(run, fake, number, "blind_result", list(made_from.values())) as (out, done):
         job = Job(number, "blind_result", folders, {"seed": fake.seed}, {}, out)
-        done |= work.blind_result(job, lambda done, total: None)
+        done |= comparison.blind_result(job, lambda done, total: None)
 
 
 @contextmanager
@@ -273,7 +274,9 @@ def _stage(
     """A stage's working folder and the summary to fill; sealed at the end."""
     if fake.stop_before == f"{number}/{name}":
         raise StopError
-    stage = Stage(Ref(number, name), name, 1, {str(r): r for r in inputs}, {"seed": fake.seed}, files or {})
+    stage = Stage(
+        Ref(number, name), Declaration(name, ""), {str(r): r for r in inputs}, {"seed": fake.seed}, files or {}
+    )
     sources = {str(r): fake.receipts[r] for r in inputs}
     key = stage_key(stage, sources)
     out, summary_ = partial_folder(run, stage.ref, key), {}
@@ -313,7 +316,7 @@ def _reward(out: Path, done: dict[str, Any], number: int, fake: FakeRun) -> None
 
 
 def _reward_check(run: Path, out: Path, done: dict[str, Any], number: int, fake: FakeRun) -> None:
-    """As `align.rounds.checking` does it, with scores that follow the utility and lose touch with it from round to round."""
+    """As `align.stages.reward` does it, with scores that follow the utility and lose touch with it from round to round."""
     held_out = [
         row for n in range(1, number + 1) for row in _preferences(run, fake, n) if is_held_out(row.prompt_id, 0.5)
     ]

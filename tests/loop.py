@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from align.rounds.journal import read_journal
-from align.rounds.stage import Ref, current, stage_folder
+from align.pipeline.receipts import current, stage_folder
+from align.pipeline.stage import Ref
 from align.store import read_table
+from annotation.journal import read_journal
 from tests.tiny import make_tiny_model
 
 SCORE = '''

@@ -10,7 +10,7 @@ from align.cli.watching import FOLDER, JSON, status, watch
 from align.figures import counted
 
 if TYPE_CHECKING:
-    from align.rounds.labelling import Desk
+    from align.labelling.session import Desk
 
 annotate_app = typer.Typer(
     rich_markup_mode=None,
@@ -29,9 +29,8 @@ def pull(folder: Path = FOLDER, as_json: bool = JSON) -> None:
     Of a blind comparison, also how often which side won."""
     from align.cli.display import plain, print_json
     from align.cli.watching import winner
-    from align.rounds.compared import win_rate
-    from align.rounds.export import pull_files
-    from align.rounds.labelling import (
+    from align.labelling.comparison import win_rate
+    from align.labelling.session import (
         dropped_text,
         journal_of,
         judgements_of,
@@ -41,7 +40,8 @@ def pull(folder: Path = FOLDER, as_json: bool = JSON) -> None:
         open_backend,
         take_in,
     )
-    from align.rounds.lock import run_lock
+    from align.pipeline.lock import run_lock
+    from align.provenance.export import pull_files
     from align.types import as_dict
 
     desk = _desk(folder)
@@ -80,7 +80,7 @@ def export(
     """Write all that people said, and what it is compiled to, as a data set in the Hub's layout: `datasets`, TRL and
     our own verbs read it. Of a run, all rounds; what `align annotate pull` has not taken in yet is not there."""
     from align.cli.display import print_json
-    from align.rounds.export import export as write
+    from align.provenance.export import export as write
 
     counts = write(folder, out, names=names, format=format)
     if as_json:
@@ -98,7 +98,7 @@ annotate_app.command()(watch)
 @annotate_app.command()
 def close(folder: Path = FOLDER, as_json: bool = JSON) -> None:
     """Take the judgements that are there, and ask for no more; `align run` then goes on."""
-    from align.rounds.labelling import closed, finish, open_backend
+    from align.labelling.session import closed, finish, open_backend
 
     desk = _desk(folder)
     if closed(desk) is None:  # no lock on the run: `align run --wait` may be following
@@ -109,9 +109,9 @@ def close(folder: Path = FOLDER, as_json: bool = JSON) -> None:
 @annotate_app.command()
 def reopen(folder: Path = FOLDER, as_json: bool = JSON) -> None:
     """Take a closing back, so that more labels can come; `align run` then makes a new snapshot."""
-    from align.rounds.journal import reopen as write_reopening
-    from align.rounds.labelling import closed, open_backend
-    from align.rounds.lock import run_lock
+    from align.labelling.session import closed, open_backend
+    from align.pipeline.lock import run_lock
+    from annotation.journal import reopen as write_reopening
 
     desk = _desk(folder)
     with run_lock(folder):
@@ -131,6 +131,6 @@ def _say_state(folder: Path, state: str, as_json: bool) -> None:
 
 
 def _desk(folder: Path) -> "Desk":
-    from align.rounds.desk import open_desk
+    from align.stages.desks import open_desk
 
     return open_desk(folder)

@@ -46,17 +46,18 @@ def chat(
 
 
 def newest_policy(path: Path) -> Path | None:
-    """The last policy of the run that `path` means (`align.rounds.run.find_run`), of those below `path` where it lies in
+    """The last policy of the run that `path` means (`align.pipeline.run.find_run`), of those below `path` where it lies in
     the run; None where it is a checkpoint itself, or means no run. ConfigError where there is none yet."""
     from align.errors import ConfigError
+    from align.pipeline.receipts import stage_folder
+    from align.pipeline.run import find_run
     from align.report.reading import read_run
-    from align.rounds.run import find_run
-    from align.rounds.stage import stage_folder
+    from align.stages.names import POLICY
 
     run = None if (path / "config.json").is_file() else find_run(path)
     if run is None:
         return None
-    receipts = [receipt for ref, receipt in read_run(run).receipts.items() if ref.stage == "policy"]
+    receipts = [receipt for ref, receipt in read_run(run).receipts.items() if ref.stage == POLICY]
     policies = {receipt.round: stage_folder(run, receipt.ref) / receipt.key for receipt in receipts}
     inside = path.resolve().is_relative_to(run.resolve())
     found = {n: at for n, at in policies.items() if not inside or at.resolve().is_relative_to(path.resolve())}

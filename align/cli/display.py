@@ -18,7 +18,7 @@ from align.progress import Progress, TimeLeft, besides, line
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-    from align.rounds.runner import Event, Tell
+    from align.pipeline.runner import Event, Tell
 
 
 LONGEST = 20_000
@@ -48,9 +48,9 @@ def indented(text: str, by: str) -> str:
     return plain(text).replace("\n", f"\n{by}")
 
 
-def say(line: object = "") -> None:
-    """One line of output."""
-    typer.echo(one_line(line))
+def say(line: object = "", *, err: bool = False) -> None:
+    """One line of output, or of what is told beside it."""
+    typer.echo(one_line(line), err=err)
 
 
 def print_json(value: object) -> None:

@@ -10,8 +10,8 @@ from align.figures import counted
 
 if TYPE_CHECKING:
     from align.errors import AlignError
-    from align.rounds.forget import Wish
-    from align.rounds.labelling import Desk
+    from align.labelling.session import Desk
+    from align.provenance.forget import Wish
 
 ROWS = ("preferences", "thumbs", "edits")
 MODELS = ("checkpoints", "reward_models")
@@ -39,11 +39,11 @@ def forget(
     Checkpoints are not trained anew here; `align status` marks them until `align run` has done it.
     """
     from align.cli.display import print_json, say
+    from align.labelling.session import DESK
+    from align.pipeline.run import RUN, require_run
+    from align.provenance.forget import erase, still_holding, used_by, wish, write_tombstones
     from align.report.html import renew_derived
-    from align.rounds.desk import open_desk
-    from align.rounds.forget import erase, still_holding, used_by, wish, write_tombstones
-    from align.rounds.labelling import DESK
-    from align.rounds.run import RUN, require_run
+    from align.stages.desks import open_desk
 
     if not (folder / DESK).is_file():
         require_run(folder)
@@ -82,7 +82,7 @@ def forget(
 def _people(desk: "Desk") -> "tuple[dict[str, str], AlignError | None]":
     """Whom the server knows, and why it could not be asked."""
     from align.errors import ConfigError, ServiceError
-    from align.rounds.forget import people_of
+    from align.provenance.forget import people_of
 
     try:
         return people_of(desk), None
@@ -113,11 +113,11 @@ def _report(wanted: "Wish", found: dict[str, Any], as_json: bool) -> None:
 
 def _compile_anew(folder: Path) -> list[str]:
     """Snapshots and preferences of a run, and the files that `align annotate pull` wrote."""
-    from align.rounds.desk import open_desk
-    from align.rounds.export import pull_files
-    from align.rounds.labelling import DESK
-    from align.rounds.run import open_run
-    from align.rounds.runner import recompile
+    from align.labelling.session import DESK
+    from align.pipeline.run import open_run
+    from align.provenance.export import pull_files
+    from align.stages.desks import open_desk
+    from align.stages.rounds import recompile
 
     done = []
     if not (folder / DESK).is_file():

@@ -9,9 +9,9 @@ from align.figures import counted, duration
 
 
 def run_of(path: Path) -> Path:
-    """The run's folder that `path` means (`align.rounds.run.find_run`); else `path` itself, about which the verbs say
+    """The run's folder that `path` means (`align.pipeline.run.find_run`); else `path` itself, about which the verbs say
     that there is no run."""
-    from align.rounds.run import find_run
+    from align.pipeline.run import find_run
 
     return find_run(path) or path
 
@@ -74,7 +74,7 @@ def samples(
 ) -> None:
     """Browse prompts, answers and labels of a round, with the reasons, flags and answers of their own that people gave."""
     from align.cli.display import indented, print_json, say
-    from align.rounds.browse import browse
+    from align.provenance.browse import browse
 
     found = browse(folder, round, search)
     if as_json:
@@ -110,7 +110,7 @@ def lineage(
 ) -> None:
     """Say what a thing was made from and what was made from it."""
     from align.cli.display import print_json, say
-    from align.rounds.lineage import trace
+    from align.provenance.lineage import trace
 
     found = trace(folder, identity)
     if as_json:
@@ -139,8 +139,8 @@ def clean(
 ) -> None:
     """Remove what no pointer reaches: superseded, retired and half-made stage folders. Labels are never touched."""
     from align.cli.display import print_json, say
+    from align.provenance.clean import remove, unreachable
     from align.report.html import renew_derived
-    from align.rounds.clean import remove, unreachable
 
     found = remove(folder) if yes else unreachable(folder)
     if yes:

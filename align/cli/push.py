@@ -57,8 +57,9 @@ def push(
     """Put the tasks on the annotation server; what is there already is left alone. All options but --json go with
     --candidates; docs/recipe.md says more of each, under `annotate`."""
     from align.cli.display import print_json
-    from align.rounds.desk import make_desk, open_desk
-    from align.rounds.labelling import offer
+    from align.labelling.folder import make_desk
+    from align.labelling.session import offer
+    from align.stages.desks import open_desk
     from annotation.server import require_server
 
     given: dict[str, Any] = {"tasks": tasks, "overlap": overlap, "kind": kind, "rank_of": rank_of, "repeats": repeats}

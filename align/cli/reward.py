@@ -9,7 +9,7 @@ import typer
 from align.cli.options import DTYPE, JSON, SEED, THREADS, Dtype
 from align.cli.train import PAIRS, settings_of, verb_on_rows
 from align.figures import NONE, counted, interval, number
-from align.rounds.methods import REWARD
+from align.stages.methods import REWARD
 
 ScoringEngine = Literal["auto", "vllm", "transformers"]
 ENGINE = typer.Option(
@@ -61,7 +61,7 @@ def score(
         found = scorer.outputs([messages[row.prompt_id] for row in answers], [row.text for row in answers])
         write_rows(
             place.out / "scores.jsonl",
-            ({**as_dict(row), "messages": messages[row.prompt_id], "reward_model": scorer.id, **_told(numbers)}
+            ({**as_dict(row), "messages": messages[row.prompt_id], "reward_model": scorer.model_id, **_told(numbers)}
              for row, numbers in zip(answers, found, strict=True)),
         )  # fmt: skip
     scores = [_told(numbers)["score"] for numbers in found if not isinstance(numbers, str)]
@@ -146,7 +146,7 @@ def evaluate(
         slices = {"subset": names, **slices_of(pairs), **doubt}
         result = measure(pairs, differences, seed=seed, slices=slices, reasons=reasons)
         result |= {
-            "reward_model": scorer.id,
+            "reward_model": scorer.model_id,
             "dropped": count_reasons(dropped),
         }
         write_json(place.out / "result.json", result)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from align.rounds.run import Run
+    from align.pipeline.run import Run
 
 RUNS = typer.Option(Path("runs"), "--runs", help="The folder that holds runs.")
 JSON = typer.Option(False, "--json", help="Print the result as JSON.")
@@ -40,12 +40,13 @@ def run(
     dry_run: bool = typer.Option(False, "--dry-run", help="Print the stages, what is done and what would run."),
     as_json: bool = JSON,
 ) -> None:
-    """Run a recipe, or go on with it. Exits with 75 while people have not finished labelling."""
-    from align.cli.display import telling
+    """Run a recipe, or go on with it. Exits with 75 while people have not finished labelling, with 76 where a stage
+    says that the run must not go on."""
+    from align.cli.display import say, telling
     from align.config.load import load_recipe
-    from align.errors import EXIT_WAITING, ConfigError
-    from align.rounds.run import create_run, planned_run
-    from align.rounds.runner import run_rounds
+    from align.errors import EXIT_BLOCKED, EXIT_WAITING, ConfigError
+    from align.pipeline.run import create_run, planned_run
+    from align.stages.rounds import run_rounds
 
     loaded = load_recipe(recipe, overrides or [])
     if dry_run and wait:
@@ -63,6 +64,9 @@ def run(
         typer.echo(f"waiting for people: {outcome.waiting}", err=True)
         typer.echo("the same command goes on when they have finished (`--wait` follows them)", err=True)
         raise typer.Exit(EXIT_WAITING)
+    if outcome.state == "blocked":
+        say(f"{outcome.by} stops the run: {outcome.blocked}", err=True)
+        raise typer.Exit(EXIT_BLOCKED)
 
 
 def _print_result(folder: Path, *, changed: bool, finished: bool, as_json: bool) -> None:
@@ -90,13 +94,14 @@ def _print_result(folder: Path, *, changed: bool, finished: bool, as_json: bool)
 
 def _print_plan(run: "Run", start_from: str | None, as_json: bool) -> None:
     from align.cli.display import print_json, print_table
-    from align.rounds.plan import Labelling, find_stage
-    from align.rounds.runner import plan_states
+    from align.pipeline.runner import find_stage
+    from align.pipeline.stage import Wait
+    from align.stages.rounds import plan_states
 
     states = plan_states(run)
     anew = len(states) if start_from is None else find_stage([step for step, _ in states], start_from)
     shown = [
-        (str(step.ref), "to run" if index >= anew and not isinstance(step, Labelling) else state)
+        (str(step.ref), "to run" if index >= anew and not isinstance(step, Wait) else state)
         for index, (step, state) in enumerate(states)
     ]
     if as_json:

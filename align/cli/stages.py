@@ -66,11 +66,11 @@ def rollout(
     from align.cli.workplace import workplace
     from align.config.section import Answers, load_section
     from align.data.prompts import read_prompts
-    from align.rounds.rewarding import parse_reward, scorer_of
     from align.sampled import TOKENS_FILE
     from align.store import checkpoint_id, write_rows
     from align.train.online import checked_scores
     from align.types import as_dict
+    from reward.terms import parse_reward, scorer_of
     from rollouts.mixture import Policy, require_named, sources_of
     from rollouts.sample import sample_candidates
 
@@ -161,8 +161,8 @@ def evaluate(
     from align.cli.workplace import workplace
     from align.data.candidates import load_candidates
     from align.evaluate.compare import RESULT, evaluate_policy
-    from align.rounds.rewarding import judged_by
     from align.store import write_json
+    from reward.terms import judged_by
 
     ours = load_candidates(candidates)
     theirs = load_candidates(against) if against is not None else None

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from align.cli.options import DTYPE, JSON, SEED, THREADS, Dtype
-from align.rounds.methods import METHODS, ONLINE, REWARD, Method
+from align.stages.methods import METHODS, ONLINE, REWARD, Method
 
 if TYPE_CHECKING:
     from align.cli.workplace import Workplace
-    from align.rounds.sweep import Subject
+    from align.sweep.sweep import Subject
 
 FILES = ("model", "data", "prompts", "judge")
 
@@ -58,8 +58,8 @@ def sweep(
     from align.cli.workplace import workplace
     from align.config.space import read_space, require_distinct, split_settings
     from align.errors import ConfigError
-    from align.rounds.sweep import sweep as run_sweep
-    from align.rounds.trials import Budget, Search
+    from align.sweep.sweep import sweep as run_sweep
+    from align.sweep.trials import Budget, Search
 
     fixed, ranges = split_settings(settings or [])
     ranges += read_space(space) if space is not None else []
@@ -109,8 +109,8 @@ def _of_recipe(
     place: "Workplace", path: Path, fixed: list[str], runs: Path, section: str, share: float
 ) -> tuple["Subject", Any]:
     from align.config.load import load_recipe
-    from align.rounds.run import run_folder
-    from align.rounds.swept import best_recipe, subject_of_recipe
+    from align.pipeline.run import run_folder
+    from align.sweep.swept import best_recipe, subject_of_recipe
 
     loaded = load_recipe(path, fixed)
     recipe = loaded.recipe
@@ -161,9 +161,9 @@ def _of_method(
     from align.config.section import load_section
     from align.config.yaml_text import dump
     from align.data.prompts import read_prompts
-    from align.rounds.rewarding import judged_by, parse_reward, scorer_of
-    from align.rounds.sweep import Subject, tuning_and_final
-    from align.rounds.swept import bound, rows_id, rows_left
+    from align.sweep.sweep import Subject, tuning_and_final
+    from align.sweep.swept import bound, rows_id, rows_left
+    from reward.terms import judged_by, parse_reward, scorer_of
 
     dtype, seed, threads = how
     load, train = method.parts()

@@ -35,8 +35,8 @@ from align.cli.options import (
     chat_of,
 )
 from align.cli.settings import with_settings
-from align.rounds.methods import BEST_OF_N, DPO, GRPO, KTO, PPO, RLOO, SFT, Method
-from align.rounds.train_request import TrainRequest, read_request, train_job, train_together
+from align.stages.methods import BEST_OF_N, DPO, GRPO, KTO, PPO, RLOO, SFT, Method
+from align.stages.train_request import TrainRequest, read_request, train_job, train_together
 
 PAIRS = typer.Option(..., "--preferences", help="JSONL or Parquet of prompt, chosen, rejected.")
 ON_ROWS: list[tuple[Method, str, Any]] = [

@@ -14,12 +14,12 @@ from align.figures import NONE, counted, duration, interval
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from align.rounds.survey import Survey
+    from align.labelling.survey import Survey
 
 
 def desk_or_run(path: Path) -> Path:
     """The folder that asks people: one that `align annotate push --candidates` made, or the run that `path` means."""
-    from align.rounds.labelling import DESK
+    from align.labelling.session import DESK
 
     return path if (path / DESK).is_file() else run_of(path)
 
@@ -45,10 +45,10 @@ def status(folder: Path = FOLDER, as_json: bool = JSON) -> None:
     many repeated tasks were answered alike. Shares come with their 95% intervals.
     """
     from align.cli.display import print_json, print_table, say
-    from align.rounds.compared import win_rate
-    from align.rounds.desk import open_desk
-    from align.rounds.labelling import open_backend
-    from align.rounds.survey import survey
+    from align.labelling.comparison import win_rate
+    from align.labelling.session import open_backend
+    from align.labelling.survey import survey
+    from align.stages.desks import open_desk
 
     desk = open_desk(folder)
     found = survey(desk, open_backend(desk))
@@ -108,10 +108,10 @@ def winner(won: dict[str, Any]) -> str:
 def _looks(folder: Path, every: float) -> Iterator["Survey"]:
     """A survey whenever something has changed; the last one finds nothing open. At most a quarter of the time is spent
     on looking, for at fifty thousand tasks a look is work for the server too."""
-    from align.rounds.desk import open_desk
-    from align.rounds.journal import read_journal
-    from align.rounds.labelling import open_backend
-    from align.rounds.survey import survey
+    from align.labelling.session import open_backend
+    from align.labelling.survey import survey
+    from align.stages.desks import open_desk
+    from annotation.journal import read_journal
 
     desk = open_desk(folder)
     backend, journal = open_backend(desk), read_journal(desk.journal, ())
@@ -129,7 +129,7 @@ def _looks(folder: Path, every: float) -> Iterator["Survey"]:
 
 
 def _lines(found: "Survey") -> list[str]:
-    from align.rounds.labelling import dropped_text, late_text, left_behind_text, short_text
+    from align.labelling.session import dropped_text, late_text, left_behind_text, short_text
 
     state = found.progress
     done = f"{state.completed} of {state.tasks} tasks are complete; {state.answers} of {state.wanted} answers are in"

@@ -69,9 +69,9 @@ def workplace(out: Path, threads: int | None) -> Iterator[Workplace]:
     nothing. What libraries print goes to `out/logs/printed.log`. Raises ConfigError where `out` is there already, or one of
     the two others and we did not make it, ServiceError where another process works on it or the disk refuses.
     """
-    from align.rounds.lock import run_lock
-    from align.rounds.stage import PARTIAL, WORK
-    from align.rounds.worker import thread_settings
+    from align.pipeline.lock import run_lock
+    from align.pipeline.stage import PARTIAL, WORK
+    from align.pipeline.stage_worker import thread_settings
 
     partial, work = out.with_name(out.name + PARTIAL), out.with_name(out.name + WORK)
     if out.exists():

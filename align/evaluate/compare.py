@@ -1,6 +1,6 @@
 """Measure one policy on held-out prompts: its scores, its lengths, and how often it beats the first and its parent."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -11,9 +11,8 @@ from align.errors import DataError
 from align.evaluate.statistics import clustered_bootstrap
 from align.evaluate.winrate import win_rate
 from align.store import disk_errors, read_table, write_json, write_table
-from align.types import Candidate, Message, Prompt, to_table
+from align.types import Candidate, Message, Prompt, Score, to_table
 
-Score = Callable[[Sequence[list[Message]], Sequence[str]], list[float | None]]
 SAMPLES, RESULT = "samples.parquet", "result.json"
 
 

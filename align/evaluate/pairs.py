@@ -1,15 +1,13 @@
 """How often a scorer puts the better answer of a pair first, with intervals over prompts."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from align.evaluate.statistics import Interval, clustered_bootstrap
 from align.evaluate.winrate import clustered_interval
-from align.types import Message, Preference
-
-Score = Callable[[Sequence[list[Message]], Sequence[str]], list[float | None]]
+from align.types import Preference, Score
 
 
 def score_differences(preferences: Sequence[Preference], score: Score) -> list[float | None]:

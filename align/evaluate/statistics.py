@@ -89,17 +89,6 @@ def independent_difference(new: Interval, old: Interval) -> Interval:
     return Interval(mean, low, high, new.n + old.n, new.clusters + old.clusters)
 
 
-def wilson(share: float, n: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's (1927) score interval of a `share` in [0, 1] of `n` ≥ 1 independent trials; sound at 0 and 1 too."""
-    if n < 1 or not 0 <= share <= 1:
-        raise ValueError(f"a share in [0, 1] of at least one trial is needed, found {share} of {n}")
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    # At 0 and 1 a bound is exactly the share; rounding must not move it past.
-    return (centre - half if share > 0 else 0.0), (centre + half if share < 1 else 1.0)
-
-
 def t_quantile(p: float, freedom: int) -> float:
     """Student's t quantile by the Cornish-Fisher series (Abramowitz and Stegun 26.7.5).
 

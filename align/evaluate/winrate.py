@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from align.errors import DataError
-from align.evaluate.statistics import clustered_bootstrap, wilson
+from align.evaluate.statistics import clustered_bootstrap
+from align.intervals import wilson
 
 Scores = Sequence[Sequence[float | None]]
 """For each prompt the scores of its answers; None where the judge could not score one."""
@@ -79,7 +80,7 @@ def clustered_interval(values: Sequence[float], clusters: Sequence[str], *, seed
     """
     found = clustered_bootstrap(values, clusters, seed=seed)
     if found.low == found.high:
-        return found.mean, *wilson(found.mean, found.clusters)
+        return found.mean, *wilson(found.mean * found.clusters, found.clusters)
     return found.mean, found.low, found.high
 
 

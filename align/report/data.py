@@ -9,19 +9,31 @@ from pathlib import Path
 from typing import Any
 
 from align.config.recipe import METHODS
+from align.evaluate.compare import RESULT
+from align.labelling.session import late_text
+from align.pipeline.receipts import stage_folder
+from align.provenance.forget import tainted
 from align.report.people import annotators, compilers, conflicts
 from align.report.provenance import changed_versions, outside_files, recipe_text, versions
 from align.report.reading import RunFolder, read_run
 from align.report.reward_models import reward_models
 from align.report.said import said_besides
 from align.report.samples import choose_samples
-from align.rounds.forget import tainted
-from align.rounds.journal import read_journal
-from align.rounds.labelling import late_text
-from align.rounds.parts import measured_outcome
-from align.rounds.plan import BLIND, SELECTION
-from align.rounds.stage import stage_folder
+from align.stages.labels import AGREEMENT, TASK_TABLE
+from align.stages.names import (
+    BLIND,
+    BLIND_RESULT,
+    BLIND_SNAPSHOT,
+    EVALUATION,
+    LABELS,
+    POLICY,
+    REWARD,
+    SNAPSHOT,
+    TASKS,
+)
+from align.stages.stage_io import measured_outcome
 from align.store import read_table
+from annotation.journal import read_journal
 
 COMPARED = ("win_rate_vs_sft", "win_rate_vs_parent")
 MEASURED = ("mean_score", "mean_tokens", "mean_characters", "truncated")
@@ -102,7 +114,7 @@ def _of_trainings(run: RunFolder) -> list[str]:
 
 def _model(run: RunFolder) -> dict[str, Any] | None:
     """The newest policy that this run trained: its round, its folder and the run's. None where it has trained none."""
-    trained = [r for ref, r in run.receipts.items() if ref.stage == "policy" and (ref.round or run.recipe.get("sft"))]
+    trained = [r for ref, r in run.receipts.items() if ref.stage == POLICY and (ref.round or run.recipe.get("sft"))]
     if not trained:
         return None
     last = max(trained, key=lambda receipt: receipt.round)
@@ -112,7 +124,7 @@ def _model(run: RunFolder) -> dict[str, Any] | None:
 
 def _round(run: RunFolder, number: int) -> dict[str, Any]:
     missing: dict[str, str] = {}
-    snapshot, compiled = run.summary(number, "snapshot"), run.summary(number, "preferences")
+    snapshot, compiled = run.summary(number, SNAPSHOT), run.summary(number, LABELS)
     values: dict[str, Any] = {"round": number, "labels": snapshot.get("labels"), "skipped": snapshot.get("skipped")}
     values["preferences"] = compiled.get("preferences")
     values["thumbs"] = compiled.get("thumbs")
@@ -120,15 +132,15 @@ def _round(run: RunFolder, number: int) -> dict[str, Any]:
     if not _needs_labels(run):
         missing |= dict.fromkeys(("labels", "preferences", "thumbs"), "scoring functions alone say what is good")
     elif values["labels"] is None:
-        missing["labels"] = _not_yet(number, "snapshot") if asked else "they came from a file"
+        missing["labels"] = _not_yet(number, SNAPSHOT) if asked else "they came from a file"
     for name in ("preferences", "thumbs"):
         if values[name] is None:
-            missing.setdefault(name, "the file has none" if compiled else _not_yet(number, "preferences"))
-    agreement = run.json(number, "preferences", "agreement.json") or {}
+            missing.setdefault(name, "the file has none" if compiled else _not_yet(number, LABELS))
+    agreement = run.json(number, LABELS, AGREEMENT) or {}
     for name, key in (("agreement", "percent_agreement"), ("alpha", "alpha"), ("fleiss", "fleiss"), ("left", "left")):
         measured = agreement.get(key) or {
             "value": None,
-            "reason": missing.get("labels", _not_yet(number, "preferences")),
+            "reason": missing.get("labels", _not_yet(number, LABELS)),
         }
         values[name] = measured["value"]
         values[f"{name}_interval"] = None if measured["value"] is None else [measured["low"], measured["high"]]
@@ -136,30 +148,30 @@ def _round(run: RunFolder, number: int) -> dict[str, Any]:
             missing[name] = measured["reason"]
     values["contradictory_pairs"] = agreement.get("contradictory_pairs")
     values["conflicts"], values["sway"] = conflicts(agreement), agreement.get("sway")
-    result = run.json(number, "evaluation", "result.json")
+    result = run.json(number, EVALUATION, RESULT)
     values |= {name: (result or {}).get(name) for name in (*COMPARED, *MEASURED)}
     for name in (*COMPARED, *MEASURED):
         if values[name] is None:
-            missing[name] = _not_yet(number, "evaluation") if result is None else _unjudged(run)
+            missing[name] = _not_yet(number, EVALUATION) if result is None else _unjudged(run)
     if _people_judge(run):
-        found = (run.json(number, "blind_result", "result.json") or {}).get("win_rate_vs_sft")
+        found = (run.json(number, BLIND_RESULT, RESULT) or {}).get("win_rate_vs_sft")
         values["win_rate_vs_sft"] = found if found and found["mean"] is not None else None
         if values["win_rate_vs_sft"] is None:
-            missing["win_rate_vs_sft"] = found["reason"] if found else _not_yet(number, "blind_result")
+            missing["win_rate_vs_sft"] = found["reason"] if found else _not_yet(number, BLIND_RESULT)
         else:
             del missing["win_rate_vs_sft"]
-    policy = run.summary(number, "policy")
+    policy = run.summary(number, POLICY)
     values["checkpoint"], values["reward"] = policy.get("checkpoint"), _reward(policy)
-    values["reward_model"] = run.summary(number, "reward").get("checkpoint")
+    values["reward_model"] = run.summary(number, REWARD).get("checkpoint")
     return {**values, "dropped": _dropped(run, number), "seconds": _seconds(run, number), "missing": missing}
 
 
 def _first(run: RunFolder) -> dict[str, Any]:
     """Round 0: SFT or the given model."""
-    result = run.json(0, "evaluation", "result.json")
+    result = run.json(0, EVALUATION, RESULT)
     values = {name: (result or {}).get(name) for name in (*MEASURED, "demonstrations")}
-    values |= {"checkpoint": run.summary(0, "policy").get("checkpoint"), "dropped": _dropped(run, 0)}
-    missing = {} if result is not None else dict.fromkeys(MEASURED, _not_yet(0, "evaluation"))
+    values |= {"checkpoint": run.summary(0, POLICY).get("checkpoint"), "dropped": _dropped(run, 0)}
+    missing = {} if result is not None else dict.fromkeys(MEASURED, _not_yet(0, EVALUATION))
     if result is not None and values["mean_score"] is None:
         missing["mean_score"] = _unjudged(run)
     return {"round": 0, **values, "seconds": _seconds(run, 0), "missing": missing}
@@ -216,14 +228,17 @@ def _seconds(run: RunFolder, round: int) -> float:
 
 
 def _state(run: RunFolder, planned: int) -> tuple[str, str]:
-    """`finished`, `waiting` (for people) or `unfinished`, and a sentence about it."""
-    last_stage = "blind_result" if _people_judge(run) else "evaluation"
+    """`finished`, `waiting` (for people), `blocked` (by a stage) or `unfinished`, and a sentence about it."""
+    for ref, receipt in run.receipts.items():
+        if why := receipt.summary.get("blocked"):
+            return "blocked", f"{ref} stops the run: {why}."
+    last_stage = BLIND_RESULT if _people_judge(run) else EVALUATION
     for number in range(planned + 1):
-        if run.has(number, last_stage if number else "evaluation"):
+        if run.has(number, last_stage if number else EVALUATION):
             continue
         for asked, taken, why in (
-            ("selection", "snapshot", ""),
-            ("blind", "blind_snapshot", " to compare it with the first policy"),
+            (TASKS, SNAPSHOT, ""),
+            (BLIND, BLIND_SNAPSHOT, " to compare it with the first policy"),
         ):
             if run.has(number, asked) and not run.has(number, taken):
                 given, wanted = _progress(run, number, asked)
@@ -235,7 +250,7 @@ def _state(run: RunFolder, planned: int) -> tuple[str, str]:
 
 def _progress(run: RunFolder, round: int, stage: str) -> tuple[int, int]:
     """Labels given and wanted for the tasks of a stage; more than wanted on one task count as wanted."""
-    tasks = run.rows(round, stage, "tasks.parquet") or []
+    tasks = run.rows(round, stage, TASK_TABLE) or []
     given: Counter[str] = Counter()
     journal = read_journal(run.path / "journal.jsonl", {t["id"] for t in tasks})
     for judgement in journal.judgements(t["id"] for t in tasks):
@@ -264,7 +279,7 @@ def _curves(run: RunFolder) -> list[dict[str, Any]]:
     """Learning curves of every policy and reward model: points are [step, value], values finite; of a `share` in [0, 1]."""
     curves = []
     for ref in run.receipts:
-        if ref.stage not in ("policy", "reward"):
+        if ref.stage not in (POLICY, REWARD):
             continue
         log = run.log(ref.round, ref.stage, "metrics.jsonl")
         for metric, title in CURVES.items():
@@ -283,7 +298,7 @@ def _late(run: RunFolder) -> list[str]:
     """What people said about a round's tasks after its labelling was closed."""
     notes = []
     for ref, receipt in run.receipts.items():
-        path = run.file(ref.round, ref.stage, "tasks.parquet") if ref.stage in (SELECTION, BLIND) else None
+        path = run.file(ref.round, ref.stage, TASK_TABLE) if ref.stage in (TASKS, BLIND) else None
         if path is not None:
             tasks = set(read_table(path, columns=["id"])["id"].to_pylist())
             if late := read_journal(run.path / "journal.jsonl", tasks).late(tasks, receipt.output):

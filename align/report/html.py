@@ -9,11 +9,12 @@ from markupsafe import Markup
 
 from align.escape import shown
 from align.figures import bounds, counted, duration, interval, number, points, share
+from align.provenance.lineage import drop_index
 from align.report import words
 from align.report.data import latest_round, report_data
 from align.report.plots import Estimate, Series, curves_plot, estimates_plot
 from align.report.reward_page import reward_section
-from align.rounds.lineage import drop_index
+from align.stages.names import EVALUATION, POLICY, REWARD, REWARD_CHECK, ROLLOUTS
 from align.store import replace_file
 
 HERE = Path(__file__).parent
@@ -22,11 +23,11 @@ LONGEST = 100_000
 OPEN_SAMPLES, OPEN_SAID = 8, 4
 """Side-by-side answers, and judgements with more than a choice, that are seen at once; the rest unfolds."""
 STAGES = {
-    "rollouts": "sampling",
-    "reward": "training",
-    "policy": "training",
-    "reward_check": "evaluation",
-    "evaluation": "evaluation",
+    ROLLOUTS: "sampling",
+    REWARD: "training",
+    POLICY: "training",
+    REWARD_CHECK: "evaluation",
+    EVALUATION: "evaluation",
 }
 """Stages that have a colour of their own in the time bars; the rest is `other`."""
 
@@ -170,7 +171,7 @@ def _curves(data: dict[str, Any]) -> list[dict[str, Any]]:
     groups: dict[str, list[dict[str, Any]]] = {}
     method = words.METHOD_NAMES[data["method"]]
     for curve in data["learning_curves"]:
-        trained = "reward model" if curve["stage"] == "reward" else method if curve["round"] else "SFT"
+        trained = "reward model" if curve["stage"] == REWARD else method if curve["round"] else "SFT"
         groups.setdefault(f"{trained}: {curve['title']}", []).append(curve)
     pictures = []
     for title, curves in groups.items():

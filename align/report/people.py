@@ -3,10 +3,12 @@
 from collections import Counter
 from typing import Any
 
-from align.evaluate.statistics import wilson
+from align.intervals import wilson
 from align.report.reading import RunFolder
-from align.rounds.journal import read_journal
+from align.stages.labels import AGREEMENT, JUDGEMENT_TABLE
+from align.stages.names import BLIND_SNAPSHOT, LABELS, SNAPSHOT
 from annotation.crowd.advice import name_people
+from annotation.journal import read_journal
 
 SHARES = ("gold", "consistency")
 """Counts of hits that add up over rounds."""
@@ -25,15 +27,15 @@ def annotators(run: RunFolder) -> list[dict[str, Any]]:
     shares: dict[str, dict[str, list[int]]] = {}
     reliability: dict[str, dict[str, Any]] = {}
     for ref in sorted(run.receipts, key=lambda r: r.round):
-        if ref.stage in ("snapshot", "blind_snapshot"):
-            for row in run.rows(ref.round, ref.stage, "judgements.parquet") or ():
+        if ref.stage in (SNAPSHOT, BLIND_SNAPSHOT):
+            for row in run.rows(ref.round, ref.stage, JUDGEMENT_TABLE) or ():
                 _count(
                     counts.setdefault(journal.identity(row["annotator"]), Counter()),
                     row,
-                    blind=ref.stage == "blind_snapshot",
+                    blind=ref.stage == BLIND_SNAPSHOT,
                 )
-        if ref.stage == "preferences":
-            agreement = run.json(ref.round, ref.stage, "agreement.json") or {}
+        if ref.stage == LABELS:
+            agreement = run.json(ref.round, ref.stage, AGREEMENT) or {}
             for who, found in _compiled(agreement).items():
                 if found["reliability"]["value"] is not None:
                     reliability[journal.identity(who)] = {**found["reliability"], "round": ref.round}
@@ -61,8 +63,8 @@ def compilers(run: RunFolder) -> list[dict[str, Any]]:
     found = []
     names = read_journal(run.path / "journal.jsonl", ()).everybody()
     for ref in sorted(run.receipts, key=lambda r: r.round):
-        compiled = (run.json(ref.round, ref.stage, "agreement.json") or {}).get("compiled", {})
-        if ref.stage == "preferences" and "notes" in compiled:
+        compiled = (run.json(ref.round, ref.stage, AGREEMENT) or {}).get("compiled", {})
+        if ref.stage == LABELS and "notes" in compiled:
             notes = name_people(compiled["notes"], names)
             found.append({"round": ref.round, "model": compiled["model"], "choice": compiled["choice"], "notes": notes})
     return found
@@ -99,5 +101,5 @@ def _share(sums: list[int] | None) -> dict[str, Any] | None:
     if sums is None or sums[1] == 0:
         return None
     hits, n = sums
-    low, high = wilson(hits / n, n)
+    low, high = wilson(hits, n)
     return {"value": hits / n, "low": low, "high": high, "hits": hits, "n": n}

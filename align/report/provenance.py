@@ -5,6 +5,7 @@ from collections import defaultdict
 from typing import Any
 
 from align.report.reading import RunFolder
+from align.stages.names import BLIND_SNAPSHOT, SNAPSHOT
 
 SECRET_KEY = re.compile(
     r"(?i)^(\s*(?:-\s+)?[\"']?\w*(?:api_?key|secret|passw(?:or)?d|credential|private_key|(?:hub|auth|access|bearer|hf)_token)[\"']?\s*:\s*)(\S.*)$"
@@ -39,7 +40,9 @@ def outside_files(run: RunFolder) -> dict[str, str]:
     files: dict[str, Any] = {}
     for receipt in run.receipts.values():
         # the journal's state is an input from outside too, but of one round, and the receipts have it
-        files |= {name: value for name, value in receipt.external.items() if receipt.stage != "snapshot"}
+        files |= {
+            name: value for name, value in receipt.external.items() if receipt.stage not in (SNAPSHOT, BLIND_SNAPSHOT)
+        }
     return dict(sorted(files.items()))
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import yaml
 
 from align.errors import ConfigError, DataError
-from align.rounds.intact import require_readable
-from align.rounds.run import require_texts
-from align.rounds.stage import Receipt, Ref, current, pointers, stage_folder
+from align.pipeline.intact import require_readable
+from align.pipeline.receipts import Receipt, current, pointers, stage_folder
+from align.pipeline.run import require_texts
+from align.pipeline.stage import Ref
 from align.store import read_json, read_rows, read_table
 
 

@@ -3,6 +3,8 @@
 from typing import Any
 
 from align.report.reading import RunFolder
+from align.stages.names import REWARD, REWARD_CHECK
+from align.stages.reward import FRESH, HELD_OUT
 
 
 def reward_models(run: RunFolder) -> list[dict[str, Any]]:
@@ -14,14 +16,14 @@ def reward_models(run: RunFolder) -> list[dict[str, Any]]:
     `warnings` are sentences.
     """
     found = []
-    for number in sorted(ref.round for ref in run.receipts if ref.stage == "reward"):
-        next_check = run.summary(number + 1, "reward_check")
-        measured = run.json(number, "reward_check", "held_out.json")
+    for number in sorted(ref.round for ref in run.receipts if ref.stage == REWARD):
+        next_check = run.summary(number + 1, REWARD_CHECK)
+        measured = run.json(number, REWARD_CHECK, HELD_OUT)
         found.append(
             {
                 "round": number,
-                "held_out": measured or run.summary(number, "reward").get("held_out"),
-                "fresh": run.json(number + 1, "reward_check", "fresh.json"),
+                "held_out": measured or run.summary(number, REWARD).get("held_out"),
+                "fresh": run.json(number + 1, REWARD_CHECK, FRESH),
                 "seen": (next_check.get("fresh") or {}).get("seen", 0),
                 "drift": next_check.get("drift"),
                 "warnings": next_check.get("warnings", []),

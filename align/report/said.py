@@ -4,14 +4,15 @@ from collections import Counter
 from typing import Any
 
 from align.ids import unit_for
+from align.provenance.browse import choice_text
 from align.report.reading import RunFolder
-from align.rounds.browse import choice_text
-from align.rounds.journal import read_journal
-from align.rounds.plan import BLIND, SELECTION
+from align.stages.labels import JUDGEMENT_TABLE, TASK_TABLE
+from align.stages.names import BLIND, BLIND_SNAPSHOT, SNAPSHOT, TASKS
 from align.types import FLAGS, LETTERS, Judgement
+from annotation.journal import read_journal
 
 SHOWN = 12
-ASKED = {"snapshot": SELECTION, "blind_snapshot": BLIND}
+ASKED = {SNAPSHOT: TASKS, BLIND_SNAPSHOT: BLIND}
 """Stages that hold what was said → those that hold what was asked."""
 
 
@@ -28,10 +29,10 @@ def said_besides(run: RunFolder) -> dict[str, Any]:
     found: list[tuple[dict[str, Any], Judgement]] = []
     for ref in run.receipts:
         if ref.stage in ASKED:
-            rows = run.rows(ref.round, ref.stage, "judgements.parquet") or []
+            rows = run.rows(ref.round, ref.stage, JUDGEMENT_TABLE) or []
             judgements = [Judgement(**row) for row in rows]
-            counts.append({"round": ref.round, "blind": ref.stage == "blind_snapshot", **_counts(judgements)})
-            tasks = {task["id"]: task for task in run.rows(ref.round, ASKED[ref.stage], "tasks.parquet") or ()}
+            counts.append({"round": ref.round, "blind": ref.stage == BLIND_SNAPSHOT, **_counts(judgements)})
+            tasks = {task["id"]: task for task in run.rows(ref.round, ASKED[ref.stage], TASK_TABLE) or ()}
             said = [j for j in judgements if (j.reason or j.edit or j.flags) and j.task_id in tasks]
             found += [(tasks[j.task_id], j) for j in said]
     seed = run.recipe.get("seed")

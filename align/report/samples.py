@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from align.evaluate.compare import SAMPLES
 from align.evaluate.winrate import outcome
 from align.ids import unit_for
 from align.report.reading import RunFolder
+from align.stages.names import EVALUATION, PROMPTS
 
 SHOWN = 20
 
@@ -16,7 +18,7 @@ def choose_samples(run: RunFolder) -> dict[str, Any]:
     "first": answer, "latest": answer or None, "better": "first" | "latest" | "tie" | None}], "reason": why empty}.
     An answer is {"text", "score", "tokens", "finish"}. Of several answers to a prompt the first sampled one is shown.
     """
-    evaluated = sorted(ref.round for ref in run.receipts if ref.stage == "evaluation")
+    evaluated = sorted(ref.round for ref in run.receipts if ref.stage == EVALUATION)
     if not evaluated:
         return {"first": None, "latest": None, "of": 0, "rows": [], "reason": "no policy is evaluated yet"}
     first, latest = evaluated[0], evaluated[-1] if len(evaluated) > 1 else None
@@ -27,7 +29,7 @@ def choose_samples(run: RunFolder) -> dict[str, Any]:
     drawn = sorted(common, key=lambda p: unit_for("report samples", seed, p))[:SHOWN]
     wanted = set(drawn)
     messages = {
-        row["id"]: row["messages"] for row in run.rows(0, "prompts", "prompts.parquet") or () if row["id"] in wanted
+        row["id"]: row["messages"] for row in run.rows(0, PROMPTS, "prompts.parquet") or () if row["id"] in wanted
     }
     judge = (run.recipe.get("evaluate") or {}).get("judge") or {}
     rows = [
@@ -46,7 +48,7 @@ def choose_samples(run: RunFolder) -> dict[str, Any]:
 def _answers(run: RunFolder, round: int) -> dict[str, dict[str, Any]]:
     """Prompt id → the first sampled answer of a round's evaluation."""
     found: dict[str, dict[str, Any]] = {}
-    rows = run.rows(round, "evaluation", "samples.parquet") or []
+    rows = run.rows(round, EVALUATION, SAMPLES) or []
     for row in sorted(rows, key=lambda r: r["sample"], reverse=True):
         found[row["prompt_id"]] = {name: row[name] for name in ("text", "score", "tokens", "finish")}
     return found

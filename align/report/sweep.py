@@ -19,7 +19,7 @@ STYLE = (
 
 
 def sweep_svg(result: dict[str, Any]) -> str:
-    """`result` is what `align.rounds.sweep.sweep` returns. Pruned trials are hollow, at their last look; the best
+    """`result` is what `align.sweep.sweep.sweep` returns. Pruned trials are hollow, at their last look; the best
     trial is orange, the starting settings a dashed line."""
     shown = [t for t in result["trials"] if t["value"] is not None]
     levels = [t[part] for t in shown for part in ("low", "high")]

@@ -16,6 +16,7 @@ def headline(data: dict[str, Any]) -> str:
             "waiting": "The first answers wait for people",
             "unfinished": "This run is at its beginning: no round is evaluated yet",
             "finished": "No round is evaluated",
+            "blocked": "A stage stopped this run before a round was evaluated",
         }[data["state"]]
     found, name = last["win_rate_vs_sft"], f"Round {last['round']}"
     if found is None and data["judge"] and data["judge"]["type"] == "people":

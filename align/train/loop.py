@@ -31,6 +31,7 @@ SAVE_SHARE = 1 / 20
 """Most of the time that may go into saving."""
 PRINT_SECONDS = 5.0
 
+
 Look = Callable[[Any, int, int], None]
 """Is given (the model as it is, steps done, steps in all)."""
 _look: ContextVar[Look | None] = ContextVar("look", default=None)

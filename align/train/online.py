@@ -29,13 +29,11 @@ from align.text import (
 from align.train import arguments, checkpoint, reference, verifying
 from align.train import examples as ex
 from align.train.world import rank
-from align.types import Dropped, Message, Prompt
+from align.types import Dropped, Message, Prompt, Score
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Score = Callable[[Sequence[list[Message]], Sequence[str]], list[float | None]]
-"""(prompts, answers) → one score for each answer, higher is better; None is an answer that cannot be scored."""
 
 STEP0_TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2}
 """Largest difference of a token's log-probability, in nats, between policy and reference before the first step."""

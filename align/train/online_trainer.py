@@ -1,6 +1,6 @@
 """What we replace in TRL 1.16's RLOO and GRPO trainers, for both and for PPO. Imports torch: import it late.
 
-Prompts arrive as tokens, scores come from an `align.train.online.Score`, the order of prompts and the draws of answers
+Prompts arrive as tokens, scores come from an `align.types.Score`, the order of prompts and the draws of answers
 follow from the seed and the step (so a resumed run repeats them), and nothing leaves the machine or is printed.
 """
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from align.figures import interval
+from align.intervals import wilson
 from annotation.crowd.arrays import Array
 from annotation.crowd.evidence import COMPARE, SCORE, Evidence, by_others, shared
-from annotation.crowd.people import wilson
 
 ONE_SIDED = 0.65
 """A person whose share of left answers is outside of this and 1 less this, with its interval, is said to be one-sided."""

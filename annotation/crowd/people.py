@@ -1,22 +1,14 @@
 """Numbers about each annotator: reliability, position bias, control items, consistency."""
 
-import math
 from typing import Any
 
 import numpy as np
 
+from align.intervals import wilson
 from annotation.crowd.arrays import Array, runs
 from annotation.crowd.beliefs import Beliefs
 from annotation.crowd.evidence import Evidence
 from annotation.crowd.reading import Asked, Said
-
-
-def wilson(hits: float, n: float, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval of a share, `hits` of `n` > 0, in [0, 1]; z is the normal quantile (1.96: 95%)."""
-    p = hits / n
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def numbers_of(asked: Asked, said: Said, evidence: Evidence, beliefs: Beliefs | None) -> dict[str, dict[str, Any]]:

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from align.intervals import wilson
 from annotation.crowd.arrays import Array
 from annotation.crowd.evidence import COMPARE, PAIR, Evidence, shared
-from annotation.crowd.people import wilson
 from annotation.crowd.reading import Asked, Said
 
 FEW = 20

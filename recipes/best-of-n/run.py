@@ -12,11 +12,11 @@ from align.config.load import load_recipe
 from align.data.demonstrations import load_demonstrations
 from align.data.prompts import held_out_prompts, load_prompts, prompts_of_round
 from align.evaluate.compare import evaluate_policy
-from align.rounds.best_of_n import train_best_of_n
-from align.rounds.rewarding import Part, scorer_of
+from align.stages.best_of_n import train_best_of_n
 from align.train.checkpoint import import_model
 from align.train.sft import train_sft
 from reward.functions import FunctionScorer, load_function
+from reward.terms import Part, scorer_of
 from rollouts.sample import sample_answers
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from align.config.load import load_recipe
 from align.data.prompts import held_out_prompts, load_prompts, prompts_of_round
 from align.evaluate.compare import evaluate_policy
-from align.rounds.rewarding import Part, scorer_of
 from align.train.checkpoint import import_model
 from align.train.grpo import train_grpo
 from reward.functions import FunctionScorer, load_function
+from reward.terms import Part, scorer_of
 from rollouts.sample import sample_answers
 
 

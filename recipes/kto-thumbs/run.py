@@ -12,8 +12,8 @@ from align.config.load import load_recipe
 from align.data.demonstrations import load_demonstrations
 from align.data.prompts import held_out_prompts, load_prompts, prompts_of_round
 from align.evaluate.compare import evaluate_policy
-from align.rounds.asking import ask
-from align.rounds.labelling import desk_of_tasks, follow
+from align.labelling.session import desk_of_tasks, follow
+from align.labelling.tasks import ask
 from align.train.checkpoint import import_model
 from align.train.kto import train_kto
 from align.train.sft import train_sft

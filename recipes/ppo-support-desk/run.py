@@ -12,15 +12,15 @@ from align.config.load import load_recipe
 from align.data.demonstrations import load_demonstrations
 from align.data.prompts import held_out_prompts, load_prompts, prompts_of_round
 from align.evaluate.compare import evaluate_policy
-from align.rounds.asking import ask
-from align.rounds.labelling import desk_of_tasks, follow
-from align.rounds.rewarding import Part, scorer_of
+from align.labelling.session import desk_of_tasks, follow
+from align.labelling.tasks import ask
 from align.train.checkpoint import import_model
 from align.train.ppo import train_ppo
 from align.train.sft import train_sft
 from align.types import Preference
 from annotation.compile import compile_preferences
 from reward.functions import FunctionScorer, load_function
+from reward.terms import Part, scorer_of
 from reward.train import train_reward
 from rollouts.sample import sample_answers
 

@@ -35,7 +35,7 @@ def judge(messages: list[dict[str, str]], answer: str) -> float | None:
 
 @cache
 def _judge() -> Any:
-    from reward.model import load_scorer
+    from reward.load import load_scorer
 
     if not JUDGE.is_dir():
         raise FileNotFoundError(f"there is no {JUDGE}; `align reward train` makes it, see README.md")

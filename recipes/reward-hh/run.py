@@ -14,11 +14,11 @@ from align.data.preferences import load_preferences
 from align.data.prompts import held_out_prompts, load_prompts, prompts_of_round
 from align.evaluate.compare import evaluate_policy
 from align.evaluate.pairs import score_differences
-from align.rounds.best_of_n import train_best_of_n
+from align.stages.best_of_n import train_best_of_n
 from align.train.checkpoint import import_model
 from reward.functions import FunctionScorer, load_function
+from reward.load import load_scorer
 from reward.measure import is_held_out, measure, slices_of
-from reward.model import load_scorer
 from reward.train import train_reward
 from rollouts.sample import sample_answers
 

@@ -11,8 +11,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from align.cli.recipes import shipped
-from align.rounds.desk import open_desk
-from align.rounds.stage import Ref, current
+from align.pipeline.receipts import current
+from align.pipeline.stage import Ref
+from align.stages.desks import open_desk
 from align.types import Task
 from reward.functions import load_function
 from tests.browser.conftest import OpenPage, sign_in

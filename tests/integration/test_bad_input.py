@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from align.cli import app as cli
-from align.rounds.lock import run_lock
-from align.rounds.worker import thread_settings
+from align.pipeline.lock import run_lock
+from align.pipeline.stage_worker import thread_settings
 from annotation import server
 from tests.loop import align, make_loop, write_jsonl
 from tests.server_fixtures import ArgillaServer

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from align.errors import ServiceError
-from align.rounds.desk import open_desk
-from align.rounds.forget import wish, write_tombstones
-from align.rounds.journal import read_journal
-from align.rounds.labelling import open_backend
+from align.labelling.session import open_backend
+from align.provenance.forget import wish, write_tombstones
+from align.stages.desks import open_desk
 from align.store import read_rows
 from annotation.backend import Answer
+from annotation.journal import read_journal
 from tests.integration.test_cli_stages import json_of
 from tests.loop import align, by_name, write_jsonl
 from tests.server_fixtures import ArgillaServer, add_annotator

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from align.pipeline.receipts import current
+from align.pipeline.stage import Ref
+from align.provenance.clean import remove
+from align.provenance.forget import still_holding, used_by, wish
 from align.report.data import report_data
-from align.rounds.clean import remove
-from align.rounds.forget import still_holding, used_by, wish
-from align.rounds.stage import Ref, current
 from align.store import read_table
 from tests.integration.test_cli_stages import json_of
 from tests.loop import align, make_loop, rows

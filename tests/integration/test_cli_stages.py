@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from align.data.preferences import load_preferences
-from align.rounds.desk import open_desk
-from align.rounds.labelling import open_backend
-from align.rounds.stage import Ref, current
+from align.labelling.session import open_backend
+from align.pipeline.receipts import current
+from align.pipeline.stage import Ref
+from align.stages.desks import open_desk
 from align.store import checkpoint_id, folder_id, read_rows, read_table
 from align.train.checkpoint import load_model
 from annotation.backend import Answer

@@ -17,7 +17,8 @@ import pytest
 from align.config.base import Sampling
 from align.config.rollouts import Engine, Ray
 from align.errors import ConfigError
-from rollouts.engine import Completion, Generator, Request, open_generator
+from rollouts.engine import Completion, Generator, Request
+from rollouts.engines import open_generator
 from tests.tiny import make_tiny_model
 
 pytestmark = pytest.mark.slow

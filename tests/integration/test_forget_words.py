@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from align.errors import ConfigError
-from align.rounds.desk import open_desk
-from align.rounds.forget import wish
-from align.rounds.journal import read_journal
-from align.rounds.labelling import open_backend, take_in
+from align.labelling.session import open_backend, take_in
+from align.provenance.forget import wish
+from align.stages.desks import open_desk
 from annotation import server
 from annotation.backend import Answer
+from annotation.journal import read_journal
 from tests.integration.test_cli_stages import json_of
 from tests.loop import align, write_jsonl
 from tests.server_fixtures import ArgillaServer, add_annotator

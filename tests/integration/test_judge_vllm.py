@@ -16,7 +16,6 @@ from align.judge import compare, rate
 from align.types import Message
 from align.vllm import CPU_ENVIRONMENT, ENVIRONMENT
 from reward.build import build
-from reward.scorer import explain
 from rollouts import server_process
 from tests.tiny import make_tiny_model
 
@@ -90,13 +89,13 @@ def test_verdicts_of_both_orders_as_json(judge) -> None:
 def test_ratings_and_pairs_as_scores(judge) -> None:
     ratings = rate(judge(reply="json"), "r", [(ASKED, "In the post.")], 3)
     assert ratings[0] in (1, 2, 3)
-    found = explain(build(judge(reply="json", compare="pairs")), [ASKED] * 3, ["a", "b", "c"])
+    found = build(judge(reply="json", compare="pairs")).explain([ASKED] * 3, ["a", "b", "c"])
     assert all(isinstance(score, float) and 0 <= score <= 1 for score in found)
     assert sum(score for score in found if isinstance(score, float)) == pytest.approx(1.5)
 
 
 def test_a_model_that_talks_past_the_form_leaves_answers_unscored_with_the_reason(judge) -> None:
-    found = explain(build(judge()), [ASKED, ASKED], ["In the post.", "x" * (2 * TOKENS)])
+    found = build(judge()).explain([ASKED, ASKED], ["In the post.", "x" * (2 * TOKENS)])
     assert found[0] in ("the reply was cut at max_tokens (40)", "the reply ends with no verdict", "the reply is empty")
     assert isinstance(found[1], str) and found[1].startswith("HTTP 400: ") and "context" in found[1]
 

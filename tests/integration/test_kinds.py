@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
+from align.labelling.session import open_backend
+from align.pipeline.receipts import current, stage_folder
+from align.pipeline.stage import Ref
 from align.report.data import report_data
 from align.report.html import render
-from align.rounds.desk import open_desk
-from align.rounds.journal import read_journal
-from align.rounds.labelling import open_backend
-from align.rounds.stage import Ref, current, stage_folder
+from align.stages.desks import open_desk
 from align.store import read_json
 from annotation.backend import Answer
+from annotation.journal import read_journal
 from tests.loop import align, kill_at, make_loop, rows, write_jsonl
 from tests.server_fixtures import ArgillaServer
 

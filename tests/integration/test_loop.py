@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from align.rounds.stage import Ref, current
+from align.pipeline.receipts import current
+from align.pipeline.stage import Ref
 from annotation import server
 from tests.loop import align, kill_at, make_loop, rows, said
 from tests.server_fixtures import ArgillaServer

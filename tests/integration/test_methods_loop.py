@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from align.rounds.stage import Ref, current
+from align.pipeline.receipts import current
+from align.pipeline.stage import Ref
 from tests.loop import align, kill_at, make_loop, rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.full]

@@ -56,7 +56,8 @@ def train(method: str, model: Path, at: Path) -> dict[str, Any]:
 
 def sample(model: Path) -> None:
     from align.text import encode_prompt, load_tokenizer
-    from rollouts.engine import Request, open_generator
+    from rollouts.engine import Request
+    from rollouts.engines import open_generator
 
     requests = [Request(f"p{n}", encode_prompt(load_tokenizer(model), q)) for n, q in enumerate(QUESTIONS)]
     with open_generator("transformers", model, dtype="float32", max_tokens_total=200, threads=1) as generator:

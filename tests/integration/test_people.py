@@ -12,10 +12,8 @@ import pytest
 
 from align.config.recipe import Annotate
 from align.errors import ServiceError
-from align.rounds.desk import make_desk as make_desk_of_file
-from align.rounds.forget import erase, used_by, wish, write_tombstones
-from align.rounds.journal import close, read_journal, reopen
-from align.rounds.labelling import (
+from align.labelling.folder import make_desk as make_desk_of_file
+from align.labelling.session import (
     Desk,
     desk_of_folder,
     desk_of_tasks,
@@ -26,11 +24,13 @@ from align.rounds.labelling import (
     take_in,
     waits,
 )
-from align.rounds.survey import survey
+from align.labelling.survey import survey
+from align.provenance.forget import erase, used_by, wish, write_tombstones
 from align.store import write_json
 from align.types import judgement_id
 from annotation.argilla_backend import ArgillaBackend
 from annotation.backend import Answer
+from annotation.journal import close, read_journal, reopen
 from tests.labelling import pair_tasks
 from tests.loop import write_jsonl
 from tests.server_fixtures import ArgillaServer, add_annotator

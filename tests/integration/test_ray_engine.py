@@ -19,7 +19,8 @@ from align.errors import ConfigError, ServiceError, StageError
 from align.ids import content_id
 from align.types import Prompt
 from rollouts import ray_cluster, ray_engine
-from rollouts.engine import Completion, Request, open_generator
+from rollouts.engine import Completion, Request
+from rollouts.engines import open_generator
 from rollouts.sample import sample_candidates
 from tests.tiny import make_tiny_model
 

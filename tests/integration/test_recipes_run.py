@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from align.cli.recipes import shipped
-from align.rounds.stage import Ref, current
+from align.pipeline.receipts import current
+from align.pipeline.stage import Ref
 from align.store import checkpoint_id, read_json
 from annotation import server
 from annotation.backend import Answer

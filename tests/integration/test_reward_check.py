@@ -8,12 +8,12 @@ import pytest
 
 from align.config.training import RewardModel
 from align.evaluate.pairs import score_differences
-from align.rounds.checking import FRESH, HELD_OUT, PAIRS, reward_check
-from align.rounds.stage import Job
+from align.pipeline.stage import Job
+from align.stages.reward import FRESH, HELD_OUT, PAIRS, reward_check
 from align.store import read_json, read_table, write_table
 from align.types import Judgement, Preference, Task, to_table
+from reward.load import load_scorer
 from reward.measure import is_held_out
-from reward.model import load_scorer
 from reward.train import train_reward
 from tests.tiny import make_tiny_model
 

@@ -15,7 +15,8 @@ from align.config.base import Sampling
 from align.config.rollouts import Engine, Rollouts
 from align.errors import ConfigError, StageError
 from align.types import Prompt, prompt_id
-from rollouts.engine import Request, open_generator
+from rollouts.engine import Request
+from rollouts.engines import open_generator
 from rollouts.process import engine_process
 from tests.tiny import make_tiny_model
 

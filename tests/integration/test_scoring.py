@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from align.errors import ConfigError
-from align.rounds.rewarding import Part, scorer_of
 from reward import scoring
+from reward.load import load_scorer
 from reward.members import member_count
-from reward.model import ModelScorer, load_scorer
+from reward.model import ModelScorer
 from reward.scoring import KeptScorer, engine_for
+from reward.terms import Part, scorer_of
 from tests.tiny import make_tiny_model, make_tiny_reward_model
 
 ROOT = Path(__file__).parents[2]

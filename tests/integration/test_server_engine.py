@@ -14,11 +14,13 @@ import pytest
 from align.config.base import Sampling
 from align.config.rollouts import Engine, Server
 from align.errors import ConfigError, ServiceError, StageError
-from align.rounds.stage import Ref, current, stage_folder
+from align.pipeline.receipts import current, stage_folder
+from align.pipeline.stage import Ref
 from align.sync import TOLERANCE
 from rollouts import server_process
 from rollouts.adapters import CONFIG, FOLDER, WEIGHTS
-from rollouts.engine import Request, open_generator
+from rollouts.engine import Request
+from rollouts.engines import open_generator
 from rollouts.sync import check_sync
 from tests.loop import align, kill_at, make_loop
 from tests.lora import trained

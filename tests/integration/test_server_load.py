@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from align.rounds.desk import open_desk
-from align.rounds.labelling import open_backend
+from align.labelling.session import open_backend
+from align.stages.desks import open_desk
 from annotation import server
 from annotation.argilla_backend import ArgillaBackend
 from annotation.backend import Answer

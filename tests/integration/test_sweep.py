@@ -17,9 +17,9 @@ from align.config.section import load_section
 from align.config.space import split_settings
 from align.config.training import Dpo
 from align.errors import ConfigError, DataError, StageError
-from align.rounds.sweep import Subject, sweep, tuning_and_final, with_values
-from align.rounds.swept import best_recipe, rows_left, subject_of_recipe
-from align.rounds.trials import Budget, Search
+from align.sweep.sweep import Subject, sweep, tuning_and_final, with_values
+from align.sweep.swept import best_recipe, rows_left, subject_of_recipe
+from align.sweep.trials import Budget, Search
 from align.types import Prompt, prompt_id
 from tests.loop import align, make_loop, write_jsonl
 
@@ -55,7 +55,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, *, dies_at: int | None = None, log
     `dies_at` is the trial that is interrupted as a kill would: nothing is written after it."""
     import math
 
-    from align.rounds import sweep as module
+    from align.sweep import sweep as module
 
     monkeypatch.setattr(module, "_measure", lambda *_: lambda model: (model, model - 0.1, model + 0.1))
     compared = {"better": None, "note": "not compared here"}
@@ -241,7 +241,7 @@ def test_from_the_command_line_killed_in_the_middle(world: Path) -> None:
 @pytest.mark.parametrize("lora", [None, {"r": 4, "dropout": 0.2}], ids=["full", "lora"])
 def test_a_look_at_a_model_in_training_leaves_it_as_it_was(world: Path, tmp_path: Path, lora: Any) -> None:
     from align.config.training import Sft
-    from align.rounds.measuring import Answering, measured
+    from align.sweep.measuring import Answering, measured
     from align.train.loop import looking
     from align.train.sft import train_sft
 

@@ -8,12 +8,13 @@ import pytest
 
 from align.config.training import Lora
 from align.errors import ConfigError
-from align.rounds.rewarding import Part, rewards_id, scorer_of
 from align.store import folder_files, read_json
 from align.types import Preference
 from reward.ensemble import EnsembleScorer
+from reward.load import load_scorer
 from reward.members import FUNCTIONS, SUMMARY
-from reward.model import ModelScorer, load_scorer
+from reward.model import ModelScorer
+from reward.terms import Part, rewards_id, scorer_of
 from tests.integration.test_train_reward import GOOD, PAIRS, stop_at, train
 from tests.tiny import make_tiny_model, make_tiny_reward_model
 

@@ -13,7 +13,8 @@ from align.evaluate.pairs import pair_accuracy
 from align.progress import Progress
 from align.store import folder_files
 from align.types import Preference
-from reward.model import ModelScorer, load_reward_model
+from reward.classifier import load_reward_model
+from reward.model import ModelScorer
 from reward.train import train_reward
 from tests.tiny import make_tiny_model
 

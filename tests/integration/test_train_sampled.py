@@ -8,8 +8,8 @@ import pytest
 from align.config.base import Sampling
 from align.config.training import BestOfN, Dpo, Kto, RewardModel
 from align.ids import content_id
-from align.rounds.best_of_n import train_best_of_n
 from align.sampled import read_tokens
+from align.stages.best_of_n import train_best_of_n
 from align.store import read_table
 from align.text import encode_prompt, load_tokenizer
 from align.train import dpo

@@ -12,7 +12,7 @@ from align.train.checkpoint import load_model
 from align.train.grpo import train_grpo
 from align.train.rloo import train_rloo
 from align.types import Preference, Prompt, prompt_id
-from reward.model import load_scorer
+from reward.load import load_scorer
 from reward.train import train_reward
 from tests.chat_templates import FIXTURES, tokenizer_of
 

@@ -13,7 +13,8 @@ import pytest
 
 from align.config.base import Sampling
 from align.errors import ConfigError
-from rollouts.engine import Completion, Request, open_generator
+from rollouts.engine import Completion, Request
+from rollouts.engines import open_generator
 from tests.tiny import make_tiny_model
 
 pytestmark = [

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from align.errors import ConfigError
-from reward.model import ModelScorer, load_scorer
+from reward.load import load_scorer
+from reward.model import ModelScorer
 from reward.scoring import KeptScorer
 from reward.vllm_scorer import VllmModel, cpu_options
 from tests.tiny import make_tiny_model, make_tiny_reward_model

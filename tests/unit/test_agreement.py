@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from align.types import Task
-from annotation.agreement import krippendorff_alpha, summary, sway, wilson
+from annotation.agreement import krippendorff_alpha, summary, sway
 from annotation.kappa import Sums, cohen, fleiss
 from tests.labelling import judge, make_task
 
@@ -81,11 +81,6 @@ def test_cohens_kappa() -> None:
 def test_alpha_is_undefined_without_variation_or_overlap() -> None:
     assert krippendorff_alpha(units("a a", "a a")) is None
     assert krippendorff_alpha([["a"], ["b"]]) is None
-
-
-def test_wilson() -> None:
-    assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    assert wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
 
 
 TASKS = [

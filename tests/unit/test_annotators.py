@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from align.intervals import wilson
 from align.types import Judgement, Task
 from annotation.annotators import alike, clustered_share, pace, statistics, time_left
 from annotation.backend import Count, Progress, progress_of
-from annotation.crowd.people import wilson
 from tests.labelling import judge, make_task
 
 

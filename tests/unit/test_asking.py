@@ -7,7 +7,7 @@ import pytest
 
 from align.config.recipe import Annotate
 from align.errors import DataError
-from align.rounds.asking import ask, read_suggestions, write_suggestions
+from align.labelling.tasks import ask, read_suggestions, write_suggestions
 from align.types import Prompt
 from tests.labelling import make_candidate, make_prompt, world
 from tests.loop import write_jsonl

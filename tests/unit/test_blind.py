@@ -3,7 +3,7 @@
 import pytest
 
 from align.evaluate.blind import blind_win_rate
-from align.evaluate.statistics import wilson
+from align.intervals import wilson
 from align.types import Judgement, Task
 from tests.labelling import judge, make_task
 
@@ -54,7 +54,7 @@ def test_answers_that_are_the_same_are_ties_that_nobody_was_asked_about() -> Non
 
 def test_where_all_say_the_same_the_interval_is_wilsons() -> None:
     found = blind_win_rate(*world(*[("a",), ("b",)] * 10), NEW, seed=0)
-    assert (found["mean"], (found["low"], found["high"])) == (1.0, pytest.approx(wilson(1.0, 20)))
+    assert (found["mean"], (found["low"], found["high"])) == (1.0, pytest.approx(wilson(20, 20)))
 
 
 @pytest.mark.parametrize(

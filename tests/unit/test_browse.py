@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from align.rounds.browse import _names, browse, choice_text
+from align.provenance.browse import _names, browse, choice_text
 from align.store import read_table, write_json
 from align.types import Judgement, Task
 from tests.fake_run import make_run

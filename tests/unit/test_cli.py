@@ -19,8 +19,8 @@ from align.cli.display import counting, indented, one_line, plain, print_table, 
 from align.cli.document import markdown
 from align.cli.workplace import workplace
 from align.errors import ConfigError, ServiceError
-from align.rounds.lock import run_lock
-from align.rounds.worker import thread_settings
+from align.pipeline.lock import run_lock
+from align.pipeline.stage_worker import thread_settings
 from align.store import working_folder
 
 HEAVY = {"torch", "transformers", "trl", "vllm", "datasets", "pyarrow", "pydantic", "argilla", "numpy", "rich", "httpx"}

@@ -17,14 +17,14 @@ from align.cli.recipes import copy_recipe
 from align.cli.workplace import workplace
 from align.config.rollouts import Cpu
 from align.errors import ConfigError, DataError, ServiceError
+from align.pipeline import runner
+from align.pipeline.fingerprint import Fingerprints
+from align.pipeline.lock import run_lock
+from align.pipeline.receipts import current, partial_folder, pointed_key, stage_folder
+from align.pipeline.stage import Ref
+from align.provenance.clean import remove, unreachable
+from align.provenance.lineage import build_index, trace
 from align.report.html import renew_derived, write_report
-from align.rounds import runner, work
-from align.rounds.clean import remove, unreachable
-from align.rounds.fingerprint import Fingerprints
-from align.rounds.journal import append, read_journal
-from align.rounds.lineage import build_index, trace
-from align.rounds.lock import run_lock
-from align.rounds.stage import Ref, current, partial_folder, pointed_key, stage_folder
 from align.store import (
     fresh_folder,
     publish,
@@ -35,16 +35,16 @@ from align.store import (
     working_folder,
     write_table,
 )
+from annotation.journal import append, read_journal
 from annotation.server.files import locked
 from rollouts.sample import _begun_with
 from tests.fake_run import make_run
-from tests.unit.test_rounds import CALLS, chain, go, number, write_number
+from tests.unit.test_rounds import CALLS, Nobody, chain, go, number
 
 
 @pytest.fixture(autouse=True)
-def _light(monkeypatch: pytest.MonkeyPatch) -> None:
+def _light() -> None:
     CALLS.clear()
-    monkeypatch.setitem(work.WORK, "write_number", write_number)
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_a_file_with_the_old_time_is_found_on_request(run: Path) -> None:
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert go(run, chain()) == []
     with pytest.raises(DataError, match="number of 1/third is not what was published"):
-        runner._go(runner.Run(run, "id", None), chain(), lambda event: None, False, True)  # type: ignore[arg-type]
+        runner.go(run, chain(), Nobody(), lambda event: None, verify=True)
 
 
 def test_a_published_file_that_is_gone(run: Path) -> None:
@@ -107,7 +107,7 @@ def test_from_does_a_damaged_stage_again_whatever_is_damaged(run: Path) -> None:
         (folder(run, 0, "first") / name).write_text(text)
         with pytest.raises(DataError, match="0/first"):
             go(run, chain(second=len(CALLS)))
-        runner._retire(run, chain()[:1])
+        runner.retire(run, chain()[:1])
         assert go(run, chain()[:1]) == ["0/first"]
         assert number(run, 0, "first") == "1"
 

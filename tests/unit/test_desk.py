@@ -8,8 +8,9 @@ import pytest
 from align.cli.push import _check, _settings
 from align.config.recipe import Annotate
 from align.errors import ConfigError, DataError
-from align.rounds.compared import win_rate
-from align.rounds.desk import make_desk, open_desk
+from align.labelling.comparison import win_rate
+from align.labelling.folder import make_desk
+from align.stages.desks import open_desk
 from align.store import read_json, read_rows
 from tests.labelling import judge
 from tests.loop import write_jsonl

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from align.config.recipe import Annotate
 from align.data.prompts import held_out_prompts, prompts_of_round
 from align.errors import ServiceError
-from align.rounds import labelling
-from align.rounds.journal import forget
-from align.rounds.labelling import desk_of_tasks, follow
+from align.labelling import session as labelling
+from align.labelling.session import desk_of_tasks, follow
 from align.types import Judgement
 from annotation.backend import Answer, Progress, Submitted, progress_of
+from annotation.journal import forget
 from tests.labelling import judge, make_prompt, make_task
 
 TRAIN = [make_prompt(f"train {n}") for n in range(7)]

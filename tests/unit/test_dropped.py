@@ -12,11 +12,11 @@ from align.data.preferences import load_preferences
 from align.data.prompts import read_prompts
 from align.data.thumbs import load_thumbs
 from align.dropped import mostly_dropped, reasons_text
-from align.rounds import work
-from align.rounds.asking import ask
-from align.rounds.desk import make_desk
-from align.rounds.parts import note_of
-from align.rounds.stage import Job
+from align.labelling.folder import make_desk
+from align.labelling.tasks import ask
+from align.pipeline.stage import Job
+from align.stages import data, labels
+from align.stages.stage_io import note_of
 from align.store import write_table
 from align.train.examples import require_rows
 from align.types import Candidate, Dropped, Prompt, to_table
@@ -94,7 +94,7 @@ def job_of(folder: Path, prompts: list[Prompt], **given: Any) -> Job:
 def test_a_run_says_that_most_rows_are_held_out(tmp_path: Path, kind: str) -> None:
     row = {"chosen": "b", "rejected": "c", "completion": "b", "label": True}
     rows = write(tmp_path / "rows.jsonl", [{"prompt": text, **row} for text in ("a", "b", "c")])
-    stage = {"preference": work.given_preferences, "thumb": work.given_thumbs, "demonstration": work.demonstrations}
+    stage = {"preference": labels.given_preferences, "thumb": labels.given_thumbs, "demonstration": data.demonstrations}
     held_out = [make_prompt(text, split="test") for text in ("a", "b")]
     job = job_of(tmp_path, held_out, path=str(rows), mix=[])
     assert stage[kind](job, lambda done, total: None)["notes"] == [
@@ -135,7 +135,7 @@ def test_a_run_tells_it_after_the_selection(tmp_path: Path) -> None:
     write_table(tmp_path / "candidates.parquet", to_table(Candidate, candidates))
     settings = {"asked": {"tasks": 24}, "shares": {}, "seed": 0}
     job = job_of(tmp_path, prompts, inputs={"rollouts": tmp_path}, settings=settings)
-    summary = work.selection(job, lambda done, total: None)
+    summary = labels.selection(job, lambda done, total: None)
     assert summary["tasks"] == 16
     assert [note[:33] for note in summary["notes"]] == ["16 pairs and not the 24 asked for"]
 

@@ -12,13 +12,14 @@ from align.config.recipe import Annotate
 from align.data.demonstrations import load_demonstrations
 from align.data.preferences import load_preferences
 from align.errors import ConfigError
-from align.rounds.desk import make_desk, open_desk
-from align.rounds.export import export, pseudonymous, pull_files
-from align.rounds.forget import used_by, wish, write_tombstones
-from align.rounds.journal import record
-from align.rounds.labelling import desk_of_tasks
+from align.labelling.folder import make_desk
+from align.labelling.session import desk_of_tasks
+from align.provenance.export import export, pseudonymous, pull_files
+from align.provenance.forget import used_by, wish, write_tombstones
+from align.stages.desks import open_desk
 from align.store import read_rows, read_table
 from align.types import Judgement, judgement_id
+from annotation.journal import record
 from tests.labelling import judge, make_task
 from tests.loop import write_jsonl
 

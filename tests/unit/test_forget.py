@@ -7,15 +7,16 @@ import pytest
 
 from align.errors import ConfigError, DataError
 from align.ids import with_check
+from align.pipeline.receipts import current
+from align.pipeline.stage import Job, Ref
+from align.provenance.browse import browse
+from align.provenance.forget import tainted, used_by, wish, write_tombstones
+from align.provenance.lineage import trace
 from align.report.data import report_data
-from align.rounds.browse import browse
-from align.rounds.forget import tainted, used_by, wish, write_tombstones
-from align.rounds.journal import Tombstones, append, close, read_journal, record
-from align.rounds.lineage import trace
-from align.rounds.stage import Job, Ref, current
-from align.rounds.work import snapshot
+from align.stages.labels import snapshot
 from align.store import read_json, read_table, remove_folder, write_json
 from align.types import Judgement, from_table
+from annotation.journal import Tombstones, append, close, read_journal, record
 from tests.fake_run import make_run
 from tests.loop import rows
 
@@ -153,9 +154,9 @@ def test_a_snapshot_is_of_the_bytes_that_its_key_was_made_of(run: Path, tmp_path
     record(run / "journal.jsonl", [replace(first, outcome="both_bad" if first.outcome != "both_bad" else "tie")])
     out = tmp_path / "out"
     out.mkdir()
-    tuning = {"journal": str(run / "journal.jsonl"), "labelling": receipt.output, "until": journal.length}
+    runtime = {"journal": str(run / "journal.jsonl"), "labelling": receipt.output, "until": journal.length}
     source = run / "round_001" / "selection" / receipt.key
-    snapshot(Job(1, "snapshot", {"tasks": source}, {}, tuning, out), lambda done, total: None)
+    snapshot(Job(1, "snapshot", {"tasks": source}, {}, runtime, out), lambda done, total: None)
     assert from_table(Judgement, read_table(out / "judgements.parquet")) == journal.judgements(tasks)
 
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from align.errors import DataError
-from align.rounds import journal_io
-from align.rounds.journal import append, close, erase, forget, read_journal, record, reopen, said
 from align.types import Judgement, judgement_id
+from annotation import journal_io
+from annotation.journal import append, close, erase, forget, read_journal, record, reopen, said
 
 
 def judged(task: str, annotator: str, outcome: str = "a") -> Judgement:

@@ -37,7 +37,6 @@ from align.types import Message
 from reward.build import build
 from reward.compose import weighted
 from reward.judged import ALONE, meetings
-from reward.scorer import explain
 from tests.fake_judge import Answer, fake_judge
 
 ASKED: list[Message] = [{"role": "user", "content": "Where is my kettle?"}]
@@ -398,12 +397,12 @@ def test_scores_by_pairs_among_the_answers_to_one_prompt() -> None:
     other: list[Message] = [{"role": "user", "content": "And the cup?"}]
     with fake_judge(longer) as server:
         scorer = build(judge_at(server.url, compare="pairs"))
-        found = explain(scorer, [ASKED] * 3 + [other, ASKED], ["a", "bb", "ccc", "alone", "bb"])
+        found = scorer.explain([ASKED] * 3 + [other, ASKED], ["a", "bb", "ccc", "alone", "bb"])
     assert found == [0.0, 0.5, 1.0, ALONE, 0.5]
     assert len(server.bodies) == 6, "three pairs of distinct answers, each in both orders"
     with fake_judge(longer) as server:
         scorer = build(judge_at(server.url, compare="pairs"))
-        assert explain(scorer, [ASKED] * 2, ["same", "same"]) == [0.5, 0.5]
+        assert scorer.explain([ASKED] * 2, ["same", "same"]) == [0.5, 0.5]
 
 
 @given(count=st.integers(0, 12), opponents=st.integers(1, 12))

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pytest
 
 from align.ids import content_id
-from align.rounds.lineage import trace
-from align.rounds.stage import Receipt, Ref, Stage, current, partial_folder, seal
+from align.pipeline.receipts import Receipt, current, partial_folder, seal
+from align.pipeline.stage import Declaration, Ref, Stage
+from align.provenance.lineage import trace
 from align.store import write_json, write_table
 from align.types import Judgement, Prompt, Task, to_table
 from annotation.compile import compile_labels
@@ -19,7 +20,16 @@ def publish(run: Path, round: int, stage: str, **tables: pa.Table) -> None:
     """A published stage of these files."""
     for name, table in tables.items():
         write_table(partial_folder(run, Ref(round, stage), content_id(stage)) / f"{name}.parquet", table)
-    seal(run, Stage(Ref(round, stage), stage, 1), content_id(stage), {}, {}, "2026-11-02", "2026-11-02", 0.1)
+    seal(
+        run,
+        Stage(Ref(round, stage), Declaration(stage, "")),
+        content_id(stage),
+        {},
+        {},
+        "2026-11-02",
+        "2026-11-02",
+        0.1,
+    )
 
 
 @pytest.fixture
@@ -60,7 +70,7 @@ def test_thumbs_edits_and_blind_comparisons_lead_to_their_annotators(run: Path) 
 def model(run: Path, stage: str, checkpoint: str, inputs: dict[str, Receipt], **tables: pa.Table) -> Receipt:
     """A published model of round 1."""
     ref = Ref(1, stage)
-    made = Stage(ref, stage, 1, {name: receipt.ref for name, receipt in inputs.items()})
+    made = Stage(ref, Declaration(stage, ""), {name: receipt.ref for name, receipt in inputs.items()})
     write_json(partial_folder(run, ref, content_id(stage)) / "config.json", {"of": checkpoint})
     for name, table in tables.items():
         write_table(partial_folder(run, ref, content_id(stage)) / f"{name}.parquet", table)

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from align.config.load import load_recipe
 from align.config.yaml_text import dump, parse
 from align.errors import AlignError
 from align.ids import with_check
+from align.pipeline.intact import remember, require_whole
+from align.pipeline.receipts import Receipt, current, pointers
+from align.pipeline.run import Run, create_run
+from align.pipeline.stage import Declaration, Job, Ref, Stage
+from align.provenance.lineage import build_index
 from align.report.html import write_report
-from align.rounds import runner, work
-from align.rounds.intact import remember, require_whole
-from align.rounds.lineage import build_index
-from align.rounds.run import Run, create_run
-from align.rounds.stage import Job, Receipt, Ref, Stage, current, pointers
+from align.stages import rounds as runner
 from align.store import write_json
 from tests.fake_run import make_run
 
@@ -34,6 +36,10 @@ READERS = {
 NO_CHECK = ("report.html", "lock", "metrics.jsonl", "current")
 """Files about which nobody can tell what they held: a page, words for people, a pointer that is gone. The journal, which
 people's words go on being written to, has tests of its own."""
+
+
+WORLD: "World | None" = None
+"""The one that a test looks at."""
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +67,7 @@ class World:
         self.run = self.place / "runs" / "support-desk"
         self.receipts = [r for ref, _ in pointers(self.run) if (r := current(self.run, ref)) is not None]
         monkeypatch.setattr(runner, "make_plan", lambda recipe, prints: self.steps())
-        monkeypatch.setitem(work.WORK, "again", self.again)
+        monkeypatch.setattr(sys.modules[__name__], "WORLD", self)
         self.loaded = load_recipe(self.place / "recipe", files=False)
         assert self.go() == "right"
         build_index(self.run)
@@ -121,7 +127,14 @@ class World:
 
 def _stage(r: Receipt) -> Stage:
     inputs = {name: Ref(source["round"], source["stage"]) for name, source in r.inputs.items()}
-    return Stage(r.ref, "again", r.version, inputs, r.settings, r.external)
+    declared = Declaration(r.stage, f"{__name__}:again", r.version)
+    return Stage(r.ref, declared, inputs, r.settings, r.external)
+
+
+def again(job: Job, progress: Any) -> dict[str, Any]:
+    """Does a stage again in the world of the present test."""
+    assert WORLD is not None
+    return WORLD.again(job, progress)
 
 
 def _sentence(text: str) -> str:

@@ -18,7 +18,7 @@ from align.data.prompts import load_prompts, read_prompts
 from align.data.thumbs import load_thumbs
 from align.ids import content_id
 from align.normal import normal
-from align.rounds.swept import rows_left
+from align.sweep.swept import rows_left
 from align.types import Message, Prompt, messages_id, prompt_id
 from annotation.controls import gold_tasks
 from annotation.tasks import blind_tasks, make_tasks

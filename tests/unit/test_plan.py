@@ -10,15 +10,16 @@ from align.config.load import load_recipe
 from align.config.recipe import METHODS, SCORED, Recipe
 from align.data.demonstrations import read_demonstrations
 from align.errors import ConfigError
-from align.rounds.desk import open_desk
-from align.rounds.fingerprint import Fingerprints
-from align.rounds.journal import close, reopen
-from align.rounds.plan import Labelling, labellings, make_plan
-from align.rounds.run import create_run, open_run, planned_run
-from align.rounds.stage import Job, Receipt, Ref, Stage, current, in_force, partial_folder, seal, stage_key
-from align.rounds.work import WORK
+from align.pipeline.fingerprint import Fingerprints
+from align.pipeline.receipts import Receipt, current, in_force, partial_folder, seal, stage_key
+from align.pipeline.run import create_run, open_run, planned_run
+from align.pipeline.stage import Declaration, Job, Ref, Stage, Wait, function_of
+from align.stages import data
+from align.stages.desks import open_desk
+from align.stages.plan import make_plan
 from align.store import write_table
 from align.types import Prompt, Task, prompt_id, to_table
+from annotation.journal import close, reopen
 from tests.labelling import make_task
 from tests.loop import make_loop, write_jsonl
 
@@ -43,6 +44,11 @@ def stages(recipe: Recipe, folder: Path) -> dict[str, Stage]:
     return {str(step.ref): step for step in steps if isinstance(step, Stage)}
 
 
+def waits(recipe: Recipe, folder: Path) -> list[str]:
+    steps = make_plan(recipe, Fingerprints(folder / "fingerprints.json"))
+    return [str(step.ref) for step in steps if isinstance(step, Wait)]
+
+
 def test_people_judge_behind_every_evaluation(folder: Path) -> None:
     recipe = recipe_of(folder, "rounds=2", PEOPLE)
     steps = make_plan(recipe, Fingerprints(folder / "fingerprints.json"))
@@ -51,7 +57,9 @@ def test_people_judge_behind_every_evaluation(folder: Path) -> None:
         *("2/rollouts", "2/selection", "2/labelling", "2/snapshot", "2/preferences", "2/policy", "2/evaluation"),
         *("2/blind", "2/blind_labelling", "2/blind_snapshot", "2/blind_result"),
     ]
-    assert labellings(recipe) == [step for step in steps if isinstance(step, Labelling)]
+    assert [str(step.ref) for step in steps if isinstance(step, Wait)] == [
+        f"{n}/{w}" for n in (1, 2) for w in ("labelling", "blind_labelling")
+    ]
     assert "0/blind" not in {str(step.ref) for step in steps}
     assert stages(recipe, folder)["1/evaluation"].files == {}, "no function judges"
 
@@ -62,7 +70,7 @@ def test_a_chat_template_s_variables_and_the_run_s_date_are_in_the_key(folder: P
     said = ("model.chat_template_kwargs={enable_thinking: false}", "model.date=2026-01-31")
     policy = stages(recipe_of(folder, *said), folder)["0/policy"]
     assert policy.settings["chat_template_kwargs"] == {"enable_thinking": False}
-    assert (policy.settings["date"], policy.tuning["date"]) == ("2026-01-31", "2026-01-31")
+    assert (policy.settings["date"], policy.runtime["date"]) == ("2026-01-31", "2026-01-31")
     assert stage_key(policy, {}) != stage_key(plain, {})
 
 
@@ -72,7 +80,7 @@ def test_a_run_keeps_the_date_of_its_first_day(folder: Path, tmp_path: Path, mon
         def today(cls) -> date:
             return date.fromisoformat(now)
 
-    monkeypatch.setattr("align.rounds.run.date", Day)
+    monkeypatch.setattr("align.pipeline.run.date", Day)
     loaded, now = load_recipe(folder / "recipe.yaml"), "2026-01-31"
     run = create_run(loaded, tmp_path)
     now = "2026-02-01"
@@ -85,7 +93,7 @@ def test_a_run_keeps_the_date_of_its_first_day(folder: Path, tmp_path: Path, mon
 
 
 def test_a_function_as_judge_asks_nobody(folder: Path) -> None:
-    assert [str(step.ref) for step in labellings(recipe_of(folder))] == ["1/labelling"]
+    assert waits(recipe_of(folder), folder) == ["1/labelling"]
 
 
 def names(recipe: Recipe, folder: Path, round: int) -> list[str]:
@@ -100,12 +108,12 @@ NO_LABELS = ("annotate=null", "dpo=null", "ppo={}", "reward.functions=[{path: 's
 def test_where_functions_alone_say_what_is_good_nobody_is_asked(folder: Path) -> None:
     recipe = recipe_of(folder, *NO_LABELS, "rounds=2")
     assert names(recipe, folder, 2) == ["policy", "evaluation"]
-    assert labellings(recipe) == []
+    assert waits(recipe, folder) == []
     policy = stages(recipe, folder)["2/policy"]
-    assert policy.work == "ppo_policy"
+    assert policy.declared.function == "align.stages.policy:ppo_policy"
     assert policy.inputs == {"prompts": Ref(0, "prompts"), "parent": Ref(1, "policy")}
     named = {"type": "function", "path": f"{folder}/score.py:score", "weight": 1.0}
-    assert policy.tuning["functions"] == [named]
+    assert policy.runtime["functions"] == [named]
     other = stages(
         recipe_of(folder, *NO_LABELS[:3], "reward.functions=[{path: 'score.py:score', weight: 2.0}]"), folder
     )
@@ -122,7 +130,7 @@ def test_annotators_who_only_judge_are_asked_blind_alone(folder: Path) -> None:
     recipe = recipe_of(folder, *NO_LABELS[1:], PEOPLE)
     blind = ["blind", "blind_labelling", "blind_snapshot", "blind_result"]
     assert names(recipe, folder, 1) == ["policy", "evaluation", *blind]
-    assert [str(step.ref) for step in labellings(recipe)] == ["1/blind_labelling"]
+    assert waits(recipe, folder) == ["1/blind_labelling"]
 
 
 @pytest.mark.parametrize("method", ["ppo", "rloo", "grpo", "best_of_n"])
@@ -135,7 +143,7 @@ def test_a_reward_model_is_trained_before_the_policy_on_this_rounds_labels_and_e
     made = stages(recipe, folder)
     labels = {"preferences": Ref(2, "preferences"), "earlier_001": Ref(1, "preferences")}
     assert made["2/reward"].inputs == {"parent": Ref(1, "policy"), **labels}
-    assert made["2/policy"].work == f"{method}_policy"
+    assert made["2/policy"].declared.function == f"align.stages.policy:{method}_policy"
     assert made["2/policy"].inputs["reward"] == Ref(2, "reward")
     alone = stages(recipe_of(folder, "dpo=null", f"{method}={{}}", "reward.model={replay: 0.0}", "rounds=2"), folder)
     assert "earlier_001" not in alone["2/reward"].inputs
@@ -146,12 +154,12 @@ def test_kto_takes_the_thumbs_of_this_round_and_a_share_of_earlier_ones(folder: 
     recipe = recipe_of(folder, *kto)
     assert names(recipe, folder, 2) == [*ASKED, "policy", "evaluation"]
     policy = stages(recipe, folder)["2/policy"]
-    assert policy.work == "kto_policy"
+    assert policy.declared.function == "align.stages.policy:kto_policy"
     assert policy.inputs["earlier_001"] == Ref(1, "preferences")
     write_jsonl(folder / "thumbs.jsonl", [{"prompt": "a?", "completion": "b", "label": True}])
     given = recipe_of(folder, "dpo=null", "kto={}", "annotate=null", "thumbs.from=thumbs.jsonl")
     assert names(given, folder, 1) == ["preferences", "policy", "evaluation"]
-    assert stages(given, folder)["1/preferences"].work == "given_thumbs"
+    assert stages(given, folder)["1/preferences"].declared.function == "align.stages.labels:given_thumbs"
 
 
 def test_every_work_that_a_plan_names_is_there(folder: Path) -> None:
@@ -159,7 +167,10 @@ def test_every_work_that_a_plan_names_is_there(folder: Path) -> None:
         reward = ["reward.model={}"] if method in SCORED else []
         kind = ["annotate.kind=single"] if method == "kto" else []
         made = stages(recipe_of(folder, "dpo=null", f"{method}={{}}", *reward, *kind), folder)
-        assert {stage.work for stage in made.values()} <= WORK.keys()
+        for stage in made.values():
+            assert callable(function_of(stage.declared.function))
+            for name in (stage.declared.freeze,) if stage.declared.freeze else ():
+                assert callable(function_of(name))
 
 
 CHOICES = [
@@ -207,7 +218,7 @@ def publish(run: Path, name: str, inputs: dict[str, Receipt], task: str) -> Rece
     """A stage that holds one task."""
     number, _, stage = name.partition("/")
     ref = Ref(int(number), stage)
-    made = Stage(ref, work=stage, version=1, inputs={n: r.ref for n, r in inputs.items()}, settings={"task": task})
+    made = Stage(ref, Declaration(stage, ""), {n: r.ref for n, r in inputs.items()}, {"task": task})
     key = stage_key(made, inputs)
     kind = "blind_ab" if stage == "blind" else "pair"
     rows = [Task(**{**{f: getattr(make_task(task), f) for f in make_task(task).__slots__}, "kind": kind})]
@@ -246,7 +257,7 @@ def test_the_open_labelling_is_found_be_it_of_pairs_or_blind(folder: Path, tmp_p
 
 def test_only_what_trains_gets_processes_and_they_change_no_key(folder: Path) -> None:
     one, two = (stages(recipe_of(folder, f"nproc={n}"), folder) for n in (1, 2))
-    assert {name for name, stage in two.items() if stage.tuning.get("nproc", 1) == 2} == {"0/policy", "1/policy"}
+    assert {name for name, stage in two.items() if stage.runtime.get("nproc", 1) == 2} == {"0/policy", "1/policy"}
     assert [stage_key(one["0/policy"], {}), one["1/policy"].settings] == [
         stage_key(two["0/policy"], {}),
         two["1/policy"].settings,
@@ -290,9 +301,9 @@ def test_a_mixture_of_demonstrations_is_part_of_the_key_and_leaves_held_out_prom
     (tmp_path / "out").mkdir()
     write_table(tmp_path / "prompts" / "prompts.parquet", to_table(Prompt, held_out))
     job = Job(
-        0, "demonstrations", {"prompts": tmp_path / "prompts"}, dict(mix.settings), dict(mix.tuning), tmp_path / "out"
+        0, "demonstrations", {"prompts": tmp_path / "prompts"}, dict(mix.settings), dict(mix.runtime), tmp_path / "out"
     )
-    assert WORK["demonstrations"](job, lambda done, total: None) == {"rows": 50, "dropped": 1}
+    assert data.demonstrations(job, lambda done, total: None) == {"rows": 50, "dropped": 1}
     rows = [row.answer for row in read_demonstrations(tmp_path / "out" / "demonstrations.parquet")]
     assert (rows.count("thank you soon"), rows.count("held out")) == (10, 0)
 
@@ -314,6 +325,6 @@ def test_a_run_of_before_mixtures_goes_on_and_how_answers_are_sampled_makes_no_o
     assert set(plain.inputs) == {"prompts", "policy"}
     how = stages(recipe_of(folder, "rollouts.retries=5", "rollouts.cpu={threads: 1}"), folder)["1/rollouts"]
     assert how.settings == plain.settings
-    assert (how.tuning["how"]["retries"], how.tuning["how"]["cpu"]["threads"]) == (5, 1)
+    assert (how.runtime["how"]["retries"], how.runtime["how"]["cpu"]["threads"]) == (5, 1)
     other = stages(recipe_of(folder, "rollouts.logprobs=true", "rollouts.resample=2"), folder)["1/rollouts"]
     assert (other.settings["rollouts"]["logprobs"], other.settings["rollouts"]["resample"]) == (True, 2)

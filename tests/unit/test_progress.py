@@ -8,10 +8,10 @@ import pytest
 
 from align.cli import display
 from align.cli.display import counting, telling
+from align.pipeline.runner import Event
+from align.pipeline.stage import Ref
+from align.pipeline.subprocess_runner import _told
 from align.progress import TimeLeft, besides, line
-from align.rounds.child import _told
-from align.rounds.runner import Event
-from align.rounds.stage import Ref
 
 
 class Clock:
@@ -89,7 +89,7 @@ def test_a_run_without_a_terminal_says_so_too_now_and_then(monkeypatch: pytest.M
 
 
 def test_a_child_tells_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    from align.rounds import child
+    from align.pipeline import subprocess_runner as child
 
     told: list[Any] = []
     monkeypatch.setattr(child, "_tell", told.append)

@@ -1,4 +1,4 @@
-"""The README is true: its tree names every file, its links lead somewhere, its make targets exist."""
+"""The README is true: its tree names every folder, its links lead somewhere, its make targets exist."""
 
 import re
 import subprocess
@@ -6,24 +6,29 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ("align", "annotation", "reward", "rollouts", "recipes")
+from tests.architecture import PACKAGES, PAGE, with_listing
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_tree_has_one_line_for_every_file() -> None:
-    tree = README.split("align/\n", 1)[1].split("```", 1)[0]
-    folder, told = "align", set()
-    for line in f"align/\n{tree}".splitlines():
-        if re.fullmatch(r"[\w/-]+/", line):
-            folder = line.rstrip("/")
-        elif line.startswith("  "):
-            told.add(f"{folder}/{line.split()[0]}")
+def test_the_tree_has_every_folder() -> None:
+    tree = README.split("```\nalign/cli", 1)[1].split("```", 1)[0]
+    told = set(
+        re.findall(r"(?:^|  )((?:align|annotation|reward|rollouts)(?:/\w+)*)/? ", f"align/cli{tree}", re.MULTILINE)
+    )
     listed = subprocess.run(["git", "ls-files", *PACKAGES], cwd=ROOT, text=True, capture_output=True)
     if listed.returncode:
         pytest.skip("this is no git checkout, so what belongs to the project is not known")
-    files = {f for f in listed.stdout.split() if not f.endswith("__init__.py")} - {"align/__main__.py"}
-    assert told == files
+    folders = {str(Path(name).parent) for name in listed.stdout.split() if name.endswith("__init__.py")} - {"align"}
+    assert told == {folder for folder in folders if "/plugin" not in folder}
+
+
+def test_the_list_of_files_is_today_s() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no git checkout, so what belongs to the project is not known")
+    page = PAGE.read_text(encoding="utf-8")
+    assert page == with_listing(page), "`python -m tests.architecture` writes it anew"
 
 
 def test_links_and_pictures_are_there() -> None:

@@ -17,7 +17,7 @@ from align.config.recipe import FunctionJudge, People, PeopleJudge
 from align.data.demonstrations import load_demonstrations
 from align.data.preferences import load_preferences
 from align.data.prompts import load_prompts, read_prompts
-from align.rounds.plan import judge_of
+from align.stages.evaluation import judge_of
 from align.types import prompt_id
 from reward.build import build
 from reward.functions import load_function

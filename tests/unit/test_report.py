@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from align.errors import ConfigError, DataError
 from align.figures import duration, interval, share
+from align.pipeline.receipts import current, stage_folder
+from align.pipeline.stage import Ref
 from align.report import words
 from align.report.data import report_data
 from align.report.html import render, visible, write_report
@@ -23,9 +25,8 @@ from align.report.people import compilers
 from align.report.plots import Estimate, Series, curves_plot, estimates_plot, nice_ticks, thinned, tick_texts
 from align.report.provenance import recipe_text
 from align.report.table import summary_lines, summary_table
-from align.rounds.journal import record
-from align.rounds.stage import Ref, current, stage_folder
 from align.store import read_table
+from annotation.journal import record
 from tests.fake_run import make_run, rewrite
 from tests.labelling import judge
 

@@ -18,7 +18,6 @@ from reward.build import build, identity
 from reward.checks import band, last_block, result
 from reward.code import program_in
 from reward.guard import Guard
-from reward.scorer import explain
 
 ASKED: list[Message] = [{"role": "user", "content": "How many?"}]
 
@@ -28,7 +27,7 @@ def function(**section: Any) -> AnyFunction:
 
 
 def scores(answers: list[str], **section: Any) -> list[float | str]:
-    return explain(build(function(**section)), [ASKED] * len(answers), answers)
+    return build(function(**section)).explain([ASKED] * len(answers), answers)
 
 
 def test_a_pattern_is_found_or_matches_as_a_whole() -> None:
@@ -340,7 +339,7 @@ def test_expressions_and_whole_answers(sums: Path) -> None:
     answers = ["So it is \\boxed{\\frac{1}{2}}.", "$\\frac{2}{4}$", "about 0.5", "50%", "2", ""]
     assert scorer.score([asked] * 6, answers) == [1.0, 1.0, 1.0, 1.0, 0.0, 0.0]
     unknown: list[Message] = [{"role": "user", "content": "Who?"}]
-    assert explain(scorer, [unknown], ["1"]) == ["the prompt has no solution"]
+    assert scorer.explain([unknown], ["1"]) == ["the prompt has no solution"]
 
 
 def test_a_formula_that_takes_forever_is_unscored() -> None:

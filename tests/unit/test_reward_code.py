@@ -12,7 +12,6 @@ from align.types import Message
 from reward.build import build
 from reward.code import Case, PromptTests, program_in, read_tests
 from reward.sandbox import Limits, require
-from reward.scorer import explain
 
 
 def asked(text: str) -> list[Message]:
@@ -57,7 +56,7 @@ def test_all_tests_have_to_pass_and_leaving_early_passes_none(tmp_path: Path) ->
     scorer = build(read_function({"type": "code", "tests": path, "seconds": 1}))
     found = scorer.score([asked("double")] * len(ANSWERS), list(ANSWERS))
     assert dict(zip(ANSWERS, found, strict=True)) == ANSWERS
-    assert explain(scorer, [asked("nothing is known")], [RIGHT]) == ["the prompt has no tests"]
+    assert scorer.explain([asked("nothing is known")], [RIGHT]) == ["the prompt has no tests"]
 
 
 def test_the_share_of_tests_on_request(tmp_path: Path) -> None:

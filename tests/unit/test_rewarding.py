@@ -9,8 +9,8 @@ from align.config.rewards import Length, Regex, read_function
 from align.config.section import load_function_section
 from align.config.yaml_text import parse
 from align.errors import ConfigError
-from align.rounds.rewarding import Part, judged_by, parse_reward, rewards_id, scorer_of
 from align.types import Message
+from reward.terms import Part, judged_by, parse_reward, rewards_id, scorer_of
 
 DOCS = Path(__file__).parents[2] / "docs" / "reward-functions.md"
 ASKED: list[Message] = [{"role": "user", "content": "Hi"}]

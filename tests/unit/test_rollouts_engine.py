@@ -10,8 +10,9 @@ import pytest
 from align.config.base import Sampling
 from align.config.rollouts import Cpu, Engine
 from align.errors import ConfigError
-from rollouts import engine
-from rollouts.engine import Request, context_length, open_generator, resolve_engine, threads_for, weight_bytes
+from rollouts import engines
+from rollouts.engine import Request, context_length, resolve_engine, weight_bytes
+from rollouts.engines import open_generator, threads_for
 from rollouts.vllm_engine import GIB, cpu_options, fitted
 from tests.tiny import make_tiny_model
 
@@ -161,8 +162,8 @@ def test_little_memory_means_fewer_sequences(checkpoint: Path):
 
 def test_threads_by_recipe_and_by_machine(checkpoint: Path, monkeypatch):
     assert threads_for(Engine(), checkpoint, None) == 1, "tiny"
-    monkeypatch.setattr(engine, "TINY_BYTES", 0)
-    monkeypatch.setattr(engine, "cores", lambda: 7)
+    monkeypatch.setattr(engines, "TINY_BYTES", 0)
+    monkeypatch.setattr(engines, "cores", lambda: 7)
     assert threads_for(Engine(), checkpoint, None) == 7
     assert threads_for(Engine(), checkpoint, 3) == 3
     assert threads_for(Engine(cpu=Cpu(threads=2)), checkpoint, 3) == 2

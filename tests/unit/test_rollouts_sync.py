@@ -11,7 +11,8 @@ from align.errors import StageError
 from align.sync import Agreement, require_agreement, require_nearest
 from align.types import Prompt, prompt_id
 from rollouts.adapters import FOLDER
-from rollouts.engine import Request, open_generator
+from rollouts.engine import Request
+from rollouts.engines import open_generator
 from rollouts.sync import check_sync
 from tests.lora import make_chain
 

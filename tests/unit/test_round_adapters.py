@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from align.ids import with_check
-from align.rounds.parts import name_bases
-from align.rounds.stage import Receipt
+from align.pipeline.receipts import Receipt
+from align.stages.stage_io import name_bases
 from align.store import folder_files, write_json
 
 KEY = "0123456789abcdef" * 2

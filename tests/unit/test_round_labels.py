@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from align.rounds.parts import labels_of
-from align.rounds.stage import Job
+from align.pipeline.stage import Job
+from align.stages.stage_io import labels_of
 from align.store import write_table
 from align.types import Preference, Thumb, to_table
 

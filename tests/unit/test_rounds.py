@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 
 from align.errors import ConfigError, DataError, ServiceError, StageError
-from align.rounds import runner, work, worker
-from align.rounds.clean import remove, unreachable
-from align.rounds.fingerprint import Fingerprints
-from align.rounds.lock import run_lock
-from align.rounds.runner import Event
-from align.rounds.stage import Job, Receipt, Ref, Stage, current, partial_folder, published, stage_folder, stage_key
+from align.pipeline import runner
+from align.pipeline import stage_worker as worker
+from align.pipeline.fingerprint import Fingerprints
+from align.pipeline.lock import run_lock
+from align.pipeline.receipts import Receipt, current, partial_folder, published, stage_folder, stage_key
+from align.pipeline.runner import Event, find_stage
+from align.pipeline.stage import Declaration, Job, Ref, Stage, Step, Waiting
+from align.progress import Progress
+from align.provenance.clean import remove, unreachable
 
 CALLS: list[str] = []
 
@@ -38,27 +41,36 @@ def fail_once(job: Job, progress: Any) -> dict[str, Any]:
     return write_number(job, progress)
 
 
+class Nobody:
+    """The people of a plan that asks none."""
+
+    def closed(self, tasks: Receipt) -> str | None:
+        raise AssertionError(tasks)
+
+    def waits(self, tasks: Receipt, progress: Progress) -> Iterator[Waiting]:
+        raise AssertionError(tasks)
+
+
 @pytest.fixture(autouse=True)
-def _light(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _light() -> None:
     CALLS.clear()
-    monkeypatch.setitem(work.WORK, "write_number", write_number)
-    monkeypatch.setitem(work.WORK, "fail_once", fail_once)
-    yield
 
 
-def stage(round: int, name: str, add: int, inputs: dict[str, Ref] | None = None, work: str = "write_number") -> Stage:
-    return Stage(Ref(round, name), work=work, version=1, inputs=inputs or {}, settings={"add": add})
+def stage(
+    round: int, name: str, add: int, inputs: dict[str, Ref] | None = None, function: str = "write_number"
+) -> Stage:
+    declared = Declaration(name, f"{__name__}:{function}")
+    return declared.stage(round, inputs=inputs or {}, settings={"add": add})
 
 
-def chain(second: int = 2) -> list[runner.Step]:
+def chain(second: int = 2) -> list[Step]:
     first = stage(0, "first", 1)
     return [first, stage(1, "second", second, {"first": first.ref}), stage(1, "third", 3, {"second": Ref(1, "second")})]
 
 
-def go(folder: Path, steps: list[runner.Step]) -> list[str]:
+def go(folder: Path, steps: list[Step]) -> list[str]:
     """Run the steps; the refs of those that were not done before."""
-    run = runner.Run(folder, "id", None)  # type: ignore[arg-type]
-    return [str(ref) for ref in runner._go(run, steps, lambda event: None, wait=False).ran]
+    return [str(ref) for ref in runner.go(folder, steps, Nobody(), lambda event: None).ran]
 
 
 def number(folder: Path, round: int, name: str) -> str:
@@ -87,7 +99,7 @@ def test_logs_are_no_content(tmp_path: Path) -> None:
     go(tmp_path, chain())
     receipt = current(tmp_path, Ref(0, "first"))
     assert receipt is not None
-    runner._retire(tmp_path, chain()[:1])
+    runner.retire(tmp_path, chain()[:1])
     assert go(tmp_path, chain()) == ["0/first"]
     again = current(tmp_path, Ref(0, "first"))
     assert again is not None
@@ -96,7 +108,7 @@ def test_logs_are_no_content(tmp_path: Path) -> None:
 
 
 def test_a_failed_stage_publishes_nothing_and_goes_on_from_its_scratch(tmp_path: Path) -> None:
-    steps: list[runner.Step] = [stage(0, "first", 1, work="fail_once")]
+    steps: list[Step] = [stage(0, "first", 1, function="fail_once")]
     with pytest.raises(DataError, match=r"pairs\.jsonl:7: the row is empty; remove it"):
         go(tmp_path, steps)
     assert current(tmp_path, Ref(0, "first")) is None
@@ -138,11 +150,11 @@ def test_a_kill_while_publishing_loses_no_scratch(tmp_path: Path, monkeypatch: p
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    steps: list[runner.Step] = [stage(0, "first", 1, work="fail_once")]
+    steps: list[Step] = [stage(0, "first", 1, function="fail_once")]
     with pytest.raises(DataError):
         go(tmp_path, steps)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("align.rounds.stage.publish", killed)
+        patch.setattr("align.pipeline.receipts.publish", killed)
         go(tmp_path, steps)
     (scratch,) = stage_folder(tmp_path, Ref(0, "first")).glob("*.work")
     assert (scratch / "tried").read_text() == "yes"
@@ -217,23 +229,21 @@ def job_of(folder: Path, **settings: Any) -> Job:
 
 def test_an_error_crosses_from_the_subprocess_with_its_kind(tmp_path: Path) -> None:
     """A real child process: the prompts' file is missing there."""
-    job = replace(job_of(tmp_path / "out", limit=None, test_share=0.2), tuning={"path": str(tmp_path / "no.jsonl")})
+    job = replace(job_of(tmp_path / "out", limit=None, test_share=0.2), runtime={"path": str(tmp_path / "no.jsonl")})
     with pytest.raises(DataError, match=r"there is no .*no\.jsonl"):
-        worker.run_apart("prompts", job, lambda done, total: None)
+        worker.run_apart("align.stages.data:prompts", job, lambda done, total: None)
 
 
 def test_a_defect_in_a_subprocess_names_the_log_and_shows_no_traceback(tmp_path: Path) -> None:
     job = job_of(tmp_path / "out")
     with pytest.raises(StageError) as caught:
-        worker.run_apart("prompts", job, lambda done, total: None)
+        worker.run_apart("align.stages.data:prompts", job, lambda done, total: None)
     assert "KeyError" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "Traceback" in (tmp_path / "out" / "logs" / "stage.log").read_text()
 
 
 def test_an_unknown_stage_after_from_names_those_there_are() -> None:
-    from align.rounds.plan import find_stage
-
     assert find_stage(chain(), "1/third") == 2
     assert find_stage(chain(), "second") == 1
     with pytest.raises(ConfigError, match="0/first, 1/second, 1/third"):
@@ -247,8 +257,7 @@ def test_published_is_none_for_a_half_made_folder(tmp_path: Path) -> None:
 
 def test_events_tell_what_happened(tmp_path: Path) -> None:
     told: list[Event] = []
-    run = runner.Run(tmp_path, "id", None)  # type: ignore[arg-type]
-    runner._go(run, chain()[:1], told.append, wait=False)
-    runner._go(run, chain()[:1], told.append, wait=False)
+    runner.go(tmp_path, chain()[:1], Nobody(), told.append)
+    runner.go(tmp_path, chain()[:1], Nobody(), told.append)
     assert [event.kind for event in told] == ["start", "progress", "done", "kept"]
     assert isinstance(current(tmp_path, Ref(0, "first")), Receipt)

@@ -17,13 +17,14 @@ from align.cli.recipes import copy_recipe
 from align.cli.watching import desk_or_run
 from align.config.load import load_recipe
 from align.errors import ConfigError, DataError
-from align.rounds import hub
-from align.rounds.fingerprint import Fingerprints
-from align.rounds.hub import with_commit
-from align.rounds.lineage import trace
-from align.rounds.plan import make_plan
-from align.rounds.run import create_run, find_run, noted, open_run, planned_run
-from align.rounds.stage import Ref, Stage, current, stage_folder
+from align.pipeline import hub
+from align.pipeline.fingerprint import Fingerprints
+from align.pipeline.hub import with_commit
+from align.pipeline.receipts import current, stage_folder
+from align.pipeline.run import create_run, find_run, noted, open_run, planned_run
+from align.pipeline.stage import Ref, Stage
+from align.provenance.lineage import trace
+from align.stages.plan import make_plan
 from tests.fake_run import make_run
 
 
@@ -153,7 +154,7 @@ def test_the_commit_of_a_cached_model_is_known_without_network(tmp_path: Path) -
     (cache / "refs" / "main").write_text(commit)
     (cache / "snapshots" / commit).mkdir(parents=True)
     (cache / "snapshots" / commit / "config.json").write_text("{}")
-    program = "from align.rounds.hub import find_commit; print(find_commit('owner/name', None)); find_commit('owner/other', None)"
+    program = "from align.pipeline.hub import find_commit; print(find_commit('owner/name', None)); find_commit('owner/other', None)"
     settings = {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", program], env={**os.environ, **settings}, capture_output=True, text=True

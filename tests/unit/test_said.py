@@ -7,9 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from align.cli.app import app
+from align.provenance.browse import browse
 from align.report.data import report_data
 from align.report.html import render
-from align.rounds.browse import browse
 from tests.fake_run import SPOKEN, make_run
 from tests.unit.test_report import HOSTILE, Page, hostile
 

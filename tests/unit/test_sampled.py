@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from align.rounds.parts import tokens_of
-from align.rounds.stage import Job
+from align.pipeline.stage import Job
 from align.sampled import TOKENS, as_sampled, pass_tokens_on, read_tokens, sampled_by, tokenizer_id
+from align.stages.stage_io import tokens_of
 from align.text import decode_answer, encode_answer, load_tokenizer
 from align.train import examples as ex
 from align.types import Preference, Thumb

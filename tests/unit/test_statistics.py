@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from align.errors import DataError
-from align.evaluate.statistics import Interval, clustered_bootstrap, paired_difference, t_quantile, wilson
+from align.evaluate.statistics import Interval, clustered_bootstrap, paired_difference, t_quantile
+from align.intervals import wilson
 
 
 def test_the_mean_and_the_counts_are_those_of_the_values() -> None:
@@ -125,6 +126,6 @@ def test_t_quantiles_against_the_table(freedom: int, value: float) -> None:
 
 
 def test_wilson_against_published_values() -> None:
-    assert wilson(0.5, 10) == pytest.approx((0.2366, 0.7634), abs=5e-4)
-    assert wilson(1.0, 10) == (pytest.approx(0.7225, abs=5e-4), 1.0)
+    assert wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=5e-4)
+    assert wilson(10, 10) == (pytest.approx(0.7225, abs=5e-4), 1.0)
     assert wilson(0.0, 10) == (0.0, pytest.approx(0.2775, abs=5e-4))

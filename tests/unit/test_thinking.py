@@ -10,7 +10,7 @@ import pytest
 
 from align.config.recipe import Annotate, Recipe
 from align.errors import ConfigError
-from align.rounds.asking import ask
+from align.labelling.tasks import ask
 from align.text import load_tokenizer, thinking_tokens
 from align.train import examples as ex
 from align.train.online import require_maskable
@@ -183,9 +183,9 @@ def test_answers_that_differ_in_hidden_thoughts_alone_are_one() -> None:
 
 
 def test_a_folder_of_tasks_remembers_what_it_hides_and_exports_what_was_shown(tmp_path: Path) -> None:
-    from align.rounds.desk import make_desk
-    from align.rounds.export import _judgement
-    from align.rounds.labelling import desk_of_folder
+    from align.labelling.folder import make_desk
+    from align.labelling.session import desk_of_folder
+    from align.provenance.export import _judgement
     from align.types import Judgement
 
     rows = [{"messages": ASK, "text": text} for text in (THINK + "Yes.", "No.")]
@@ -218,8 +218,8 @@ def test_simulated_annotators_see_what_people_see() -> None:
 
 
 def test_the_key_is_in_what_it_changes_and_nowhere_else(tmp_path: Path) -> None:
-    from align.rounds.fingerprint import Fingerprints
-    from align.rounds.plan import Stage, make_plan
+    from align.pipeline.fingerprint import Fingerprints
+    from align.stages.plan import Stage, make_plan
     from tests.tiny import make_tiny_model
 
     make_tiny_model(tmp_path / "model")

@@ -1,8 +1,8 @@
 """What is held out from a training, and what is said of one that measured it."""
 
+from align.pipeline.stage import Ref
 from align.report.data import _of_trainings
-from align.rounds.parts import note_of
-from align.rounds.stage import Ref
+from align.stages.stage_io import note_of
 from align.train.split import encoded_apart, outcome
 from align.types import Dropped
 

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from align.cli.watching import _lines, _rows, winner
-from align.rounds.labelling import dropped_text, short_text
-from align.rounds.survey import SILENT, Survey
+from align.labelling.session import dropped_text, short_text
+from align.labelling.survey import SILENT, Survey
 from align.types import Dropped
 from annotation.annotators import time_left
 from annotation.backend import progress_of

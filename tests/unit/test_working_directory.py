@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from align.errors import DataError
+from align.pipeline import stage_worker as worker
+from align.pipeline.stage import Job
 from align.python import SAFE_PATH, python_module
-from align.rounds import worker
-from align.rounds.stage import Job
 from align.train.launch import launch_command, launch_environment
 
 NAMES = ("reward", "annotation", "rollouts")
@@ -28,14 +28,14 @@ def trap(tmp_path: Path) -> Path:
 
 def test_a_stage_in_a_process_of_its_own(trap: Path) -> None:
     (trap / "out").mkdir()
-    tuning = {"threads": 1, "path": str(trap / "no.jsonl")}
-    job = Job(0, "prompts", {}, {"limit": None, "test_share": 0.2}, tuning, trap / "out")
+    runtime = {"threads": 1, "path": str(trap / "no.jsonl")}
+    job = Job(0, "prompts", {}, {"limit": None, "test_share": 0.2}, runtime, trap / "out")
     with chdir(trap), pytest.raises(DataError, match=r"there is no such file: .*no\.jsonl"):
-        worker.run_apart("prompts", job, lambda done, total: None)
+        worker.run_apart("align.stages.data:prompts", job, lambda done, total: None)
 
 
 @pytest.mark.parametrize(
-    "module", ["rollouts.process", "rollouts.server_process", "reward.guard", "align.rounds.worker"]
+    "module", ["rollouts.process", "rollouts.server_process", "reward.guard", "align.pipeline.stage_worker"]
 )
 def test_modules_that_we_start(trap: Path, module: str) -> None:
     """Each finds itself, and fails later, for it is given nothing to do."""
@@ -49,12 +49,12 @@ def test_workers_of_torchrun(trap: Path) -> None:
     """They are started by torchrun, which hands on no option of Python's, and reach our own code."""
     order = trap / "job.json"
     order.write_text('{"job": {"inputs": {}, "out": "/nowhere", "scratch": 1}}')
-    command = launch_command("align.rounds.worker", str(order), nproc=2)
+    command = launch_command("align.pipeline.stage_worker", str(order), nproc=2)
     environment = {**os.environ, **launch_environment(None, nproc=2, threads=1)}
     done = subprocess.run(command, cwd=trap, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert done.returncode != 0
     assert "the user's" not in done.stdout + done.stderr
-    assert "align.rounds.worker" in done.stderr
+    assert "align.pipeline.stage_worker" in done.stderr
 
 
 def test_what_such_a_process_starts_itself(trap: Path) -> None:

@@ -1,0 +1,1 @@
+"""Labelling: what people are asked, how far they are, and the step in which a run waits for them."""

@@ -1,0 +1,242 @@
+"""What people said, as files that others read: JSONL beside the desk, or a data set in the Hub's layout with a card."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from align.config.recipe import Annotate, Personas
+from align.errors import ConfigError
+from align.ids import content_id
+from align.labelling.session import DESK, Desk, desk_of_folder, journal_of
+from align.pipeline.intact import require_readable
+from align.pipeline.receipts import current, pointers
+from align.pipeline.run import open_run
+from align.provenance.card import card
+from align.store import disk_errors, fresh_folder, publish, read_table, replace_file, write_rows, write_table
+from align.turns import said
+from align.types import (
+    MESSAGES,
+    SCHEMAS,
+    Dropped,
+    Edit,
+    Judgement,
+    Message,
+    Preference,
+    Task,
+    Thumb,
+    as_dict,
+    from_table,
+    judgement_id,
+    to_table,
+)
+from annotation.agreement import summary
+from annotation.compile import Compiled, compile_labels
+from annotation.crowd.advice import name_people
+from annotation.journal import read_journal
+
+Row = dict[str, Any]
+_STRINGS = pa.list_(pa.string())
+CONFIGS: dict[str, pa.Schema] = {
+    "judgements": pa.schema(
+        [*SCHEMAS[Judgement], ("round", pa.int32()), ("purpose", pa.string()), ("repeat", pa.int32())]
+        + [("prompt_id", pa.string()), ("prompt", MESSAGES), ("candidates", _STRINGS), ("answers", _STRINGS)]
+        + [("shown", pa.list_(pa.int32())), ("name", pa.string())]
+    ),
+    "preferences": pa.schema(
+        [("prompt", MESSAGES), ("chosen", MESSAGES), ("rejected", MESSAGES), ("target", pa.float64())]
+        + [("weight", pa.float64()), ("margin", pa.float64()), ("round", pa.int32()), ("id", pa.string())]
+        + [("prompt_id", pa.string()), ("chosen_id", pa.string()), ("rejected_id", pa.string())]
+        + [("judgements", _STRINGS)]
+    ),
+    "thumbs": pa.schema(
+        [("prompt", MESSAGES), ("completion", MESSAGES), ("label", pa.bool_()), ("target", pa.float64())]
+        + [("weight", pa.float64()), ("round", pa.int32()), ("id", pa.string()), ("prompt_id", pa.string())]
+        + [("candidate_id", pa.string()), ("judgements", _STRINGS)]
+    ),
+    "demonstrations": pa.schema(
+        [("prompt", MESSAGES), ("completion", MESSAGES), ("annotator", pa.string()), ("round", pa.int32())]
+        + [("id", pa.string()), ("prompt_id", pa.string()), ("judgement", pa.string())]
+    ),
+}
+"""The parts of a data set and their columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """All that was asked and said in a folder. `salt` is the folder's own, so that nobody can guess who is who; `names`
+    are what annotators are called."""
+
+    name: str
+    salt: str
+    tasks: list[Task]
+    judgements: list[Judgement]
+    names: Mapping[str, str]
+    annotate: Annotate
+    hide_thinking: bool = False
+    """Annotators saw no thoughts, so that the answers that they judged have none."""
+
+
+def pull_files(desk: Desk, folder: Path) -> tuple[dict[str, int], list[str]]:
+    """Write the judgements that count, what they compile to and what was dropped as JSONL; returns the counts, and what
+    the label compiler has to say about the labels."""
+    labels = _labels_of(desk, folder)
+    parts, compiled = _parts(labels, labels.judgements, labels.names)
+    parts["dropped"] = list(map(as_dict, from_table(Dropped, compiled.dropped)))
+    for name, rows in parts.items():
+        write_rows(folder / f"{name}.jsonl", rows)
+    return {name: len(rows) for name, rows in parts.items()}, name_people(compiled.notes, labels.names)
+
+
+def export(folder: Path, out: Path, *, names: bool, format: Literal["parquet", "jsonl"]) -> dict[str, int]:
+    """Make `out`: `data/<part>.parquet` (or `.jsonl`) for each part that has rows, and README.md, its card; returns
+    how many rows each part has.
+
+    Of a run all rounds are exported, compiled together. Without `names` annotators get pseudonyms, ids that could be
+    traced back to a person are made anew, and times are left out. Raises ConfigError where `out` is there already and
+    where nobody has said anything yet.
+    """
+    if out.exists():
+        raise ConfigError(f"{out} is there already", where="--out", hint="name another folder, or remove this one")
+    labels = _labels(folder)
+    if not labels.judgements:
+        raise ConfigError(f"there are no judgements in {folder}", hint="`align annotate pull` takes them in")
+    judgements = labels.judgements if names else pseudonymous(labels.judgements, labels.salt)
+    parts, compiled = _parts(labels, judgements, labels.names if names else {})
+    parts = {name: rows for name, rows in parts.items() if rows}
+    counts = {name: len(rows) for name, rows in parts.items()}
+    partial = fresh_folder(out.with_name(out.name + ".partial"))
+    with disk_errors(partial):
+        (partial / "data").mkdir()
+    for name, rows in parts.items():
+        path = partial / "data" / f"{name}.{format}"
+        if format == "parquet":
+            write_table(path, pa.Table.from_pylist(rows, schema=CONFIGS[name]))
+        else:
+            write_rows(path, rows)
+    facts = {
+        "name": labels.name,
+        "files": {name: f"data/{name}.{format}" for name in parts},
+        "counts": counts,
+        "kinds": dict(sorted(Counter(task.kind for task in labels.tasks).items())),
+        "purposes": dict(sorted(Counter(task.purpose for task in labels.tasks).items())),
+        "annotators": len({j.annotator for j in judgements}),
+        "named": names,
+        "simulated": isinstance(labels.annotate.by, Personas),
+        "compiled": compiled,
+        "agreement": summary(labels.tasks, judgements),
+    }
+    replace_file(partial / "README.md", card(facts))
+    publish(partial, out)
+    return counts
+
+
+def pseudonymous(judgements: list[Judgement], salt: str) -> list[Judgement]:
+    """`annotator-1`, `annotator-2` and so on, in an order that depends on `salt` and tells nothing.
+
+    A judgement's id is made of its annotator's, and whoever knows the users could try them, so ids are made anew; times,
+    which tell who works when, are left out.
+    """
+    people = sorted({j.annotator for j in judgements}, key=lambda who: content_id(["annotator", salt, who]))
+    called = {who: f"annotator-{number}" for number, who in enumerate(people, 1)}
+    return [
+        replace(j, id=judgement_id(j.task_id, name, j.revision), annotator=name, time=None)
+        for j in judgements
+        for name in [called[j.annotator]]
+    ]
+
+
+def _labels(folder: Path) -> Labels:
+    if (folder / DESK).is_file() or not (folder / "run.json").is_file():
+        return _labels_of(desk_of_folder(folder), folder)
+    run = open_run(folder)
+    if run.recipe.annotate is None:
+        raise ConfigError("this run asks nobody: its labels come from a file, or it needs none", where=str(folder))
+    require_readable(folder)
+    journal = read_journal(run.journal)
+    tasks: dict[str, Task] = {}
+    judgements: dict[str, Judgement] = {}
+    for ref, pointer in pointers(folder):
+        receipt = current(folder, ref)
+        if receipt is not None and "tasks.parquet" in receipt.files:
+            asked = from_table(Task, read_table(pointer.parent / receipt.key / "tasks.parquet"))
+            tasks |= {task.id: task for task in asked}
+            counted = journal.judgements((task.id for task in asked), receipt.output)
+            judgements |= {j.id: replace(j, annotator=journal.identity(j.annotator)) for j in counted}
+    names = journal.everybody()
+    hidden = "annotators" in run.recipe.model.hide_thinking
+    everything = (list(tasks.values()), list(judgements.values()), names, run.recipe.annotate, hidden)
+    return Labels(run.recipe.name, run.id, *everything)
+
+
+def _labels_of(desk: Desk, folder: Path) -> Labels:
+    journal = journal_of(desk)
+    judgements = journal.judgements((task.id for task in desk.tasks), desk.tasks_id)
+    everything = (desk.tasks, judgements, journal.everybody(), desk.annotate, desk.hide_thinking)
+    return Labels(folder.resolve().name, desk.workspace, *everything)
+
+
+def _parts(
+    labels: Labels, judgements: list[Judgement], names: Mapping[str, str]
+) -> tuple[dict[str, list[Row]], Compiled]:
+    asked, model = to_table(Task, labels.tasks), labels.annotate.compiler
+    compiled = compile_labels(asked, to_table(Judgement, judgements), model=model, sides_drawn=True)
+    by_id = {task.id: task for task in labels.tasks}
+    parts = {
+        "judgements": [
+            _judgement(j, by_id[j.task_id], names.get(j.annotator), labels.hide_thinking) for j in judgements
+        ],
+        "preferences": _rows(Preference, compiled.preferences, _preference),
+        "thumbs": _rows(Thumb, compiled.thumbs, _thumb),
+        "demonstrations": _rows(Edit, compiled.edits, _demonstration),
+    }
+    return parts, compiled
+
+
+def _rows(kind: type[Any], table: pa.Table, row: Callable[[Any], Row]) -> list[Row]:
+    return [row(record) for record in from_table(kind, table)]
+
+
+def _judgement(judgement: Judgement, task: Task, name: str | None, hide_thinking: bool) -> Row:
+    return as_dict(judgement) | {
+        "round": task.round,
+        "purpose": task.purpose,
+        "repeat": task.repeat,
+        "prompt_id": task.prompt_id,
+        "prompt": task.messages,
+        "candidates": task.candidates,
+        "answers": [said(text) for text in task.texts] if hide_thinking else task.texts,
+        "shown": task.shown,
+        "name": name,
+    }
+
+
+def _preference(row: Preference) -> Row:
+    """TRL's form, which `preferences.from` takes too."""
+    return _fields(row, "preferences") | {
+        "prompt": row.messages,
+        "chosen": _reply(row.chosen),
+        "rejected": _reply(row.rejected),
+    }
+
+
+def _thumb(row: Thumb) -> Row:
+    """KTO's form, with the weight beside it."""
+    label = {"label": row.target >= 0.5}
+    return _fields(row, "thumbs") | {"prompt": row.messages, "completion": _reply(row.text), **label}
+
+
+def _demonstration(row: Edit) -> Row:
+    return _fields(row, "demonstrations") | {"prompt": row.messages, "completion": _reply(row.text)}
+
+
+def _fields(row: Any, part: str) -> Row:
+    """A row's columns in their order; those that it does not have itself are still to be filled."""
+    return {name: getattr(row, name, None) for name in CONFIGS[part].names}
+
+
+def _reply(text: str) -> list[Message]:
+    return [{"role": "assistant", "content": text}]

@@ -1,1 +1,0 @@
-"""The round engine: stages, the journal, the runner, lineage."""

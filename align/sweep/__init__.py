@@ -1,0 +1,1 @@
+"""Sweeps: settings searched by Optuna, measured on prompts of their own."""
