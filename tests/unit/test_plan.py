@@ -10,6 +10,7 @@ from align.config.load import load_recipe
 from align.config.recipe import METHODS, SCORED, Recipe
 from align.data.demonstrations import read_demonstrations
 from align.errors import ConfigError
+from align.ids import content_id
 from align.pipeline.fingerprint import Fingerprints
 from align.pipeline.receipts import Receipt, current, in_force, partial_folder, seal, stage_key
 from align.pipeline.run import create_run, open_run, planned_run
@@ -328,3 +329,36 @@ def test_a_run_of_before_mixtures_goes_on_and_how_answers_are_sampled_makes_no_o
     assert (how.runtime["how"]["retries"], how.runtime["how"]["cpu"]["threads"]) == (5, 1)
     other = stages(recipe_of(folder, "rollouts.logprobs=true", "rollouts.resample=2"), folder)["1/rollouts"]
     assert (other.settings["rollouts"]["logprobs"], other.settings["rollouts"]["resample"]) == (True, 2)
+
+
+BEGUN_BEFORE = {
+    "cfbd3fa6e029": [],
+    "2ed76e2e4d35": ["rounds=2", PEOPLE],
+    "1ffd3b3e77e2": ["dpo=null", "kto={}", "annotate.kind=single"],
+    "fd5a99030d37": ["rounds=3", "dpo=null", "ppo={}", "reward.model={held_out: 0.2}"],
+    "bbbec1620b63": [
+        *("dpo=null", "annotate=null", "grpo={}"),
+        "reward={functions: [{path: 'score.py:score'}, {type: length, high: 20, unit: words}]}",
+    ],
+    "d3ad0a996321": ["dpo=null", "best_of_n={}", "reward.model={}"],
+    "ca1624afee29": ["sft=null", "rounds=2"],
+    "ddac9e90317c": [
+        "rollouts.mixture=[{checkpoint: parent, share: 0.5},{checkpoint: sft, share: 0.5}]",
+        "rounds=3",
+    ],
+    "c987d61cbbf0": ["annotate.gold={path: gold.jsonl}", "annotate.suggest={path: 'score.py:score'}"],
+}
+"""What the keys of a plan were made of, files apart, as the code of November 2026 planned it → the recipe's changes."""
+
+
+@pytest.mark.parametrize("before", BEGUN_BEFORE)
+def test_a_run_begun_before_goes_on_under_its_keys(folder: Path, before: str) -> None:
+    recipe = recipe_of(folder, *BEGUN_BEFORE[before])
+    steps = make_plan(recipe, Fingerprints(folder / "fingerprints.json"))
+    made_of = [
+        ["wait", str(step.ref), str(step.tasks)]
+        if isinstance(step, Wait)
+        else [str(step.ref), step.declared.version, {n: str(r) for n, r in step.inputs.items()}, dict(step.settings)]
+        for step in steps
+    ]
+    assert content_id(json.loads(json.dumps(made_of, default=str)))[:12] == before
