@@ -189,7 +189,7 @@ class ArgillaBackend:
         self._admit(user["id"])
         return str(user["api_key"])
 
-    def admit_people(self, without: Collection[str] = ()) -> list[str]:
+    def admit(self, without: Collection[str] = ()) -> list[str]:
         """Let every person with an annotator's account on this server label here, `without` some of them, by annotator
         or by name; returns what the new ones are called."""
         members = {m["id"] for m in self._members()}

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from align.types import Dropped, Judgement, Rating, Task
 
@@ -81,7 +81,26 @@ class AnnotationBackend(Protocol):
     def submit(self, tasks: Sequence[Task]) -> Submitted:
         """Add the tasks that are not there yet; a second call, or one after a kill, adds only what is missing."""
 
-    def progress(self) -> Progress: ...
+    def version(self) -> str:
+        """Changes whenever `progress`, `collect` or `people` may: whoever follows reads these only then."""
+
+    def admit(self, without: Collection[str] = ()) -> list[str]:
+        """Let every person who can log in label here, `without` some of them, by annotator or by name; returns what the new
+        ones are called."""
+
+    def close(self) -> None:
+        """Nothing more is asked here. An answer that somebody has before them is still taken."""
+
+    def close_others(self, family: str) -> None:
+        """Close what a run asked elsewhere on this server. Where it is called as `family` begins, this took its place, and
+        no answer is taken either."""
+
+    def given_in_others(self) -> dict[str, list[tuple[str, str, str]]]:
+        """What another labelling of the run is called → (task, annotator, time) of each answer and skip that was given in it
+        though it is closed."""
+
+    def progress(self) -> Progress:
+        """How far the labelling is."""
 
     def collect(self) -> list[Judgement]:
         """Each annotator's latest word on each task, sorted by id, with revision 0 (the journal counts revisions).
@@ -95,6 +114,7 @@ class AnnotationBackend(Protocol):
         of a judgement does not."""
 
 
+@runtime_checkable
 class SimulationBackend(AnnotationBackend, Protocol):
     """A backend in which simulated annotators can be real users."""
 

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from align.config.recipe import Persona
 from align.config.training import Dpo
-from align.evaluate.statistics import clustered_bootstrap
+from align.evaluation.statistics import clustered_bootstrap
 from align.types import Preference
 from annotation.compile import compile_preferences
 from benchmarks import desk

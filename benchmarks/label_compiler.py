@@ -27,7 +27,7 @@ import pyarrow as pa
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from align.evaluate.statistics import clustered_bootstrap
+from align.evaluation.statistics import clustered_bootstrap
 from align.types import SCHEMAS, Judgement, Task
 from annotation.compile import AUTO, MODELS, OURS
 from annotation.crowd import sides

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from align.config.base import Sampling
 from align.config.recipe import Persona
 from align.config.training import Dpo
-from align.evaluate.statistics import Interval, clustered_bootstrap
+from align.evaluation.statistics import Interval, clustered_bootstrap
 from align.types import Judgement, Preference, Task, preference_id
 from annotation.compile import compile_preferences
 from benchmarks import desk

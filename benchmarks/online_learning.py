@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from align.config.base import Sampling
 from align.config.training import Grpo, Online, Ppo, RewardModel, Rloo
-from align.evaluate.statistics import clustered_bootstrap
+from align.evaluation.statistics import clustered_bootstrap
 from align.report.plots import curves_plot
 from align.store import read_json, write_json
 from align.types import Message, Prompt

@@ -9,7 +9,7 @@ that the score stands for. For each seed the SFT policy answers train prompts, s
 answers is better, and reward models learn from few such pairs. Then every reward chooses among the same answers to
 held-out prompts: each member of an ensemble by itself (`member`, the mean over members), a model trained alone on all the
 pairs (`alone`), the ensemble's mean (`mean`), and its mean less BOUND standard deviations (`lower`). A random choice stays
-at 0. Expectations for every n come from one sample of answers without bias (align.evaluate.best_of_n).
+at 0. Expectations for every n come from one sample of answers without bias (align.evaluation.best_of_n).
 
 The members are those that `members: 64` makes (`members`), whose mean is a model trained alone; or five
 whole models, each of a bootstrap of the pairs (`separate`: Coste et al. 2023).
@@ -41,7 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from align.config.base import Sampling
 from align.config.training import RewardModel
-from align.evaluate.best_of_n import chances, kl_of_best, kl_with_ties
+from align.evaluation.best_of_n import chances, kl_of_best, kl_with_ties
 from align.ids import content_id, seed_for
 from align.report.plots import Frame, nice_ticks, tick_texts
 from align.types import Message, Preference, Prompt

@@ -1,0 +1,11 @@
+"""Reward models and scoring functions: what says how good an answer is."""
+
+from align.lazy import lazily
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from reward.scorer import Scorer
+
+__all__ = ["Scorer"]
+
+__getattr__ = lazily(__name__, {"Scorer": "reward.scorer"})

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from align.evaluate.statistics import clustered_bootstrap, paired_difference
-from align.evaluate.winrate import clustered_interval
+from align.evaluation.statistics import clustered_bootstrap, paired_difference
+from align.evaluation.winrate import clustered_interval
 from align.ids import seed_for, unit_for
 
 Numbers = Sequence[float] | np.ndarray

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from align.evaluate.statistics import Interval, independent_difference
+from align.evaluation.statistics import Interval, independent_difference
 from align.figures import interval
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from align.errors import ConfigError, DataError
@@ -119,6 +119,28 @@ def load_function(spec: str, base: Path) -> ScoringFunction:
         raise ConfigError(f"{name!r} {found}", where=str(path), hint=_nearest(name, names, "functions"))
     _check_arity(function, spec)
     return ScoringFunction(spec, identity, path, function)
+
+
+def in_memory(function: Callable[[list[Message], str], Any]) -> ScoringFunction:
+    """A function of (messages, answer) that a program hands over, as one of a file.
+
+    Its id changes with its code, its defaults and what it closes over, not with what it reads or calls elsewhere. Raises
+    ConfigError for what is no function written in Python, and for one that takes other arguments.
+    """
+    spec = getattr(function, "__qualname__", type(function).__name__)
+    if not inspect.isfunction(function):
+        hint = "write it as def score(messages, answer), or give a Scorer"
+        raise ConfigError(f"{spec} is no function written in Python", where="scorer", hint=hint)
+    _check_arity(function, spec)
+    closed = [repr(cell.cell_contents) for cell in function.__closure__ or ()]
+    identity = content_id(["function", spec, _code(function.__code__), repr(function.__defaults__), closed])
+    return ScoringFunction(spec, identity, Path(function.__code__.co_filename), function)
+
+
+def _code(code: CodeType) -> list[Any]:
+    """What a function's compiled code consists of; the functions inside it likewise."""
+    inner = [_code(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    return [code.co_code.hex(), list(code.co_names), inner]
 
 
 def function_id(spec: str, base: Path) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from align.evaluate.pairs import by_group, order_accuracy
+from align.evaluation.pairs import by_group, order_accuracy
 from align.train.split import is_held_out as is_held_out  # policies' trainings hold out the same prompts
 from align.types import Preference
 from reward.calibrate import calibration
@@ -51,7 +51,7 @@ def measure(
     pair, as `score_pairs` gives them); `slices` has the same of each slice, by what they slice, where that makes more than
     one of them; `calibration` is `reward.calibrate.calibration`, of pairs that are no ties and have scores.
 
-    `differences` are `align.evaluate.pairs.score_differences`. A `temperature` must come from other pairs.
+    `differences` are `align.evaluation.pairs.score_differences`. A `temperature` must come from other pairs.
     """
     known = [(row, d) for row, d in zip(preferences, differences, strict=True) if d is not None and row.target != 0.5]
     found = {name: by_group(preferences, differences, groups, seed=seed) for name, groups in slices.items()}

@@ -1,11 +1,12 @@
 """The seam behind which every judge of answers stands: a function, a check, a reward model, an ensemble, a judge model."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from align.types import Message
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """Scores answers; higher is better, in units of its own."""
 

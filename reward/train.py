@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from align.config.training import RewardModel
 from align.errors import ConfigError
-from align.evaluate.pairs import score_differences
+from align.evaluation.pairs import score_differences
 from align.losses import weights_of_mean_one
 from align.progress import Progress
 from align.sampled import sampled_by

@@ -45,15 +45,16 @@ def sources_of(config: Mixed, policies: dict[str, Policy]) -> list[Source]:
     return [Source(by_id[id], t, share) for id, of_policy in shares.items() for t, share in of_policy.items()]
 
 
-def require_named(config: Mixed, known: Set[str]) -> None:
-    """ConfigError where a mixture and what is `known` beside `current` do not fit together."""
+def require_named(config: Mixed, known: Set[str], prefix: str = "--") -> None:
+    """ConfigError where a mixture and what is `known` beside `current` do not fit together; what names a model begins
+    with `prefix`."""
     asked: set[str] = {part.checkpoint for part in config.mixture}
     for name in sorted(asked - known):
-        what, hint = f"the mixture has answers of `{name}`, and no such model is given", f"name it with --{name}"
+        what, hint = f"the mixture has answers of `{name}`, and no such model is given", f"name it with {prefix}{name}"
         raise ConfigError(what, where="mixture", hint=hint)
     for name in sorted(known - asked - {"current"}):
         what, hint = "this model has no use here", f"give a `mixture` with `checkpoint: {name}`, or leave it out"
-        raise ConfigError(what, where=f"--{name}", hint=hint)
+        raise ConfigError(what, where=f"{prefix}{name}", hint=hint)
 
 
 def counts(shares: Sequence[float], samples: int, *key: object) -> list[int]:

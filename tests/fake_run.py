@@ -15,8 +15,8 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from align.evaluate.statistics import clustered_bootstrap
-from align.evaluate.winrate import win_rate
+from align.evaluation.statistics import clustered_bootstrap
+from align.evaluation.winrate import win_rate
 from align.ids import content_id, unit_for
 from align.labelling.tasks import write_suggestions
 from align.pipeline.receipts import Receipt, partial_folder, seal, stage_folder, stage_key

@@ -1,5 +1,10 @@
 """Small tasks and judgements for tests of annotation."""
 
+from pathlib import Path
+
+from align.config.recipe import Annotate
+from align.ids import content_id
+from align.labelling.session import Desk
 from align.types import Candidate, Judgement, Message, Prompt, Task, candidate_id, judgement_id, prompt_id
 from annotation.tasks import make_tasks
 
@@ -53,3 +58,11 @@ def make_task(
 
 def judge(task: str, annotator: str, outcome: str, revision: int = 0) -> Judgement:
     return Judgement(judgement_id(task, annotator, revision), task, "pair", annotator, revision, outcome)
+
+
+def desk_of_tasks(tasks: list[Task], folder: Path, annotate: Annotate, *, round: int, seed: int) -> Desk:
+    """A desk for tasks that are in memory; its journal is in `folder`, whose name is the workspace's."""
+    identity = content_id([task.id for task in tasks])
+    dataset = f"round-{round}-{identity[:8]}"
+    title = f"{folder.name} (round {round})"
+    return Desk(folder / "journal.jsonl", round, tasks, identity, folder.name, dataset, annotate, seed, title=title)

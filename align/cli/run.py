@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from align.api.runs import RunResult
     from align.pipeline.run import Run
 
 RUNS = typer.Option(Path("runs"), "--runs", help="The folder that holds runs.")
@@ -42,11 +43,11 @@ def run(
 ) -> None:
     """Run a recipe, or go on with it. Exits with 75 while people have not finished labelling, with 76 where a stage
     says that the run must not go on."""
+    from align.api.runs import run as run_recipe
     from align.cli.display import say, telling
     from align.config.load import load_recipe
     from align.errors import EXIT_BLOCKED, EXIT_WAITING, ConfigError
-    from align.pipeline.run import create_run, planned_run
-    from align.stages.rounds import run_rounds
+    from align.pipeline.run import planned_run
 
     loaded = load_recipe(recipe, overrides or [])
     if dry_run and wait:
@@ -56,37 +57,32 @@ def run(
     if dry_run:
         _print_plan(planned_run(loaded, runs), start_from, as_json)
         return
-    opened = create_run(loaded, runs)
     with telling(quiet=as_json) as tell:
-        outcome = run_rounds(opened, tell, wait=wait, start_from=start_from, verify=verify)
-    _print_result(opened.folder, changed=bool(outcome.ran), finished=outcome.state == "finished", as_json=as_json)
-    if outcome.waiting is not None:
-        typer.echo(f"waiting for people: {outcome.waiting}", err=True)
+        result = run_recipe(loaded, runs=runs, wait=wait, start_from=start_from, verify=verify, tell=tell)
+    _print_result(result, as_json)
+    if result.state == "waiting":
+        typer.echo(f"waiting for people: {result.reason}", err=True)
         typer.echo("the same command goes on when they have finished (`--wait` follows them)", err=True)
         raise typer.Exit(EXIT_WAITING)
-    if outcome.state == "blocked":
-        say(f"{outcome.by} stops the run: {outcome.blocked}", err=True)
+    if result.state == "blocked":
+        say(f"{result.stage} stops the run: {result.reason}", err=True)
         raise typer.Exit(EXIT_BLOCKED)
 
 
-def _print_result(folder: Path, *, changed: bool, finished: bool, as_json: bool) -> None:
+def _print_result(result: "RunResult", as_json: bool) -> None:
     from align.cli.display import print_json
     from align.report.data import report_data
-    from align.report.html import write_report
     from align.report.table import summary_lines
 
-    page = folder / "report.html"
-    if changed or not page.is_file():
-        page = write_report(folder)
-    data = report_data(folder)
+    data = report_data(result.folder)
     if as_json:
-        print_json({**data, "report": str(page)})
+        print_json({**data, "report": str(result.report)})
         return
-    if finished and not changed:
+    if result.state == "finished" and not result.ran:
         typer.echo("nothing to do: the run is finished")
     for line in summary_lines(data):
         typer.echo(line)
-    typer.echo(f"report: {page}")
+    typer.echo(f"report: {result.report}")
     if data["model"] is not None:
         typer.echo(f"model: {data['model']['folder']}")
         typer.echo(f"try it: align chat {data['model']['run']}")

@@ -62,17 +62,17 @@ def rollout(
     as_json: bool = JSON,
 ) -> None:
     """Sample answers of a model, or of several in a mixture, to every prompt of a file."""
+    from align.api.answers import draw
+    from align.api.given import Compute
     from align.cli.display import counting, say_result
     from align.cli.workplace import workplace
     from align.config.section import Answers, load_section
     from align.data.prompts import read_prompts
-    from align.sampled import TOKENS_FILE
-    from align.store import checkpoint_id, write_rows
+    from align.store import write_rows
     from align.train.online import checked_scores
     from align.types import as_dict
     from reward.terms import parse_reward, scorer_of
-    from rollouts.mixture import Policy, require_named, sources_of
-    from rollouts.sample import sample_candidates
+    from rollouts.mixture import require_named
 
     config = load_section(Answers, settings or [], file=config_file, keys=("rollouts",), no_use=ROLLOUT_NO_USE)
     named = {"current": model, "parent": parent, "sft": sft}
@@ -92,27 +92,9 @@ def rollout(
             for name, path in named.items()
             if path is not None
         }
-        policies = {name: Policy(folder, checkpoint_id(folder)) for name, folder in folders.items()}
-        rows, dropped = sample_candidates(
-            asked,
-            policies["current"].path,
-            policies["current"].id,
-            sampling=config,
-            samples=config.samples,
-            engine=config,
-            dtype=dtype,
-            max_prompt_tokens=config.max_prompt_tokens,
-            shard=config.shard,
-            seed=seed,
-            threads=threads,
-            sources=sources_of(config, policies),
-            resample=config.resample,
-            tokens=place.out / TOKENS_FILE,
-            logprobs=config.logprobs,
-            keep_all=keep_all,
-            out=place.work,
-            progress=progress,
-        )
+        compute = Compute(seed, dtype, threads)
+        found = draw(place, folders, asked, config, config, compute=compute, keep_all=keep_all, progress=progress)
+        rows, dropped = found.candidates, found.dropped
         messages = {p.id: p.messages for p in asked}
         told: list[dict[str, Any]] = [{**as_dict(c), "messages": messages[c.prompt_id]} for c in rows]
         if parts:
@@ -157,24 +139,13 @@ def evaluate(
     as_json: bool = JSON,
 ) -> None:
     """Score a model's answers, and say how often they beat another model's on the same prompts, with an interval."""
+    from align.api.answers import compare_answers
+    from align.api.files import load_candidates
     from align.cli.display import say_result
     from align.cli.workplace import workplace
-    from align.data.candidates import load_candidates
-    from align.evaluate.compare import RESULT, evaluate_policy
-    from align.store import write_json
     from reward.terms import judged_by
 
-    ours = load_candidates(candidates)
-    theirs = load_candidates(against) if against is not None else None
+    read = [load_candidates(path) for path in (candidates, against) if path is not None]
     with workplace(out, None) as place:
-        score = judged_by(judge).score
-        first = None
-        if theirs is not None:
-            first = place.work / "against"
-            first.mkdir(exist_ok=True)
-            evaluate_policy(*theirs, score=score, tie_width=tie_width, seed=seed, out=first)
-        result = evaluate_policy(*ours, score=score, tie_width=tie_width, seed=seed, out=place.out, first=first)
-        # there is no SFT and no parent here, only the other file
-        shown = {name.removesuffix("_vs_sft"): value for name, value in result.items() if value is not None}
-        write_json(place.out / RESULT, shown)
+        shown = compare_answers(place, read, judged_by(judge), tie_width=tie_width, seed=seed)
     say_result(out, shown, as_json)

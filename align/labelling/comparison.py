@@ -6,7 +6,7 @@ from typing import Any
 
 from align.config.recipe import Annotate
 from align.errors import DataError
-from align.evaluate.blind import blind_win_rate
+from align.evaluation.blind import blind_win_rate
 from align.labelling.session import DESK
 from align.labelling.tasks import Asked
 from align.store import read_json
@@ -61,7 +61,7 @@ def ask_blind(
 
 
 def win_rate(folder: Path, tasks: list[Task], judgements: list[Judgement]) -> dict[str, Any] | None:
-    """How often people preferred what `--candidates` had to what `--against` had, as `align.evaluate.blind` says; None
+    """How often people preferred what `--candidates` had to what `--against` had, as `align.evaluation.blind` says; None
     for a folder that is not about two files."""
     desk = read_json(folder / DESK) if (folder / DESK).is_file() else {}
     blind = desk.get("blind")

@@ -11,7 +11,7 @@ from align.errors import ConfigError
 from align.ids import content_id, file_id
 from align.labelling.comparison import ask_blind
 from align.labelling.session import DESK
-from align.labelling.tasks import ask, write_suggestions
+from align.labelling.tasks import Asked, ask, write_suggestions
 from align.store import fresh_folder, publish, read_json, write_json, write_rows, write_table
 from align.types import Task, as_dict, to_table
 
@@ -38,17 +38,39 @@ def make_desk(
     read = load_candidates(candidates)  # first, since a file that is not there is an error with its own words
     hidden = {"hide_thinking": True} if hide_thinking else {}
     made_from = content_id([file_id(candidates), {**settings, **hidden}, seed, *map(file_id, outside)])
-    if folder.exists():
-        if (folder / DESK).is_file() and read_json(folder / DESK)["made_from"] == made_from:
-            return
-        raise ConfigError(
-            f"{folder} is there already, and was not made from these candidates with these options",
-            hint="leave out --candidates to push what it holds, or name another folder",
-        )
+    if is_made(folder, made_from):
+        return
     if against is None:
         asked, blind = ask(*read, annotate, round=1, seed=seed, source=candidates, hide_thinking=hide_thinking), None
     else:
         asked, blind = ask_blind(read, load_candidates(against), annotate, seed=seed, hide_thinking=hide_thinking)
+    write_desk(folder, asked, annotate, seed=seed, made_from=made_from, blind=blind, hide_thinking=hide_thinking)
+
+
+def is_made(folder: Path, made_from: str) -> bool:
+    """Whether `folder` holds the tasks of `made_from`. Raises ConfigError where it is there for another reason."""
+    if not folder.exists():
+        return False
+    if (folder / DESK).is_file() and read_json(folder / DESK)["made_from"] == made_from:
+        return True
+    raise ConfigError(
+        f"{folder} is there already, and was not made from these candidates with these options",
+        hint="leave out --candidates to push what it holds, or name another folder",
+    )
+
+
+def write_desk(
+    folder: Path,
+    asked: Asked,
+    annotate: Annotate,
+    *,
+    seed: int,
+    made_from: str,
+    round: int = 1,
+    blind: dict[str, list[str]] | None = None,
+    hide_thinking: bool = False,
+) -> None:
+    """Make `folder` with the tasks `asked`, and say what could not be made."""
     for note in asked.notes:
         _log.warning("%s", note)
     partial = fresh_folder(folder.with_name(folder.name + ".partial"))
@@ -57,14 +79,15 @@ def make_desk(
     write_rows(partial / "tasks_dropped.jsonl", map(as_dict, asked.dropped))
     tasks_id = file_id(partial / "tasks.parquet")
     desk = {
-        "annotate": settings,
+        "annotate": annotate.model_dump(mode="json"),
         "tasks_id": tasks_id,
         "workspace": f"{folder.resolve().name}-{secrets.token_hex(4)}",
         "dataset": f"comparisons-{tasks_id[:8]}",
         "seed": seed,
+        "round": round,
         "made_from": made_from,
         "blind": blind,
-        **hidden,
+        **({"hide_thinking": True} if hide_thinking else {}),
     }
     write_json(partial / DESK, desk)
     publish(partial, folder)

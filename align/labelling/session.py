@@ -10,12 +10,11 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from align.config.recipe import Annotate, EmbeddedServer, People, Personas, RemoteServer
 from align.errors import ConfigError, ServiceError
 from align.figures import counted
-from align.ids import content_id
 from align.pipeline.receipts import Receipt, stage_folder
 from align.pipeline.run import Run
 from align.pipeline.stage import Waiting
@@ -28,7 +27,7 @@ from annotation.journal import Journal, close, read_journal, record
 if TYPE_CHECKING:
     from annotation.argilla_api import Api
     from annotation.argilla_backend import ArgillaBackend
-    from annotation.backend import Submitted
+    from annotation.backend import AnnotationBackend, SimulationBackend, Submitted
 
 DESK = "desk.json"
 POLL_SECONDS = 3.0
@@ -99,17 +98,9 @@ def desk_of_folder(folder: Path) -> Desk:
     known = desk["tasks_id"], desk["workspace"], desk["dataset"]
     title = _title(folder.resolve().name, tasks)
     return Desk(
-        folder / "journal.jsonl", 1, tasks, *known, annotate, desk["seed"],
+        folder / "journal.jsonl", desk.get("round", 1), tasks, *known, annotate, desk["seed"],
         title=title, hide_thinking=desk.get("hide_thinking", False),
     )  # fmt: skip
-
-
-def desk_of_tasks(tasks: list[Task], folder: Path, annotate: Annotate, *, round: int, seed: int) -> Desk:
-    """A desk for tasks that are in memory; its journal is in `folder`, whose name is the workspace's."""
-    tasks_id = content_id([task.id for task in tasks])
-    title = f"{_title(folder.name, tasks)} (round {round})"
-    name = f"round-{round}-{tasks_id[:8]}"
-    return Desk(folder / "journal.jsonl", round, tasks, tasks_id, folder.name, name, annotate, seed, title=title)
 
 
 QUESTIONS = {
@@ -171,14 +162,14 @@ def connect_server(desk: Desk) -> "Api | None":
     return connect(url.rstrip("/"), api_key, PATIENCE, SUPPORTED, _reviver(server))
 
 
-def offer(desk: Desk) -> "tuple[ArgillaBackend, Submitted]":
-    """Put the tasks that are missing on the server, close the other data sets of the run, and on the embedded server let
-    everybody with an account label them.
+def offer(desk: Desk, backend: "AnnotationBackend | None" = None) -> "tuple[AnnotationBackend, Submitted]":
+    """Put the tasks that are missing on the desk's server, or into a `backend` of the caller's own, close the other data
+    sets of the run, and on the embedded server let everybody with an account label them.
 
     Tasks that are forgotten are not asked, and annotators who are do not come back.
     """
     journal = journal_of(desk)
-    backend = open_backend(desk)
+    backend = backend or open_backend(desk)
     submitted = backend.submit(_asked(desk, journal.forgotten.tasks))
     if journal.strangers:  # an earlier version wrote down names; whose they are must be known before anybody is let in
         take_in(desk, backend, journal)
@@ -188,7 +179,7 @@ def offer(desk: Desk) -> "tuple[ArgillaBackend, Submitted]":
     return backend, submitted
 
 
-def left_behind(desk: Desk, backend: "ArgillaBackend") -> dict[str, int]:
+def left_behind(desk: Desk, backend: "AnnotationBackend") -> dict[str, int]:
     """Data sets of what is not asked any more, or of labellings that are closed → how many answers were given there that the
     journal does not have."""
     given = backend.given_in_others() if desk.family else {}
@@ -210,7 +201,7 @@ def left_behind_text(counts: Mapping[str, int]) -> str:
     return f"answers to what is no longer asked do not count: {found}; ask as before to take them in" if found else ""
 
 
-def take_in(desk: Desk, backend: "ArgillaBackend", journal: Journal | None = None) -> list[Judgement]:
+def take_in(desk: Desk, backend: "AnnotationBackend", journal: Journal | None = None) -> list[Judgement]:
     """Take what the server has, and what people are called there, into the journal; returns what is new."""
     return record(desk.journal, backend.collect(), backend.people(), journal)
 
@@ -225,29 +216,32 @@ def _asked(desk: Desk, forgotten: Collection[str]) -> list[Task]:
     return [task for task in desk.tasks if task.id not in forgotten]
 
 
-def _admit(desk: Desk, backend: "ArgillaBackend", journal: Journal) -> None:
+def _admit(desk: Desk, backend: "AnnotationBackend", journal: Journal) -> None:
     if isinstance(desk.annotate.by, People) and isinstance(desk.annotate.server, EmbeddedServer):
-        backend.admit_people(without=journal.read_on().forgotten.annotators)
+        backend.admit(without=journal.read_on().forgotten.annotators)
 
 
-def waits(desk: Desk, progress: Progress | None = None) -> Iterator[Waiting]:
+def waits(
+    desk: Desk, progress: Progress | None = None, backend: "AnnotationBackend | None" = None
+) -> Iterator[Waiting]:
     """Push what is missing, let simulated annotators work, and pull, until the labelling is closed: every task has what
     it wants, or somebody closed it. Gives what is missing until then, whenever that changes; whoever does not want to
     wait asks no further.
 
     Doing it again repeats nothing: tasks, responses and judgements are found by their ids. Answers are read only when
     the server says that something changed, and at most a quarter of the time; of the journal, what is new. `progress`
-    is told (given, planned) answers of simulated annotators.
+    is told (given, planned) answers of simulated annotators. People label on the desk's server, or in a `backend` of the
+    caller's own, which must take answers of personas where there are any.
     """
-    journal = journal_of(desk)
+    journal, own = journal_of(desk), backend
     if not desk.tasks and desk.tasks_id not in journal.closed:
         close(desk.journal, desk.round, desk.tasks_id, "there is nothing to ask")
-    backend, version, before, note = None, None, None, ""
+    backend, version, before, note = None, None, None, ""  # found anew, or begun, where it went away
     while desk.tasks_id not in journal.read_on().closed:
         began = time.monotonic()
         try:
             if backend is None:
-                backend, _ = offer(desk)
+                backend, _ = offer(desk, own)
                 note = left_behind_text(left_behind(desk, backend))
             else:
                 _admit(desk, backend, journal)
@@ -266,10 +260,10 @@ def waits(desk: Desk, progress: Progress | None = None) -> Iterator[Waiting]:
             time.sleep(pause)
 
 
-def _take(desk: Desk, backend: "ArgillaBackend", journal: Journal, progress: Progress | None) -> Waiting | None:
+def _take(desk: Desk, backend: "AnnotationBackend", journal: Journal, progress: Progress | None) -> Waiting | None:
     """Take what was said into the journal, and close the labelling where nobody is left to ask; else what is missing."""
     if isinstance(desk.annotate.by, Personas):
-        _simulate(desk, desk.annotate.by, backend, journal, progress)
+        _simulate(desk, desk.annotate.by, cast("SimulationBackend", backend), journal, progress)
     take_in(desk, backend, journal)
     state = backend.progress()
     if state.open:
@@ -280,7 +274,7 @@ def _take(desk: Desk, backend: "ArgillaBackend", journal: Journal, progress: Pro
     return None
 
 
-def finish(desk: Desk, backend: "ArgillaBackend", reason: str, journal: Journal | None = None) -> None:
+def finish(desk: Desk, backend: "AnnotationBackend", reason: str, journal: Journal | None = None) -> None:
     """Take what is there, close the labelling and its data set, and take what came in between, which is told of as late."""
     take_in(desk, backend, journal)
     close(desk.journal, desk.round, desk.tasks_id, reason)
@@ -309,9 +303,16 @@ def dropped_text(dropped: Sequence[Dropped]) -> str:
     return f"dropped: {', '.join(names)}{more}"
 
 
-def follow(desk: Desk, tell: Callable[[Waiting], None]) -> list[Judgement]:
-    """Wait until nothing is missing; `tell` hears what is, whenever that changes. Returns the judgements."""
-    for waiting in waits(desk):
+def follow(
+    desk: Desk,
+    tell: Callable[[Waiting], None],
+    *,
+    backend: "AnnotationBackend | None" = None,
+    progress: Progress | None = None,
+) -> list[Judgement]:
+    """Wait until nothing is missing, on the desk's server or on a `backend` of the caller's own; `tell` hears what is,
+    whenever that changes. Returns the judgements."""
+    for waiting in waits(desk, progress, backend):
         tell(waiting)
     return judgements_of(desk)
 
@@ -336,7 +337,7 @@ def late_text(count: int) -> str:
 def _simulate(
     desk: Desk,
     personas: Personas,
-    backend: "ArgillaBackend",
+    backend: "SimulationBackend",
     journal: Journal,
     progress: Progress | None,
 ) -> None:

@@ -12,7 +12,7 @@ from annotation.crowd.advice import name_people
 from annotation.journal import Journal, differs
 
 if TYPE_CHECKING:
-    from annotation.argilla_backend import ArgillaBackend
+    from annotation.backend import AnnotationBackend
 
 SILENT = {"value": None, "reason": "nothing said yet"}
 
@@ -55,7 +55,7 @@ class Survey:
         }
 
 
-def survey(desk: Desk, backend: "ArgillaBackend") -> Survey:
+def survey(desk: Desk, backend: "AnnotationBackend") -> Survey:
     """Ask the server how the desk's labelling stands. Nothing is written. Raises ServiceError.
 
     Counted is what the server has, and what the journal still has of people who are no longer there; of a closed

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import ConfigError
-from align.evaluate.compare import SAMPLES
+from align.evaluation.compare import SAMPLES
 from align.pipeline.intact import require_readable
 from align.pipeline.receipts import current, pointers, stage_folder
 from align.pipeline.run import require_run

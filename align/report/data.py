@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from align.config.recipe import METHODS
-from align.evaluate.compare import RESULT
+from align.evaluation.compare import RESULT
 from align.labelling.session import late_text
 from align.pipeline.receipts import stage_folder
 from align.provenance.forget import tainted

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from align.evaluate.compare import SAMPLES
-from align.evaluate.winrate import outcome
+from align.evaluation.compare import SAMPLES
+from align.evaluation.winrate import outcome
 from align.ids import unit_for
 from align.report.reading import RunFolder
 from align.stages.names import EVALUATION, PROMPTS

@@ -1,7 +1,7 @@
 """People as the judge: they compare a round's policy with the first one, blind."""
 
 from align.config.recipe import PeopleJudge
-from align.evaluate.compare import SAMPLES
+from align.evaluation.compare import SAMPLES
 from align.pipeline.stage import Declaration, Job, Ref, Step, Wait
 from align.progress import Progress
 from align.stages.labels import JUDGEMENT_TABLE, TASK_TABLE
@@ -63,7 +63,7 @@ def blind(job: Job, progress: Progress) -> Summary:
 
 def blind_result(job: Job, progress: Progress) -> Summary:
     """How often people preferred the new policy's answer."""
-    from align.evaluate.blind import blind_win_rate
+    from align.evaluation.blind import blind_win_rate
 
     new = read_table(job.inputs["new"] / SAMPLES).column("id").to_pylist()
     tasks = from_table(Task, read_table(job.inputs["blind"] / TASK_TABLE))

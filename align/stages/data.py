@@ -61,18 +61,12 @@ def prompts(job: Job, progress: Progress) -> Summary:
 
 def demonstrations(job: Job, progress: Progress) -> Summary:
     """Load the demonstrations, without those whose prompt is held out for evaluation."""
-    from align.data.contamination import drop_held_out_demonstrations
-    from align.data.demonstrations import load_demonstrations, mixed, write_demonstrations
+    from align.data.demonstrations import write_demonstrations
+    from align.data.mixture import load_mixture
 
-    test, parts, left_out = prompts_of(job, "test"), [], list[Dropped]()
-    read = 0
-    for path in (job.runtime["path"], *job.runtime["mix"]):
-        rows, dropped = load_demonstrations(Path(path))
-        kept, held_out = drop_held_out_demonstrations(rows, test)
-        parts.append(kept)
-        read += len(kept)
-        left_out += dropped + held_out
-    kept = mixed(parts[0], list(zip(parts[1:], job.settings.get("mix", []), strict=True)), job.settings.get("seed", 0))
+    paths = [Path(path) for path in (job.runtime["path"], *job.runtime["mix"])]
+    shares, seed = job.settings.get("mix", []), job.settings.get("seed", 0)
+    kept, left_out, read = load_mixture(paths, shares, prompts_of(job, "test"), seed=seed)
     write_demonstrations(job.out / "demonstrations.parquet", kept)
     write_part(job, "dropped", Dropped, left_out)
     return {"rows": len(kept), "dropped": len(left_out), **note_of_dropped("demonstration", read, left_out)}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from align.config.recipe import Evaluate, FunctionJudge, Personas, Recipe
 from align.config.rollouts import Rollouts
-from align.evaluate.compare import SAMPLES
+from align.evaluation.compare import SAMPLES
 from align.pipeline.stage import Declaration, Job, Ref, Step
 from align.progress import Progress
 from align.stages.names import DEMONSTRATIONS, EVALUATION, POLICY, PROMPTS
@@ -59,7 +59,7 @@ def judge_of(recipe: Recipe) -> FunctionJudge | None:
 def evaluation(job: Job, progress: Progress) -> Summary:
     """Sample and score answers to held-out prompts; compare with the first policy and with the parent."""
     from align.data.prompts import held_out_prompts
-    from align.evaluate.compare import evaluate_policy
+    from align.evaluation.compare import evaluate_policy
     from reward.functions import FunctionScorer, load_function
 
     config, seed = Evaluate(**job.settings["evaluate"]), job.settings["seed"]

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from align.dropped import count_reasons, mostly_dropped
 from align.errors import DataError
-from align.ids import ADAPTER_CONFIG, unit_for
+from align.ids import ADAPTER_CONFIG
 from align.pipeline.receipts import RECEIPT, read_receipt, stage_folder, stage_folders
 from align.pipeline.run import Run
 from align.pipeline.stage import Job, Ref
@@ -18,9 +18,10 @@ from align.stages.names import LABELS
 from align.store import checkpoint_id, read_json, read_table, write_table
 from align.train.adapter import ADAPTER, name_base
 from align.train.split import outcome
-from align.types import Dropped, Prompt, Record, Summary, from_table, to_table
+from align.types import Dropped, Preference, Prompt, Record, Summary, Thumb, from_table, to_table
 
 Row = TypeVar("Row")
+Label = TypeVar("Label", Preference, Thumb)
 
 
 def prompts_of(job: Job, split: str) -> list[Prompt]:
@@ -68,13 +69,15 @@ def name_bases(run: Run) -> None:
                 name_base(config.parent, str(base))
 
 
-def labels_of(job: Job, name: str, kind: type[Row], replay: float) -> list[Row]:
+def labels_of(job: Job, name: str, kind: type[Label], replay: float) -> list[Label]:
     """This round's rows of `<name>.parquet`, and the share `replay` of earlier rounds', drawn by a hash of their ids."""
+    from align.data.mixture import replayed
+
     rows = from_table(kind, read_table(job.inputs["preferences"] / f"{name}.parquet"))
     seed = job.settings["seed"]
     for source in sorted(n for n in job.inputs if n.startswith("earlier_")):
         earlier = from_table(kind, read_table(job.inputs[source] / f"{name}.parquet"))
-        rows += [row for row in earlier if unit_for("replay", seed, job.round, row.id) < replay]  # type: ignore[attr-defined]
+        rows += replayed(earlier, replay, round=job.round, seed=seed)
     return rows
 
 

@@ -8,8 +8,8 @@ from typing import Any, Literal, Self
 
 from align.config.base import Sampling
 from align.errors import DataError
-from align.evaluate.statistics import clustered_bootstrap
-from align.evaluate.winrate import win_rate
+from align.evaluation.statistics import clustered_bootstrap
+from align.evaluation.winrate import win_rate
 from align.types import Prompt, Score
 from rollouts.engine import Request
 

@@ -24,8 +24,8 @@ from align.config.load import Places, set_value, validated
 from align.config.space import Choices, Dimension, Range
 from align.config.training import Training
 from align.errors import ConfigError, DataError, StageError
-from align.evaluate.statistics import paired_difference
-from align.evaluate.winrate import win_rate
+from align.evaluation.statistics import paired_difference
+from align.evaluation.winrate import win_rate
 from align.ids import content_id, seed_for, unit_for
 from align.store import checkpoint_id, read_json, remove_folder, write_json
 from align.sweep.measuring import Answering, measured

@@ -21,7 +21,7 @@ from transformers import TrainerCallback
 
 from align.config.training import HeldOut
 from align.errors import ConfigError, StageError
-from align.evaluate.winrate import clustered_interval
+from align.evaluation.winrate import clustered_interval
 from align.store import disk_errors
 from align.train.examples import Demonstration
 from align.train.order import passes

@@ -89,7 +89,7 @@ def require_server(home: Path | None) -> None:
     if home is not None and not has_server(home):
         raise ConfigError(
             f"there is no annotation server in {home}",
-            hint=f"check the folder; `align server start --home {home}` makes one there",
+            hint=f"check the folder; {verb_of('start', home)} makes one there",
         )
 
 

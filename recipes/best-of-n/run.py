@@ -1,55 +1,34 @@
-"""recipe.yaml in code: the same loop with the same result, from our public functions; it does not resume or report.
+"""recipe.yaml in code: the same loop with the same result, by the public API alone; it does not resume or report.
 
-python run.py rounds=1 best_of_n.samples=4    # takes the same changes as `align run`; writes to runs/ where it is called
+python run.py rounds=1 best_of_n.samples=4    # takes the same changes as `align run`, and writes to runs/ where it is called
 """
 
-import secrets
 import sys
-from functools import partial
 from pathlib import Path
 
-from align.config.load import load_recipe
-from align.data.demonstrations import load_demonstrations
-from align.data.prompts import held_out_prompts, load_prompts, prompts_of_round
-from align.evaluate.compare import evaluate_policy
-from align.stages.best_of_n import train_best_of_n
-from align.train.checkpoint import import_model
-from align.train.sft import train_sft
-from reward.functions import FunctionScorer, load_function
-from reward.terms import Part, scorer_of
-from rollouts.sample import sample_answers
-
-
-def main(changes: list[str]) -> None:
-    recipe = load_recipe(Path(__file__).with_name("recipe.yaml"), changes).recipe
-    seed, reward, judge = recipe.seed, recipe.reward, recipe.evaluate.judge
-    if not (recipe.sft and recipe.best_of_n and reward and not reward.model and judge and judge.type == "function"):
-        sys.exit("run.py needs sft, best_of_n, reward.functions alone and a function as judge; `align run` does all")
-    say = partial(print, flush=True)
-    out = Path("runs") / f"{recipe.name}-{secrets.token_hex(4)}"
-    common = {"seed": seed, "dtype": recipe.model.dtype, "threads": recipe.threads}
-    training = common | {"report_to": recipe.report_to}
-    prompts, _ = load_prompts(recipe.prompts)
-    held_out = held_out_prompts(prompts, recipe.evaluate.prompts)
-    sample = partial(sample_answers, engine=recipe.rollouts, out=out / "samples", **common)
-    judged = FunctionScorer(load_function(judge.path, Path())).score
-    measure = partial(evaluate_policy, held_out, score=judged, tie_width=judge.tie_width, seed=seed)
-    score = scorer_of([Part(f, f.weight) for f in reward.functions], dtype="float32", threads=None).score
-    policy = out / "policy_0"
-    import_model(out=out / "base", **recipe.model.model_dump())
-    rows = [(row.messages, row.answer) for row in load_demonstrations(recipe.sft.demonstrations)[0]]
-    train_sft(out / "base", rows, recipe.sft, out=policy, work=out / "work_0", **training)
-    answers, _ = sample(held_out, policy, recipe.evaluate, purpose="evaluation", keep_all=True)
-    say("after SFT, mean score:", measure(answers, out=out / "evaluation_0")["mean_score"])
-    for number in range(1, recipe.rounds + 1):
-        asked = prompts_of_round(prompts, round=number, count=recipe.best_of_n.prompts, seed=seed)
-        parent, policy = policy, out / f"policy_{number}"
-        work = out / f"work_{number}"
-        train_best_of_n(parent, asked, recipe.best_of_n, score=score, out=policy, work=work, **training)
-        answers, _ = sample(held_out, policy, recipe.evaluate, purpose="evaluation", keep_all=True)
-        result = measure(answers, out=out / f"evaluation_{number}", first=out / "evaluation_0")
-        say(f"round {number}, win rate over SFT:", result["win_rate_vs_sft"])
-
+import align
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    recipe = align.load_recipe(Path(__file__).parent, sys.argv[1:]).recipe
+    align.require_sections(recipe, "sft", "best_of_n", "reward")
+    out, compute = align.Workspace.fresh(f"runs/{recipe.name}"), align.Compute.of(recipe)
+
+    def at(name: str) -> dict[str, object]:
+        return {"workspace": out.at(name), "compute": compute}
+
+    prompts = align.load_prompts(recipe.prompts)
+    test = [prompt for prompt in prompts if prompt.split == "test"]
+    held_out = align.held_out_prompts(prompts, recipe.evaluate.prompts)
+    judged = {"prompts": held_out, "scorer": recipe.evaluate.judge, "config": recipe.evaluate}
+    reward = align.load_scorer(recipe.reward)
+    shown = align.load_demonstrations(recipe.sft, held_out=test, seed=recipe.seed)
+    policy = align.train_sft(recipe.model, shown, recipe.sft, **at("policy_0")).checkpoint
+    first = align.evaluate(policy, **judged, **at("evaluation_0"))
+    print("after SFT, mean score:", first.mean_score, flush=True)
+    for number in range(1, recipe.rounds + 1):
+        asked = align.prompts_of_round(prompts, round=number, count=recipe.best_of_n.prompts, seed=recipe.seed)
+        policy = align.train_best_of_n(
+            policy, asked, recipe.best_of_n, scorer=reward, **at(f"policy_{number}")
+        ).checkpoint
+        found = align.evaluate(policy, first.samples, **judged, **at(f"evaluation_{number}"))
+        print(f"round {number}, win rate over SFT:", found.win_rate, flush=True)

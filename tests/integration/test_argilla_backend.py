@@ -312,9 +312,9 @@ def test_people_are_admitted_and_personas_are_not(argilla_server: ArgillaServer,
     backend = connect(argilla_server, workspace)
     person = server.add_user(argilla_server.home, f"person-{workspace}")
     connect(argilla_server, workspace + "x").ensure_annotator(f"persona-{workspace}")
-    admitted = backend.admit_people()
+    admitted = backend.admit()
     assert person.username in admitted and not any(name.startswith("persona-") for name in admitted)
-    assert backend.admit_people() == []
+    assert backend.admit() == []
     assert workspace in {w["name"] for w in argilla_server.call("GET", "/me/workspaces", key=person.api_key)["items"]}
 
 

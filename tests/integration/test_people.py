@@ -16,7 +16,6 @@ from align.labelling.folder import make_desk as make_desk_of_file
 from align.labelling.session import (
     Desk,
     desk_of_folder,
-    desk_of_tasks,
     finish,
     judgements_of,
     offer,
@@ -31,7 +30,7 @@ from align.types import judgement_id
 from annotation.argilla_backend import ArgillaBackend
 from annotation.backend import Answer
 from annotation.journal import close, read_journal, reopen
-from tests.labelling import pair_tasks
+from tests.labelling import desk_of_tasks, pair_tasks
 from tests.loop import write_jsonl
 from tests.server_fixtures import ArgillaServer, add_annotator
 

@@ -125,7 +125,7 @@ def test_all_of_qa_feedback_goes_in_and_comes_back_with_what_people_wrote(argill
         for n, task in enumerate(tasks)
     ]  # fmt: skip
     person = server.add_user(argilla_server.home, f"ann-{secrets.token_hex(4)}")
-    backend.admit_people()
+    backend.admit()
     backend.answer(person.api_key, answers)
     said = {j.task_id: (j.ranking, unescape(j.edit or ""), unescape(j.reason or "")) for j in backend.collect()}
     assert said == {a.task_id: (a.ranking, a.edit, a.reason) for a in answers}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from align.api.given import Estimate
 from align.cli.recipes import shipped
 from align.pipeline.receipts import current
 from align.pipeline.stage import Ref
@@ -227,6 +228,6 @@ def check_both(folder: Path, said: str) -> None:
     assert policy.summary["checkpoint"] != first.summary["checkpoint"] == checkpoint_id(code / "policy_0")
     assert policy.summary["checkpoint"] == checkpoint_id(code / "policy_1"), "the same weights, bit for bit"
     won = (judged or evaluation).summary["win_rate_vs_sft"]
-    if judged is None:
-        assert read_json(code / "evaluation_1" / "result.json")["win_rate_vs_sft"] == won
-    assert said.splitlines()[-1].startswith("round 1, win rate over ") and f"'mean': {won['mean']}, " in said
+    assert read_json(code / "evaluation_1" / "result.json")["win_rate"] == won
+    shown = Estimate(won["mean"], won["low"], won["high"])
+    assert re.fullmatch(rf"round 1, win rate over .*: {re.escape(str(shown))}", said.splitlines()[-1])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from align.config.training import RewardModel
-from align.evaluate.pairs import score_differences
+from align.evaluation.pairs import score_differences
 from align.pipeline.stage import Job
 from align.stages.reward import FRESH, HELD_OUT, PAIRS, reward_check
 from align.store import read_json, read_table, write_table

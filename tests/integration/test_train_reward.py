@@ -9,7 +9,7 @@ import pytest
 
 from align.config.training import Lora, RewardModel
 from align.errors import ConfigError, DataError
-from align.evaluate.pairs import pair_accuracy
+from align.evaluation.pairs import pair_accuracy
 from align.progress import Progress
 from align.store import folder_files
 from align.types import Preference

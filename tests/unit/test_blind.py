@@ -2,7 +2,7 @@
 
 import pytest
 
-from align.evaluate.blind import blind_win_rate
+from align.evaluation.blind import blind_win_rate
 from align.intervals import wilson
 from align.types import Judgement, Task
 from tests.labelling import judge, make_task

@@ -159,7 +159,7 @@ def test_a_kill_at_the_end_loses_no_work(tmp_path: Path, monkeypatch: pytest.Mon
     for killed_in, published in (("publish", False), ("remove_folder", True)):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), workplace(out, 1) as place:
             (place.work / "checkpoint").write_text("trained")
-            patch.setattr(f"align.cli.workplace.{killed_in}", _killed)
+            patch.setattr(f"align.pipeline.output_dir.{killed_in}", _killed)
         assert out.exists() == published
         assert (work / "checkpoint").read_text() == "trained"
     with pytest.raises(ConfigError, match="is there already"), workplace(out, 1):
@@ -200,7 +200,7 @@ def test_a_verb_that_was_cut_short_keeps_its_date(tmp_path: Path, monkeypatch: p
     for day in (None, None, "2026-01-31"):
         with contextlib.suppress(KeyError), workplace(tmp_path / "out", 1) as place:
             place.checkpoint("a", revision=None, dtype="float32", date=day)
-            monkeypatch.setattr("align.cli.workplace.date", Tomorrow)
+            monkeypatch.setattr("align.pipeline.output_dir.date", Tomorrow)
             raise KeyError
     assert seen == [date.today().isoformat()] * 2 + ["2026-01-31"]
 

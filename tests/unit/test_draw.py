@@ -12,11 +12,11 @@ from align.config.recipe import Annotate
 from align.data.prompts import held_out_prompts, prompts_of_round
 from align.errors import ServiceError
 from align.labelling import session as labelling
-from align.labelling.session import desk_of_tasks, follow
+from align.labelling.session import follow
 from align.types import Judgement
 from annotation.backend import Answer, Progress, Submitted, progress_of
 from annotation.journal import forget
-from tests.labelling import judge, make_prompt, make_task
+from tests.labelling import desk_of_tasks, judge, make_prompt, make_task
 
 TRAIN = [make_prompt(f"train {n}") for n in range(7)]
 TEST = [make_prompt(f"test {n}", split="test") for n in range(5)]
@@ -52,12 +52,15 @@ class Server:
     def __init__(self, states: list[tuple[str, int] | None]) -> None:
         self.states, self.at, self.read, self.opened = states, ("", 0), 0, 0
 
-    def open(self, desk: labelling.Desk) -> "tuple[Server, Submitted]":
+    def open(self, desk: labelling.Desk, own: object = None) -> "tuple[Server, Submitted]":
         self.opened += 1
         return self, Submitted(0, len(desk.tasks))
 
-    def admit_people(self, without: object = ()) -> list[str]:
+    def admit(self, without: object = ()) -> list[str]:
         return []
+
+    def close(self) -> None:
+        """Nothing is shown anyway."""
 
     def people(self) -> dict[str, str]:
         return {name: name for name in ("ann", "bob")}
@@ -92,7 +95,8 @@ def test_who_follows_hears_each_change_once_and_unchanged_answers_are_not_read_a
     heard: list[str] = []
     assert {j.annotator for j in follow(desk, lambda waiting: heard.append(str(waiting)))} == {"ann", "bob"}
     assert heard == [f"{n} of 2 answers are in; label at http://127.0.0.1:1/dataset/x" for n in (0, 1)]
-    assert (server.read, server.opened, server.states) == (4, 1, [])
+    # once at each change, and before and behind the closing, when somebody may have answered
+    assert (server.read, server.opened, server.states) == (6, 1, [])
     assert labelling.closed(desk) == "1 of 1 tasks have their answers"
     assert (desk.workspace, desk.journal, desk.round) == ("mine", tmp_path / "mine" / "journal.jsonl", 2)
     assert follow(desk, lambda waiting: heard.append("again")) and len(heard) == 2
@@ -110,7 +114,7 @@ def test_a_server_that_comes_back_is_followed_on_and_one_that_does_not_is_an_err
 
 
 def test_a_labelling_without_tasks_is_closed_at_once(desk: labelling.Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(labelling, "offer", lambda desk: pytest.fail("nobody needs a server"))
+    monkeypatch.setattr(labelling, "offer", lambda desk, own=None: pytest.fail("nobody needs a server"))
     nothing = replace(desk, tasks=[], tasks_id="none")
     assert follow(nothing, lambda waiting: None) == [] and labelling.closed(nothing) == "there is nothing to ask"
 

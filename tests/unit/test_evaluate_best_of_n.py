@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from align.evaluate.best_of_n import chances, kl_of_best, kl_with_ties
+from align.evaluation.best_of_n import chances, kl_of_best, kl_with_ties
 
 SCORES = st.lists(st.integers(-2, 3).map(float), min_size=1, max_size=7)
 

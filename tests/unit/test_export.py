@@ -13,14 +13,13 @@ from align.data.demonstrations import load_demonstrations
 from align.data.preferences import load_preferences
 from align.errors import ConfigError
 from align.labelling.folder import make_desk
-from align.labelling.session import desk_of_tasks
 from align.provenance.export import export, pseudonymous, pull_files
 from align.provenance.forget import used_by, wish, write_tombstones
 from align.stages.desks import open_desk
 from align.store import read_rows, read_table
 from align.types import Judgement, judgement_id
 from annotation.journal import record
-from tests.labelling import judge, make_task
+from tests.labelling import desk_of_tasks, judge, make_task
 from tests.loop import write_jsonl
 
 CLOCK = "2026-11-02T10:00:00+00:00"

@@ -228,8 +228,9 @@ def test_files_and_the_way_to_them(say: Callable[..., str], tmp_path: Path) -> N
 def test_servers_and_the_way_to_them(say: Callable[..., str], tmp_path: Path) -> None:
     home = str(tmp_path / "my home")
     started = f"`align server start --home '{home}'`"
-    assert say("server", "users", "list", "--home", home) == f"align: {home}: this server does not run; run {started}"
-    assert say("server", "logs", "--home", home).endswith(f"this server was never started; run {started}")
+    nothing = f"align: there is no annotation server in {home}; check the folder; {started} makes one there"
+    for verb in (["users", "list"], ["logs"], ["stop"]):
+        assert say("server", *verb, "--home", home) == nothing
     assert refusal(started.strip("`")) is None
     assert say("server", "users", "list").endswith("this server does not run; run `align server start`")
 
@@ -262,7 +263,7 @@ def test_what_goes_on_when_a_labelling_is_complete(monkeypatch: pytest.MonkeyPat
 
     open_no_more = SimpleNamespace(
         closed=None, url="http://here", left={"answers": 0}, superseded={}, late=[],
-        progress=SimpleNamespace(completed=2, tasks=2, answers=2, wanted=2, exhausted=0, left_out=[]),
+        progress=SimpleNamespace(completed=2, tasks=2, answers=2, wanted=2, exhausted=0, drafts=0, dropped=[]),
     )  # fmt: skip
     monkeypatch.setattr(watching, "_looks", lambda folder, every: iter([open_no_more]))
     said: list[str] = []

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from align.evaluate.pairs import order_accuracy
-from align.evaluate.statistics import Interval, independent_difference
+from align.evaluation.pairs import order_accuracy
+from align.evaluation.statistics import Interval, independent_difference
 from align.intervals import wilson
 from align.types import Preference
 from reward.drift import drift, warnings

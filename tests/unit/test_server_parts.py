@@ -353,7 +353,7 @@ def test_a_home_that_stands_still_and_the_users_own_that_is_not_there_yet(
     home.mkdir()
     files.write_private(home / "secrets.json", {"username": "o", "password": "p", "api_key": "k"})
     assert server.status(home) == server.ServerStatus(home, running=False) and server.stop(home) is False
-    with pytest.raises(ServiceError, match=r"does not run; run `align server start`"):
+    with pytest.raises(ServiceError, match=r"does not run; run `align server start --home .*`"):
         server.list_users(home)
     with pytest.raises(ServiceError, match=r"there is no log: this server was never started"):
         server.logs(home)

@@ -7,13 +7,14 @@ import pytest
 
 from align.config.recipe import Persona
 from align.ids import seed_for
-from align.types import Judgement, Message, Task
-from annotation.backend import Answer, Count, Progress, Submitted, progress_of
+from align.types import Message
+from annotation.backend import Answer, Count, Progress, progress_of
 from annotation.controls import repeats
 from annotation.form import Form
+from annotation.memory import MemoryBackend
 from annotation.simulate import assignment, label, plan
 from annotation.tasks import item_of, make_tasks
-from tests.labelling import judge, pair_tasks, world
+from tests.labelling import pair_tasks, world
 
 PERSONAS = [Persona(name=n, temperature=0.5, skip_rate=s) for n, s in (("ann", 0.0), ("bob", 0.3), ("cyd", 0.6))]
 TASKS = pair_tasks(60, overlap=2)
@@ -23,37 +24,24 @@ def taste(_: Sequence[list[Message]], answers: Sequence[str]) -> list[float | No
     return [float(seed_for(a) % 7) for a in answers]
 
 
-class Memory:
+class Memory(MemoryBackend):
     """A backend in memory that can die after some answers."""
 
-    url = "memory"
-
     def __init__(self, dies_after: int | None = None) -> None:
-        self.said: dict[tuple[str, str], str] = {}
+        super().__init__()
+        self.submit(TASKS)
         self.calls, self.dies_after = 0, dies_after
 
-    def submit(self, tasks: Sequence[Task]) -> Submitted:
-        return Submitted(len(tasks), 0)
-
-    def progress(self) -> Progress:
-        return progress_of({}, 1, set())
-
-    def collect(self) -> list[Judgement]:
-        return sorted((judge(task, who, outcome) for (who, task), outcome in self.said.items()), key=lambda j: j.id)
-
-    def people(self) -> dict[str, str]:
-        return {name: name for name, _ in self.said}
-
-    def ensure_annotator(self, name: str) -> str:
-        return name
+    def said(self) -> list[tuple[str, str, str]]:
+        return [(j.annotator, j.task_id, j.outcome) for j in self.collect()]
 
     def answer(self, api_key: str, answers: Sequence[Answer]) -> None:
         for given in answers:
             if self.dies_after == self.calls:
                 raise ConnectionError
             self.calls += 1
-            assert (api_key, given.task_id) not in self.said, "answered twice"
-            self.said[api_key, given.task_id] = given.outcome
+            assert (api_key, given.task_id) not in {(who, task) for who, task, _ in self.said()}, "answered twice"
+            super().answer(api_key, [given])
 
 
 def test_a_task_is_asked_until_it_has_what_it_wants() -> None:
@@ -108,7 +96,7 @@ def test_a_call_after_a_death_gives_the_rest(dies_after: int) -> None:
         label(broken, TASKS, PERSONAS, taste, seed=0)
     broken.dies_after = None
     assert label(broken, TASKS, PERSONAS, taste, seed=0) == total - dies_after
-    assert broken.collect() == whole.collect()
+    assert broken.said() == whole.said()
     assert label(broken, TASKS, PERSONAS, taste, seed=0) == 0
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from align.errors import DataError
-from align.evaluate.statistics import Interval, clustered_bootstrap, paired_difference, t_quantile
+from align.evaluation.statistics import Interval, clustered_bootstrap, paired_difference, t_quantile
 from align.intervals import wilson
 
 

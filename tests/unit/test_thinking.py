@@ -219,7 +219,8 @@ def test_simulated_annotators_see_what_people_see() -> None:
 
 def test_the_key_is_in_what_it_changes_and_nowhere_else(tmp_path: Path) -> None:
     from align.pipeline.fingerprint import Fingerprints
-    from align.stages.plan import Stage, make_plan
+    from align.pipeline.stage import Stage
+    from align.stages.plan import make_plan
     from tests.tiny import make_tiny_model
 
     make_tiny_model(tmp_path / "model")

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from align.errors import DataError
-from align.evaluate.winrate import outcome, win_rate
+from align.evaluation.winrate import outcome, win_rate
 
 
 def test_all_pairs_of_samples_are_compared_and_ties_are_half() -> None:

@@ -9,10 +9,10 @@ are not owners are kept out where Argilla decides who may answer.
 from collections.abc import Callable
 from typing import Any
 
-from argilla_embedded.privacy import Endpoint, wrap
+from argilla_embedded.endpoints import Endpoint, wrap
 from argilla_server.api.policies.v1 import RecordPolicy, ResponsePolicy
 from argilla_server.api.policies.v1.commons import PolicyAction
-from argilla_server.models import Dataset, User
+from argilla_server.models import User
 
 CLOSED = "This data set is closed: what it asks was replaced. Please go on in the other one of this workspace."
 DONE = "This data set is done: its questions have the answers they want. Thank you!"
@@ -26,15 +26,16 @@ def install() -> None:
         _guard(ResponsePolicy, name, lambda response: response.record.dataset)
 
 
-def is_closed(dataset: Dataset) -> bool:
-    return dataset.guidelines in (CLOSED, DONE)
+def is_closed(guidelines: str | None) -> bool:
+    """Whether a data set with these guidelines is closed."""
+    return guidelines in (CLOSED, DONE)
 
 
 def _open_ones(endpoint: Endpoint) -> Endpoint:
     async def list_datasets(**given: Any) -> Any:
         found, user = await endpoint(**given), given["current_user"]
         if user.is_annotator:
-            found.items = [dataset for dataset in found.items if not is_closed(dataset)]
+            found.items = [dataset for dataset in found.items if not is_closed(dataset.guidelines)]
         return found
 
     return list_datasets

@@ -48,10 +48,12 @@ async def _rows(statement: str, values: dict[str, Any]) -> Sequence[Any]:
 
 
 async def own_progress(dataset: UUID, user: UUID) -> tuple[int, int]:
-    """How many records of the dataset the user has answered or skipped, and how many are left for them."""
+    """How many records of the dataset the user has answered or skipped, and how many are left for them: none in one that
+    is closed."""
     keys = {"dataset": dialect.key(dataset), "user": dialect.key(user)}
     ((done, left),) = await _rows(sql.OWN_PROGRESS, keys)
-    return done, left
+    ((guidelines,),) = await _rows("SELECT guidelines FROM datasets WHERE id = :dataset", {"dataset": keys["dataset"]})
+    return done, 0 if is_closed(guidelines) else left
 
 
 _waiting = 0
@@ -148,7 +150,7 @@ class EmbeddedSearchEngine(SearchEngine):
         """Sorted as asked; else best match first; else the labelling queue of `user_id`; else as added."""
         search = sql.Search(dataset.id)
         if user_id is not None:
-            search.queue_for(user_id, filter, closed=is_closed(dataset))
+            search.queue_for(user_id, filter, closed=is_closed(dataset.guidelines))
         if query is not None:
             query = TextQuery(q=query) if isinstance(query, str) else query
             search.match_text(_terms(query.q), query.field)

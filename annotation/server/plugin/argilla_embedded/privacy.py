@@ -12,19 +12,16 @@ closed here; owners, and admins in their workspaces, see what they always saw.
    skipped, of that and what the queue still has for them. Records that others have completed are no longer pending for them.
 """
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
+from argilla_embedded.endpoints import Endpoint, wrap
 from argilla_embedded.engine import own_progress
 from argilla_server.api.handlers.v1.datasets.records import _filter_record_metadata_for_user
 from argilla_server.api.policies.v1 import MetadataPropertyPolicy, is_authorized
-from argilla_server.api.routes import api_v1
 from argilla_server.api.schemas.v1.records import MetadataFilterScope
 from argilla_server.errors.future import UnprocessableEntityError
 from argilla_server.models import MetadataProperty
 from sqlalchemy.orm.attributes import set_committed_value
-
-Endpoint = Callable[..., Awaitable[Any]]
 
 
 def install() -> None:
@@ -33,11 +30,6 @@ def install() -> None:
     wrap("GET", "/datasets/{dataset_id}/users/progress", _own_progress)
     wrap("GET", "/datasets/{dataset_id}/progress", _own_part)
     wrap("GET", "/me/datasets/{dataset_id}/metrics", _own_rest)
-
-
-def wrap(method: str, path: str, wrapper: Callable[[Endpoint], Endpoint]) -> None:
-    (route,) = (r for r in api_v1.router.routes if getattr(r, "path", "") == path and method in r.methods)
-    route.dependant.call = wrapper(route.dependant.call)
 
 
 def _own_view(endpoint: Endpoint) -> Endpoint:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
-from align.evaluate.winrate import clustered_interval
+from align.evaluation.winrate import clustered_interval
 from align.types import Judgement, Task
 
 

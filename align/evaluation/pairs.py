@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from align.evaluate.statistics import Interval, clustered_bootstrap
-from align.evaluate.winrate import clustered_interval
+from align.evaluation.statistics import Interval, clustered_bootstrap
+from align.evaluation.winrate import clustered_interval
 from align.types import Preference, Score
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 
 from align.errors import DataError
-from align.evaluate.statistics import clustered_bootstrap
-from align.evaluate.winrate import win_rate
+from align.evaluation.statistics import clustered_bootstrap
+from align.evaluation.winrate import win_rate
 from align.store import disk_errors, read_table, write_json, write_table
 from align.types import Candidate, Message, Prompt, Score, to_table
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from align.errors import DataError
-from align.evaluate.statistics import clustered_bootstrap
+from align.evaluation.statistics import clustered_bootstrap
 from align.intervals import wilson
 
 Scores = Sequence[Sequence[float | None]]

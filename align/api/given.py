@@ -1,0 +1,181 @@
+"""What functions of the public API take in common, and what they give back."""
+
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from align.config.recipe import Model, Recipe
+from align.config.rollouts import Engine
+from align.errors import ConfigError
+from align.ids import seed_for
+from align.pipeline.output_dir import OutputDir, output_dir
+from align.progress import Progress
+from align.types import Candidate, Dropped, Edit, Judgement, Preference, Prompt, Task, Thumb
+
+Row = TypeVar("Row")
+ModelLike = str | Path | Model
+"""A checkpoint's folder, a Hub id (owner/name), or a recipe's `model` section, which also says what its chat template is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """How something is computed.
+
+    `seed` is at least 0 and below 2³²; every random choice depends on it and on content. `dtype` is that of the weights:
+    use bfloat16 on a GPU. `threads` are CPU threads, all cores where None; other counts may change the last digits of
+    weights. `report_to` names TRL's experiment trackers, as trackio, wandb or tensorboard; each needs its own package.
+    `engine` is what samples, where settings do not say so themselves; vLLM where it is installed, if None. The same values
+    on the same machine give the same bytes.
+    """
+
+    seed: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    threads: int | None = None
+    report_to: tuple[str, ...] = ()
+    engine: Engine | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"must be from 0 to 4294967295, found {self.seed}", where="Compute.seed")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ConfigError(f"must be float32 or bfloat16, found {self.dtype!r}", where="Compute.dtype")
+        if self.threads is not None and self.threads < 1:
+            hint = "leave it out for all cores"
+            raise ConfigError(f"must be at least 1, found {self.threads}", where="Compute.threads", hint=hint)
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        """As a recipe's `seed`, `model.dtype`, `threads`, `report_to` and `rollouts` say."""
+        return cls(recipe.seed, recipe.model.dtype, recipe.threads, tuple(recipe.report_to), recipe.rollouts)
+
+    def seeded(self, purpose: str) -> Self:
+        """With the seed that `align run` draws for a purpose: `rollouts 1` for the answers of round 1, `evaluation` for
+        those to held-out prompts. Other purposes draw other numbers."""
+        return replace(self, seed=seed_for(f"{self.seed} {purpose}") % 2**31)
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Where something is made. The folder `out` is there as a whole in the end, or not at all.
+
+    Until then `work` (`out.work` beside it where None) keeps what is done: the same call goes on from it after a kill or
+    an error, and it is removed at the end. `progress` is told (done, in all, what there is to say of it). A folder `out` that
+    is there already is refused: ConfigError.
+    """
+
+    out: str | Path
+    work: str | Path | None = None
+    progress: Progress | None = None
+
+    @classmethod
+    def fresh(cls, out: str | Path) -> Self:
+        """`out` with a random ending, so that it is not there yet."""
+        return cls(f"{out}-{secrets.token_hex(4)}")
+
+    def at(self, name: str) -> Self:
+        """The folder `name` inside `out`: one for each thing that a script makes."""
+        return replace(self, out=Path(self.out) / name, work=Path(self.work) / name if self.work is not None else None)
+
+
+class Rows(list[Row]):
+    """The rows of a file. `dropped` are those that cannot be used, each with its `file:line` and the reason."""
+
+    def __init__(self, rows: Iterable[Row], dropped: Sequence[Dropped]) -> None:
+        super().__init__(rows)
+        self.dropped = list(dropped)
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Answers: `candidates`, each to one of `prompts`, and what was left out, with the reason."""
+
+    prompts: list[Prompt]
+    candidates: list[Candidate]
+    dropped: list[Dropped]
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """What was asked and what was said about it. `sides_drawn`: which answer stood on which side of the screen was drawn
+    at random, as `ask` does it; where it was not, or nobody knows, a crowd that prefers one side may be right."""
+
+    tasks: list[Task]
+    judgements: list[Judgement]
+    sides_drawn: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What judgements compile to (docs/label-compiler.md): training rows with `target` and `weight`, and answers that
+    people wrote (`edits`). `annotators` says how far each can be trusted; `notes` are sentences for people."""
+
+    preferences: list[Preference]
+    binary: list[Thumb]
+    edits: list[Edit]
+    dropped: list[Dropped]
+    annotators: Mapping[str, Mapping[str, Any]]
+    notes: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A new model: the folder `checkpoint` (safetensors and tokenizer, merged where LoRA was used), and what training
+    measured: `steps`, first and last loss, rows used and `dropped` by reason, and what the method adds."""
+
+    checkpoint: Path
+    metrics: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean with its 95% interval, which draws whole prompts."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a model's answers, `samples`, are worth. `win_rate`, in [0, 1], is how often they beat the others', a tie
+    counting half; None where there are no others. `mean_score` is in the scorer's units; None where people judged, and for
+    one prompt. `metrics` is all that was counted, as `result.json` in `folder` has it."""
+
+    folder: Path
+    samples: Samples
+    win_rate: Estimate | None
+    mean_score: Estimate | None
+    metrics: Mapping[str, Any]
+
+
+@contextmanager
+def opened(workspace: Workspace) -> Iterator[OutputDir]:
+    """The workspace as `align.pipeline.output_dir` has it."""
+    work = None if workspace.work is None else Path(workspace.work)
+    with output_dir(Path(workspace.out), work, where="workspace.out") as place:
+        yield place
+
+
+def checkpoint_in(place: OutputDir, model: ModelLike, compute: Compute, *, random: bool = False) -> Path:
+    """`model` as a checkpoint folder in the scratch; with `random` a folder with a config and no weights gets random ones."""
+    seed = compute.seed if random else None
+    if not isinstance(model, Model):
+        return place.checkpoint(str(model), revision=None, dtype=compute.dtype, seed=seed)
+    if model.dtype != compute.dtype:
+        what = f"model.dtype is {model.dtype} and Compute.dtype is {compute.dtype}"
+        raise ConfigError(what, hint="give both the same; `Compute.of(recipe)` does")
+    given = model.model_dump(mode="json", exclude={"path", "dtype"})
+    return place.checkpoint(model.path, dtype=compute.dtype, seed=seed, **given)
+
+
+def estimate(found: Mapping[str, Any] | None) -> Estimate | None:
+    """The interval among what a measurement counted."""
+    if found is None or found["mean"] is None:
+        return None
+    return Estimate(found["mean"], found["low"], found["high"])

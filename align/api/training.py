@@ -1,0 +1,224 @@
+"""Training: one function a method. Each makes a new checkpoint from one, and goes on after a kill where it was."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from align.api.given import Compute, ModelLike, Trained, Workspace, checkpoint_in, opened
+from align.api.scorers import ScorerLike, scorer_like
+from align.config.training import BestOfN, Dpo, Grpo, Kto, Ppo, RewardModel, Rloo, Sft
+from align.data.demonstrations import Demonstration
+from align.errors import DataError
+from align.types import Preference, Prompt, Thumb
+
+_DEFAULT = Compute()
+
+
+def import_model(model: ModelLike, *, workspace: Workspace, compute: Compute = _DEFAULT) -> Trained:
+    """A model as a checkpoint folder of its own, with the chat template that a recipe's `model` section says.
+
+    Every other function takes a model as it is, too; this is for one that is used several times. Raises ConfigError for
+    a folder without a causal language model and where there is no chat template, ServiceError where the Hub is not reached.
+    """
+    with opened(workspace) as place:
+        for file in (found := checkpoint_in(place, model, compute)).iterdir():
+            file.rename(place.out / file.name)
+        found.rmdir()
+    return Trained(Path(workspace.out), {})
+
+
+def train_sft(
+    model: ModelLike,
+    demonstrations: Sequence[Demonstration],
+    config: Sft | None = None,
+    *,
+    workspace: Workspace,
+    compute: Compute = _DEFAULT,
+) -> Trained:
+    """Supervised fine-tuning of `model` on `demonstrations`: the mean negative log-probability of their answers' tokens.
+
+    A folder with a config and no weights gets random ones. Of `config` all counts but `demonstrations` and `mix`, which
+    say where rows come from: `load_demonstrations` reads those. Raises DataError where no row is left to train on.
+    """
+    from align.train.sft import train_sft
+
+    rows = [(row.messages, row.answer) for row in demonstrations]
+    settings = config or Sft(demonstrations=Path("demonstrations"))
+    return _trained(train_sft, model, rows, settings, workspace, compute, random=True)
+
+
+def train_dpo(
+    model: ModelLike,
+    preferences: Sequence[Preference],
+    config: Dpo | None = None,
+    *,
+    workspace: Workspace,
+    compute: Compute = _DEFAULT,
+) -> Trained:
+    """Direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290): `model` is trained and is the reference.
+
+    Each pair counts by its `target`, the probability that `chosen` is better, and by its `weight`; weights are scaled to
+    average 1. The metrics have the reward's accuracy and margin. Raises DataError where no pair is left to train on,
+    StageError where policy and reference differ before the first step.
+    """
+    from align.train.dpo import train_dpo
+
+    return _trained(train_dpo, model, preferences, config or Dpo(), workspace, compute)
+
+
+def train_kto(
+    model: ModelLike,
+    binary: Sequence[Thumb],
+    config: Kto | None = None,
+    *,
+    workspace: Workspace,
+    compute: Compute = _DEFAULT,
+) -> Trained:
+    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv 2402.01306) on answers that are good or bad.
+
+    A label of target p counts p as good and 1 − p as bad, times its weight. Raises DataError for fewer than two labels.
+    """
+    from align.train.kto import train_kto
+
+    return _trained(train_kto, model, binary, config or Kto(), workspace, compute)
+
+
+def train_reward(
+    model: ModelLike,
+    preferences: Sequence[Preference],
+    config: RewardModel | None = None,
+    *,
+    workspace: Workspace,
+    compute: Compute = _DEFAULT,
+) -> Trained:
+    """A reward model from pairs (Bradley and Terry 1952): `model` with a head that gives one score, which starts at 0.
+
+    `config.members` over 1 makes an ensemble, whose disagreement says how far a score can be trusted; `config.held_out`
+    keeps a share of prompts to measure it on. `load_scorer` reads the folder. Raises DataError where no pair is left.
+    """
+    from reward.train import train_reward
+
+    return _trained(train_reward, model, preferences, config or RewardModel(), workspace, compute)
+
+
+def train_ppo(
+    model: ModelLike,
+    prompts: Sequence[Prompt],
+    config: Ppo | None = None,
+    *,
+    scorer: ScorerLike,
+    critic: str | Path | None = None,
+    workspace: Workspace,
+    compute: Compute = _DEFAULT,
+) -> Trained:
+    """Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347) with a learned critic, which starts from the
+    reward model in the folder `critic`, else from `model`.
+
+    The policy answers `prompts` while it learns, and `scorer` says how well; the KL divergence to `model` counts
+    `config.beta` times. Raises DataError where no answer has a score, ConfigError for a `critic` that cannot act.
+    """
+    from align.train.ppo import train_ppo
+
+    start = None if critic is None else Path(critic)
+    return _online(train_ppo, model, prompts, config or Ppo(), scorer, workspace, compute, critic=start)
+
+
+def train_rloo(
+    model: ModelLike,
+    prompts: Sequence[Prompt],
+    config: Rloo | None = None,
+    *,
+    scorer: ScorerLike,
+    workspace: Workspace,
+    compute: Compute = _DEFAULT,
+) -> Trained:
+    """REINFORCE leave-one-out (Ahmadian et al. 2024, arXiv 2402.14740): the baseline of an answer is the mean reward of
+    the others to its prompt. Otherwise as `train_ppo`, without a critic."""
+    from align.train.rloo import train_rloo
+
+    return _online(train_rloo, model, prompts, config or Rloo(), scorer, workspace, compute)
+
+
+def train_grpo(
+    model: ModelLike,
+    prompts: Sequence[Prompt],
+    config: Grpo | None = None,
+    *,
+    scorer: ScorerLike,
+    workspace: Workspace,
+    compute: Compute = _DEFAULT,
+) -> Trained:
+    """Group-relative policy optimisation (Shao et al. 2024, arXiv 2402.03300): the advantage of an answer is its score less
+    the mean over the answers to its prompt, in their standard deviations. Otherwise as `train_ppo`, without a critic."""
+    from align.train.grpo import train_grpo
+
+    return _online(train_grpo, model, prompts, config or Grpo(), scorer, workspace, compute)
+
+
+def train_best_of_n(
+    model: ModelLike,
+    prompts: Sequence[Prompt],
+    config: BestOfN | None = None,
+    *,
+    scorer: ScorerLike,
+    workspace: Workspace,
+    compute: Compute = _DEFAULT,
+) -> Trained:
+    """Rejection sampling (Touvron et al. 2023, arXiv 2307.09288, §3.2.3): supervised fine-tuning on the best of
+    `config.samples` answers to each prompt by `scorer`; the answers and their ids are in `candidates.parquet` of the
+    checkpoint's folder. Raises DataError where no prompt has a whole answer with a score."""
+    from align.stages.best_of_n import train_best_of_n
+
+    return _online(train_best_of_n, model, prompts, config or BestOfN(), scorer, workspace, compute)
+
+
+def _online(
+    train: Callable[..., dict[str, Any]],
+    model: ModelLike,
+    prompts: Sequence[Prompt],
+    config: Any,
+    scorer: ScorerLike,
+    workspace: Workspace,
+    compute: Compute,
+    **more: Any,
+) -> Trained:
+    """A training that scores answers; its metrics say why some had no score."""
+    from reward.compose import weighted
+
+    judged = weighted([(scorer_like(scorer), 1.0)])
+    # a killed training goes on, but never from one that raised another reward
+    given = {"score": judged.score, "scratch": f"reward-{judged.id}", **more}
+    return _trained(train, model, prompts, config, workspace, compute, why=judged.why_unscored, **given)
+
+
+def _trained(
+    train: Callable[..., dict[str, Any]],
+    model: ModelLike,
+    rows: Sequence[Any],
+    config: Any,
+    workspace: Workspace,
+    compute: Compute,
+    *,
+    random: bool = False,
+    scratch: str = "",
+    why: Callable[[], dict[str, Any]] = dict,
+    **more: Any,
+) -> Trained:
+    """What all trainings have in common."""
+    if not rows:
+        raise DataError("there is not one row to train on", hint="see the `dropped` of what was loaded or compiled")
+    with opened(workspace) as place:
+        metrics = train(
+            checkpoint_in(place, model, compute, random=random),
+            rows,
+            config,
+            seed=compute.seed,
+            dtype=compute.dtype,
+            report_to=list(compute.report_to),
+            threads=compute.threads,
+            out=place.out,
+            work=place.work / scratch,
+            progress=workspace.progress,
+            **more,
+        )
+    return Trained(Path(workspace.out), {**metrics, **why()})
