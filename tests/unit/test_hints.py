@@ -262,7 +262,7 @@ def test_what_goes_on_when_a_labelling_is_complete(monkeypatch: pytest.MonkeyPat
     from align.cli import watching
 
     open_no_more = SimpleNamespace(
-        closed=None, url="http://here", left={"answers": 0}, superseded={}, late=[],
+        closed=None, url="http://here", left={"answers": 0, "nobody": 0}, superseded={}, late=[],
         progress=SimpleNamespace(completed=2, tasks=2, answers=2, wanted=2, exhausted=0, drafts=0, dropped=[]),
     )  # fmt: skip
     monkeypatch.setattr(watching, "_looks", lambda folder, every: iter([open_no_more]))
