@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from align.data.mixture import replayed
     from align.data.prompts import held_out_prompts, prompts_of_round
     from align.errors import AlignError, ConfigError, DataError, ServiceError, StageError
+    from align.labelling.outside.load import Imported, load_judgements
     from align.types import Candidate, Dropped, Edit, Judgement, Message, Preference, Prompt, Task, Thumb
     from annotation import AnnotationBackend, Answer, MemoryBackend
     from reward import Scorer
@@ -51,6 +52,7 @@ _HOMES = {
     "align.data.mixture": "replayed",
     "align.data.demonstrations": "Demonstration",
     "align.types": "Candidate Dropped Edit Judgement Message Preference Prompt Task Thumb",
+    "align.labelling.outside.load": "Imported load_judgements",
     "align.errors": "AlignError ConfigError DataError ServiceError StageError",
     "align.config.recipe": "Annotate Evaluate FunctionJudge Model PeopleJudge Prompts Recipe",
     "align.config.rollouts": "Engine Rollouts",
@@ -82,6 +84,7 @@ __all__ = [
     "FunctionJudge",
     "Generator",
     "Grpo",
+    "Imported",
     "Judgement",
     "Kto",
     "Labelled",
@@ -120,6 +123,7 @@ __all__ = [
     "load_binary",
     "load_candidates",
     "load_demonstrations",
+    "load_judgements",
     "load_preferences",
     "load_prompts",
     "load_recipe",

@@ -72,17 +72,21 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _parse(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        _require_shallow(line)
-        row = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse, object_pairs_hook=_once)
-    except (ValueError, RecursionError) as error:  # JSONDecodeError, UnicodeDecodeError, numbers of too many digits
-        raise DataError(
-            f"the line is not JSON ({error})", where=where, hint="one JSON object a line, in UTF-8"
-        ) from error
+    row = parse_json(line, where, "one JSON object a line, in UTF-8")
     if not isinstance(row, dict):
         found = f"{type(row).__name__} {str(row)[:40]!r}"
         raise DataError(f"the line holds {found}, not an object", where=where, hint="one JSON object a line")
     return row
+
+
+def parse_json(text: bytes, where: str, hint: str | None = None) -> Any:
+    """JSON that somebody else wrote: no key twice, no NaN, not too deep. DataError where it is not so."""
+    what = "line" if hint else "file"
+    try:
+        _require_shallow(text)
+        return json.loads(text.decode("utf-8-sig"), parse_constant=_refuse, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:  # JSONDecodeError, UnicodeDecodeError, numbers of too many digits
+        raise DataError(f"the {what} is not JSON ({error})", where=where, hint=hint) from error
 
 
 def _refuse(constant: str) -> None:

@@ -23,7 +23,7 @@ GROUPS = {
     "Files": "load_prompts load_demonstrations load_preferences load_binary load_candidates Rows Demonstration"
     " held_out_prompts prompts_of_round replayed",
     "Answers": "sample Samples",
-    "Labels": "ask compile_labels Labelled Labels",
+    "Labels": "ask load_judgements compile_labels Labelled Imported Labels",
     "Training": "train_sft train_dpo train_kto train_reward train_ppo train_rloo train_grpo train_best_of_n import_model"
     " Trained",
     "Scores and comparisons": "load_scorer evaluate compare_blind Evaluation Estimate",

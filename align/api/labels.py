@@ -12,6 +12,7 @@ from align.errors import ConfigError, DataError
 from align.types import Candidate, Dropped, Edit, Judgement, Preference, Prompt, Task, Thumb
 
 if TYPE_CHECKING:
+    from align.labelling.outside.load import Imported
     from align.labelling.tasks import Asked
     from align.pipeline.stage import Waiting
     from annotation.backend import AnnotationBackend
@@ -135,7 +136,7 @@ def _followed(
     return Labelled(desk.tasks, said, sides_drawn=True)
 
 
-def compile_labels(labelled: Labelled, *, model: str = "auto") -> Labels:
+def compile_labels(labelled: "Labelled | Imported", *, model: str = "auto") -> Labels:
     """Training rows from what people said, whatever their number: soft targets, and weights by how far the votes remove
     the doubt (docs/label-compiler.md).
 

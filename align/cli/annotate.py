@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 
+from align.cli.annotate_import import import_judgements
 from align.cli.push import push
 from align.cli.watching import FOLDER, JSON, status, watch
 from align.figures import counted
@@ -91,6 +92,7 @@ def export(
         )
 
 
+annotate_app.command("import")(import_judgements)
 annotate_app.command()(status)
 annotate_app.command()(watch)
 

@@ -84,7 +84,9 @@ def pull_files(desk: Desk, folder: Path) -> tuple[dict[str, int], list[str]]:
     """Write the judgements that count, what they compile to and what was dropped as JSONL; returns the counts, and what
     the label compiler has to say about the labels."""
     labels = _labels_of(desk, folder)
-    parts, compiled = _parts(labels, labels.judgements, labels.names)
+    parts, compiled = parts_of(
+        labels.tasks, labels.judgements, labels.names, desk.annotate.compiler, hide_thinking=labels.hide_thinking
+    )
     parts["dropped"] = list(map(as_dict, from_table(Dropped, compiled.dropped)))
     for name, rows in parts.items():
         write_rows(folder / f"{name}.jsonl", rows)
@@ -105,7 +107,13 @@ def export(folder: Path, out: Path, *, names: bool, format: Literal["parquet", "
     if not labels.judgements:
         raise ConfigError(f"there are no judgements in {folder}", hint="`align annotate pull` takes them in")
     judgements = labels.judgements if names else pseudonymous(labels.judgements, labels.salt)
-    parts, compiled = _parts(labels, judgements, labels.names if names else {})
+    parts, compiled = parts_of(
+        labels.tasks,
+        judgements,
+        labels.names if names else {},
+        labels.annotate.compiler,
+        hide_thinking=labels.hide_thinking,
+    )
     parts = {name: rows for name, rows in parts.items() if rows}
     counts = {name: len(rows) for name, rows in parts.items()}
     partial = fresh_folder(out.with_name(out.name + ".partial"))
@@ -179,16 +187,21 @@ def _labels_of(desk: Desk, folder: Path) -> Labels:
     return Labels(folder.resolve().name, desk.workspace, *everything)
 
 
-def _parts(
-    labels: Labels, judgements: list[Judgement], names: Mapping[str, str]
+def parts_of(
+    tasks: list[Task],
+    judgements: list[Judgement],
+    names: Mapping[str, str],
+    model: str,
+    *,
+    sides_drawn: bool = True,
+    hide_thinking: bool = False,
 ) -> tuple[dict[str, list[Row]], Compiled]:
-    asked, model = to_table(Task, labels.tasks), labels.annotate.compiler
-    compiled = compile_labels(asked, to_table(Judgement, judgements), model=model, sides_drawn=True)
-    by_id = {task.id: task for task in labels.tasks}
+    """The rows of each part of CONFIGS, and what the label compiler says of them; `sides_drawn` as for it."""
+    found = to_table(Task, tasks), to_table(Judgement, judgements)
+    compiled = compile_labels(*found, model=model, sides_drawn=sides_drawn)
+    by_id = {task.id: task for task in tasks}
     parts = {
-        "judgements": [
-            _judgement(j, by_id[j.task_id], names.get(j.annotator), labels.hide_thinking) for j in judgements
-        ],
+        "judgements": [_judgement(j, by_id[j.task_id], names.get(j.annotator), hide_thinking) for j in judgements],
         "preferences": _rows(Preference, compiled.preferences, _preference),
         "thumbs": _rows(Thumb, compiled.thumbs, _thumb),
         "demonstrations": _rows(Edit, compiled.edits, _demonstration),

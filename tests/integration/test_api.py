@@ -5,15 +5,11 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from align.store import checkpoint_id, read_json
-from annotation.form import form_of
-from annotation.tasks import make_tasks
-from tests.labelling import judge, make_candidate, make_prompt
 from tests.loop import WORDS, write_jsonl
 from tests.tiny import make_tiny_model
 
@@ -26,16 +22,12 @@ QUESTIONS = [f"The {word} number {n} is late, what now?" for n, word in enumerat
 
 def labelled(folder: Path) -> None:
     """Labels as others give them: of two answers two people choose the one that says thank you."""
-    import align
-
-    prompts = [make_prompt(question) for question in QUESTIONS]
-    texts = ("thank you, please help soon", "late late broken late")
-    candidates = [make_candidate(prompt, text, n) for prompt in prompts for n, text in enumerate(texts)]
-    tasks, _ = make_tasks(prompts, candidates, round=1, count=40, overlap=2, seed=0, form=form_of(align.Annotate()))
-    rows = []
-    for task in tasks:
-        said = [judge(task.id, name, "ab"[task.texts.index(texts[0])]) for name in ("ann", "bob")]
-        rows.append({"task": asdict(task), "judgements": [asdict(one) for one in said]})
+    answers = ["thank you, please help soon", "late late broken late"]
+    rows = [
+        {"prompt": question, "answers": answers[:: 1 - 2 * (n % 2)], "annotator": who, "outcome": "ab"[n % 2]}
+        for n, question in enumerate(QUESTIONS)
+        for who in ("ann", "bob")
+    ]
     write_jsonl(folder / "labels.jsonl", rows)
 
 
@@ -43,7 +35,7 @@ def test_the_script_of_the_page_samples_compiles_trains_and_compares(tmp_path: P
     """By public names alone, in forty lines at most; DPO on such pairs makes the tiny model say thank you more often."""
     lines = [line for line in SCRIPT.splitlines() if line.strip()]
     assert len(lines) <= 40
-    assert set(re.findall(r"^\s*(?:import|from) (\w+)", SCRIPT, re.MULTILINE)) == {"json", "pathlib", "align"}
+    assert set(re.findall(r"^\s*(?:import|from) (\w+)", SCRIPT, re.MULTILINE)) == {"align"}
     make_tiny_model(tmp_path / "model", vocab_words=WORDS)
     write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": question} for question in QUESTIONS])
     labelled(tmp_path)
