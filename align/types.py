@@ -17,7 +17,6 @@ from align.normal import normal
 Role = Literal["system", "user", "assistant"]
 TaskKind = Literal["pair", "rank", "single", "rating", "blind_ab"]
 Purpose = Literal["train", "control", "gold", "eval"]
-PairOutcome = Literal["a", "b", "tie", "both_bad", "skipped"]
 Split = Literal["train", "test"]
 FinishReason = Literal["stop", "length"]
 

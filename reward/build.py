@@ -18,7 +18,7 @@ from reward.functions import FunctionScorer, function_id, load_function
 from reward.guard import Guard
 from reward.scorer import Scorer, scores_in
 
-TUNING = {"weight", "path", "solutions", "tests", "workers", "url", "key_env", "timeout", "retries", "concurrency"}
+HOW = {"weight", "path", "solutions", "tests", "workers", "url", "key_env", "timeout", "retries", "concurrency"}
 """Fields that say where something is or how it is reached, and not what it is. Files count by content."""
 UNSOLVED = "the prompt has no solution"
 
@@ -115,7 +115,7 @@ def identity(function: AnyFunction) -> str:
     judge is reached is no part of it: the same model at another address is the same judge."""
     if isinstance(function, OwnFunction):
         return function_id(function.path, Path())
-    made_of: dict[str, Any] = function.model_dump(mode="json", exclude=TUNING)
+    made_of: dict[str, Any] = function.model_dump(mode="json", exclude=HOW)
     files = [path for path in (getattr(function, name, None) for name in ("path", "solutions", "tests")) if path]
     for path in files:
         if not path.is_file():

@@ -64,7 +64,7 @@ def say_result(out: Path, result: dict[str, Any], as_json: bool) -> None:
         print_json({**result, "out": str(out)})
         return
     for name, value in result.items():
-        typer.echo(f"{name.replace('_', ' ')}: {value_text(value)}")
+        say(f"{name.replace('_', ' ')}: {value_text(value)}")
     typer.echo(f"written to {out}")
 
 
@@ -83,10 +83,12 @@ def print_table(rows: list[list[str]], right: tuple[int, ...] = ()) -> None:
 
 
 def value_text(value: Any) -> str:
-    """A result's value for people.
+    r"""A result's value for people.
 
     >>> value_text(0.123456), value_text({"low": 0.5, "high": 1}), value_text({}), value_text(None)
     ('0.1235', 'low 0.5, high 1', 'none', 'none')
+    >>> value_text({"\x1b[31mred": 1})
+    '\\x1b[31mred 1'
     >>> value_text({"mean": 0.78, "low": 0.74, "high": 0.82, "n": 40})
     '0.78 [0.74, 0.82], n 40'
     """
@@ -94,7 +96,7 @@ def value_text(value: Any) -> str:
         rest = {name: entry for name, entry in value.items() if name not in ("mean", "low", "high")}
         return ", ".join([interval(value, significant), *([value_text(rest)] if rest else [])])
     if isinstance(value, dict):
-        return ", ".join(f"{name} {value_text(entry)}" for name, entry in value.items()) or "none"
+        return ", ".join(f"{one_line(name)} {value_text(entry)}" for name, entry in value.items()) or "none"
     if isinstance(value, float):
         return significant(value)
     return "none" if value is None else one_line(value)

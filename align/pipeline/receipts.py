@@ -147,6 +147,17 @@ def in_force(run: Path, ref: Ref, known: dict[Ref, Receipt | None] | None = None
     return known[ref]
 
 
+def where_now(run: Path, source: Mapping[str, Any]) -> tuple[Ref, str]:
+    """Where an input of a receipt lies, as stage and key: under its own key or, where that folder is gone, what the stage
+    holds now if it came out the same."""
+    ref = Ref(source["round"], source["stage"])
+    if not (stage_folder(run, ref) / source["key"]).is_dir():
+        receipt = current(run, ref)
+        if receipt is not None and receipt.output == source["output"]:
+            return ref, receipt.key
+    return ref, source["key"]
+
+
 def point_to(run: Path, ref: Ref, key: str) -> None:
     if pointed_key(stage_folder(run, ref)) != key:
         replace_file(stage_folder(run, ref) / CURRENT, key + "\n")

@@ -16,7 +16,7 @@ from align.config.recipe import EmbeddedServer
 from align.errors import AlignError, ConfigError, DataError, ServiceError
 from align.labelling.session import DESK, Desk, connect_server, open_backend
 from align.pipeline.lock import run_lock
-from align.pipeline.receipts import CURRENT, RECEIPT, Receipt, current, read_receipt, stage_folder
+from align.pipeline.receipts import CURRENT, RECEIPT, Receipt, read_receipt, stage_folder, where_now
 from align.pipeline.run import require_run
 from align.pipeline.stage import Ref
 from align.stages.plan import model_of, tables_of
@@ -245,7 +245,8 @@ def _touched(run: Path, tombstones: Tombstones) -> tuple[set[Place], list[tuple[
     waiting = [_place(receipt) for folder, receipt in published if _hidden(folder, tombstones)]
     for _, receipt in published:
         for source in receipt.inputs.values():
-            if (origin := _origin(run, source)) in places:
+            ref, key = where_now(run, source)
+            if (origin := (ref.round, ref.stage, key)) in places:
                 makes.setdefault(origin, []).append(_place(receipt))
             elif not SAID.isdisjoint(tables_of(source["stage"]).values()):
                 waiting.append(_place(receipt))
@@ -255,16 +256,6 @@ def _touched(run: Path, tombstones: Tombstones) -> tuple[set[Place], list[tuple[
             touched.add(place)
             waiting += makes.get(place, [])
     return touched, published
-
-
-def _origin(run: Path, source: dict[str, Any]) -> Place:
-    """Where an input lies: under its key, or, where that is gone, what is in force if it came out the same."""
-    ref = Ref(source["round"], source["stage"])
-    if not (stage_folder(run, ref) / source["key"]).is_dir():
-        receipt = current(run, ref)
-        if receipt is not None and receipt.output == source["output"]:
-            return _place(receipt)
-    return source["round"], source["stage"], source["key"]
 
 
 def _published(run: Path) -> Iterator[tuple[Path, Receipt]]:

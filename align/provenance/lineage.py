@@ -12,9 +12,8 @@ from typing import Any
 from align.errors import ConfigError, DataError
 from align.ids import content_id, file_id, is_whole, with_check
 from align.pipeline.intact import require_readable
-from align.pipeline.receipts import RECEIPT, Receipt, current, pointers, stage_folder
+from align.pipeline.receipts import RECEIPT, Receipt, current, pointers, read_receipt, stage_folder, where_now
 from align.pipeline.run import require_run
-from align.pipeline.stage import Ref
 from align.stages.plan import model_of, tables_of
 from align.store import disk_errors, read_json, read_table, write_json
 from align.types import Candidate, Edit, Judgement, Preference, Prompt, Task, Thumb
@@ -162,10 +161,11 @@ def _index_model(index: sqlite3.Connection, run: Path, receipt: Receipt, folder:
         _edge(index, prompt, "prompts", model, kind)
     learned: type = Thumb if receipt.summary.get("thumbs") is not None else Preference
     for source in receipt.inputs.values():
-        made = stage_folder(run, Ref(source["round"], source["stage"])) / source["key"]
-        other = model_of(source["stage"])
-        if other is not None and (judge := read_json(made / RECEIPT)["summary"]["checkpoint"]) != parent:
-            _edge(index, judge, other, model, kind)
+        ref, key = where_now(run, source)
+        made, other = stage_folder(run, ref) / key, model_of(ref.stage)
+        judge = read_receipt(made / RECEIPT) if other is not None else None
+        if other is not None and judge is not None and judge.summary["checkpoint"] != parent:
+            _edge(index, judge.summary["checkpoint"], other, model, kind)
         for row in _rows_of(source["stage"], made, learned):
             _edge(index, row, EDGES[learned][0], model, kind)
 

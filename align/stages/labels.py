@@ -1,7 +1,9 @@
 """From answers to labels: what people are asked, what they said, and what it compiles to; or labels from a file."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -187,12 +189,7 @@ def given_thumbs(job: Job, progress: Progress) -> Summary:
     from align.data.contamination import drop_held_out_thumbs
     from align.data.thumbs import load_thumbs
 
-    rows, dropped = load_thumbs(Path(job.runtime["path"]))
-    kept, held_out = drop_held_out_thumbs(rows, prompts_of(job, "test"))
-    write_part(job, "thumbs", Thumb, kept)
-    write_part(job, "dropped", Dropped, dropped + held_out)
-    counts = {"thumbs": len(kept), "dropped": len(dropped) + len(held_out)}
-    return {**counts, **note_of_dropped("thumb", len(kept), dropped + held_out)}
+    return _given(job, "thumb", Thumb, load_thumbs, drop_held_out_thumbs)
 
 
 def given_preferences(job: Job, progress: Progress) -> Summary:
@@ -200,9 +197,13 @@ def given_preferences(job: Job, progress: Progress) -> Summary:
     from align.data.contamination import drop_held_out_preferences
     from align.data.preferences import load_preferences
 
-    rows, dropped = load_preferences(Path(job.runtime["path"]))
-    kept, held_out = drop_held_out_preferences(rows, prompts_of(job, "test"))
-    write_part(job, "preferences", Preference, kept)
+    return _given(job, "preference", Preference, load_preferences, drop_held_out_preferences)
+
+
+def _given(job: Job, what: str, kind: type[Any], load: Callable[[Path], Any], keep: Callable[..., Any]) -> Summary:
+    rows, dropped = load(Path(job.runtime["path"]))
+    kept, held_out = keep(rows, prompts_of(job, "test"))
+    write_part(job, f"{what}s", kind, kept)
     write_part(job, "dropped", Dropped, dropped + held_out)
-    counts = {"preferences": len(kept), "dropped": len(dropped) + len(held_out)}
-    return {**counts, **note_of_dropped("preference", len(kept), dropped + held_out)}
+    counts = {f"{what}s": len(kept), "dropped": len(dropped) + len(held_out)}
+    return {**counts, **note_of_dropped(what, len(kept), dropped + held_out)}

@@ -138,6 +138,7 @@ def _measure(
 
     scorer = load_scorer(job.inputs[model], dtype=job.settings["dtype"], threads=job.runtime["threads"])
     differences, reasons, doubt = score_pairs(rows, scorer)
+    scorer.close()  # the other model is next
     slices = {**slices_of(rows), "agreement": _agreement(job, rows), **doubt}
     result = measure(
         rows, differences, seed=job.settings["seed"], slices=slices, temperature=temperature, reasons=reasons

@@ -60,7 +60,7 @@ import align
 from align.train import loop
 loop.SAVE_SECONDS, loop.SAVE_SHARE = 0.0, math.inf
 out, stop = sys.argv[1], int(sys.argv[2])
-def progress(done, total):
+def progress(done, total, said=""):
     print(done, flush=True)
     if done == stop:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -228,3 +228,8 @@ def test_no_text_can_pass_for_another_line(capsys: pytest.CaptureFixture[str]) -
     print_table([["who", "done"], ["kim\nbob  9", "1"]])
     assert capsys.readouterr().out.splitlines()[2:] == ["kim\\nbob  9  1"]
     assert len(plain("x" * 10**6)) < 20_100
+
+
+def test_what_a_result_names_cannot_steer_the_terminal() -> None:
+    """Reasons are names there, and some are an endpoint's own words."""
+    assert value_text({"\x1b[31mred": 1}) == "\\x1b[31mred 1"

@@ -1,16 +1,17 @@
 """Lineage over what is compiled from other kinds of tasks than pairs."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from align.ids import content_id
-from align.pipeline.receipts import Receipt, current, partial_folder, seal
+from align.ids import content_id, with_check
+from align.pipeline.receipts import Receipt, current, partial_folder, point_to, seal, stage_folder
 from align.pipeline.stage import Declaration, Ref, Stage
 from align.provenance.lineage import trace
-from align.store import write_json, write_table
+from align.store import read_json, write_json, write_table
 from align.types import Judgement, Prompt, Task, to_table
 from annotation.compile import compile_labels
 from tests.labelling import judge, make_task
@@ -95,3 +96,20 @@ def test_a_policy_leads_back_to_the_reward_model_its_pairs_and_the_prompts_it_an
     assert found["preferences"] == compiled.preferences["id"].to_pylist()
     assert found["prompts"] == ["p9"] and found["annotators"] == ["ann"] and found["checkpoints"] == ["given"]
     assert trace(tmp_path, "judge")["into"] == {"checkpoints": ["new"]}
+
+
+def test_a_parent_done_anew_with_the_same_result_is_still_the_parent_when_the_old_folder_is_gone(
+    tmp_path: Path,
+) -> None:
+    """As `align clean` leaves it: the receipt of the child names a key whose folder is removed."""
+    write_json(tmp_path / "run.json", {"id": "r"})
+    judged = model(tmp_path, "reward", "judge", {})
+    model(tmp_path, "policy", "new", {"reward": judged})
+    old = stage_folder(tmp_path, judged.ref) / judged.key
+    again = old.with_name(content_id("another key"))
+    shutil.copytree(old, again)
+    receipt = {**read_json(again / "receipt.json"), "key": again.name}
+    write_json(again / "receipt.json", with_check({n: v for n, v in receipt.items() if n != "check"}))
+    point_to(tmp_path, judged.ref, again.name)
+    shutil.rmtree(old)
+    assert trace(tmp_path, "new")["from"] == {"reward models": ["judge"], "checkpoints": ["given"]}
