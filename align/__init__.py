@@ -143,4 +143,4 @@ __all__ = [
     "train_sft",
 ]
 
-__getattr__ = lazily(__name__, {name: home for home, names in _HOMES.items() for name in names.split()})
+__getattr__, __dir__ = lazily(__name__, {name: home for home, names in _HOMES.items() for name in names.split()})

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """A `__getattr__` for `package` that takes each name of `homes` from the module it stands with."""
+def lazily(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` for `package`: each name of `homes` comes from the module it stands with, and a notebook
+    completes it."""
 
     def get(name: str) -> Any:
         if name not in homes:
@@ -21,4 +22,4 @@ def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
         setattr(sys.modules[package], name, value)  # so that it is asked for once
         return value
 
-    return get
+    return get, lambda: sorted({*vars(sys.modules[package]), *homes})

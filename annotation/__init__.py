@@ -14,4 +14,4 @@ _HOMES = {
     "Answer": "annotation.backend",
     "MemoryBackend": "annotation.memory",
 }
-__getattr__ = lazily(__name__, _HOMES)
+__getattr__, __dir__ = lazily(__name__, _HOMES)

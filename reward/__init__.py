@@ -8,4 +8,4 @@ if TYPE_CHECKING:
 
 __all__ = ["Scorer"]
 
-__getattr__ = lazily(__name__, {"Scorer": "reward.scorer"})
+__getattr__, __dir__ = lazily(__name__, {"Scorer": "reward.scorer"})

@@ -8,4 +8,4 @@ if TYPE_CHECKING:
 
 __all__ = ["Generator"]
 
-__getattr__ = lazily(__name__, {"Generator": "rollouts.engine"})
+__getattr__, __dir__ = lazily(__name__, {"Generator": "rollouts.engine"})

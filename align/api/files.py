@@ -60,7 +60,11 @@ def load_preferences(path: str | Path, *, held_out: Sequence[Prompt] = ()) -> Ro
 
 def load_binary(path: str | Path, *, held_out: Sequence[Prompt] = ()) -> Rows[Thumb]:
     """Binary labels, of a file: an answer and whether it is good, as KTO learns from; rows about a prompt of `held_out`
-    are dropped. `target`, the probability that it is good, is 1 or 0 by a row's `label`. Raises DataError as above."""
+    are dropped.
+
+    `target`, the probability in [0, 1] that it is good, is 1 or 0 by a row's `label` where the row says no other, and
+    `weight` 1. Raises DataError for a file that cannot be read.
+    """
     from align.data.contamination import drop_held_out_thumbs
     from align.data.thumbs import load_thumbs
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from align.config.recipe import Model, Recipe
 from align.config.rollouts import Engine
+from align.config.trainer import trl_tables
 from align.errors import ConfigError
 from align.ids import seed_for
 from align.pipeline.output_dir import OutputDir, output_dir
@@ -45,6 +46,10 @@ class Compute:
         if self.threads is not None and self.threads < 1:
             hint = "leave it out for all cores"
             raise ConfigError(f"must be at least 1, found {self.threads}", where="Compute.threads", hint=hint)
+        known = trl_tables()["trackers"]
+        if strange := [name for name in self.report_to if name not in known]:
+            hint = f"TRL has {', '.join(known)}; give a tuple of them"
+            raise ConfigError(f"{strange[0]!r} is no tracker", where="Compute.report_to", hint=hint)
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:

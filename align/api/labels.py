@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from annotation.backend import AnnotationBackend
 
 _DEFAULT = Compute()
+_ANOTHER = "give the same answers and settings to go on, or name another folder"
 _SAY: "Callable[[Waiting], None]" = partial(print, flush=True)
 
 
@@ -53,7 +54,7 @@ def ask(
     outside = [file_id(config.gold.path)] if config.gold is not None else []
     ids = [[prompt.id for prompt in prompts], [candidate.id for candidate in candidates]]
     made_from = content_id([*ids, config.model_dump(mode="json"), compute.seed, round, outside])
-    if not is_made(folder, made_from):
+    if not is_made(folder, made_from, _ANOTHER):
         asked = ask(list(prompts), list(candidates), config, round=round, seed=compute.seed)
         write_desk(folder, asked, config, seed=compute.seed, made_from=made_from, round=round)
     return _followed(folder, backend, tell, workspace)
@@ -85,7 +86,7 @@ def compare_blind(
     ids = [[candidate.id for candidate in side.candidates] for side in (ours, theirs)]
     settings = [config.model_dump(mode="json"), judge.model_dump(mode="json")]
     made_from = content_id([*ids, *settings, compute.seed, round])
-    if not is_made(folder, made_from):
+    if not is_made(folder, made_from, _ANOTHER):
         asked, blind = _blind(ours, theirs, judge, round, compute.seed)
         write_desk(folder, asked, config, seed=compute.seed, made_from=made_from, round=round, blind=blind)
     said = _followed(folder, None, tell, workspace)

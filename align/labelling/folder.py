@@ -38,7 +38,7 @@ def make_desk(
     read = load_candidates(candidates)  # first, since a file that is not there is an error with its own words
     hidden = {"hide_thinking": True} if hide_thinking else {}
     made_from = content_id([file_id(candidates), {**settings, **hidden}, seed, *map(file_id, outside)])
-    if is_made(folder, made_from):
+    if is_made(folder, made_from, "leave out --candidates to push what it holds, or name another folder"):
         return
     if against is None:
         asked, blind = ask(*read, annotate, round=1, seed=seed, source=candidates, hide_thinking=hide_thinking), None
@@ -47,15 +47,15 @@ def make_desk(
     write_desk(folder, asked, annotate, seed=seed, made_from=made_from, blind=blind, hide_thinking=hide_thinking)
 
 
-def is_made(folder: Path, made_from: str) -> bool:
-    """Whether `folder` holds the tasks of `made_from`. Raises ConfigError where it is there for another reason."""
+def is_made(folder: Path, made_from: str, way_out: str) -> bool:
+    """Whether `folder` holds the tasks of `made_from`. Raises ConfigError, with the `way_out`, where it is there for
+    another reason."""
     if not folder.exists():
         return False
     if (folder / DESK).is_file() and read_json(folder / DESK)["made_from"] == made_from:
         return True
     raise ConfigError(
-        f"{folder} is there already, and was not made from these candidates with these options",
-        hint="leave out --candidates to push what it holds, or name another folder",
+        f"{folder} is there already, and was not made from these candidates with these options", hint=way_out
     )
 
 
