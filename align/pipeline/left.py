@@ -29,10 +29,10 @@ def note_left(scratch: Path, stage: Stage, inputs: Mapping[str, Receipt]) -> lis
     for other in sorted(scratch.parent.glob(f"*{WORK}")):
         left = [p for p in other.rglob("*") if p.is_file() and p.name not in _NO_WORK]
         if other != scratch and left:
-            size = sum(path.lstat().st_size for path in left) / 2**20
+            size = max(0.1, sum(path.lstat().st_size for path in left) / 2**20)
             notes.append(
-                f"starts over: {size:.1f} MiB of unfinished work belong to another key ({_difference(other, made)}); it is "
-                "gone on from where that is put back, and `align clean` removes it"
+                f"starts over; {size:.1f} MiB of unfinished work were made with other settings ({_difference(other, made)}): with "
+                "those again the stage goes on from there, and `align clean` removes it"
             )
     return notes
 

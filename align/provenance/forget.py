@@ -168,7 +168,8 @@ def _account(desk: Desk, name: str) -> str:
     server = desk.annotate.server
     home = f" --home {server.home}" if isinstance(server, EmbeddedServer) and server.home else ""
     place = home if isinstance(server, EmbeddedServer) else f" --server {server.url}"
-    return f"the account {name}, which holds no words: `align server users remove {name}{place}` removes it"
+    removed = f"`align server users remove {name}{place} --with-answers` removes it with all of that"
+    return f"the account {name}, and what was said by it in other runs and desks of this server; {removed}"
 
 
 def still_holding(wish: Wish) -> list[str]:

@@ -9,7 +9,7 @@ import yaml
 
 from align.errors import ConfigError, DataError
 from align.pipeline.intact import require_readable
-from align.pipeline.receipts import Receipt, current, pointers, stage_folder
+from align.pipeline.receipts import Receipt, current, in_force, pointers, stage_folder
 from align.pipeline.run import require_texts
 from align.pipeline.stage import Ref
 from align.store import read_json, read_rows, read_table
@@ -64,13 +64,11 @@ def read_run(path: Path) -> RunFolder:
     require_texts(path)
     recipe = _yaml(path / "resolved.yaml")
     require_readable(path)
-    receipts: dict[Ref, Receipt] = {}
-    stale: list[Ref] = []
-    for receipt in sorted(_receipts(path, recipe.get("rounds", 1)), key=lambda r: (r.round, r.started, r.ended)):
-        if all(_in_force(source, receipts) for source in receipt.inputs.values()):
-            receipts[receipt.ref] = receipt
-        else:
-            stale.append(receipt.ref)
+    known: dict[Ref, Receipt | None] = {}
+    # a stage that was done anew with the same result is younger than those made from it
+    found = sorted(_receipts(path, recipe.get("rounds", 1)), key=lambda r: (r.round, r.started, r.ended))
+    receipts = {receipt.ref: receipt for receipt in found if in_force(path, receipt.ref, known) is not None}
+    stale = [receipt.ref for receipt in found if receipt.ref not in receipts]
     asked, environment = path / "recipe.yaml", path / "env.json"
     return RunFolder(
         path=path,
@@ -96,12 +94,6 @@ def _environment(file: Path) -> dict[str, Any]:
     except DataError:
         found = {}
     return found if isinstance(found, dict) else {}
-
-
-def _in_force(source: dict[str, Any], receipts: dict[Ref, Receipt]) -> bool:
-    """Whether an input is what its stage now holds; a stage done anew with the same output is the same."""
-    receipt = receipts.get(Ref(source["round"], source["stage"]))
-    return receipt is not None and receipt.output == source["output"]
 
 
 def _yaml(path: Path) -> dict[str, Any]:

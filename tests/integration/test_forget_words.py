@@ -104,7 +104,8 @@ def test_the_words_of_an_annotator_are_nowhere_any_more(
     assert in_database(on, request, word) == []
     name = done["name"]
     account = (
-        f"the account {name}, which holds no words: `align server users remove {name} --home {on.home}` removes it"
+        f"the account {name}, and what was said by it in other runs and desks of this server; "
+        f"`align server users remove {name} --home {on.home} --with-answers` removes it with all of that"
     )
     assert done["remains"][-1] == account
     assert len(done["remains"]) == (1 if on.database is None else 2)

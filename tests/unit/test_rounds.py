@@ -122,23 +122,25 @@ def test_a_failed_stage_publishes_nothing_and_goes_on_from_its_scratch(tmp_path:
 def test_work_under_another_key_is_not_left_without_a_word(tmp_path: Path) -> None:
     def told(add: int, rate: float) -> list[str]:
         settings = {"add": add, "dpo": {"learning_rate": rate, "text": "x" * 100 * add}}
-        steps: list[runner.Step] = [replace(stage(0, "first", add, work="fail_once"), settings=settings)]
+        steps: list[Step] = [replace(stage(0, "first", add, function="fail_once"), settings=settings)]
         said: list[Event] = []
-        run = runner.Run(tmp_path, "id", None)  # type: ignore[arg-type]
         with pytest.raises(DataError):
-            runner._go(run, steps, said.append, wait=False)
+            runner.go(tmp_path, steps, Nobody(), said.append)
         return [event.text for event in said if event.kind == "note"]
 
     assert told(1, 1e-5) == []
-    wanted = "starts over: 0.0 MiB of unfinished work belong to another key ({}); it is gone on from where that is put back, "
-    assert told(1, 1e-6) == [wanted.format("dpo.learning_rate: 1e-05 then, 1e-06 now") + "and `align clean` removes it"]
+    wanted = (
+        "starts over; 0.1 MiB of unfinished work were made with other settings ({}): with those again the stage goes on from "
+        "there, and `align clean` removes it"
+    )
+    assert told(1, 1e-6) == [wanted.format("dpo.learning_rate: 1e-05 then, 1e-06 now")]
     old = next(tmp_path.rglob("*.work"))
     for folder in tmp_path.rglob("*.work"):
         if folder != old:
             (folder / "tried").unlink()  # begun, and nothing is done there
     (old / "made_from.json").write_text("{")
     (first,) = told(2, 1e-6)
-    assert first == wanted.format("by an earlier version, or its note is damaged") + "and `align clean` removes it"
+    assert first == wanted.format("by an earlier version, or its note is damaged")
     for folder in tmp_path.rglob("*.work"):
         if folder == old:
             (folder / "tried").unlink()

@@ -17,14 +17,17 @@ from align.cli.recipes import copy_recipe
 from align.cli.watching import desk_or_run
 from align.config.load import load_recipe
 from align.errors import ConfigError, DataError
+from align.ids import content_id, with_check
 from align.pipeline import hub
 from align.pipeline.fingerprint import Fingerprints
 from align.pipeline.hub import with_commit
-from align.pipeline.receipts import current, stage_folder
+from align.pipeline.receipts import current, point_to, stage_folder
 from align.pipeline.run import create_run, find_run, noted, open_run, planned_run
 from align.pipeline.stage import Ref, Stage
 from align.provenance.lineage import trace
+from align.report.data import report_data
 from align.stages.plan import make_plan
+from align.store import read_json, write_json
 from tests.fake_run import make_run
 
 
@@ -244,3 +247,22 @@ def test_a_part_of_a_run_is_not_cleaned_as_the_whole(tmp_path: Path) -> None:
     (run / "run.json").write_text('{"id": "0123abcd"}')
     done = CliRunner().invoke(app, ["clean", str(run / "round_001")])
     assert isinstance(done.exception, ConfigError) and "there is no run in" in str(done.exception)
+
+
+def test_a_stage_done_anew_with_the_same_result_leaves_the_report_whole(tmp_path: Path) -> None:
+    """It is younger than what was made from the old one, which is in force all the same."""
+    run = make_run(tmp_path / "runs", rounds=1)
+    before = report_data(run)
+    rollouts = current(run, Ref(1, "rollouts"))
+    assert rollouts is not None
+    old = stage_folder(run, rollouts.ref) / rollouts.key
+    again = old.with_name(content_id("another key"))
+    shutil.copytree(old, again)
+    told = {**read_json(again / "receipt.json"), "key": again.name, "started": "2026-12-01", "ended": "2026-12-01"}
+    write_json(again / "receipt.json", with_check({name: value for name, value in told.items() if name != "check"}))
+    point_to(run, rollouts.ref, again.name)
+    after = report_data(run)
+    for data in (before, after):
+        data["rounds"][0]["seconds"] = round(data["rounds"][0]["seconds"], 3)  # a sum in another order
+    assert (after["state"], after["notes"], after["rounds"]) == (before["state"], before["notes"], before["rounds"])
+    assert len(after["stages"]) == len(before["stages"])
