@@ -1,5 +1,6 @@
 """Where a verb that does one stage works: a folder beside its `--out`, and a log of what libraries print."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,14 +24,16 @@ class Workplace(OutputDir):
 
 @contextmanager
 def workplace(out: Path, threads: int | None) -> Iterator[Workplace]:
-    """`output_dir`, with the threads of this process set. What libraries print goes to `out/logs/printed.log`."""
+    """`output_dir`, with the threads of this process set. What libraries print goes to `out/logs/printed.log`; what we warn
+    of is said at once, too."""
     from align.pipeline.stage_worker import thread_settings
 
     with output_dir(out, where="--out") as place:
         with disk_errors(place.out):
             (place.out / LOGS).mkdir()
         os.environ.update(thread_settings(threads))
-        with _library_output(place.out / LOGS / PRINTED) as terminal:
+        log = place.out / LOGS / PRINTED
+        with _library_output(log) as terminal, _our_warnings(terminal, log):
             yield Workplace(place.out, place.work, terminal)
 
 
@@ -43,6 +46,30 @@ def keep_dropped(folder: Path, dropped: Sequence[Any]) -> None:
     trained = folder / "dropped.parquet"
     later = read_table(trained).to_pylist() if trained.is_file() else []
     write_rows(folder / "dropped.jsonl", [*map(as_dict, dropped), *later])
+
+
+@contextmanager
+def _our_warnings(terminal: TextIO, log: Path) -> Iterator[None]:
+    from align.cli.display import one_line
+
+    class Plain(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return one_line(record.getMessage())
+
+    handlers: list[logging.Handler] = [logging.StreamHandler(terminal), logging.FileHandler(log, encoding="utf-8")]
+    ours = [logging.getLogger(name) for name in ("align", "annotation", "reward", "rollouts")]
+    for handler in handlers:
+        handler.setLevel(logging.WARNING)
+        handler.setFormatter(Plain())
+        for logger in ours:
+            logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in ours:
+            for handler in handlers:
+                logger.removeHandler(handler)
+        handlers[1].close()
 
 
 @contextmanager

@@ -1,12 +1,14 @@
 """Where most of what was given goes no further, or less is made than was asked for, that is said at once."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from align.cli.push import _settings
+from align.cli.workplace import workplace
 from align.config.recipe import Annotate
 from align.data.preferences import load_preferences
 from align.data.prompts import read_prompts
@@ -175,3 +177,15 @@ def test_blind_comparisons_that_are_ties_are_not_missing(tmp_path: Path, caplog:
         "4 blind comparisons and not the 9 asked for: 6 prompts with answers give no more "
         "(2 × both answers are the same, a tie); give more prompts that both files answer, or lower --tasks"
     ]
+
+
+def test_a_verb_says_what_we_warn_of_at_once_and_keeps_it_in_its_log(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with workplace(tmp_path / "out", 1):
+        logging.getLogger("align.train.examples").warning("8 of 12 preferences were dropped: \x1b[31m")
+        logging.getLogger("transformers").warning("for the log")
+        assert capfd.readouterr().err == "8 of 12 preferences were dropped: \\x1b[31m\n"
+    assert "8 of 12 preferences" in (tmp_path / "out" / "logs" / "printed.log").read_text()
+    logging.getLogger("align.train.examples").warning("afterwards as ever")
+    assert "12 preferences" not in capfd.readouterr().err
