@@ -4,7 +4,7 @@ from pathlib import Path
 
 from align.config.recipe import Annotate
 from align.ids import content_id
-from align.labelling.session import Desk
+from align.labelling.session import Desk, title_of
 from align.types import Candidate, Judgement, Message, Prompt, Task, candidate_id, judgement_id, prompt_id
 from annotation.tasks import make_tasks
 
@@ -64,5 +64,5 @@ def desk_of_tasks(tasks: list[Task], folder: Path, annotate: Annotate, *, round:
     """A desk for tasks that are in memory; its journal is in `folder`, whose name is the workspace's."""
     identity = content_id([task.id for task in tasks])
     dataset = f"round-{round}-{identity[:8]}"
-    title = f"{folder.name} (round {round})"
+    title = f"{title_of(folder.name, tasks)} (round {round})"
     return Desk(folder / "journal.jsonl", round, tasks, identity, folder.name, dataset, annotate, seed, title=title)

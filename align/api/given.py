@@ -11,6 +11,7 @@ from align.config.recipe import Model, Recipe
 from align.config.rollouts import Engine
 from align.config.trainer import trl_tables
 from align.errors import ConfigError
+from align.figures import interval
 from align.ids import seed_for
 from align.pipeline.output_dir import OutputDir, output_dir
 from align.progress import Progress
@@ -143,7 +144,7 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return interval({"mean": self.mean, "low": self.low, "high": self.high})
 
 
 @dataclass(frozen=True, slots=True)

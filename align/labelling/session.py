@@ -82,7 +82,7 @@ def desk_of_round(run: Run, asked: Receipt) -> Desk:
         seed=run.recipe.seed,
         family=family,
         hide_thinking="annotators" in run.recipe.model.hide_thinking,
-        title=f"{_title(run.recipe.name, found)} ({which} {asked.round})",
+        title=f"{title_of(run.recipe.name, found)} ({which} {asked.round})",
     )
 
 
@@ -96,7 +96,7 @@ def desk_of_folder(folder: Path) -> Desk:
     tasks = from_table(Task, read_table(folder / "tasks.parquet"))
     annotate = Annotate.model_validate(desk["annotate"])
     known = desk["tasks_id"], desk["workspace"], desk["dataset"]
-    title = _title(folder.resolve().name, tasks)
+    title = title_of(folder.resolve().name, tasks)
     return Desk(
         folder / "journal.jsonl", desk.get("round", 1), tasks, *known, annotate, desk["seed"],
         title=title, hide_thinking=desk.get("hide_thinking", False),
@@ -113,10 +113,10 @@ QUESTIONS = {
 """What a data set asks, by the kind of its tasks; a blind comparison looks like any pair."""
 
 
-def _title(name: str, tasks: Sequence[Task]) -> str:
+def title_of(name: str, tasks: Sequence[Task]) -> str:
     """What annotators read on the server's home page.
 
-    >>> _title("support-desk", [])
+    >>> title_of("support-desk", [])
     'Support desk'
     """
     words = re.sub(r"[-_\s]+", " ", name).strip()

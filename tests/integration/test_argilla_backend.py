@@ -340,7 +340,7 @@ def test_many_personas_label_and_a_second_call_does_nothing(
     personas = [p.model_copy(update={"name": f"{p.name}-{workspace}"}) for p in PERSONAS]
     backend = connect(argilla_server, workspace, overlap=2)
     backend.submit(tasks)
-    wanted = Memory()
+    wanted = Memory(tasks=tasks)
     total = label(wanted, tasks, personas, taste, seed=3)
     assert total > 100 and label(backend, tasks, personas, taste, seed=3) == total
     assert outcomes_alone(backend.collect()) == wanted.collect()
@@ -438,13 +438,13 @@ def test_a_server_killed_while_labelling_loses_and_repeats_nothing(
     killable_server: ArgillaServer, workspace: str
 ) -> None:
     tasks = pair_tasks(150, overlap=2)
-    wanted = Memory()
+    wanted = Memory(tasks=tasks)
     label(wanted, tasks, PERSONAS, taste, seed=5)
     backend = connect(killable_server, workspace, overlap=2, patience=60.0)
     backend.submit(tasks)
     crashes: list[threading.Thread] = []
 
-    def crash(done: int, _: int) -> None:
+    def crash(done: int, _: int, said: str = "") -> None:
         if len(crashes) < 2 and not any(thread.is_alive() for thread in crashes):
             crashes.append(
                 threading.Timer(0.2, _kill_and_restart, [killable_server])

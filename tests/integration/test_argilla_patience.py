@@ -53,7 +53,8 @@ def of_dataset(on: ArgillaServer, backend: ArgillaBackend, what: str) -> int:
 
 def labelled_through(on: ArgillaServer, seed: int) -> tuple[set[str], int]:
     """A whole labelling, checked against one in memory; the kinds of faults it met, and how many requests it made."""
-    tasks, workspace, wanted = pair_tasks(40, overlap=2), f"faulty-{secrets.token_hex(4)}", Memory()
+    tasks, workspace = pair_tasks(40, overlap=2), f"faulty-{secrets.token_hex(4)}"
+    wanted = Memory(tasks=tasks)
     label(wanted, tasks, PERSONAS, taste, seed=5)
     with faulty_proxy(on.url, some(0.3, seed)) as proxy:
         backend = connect(on, proxy.url, workspace)
@@ -167,7 +168,8 @@ def test_a_server_that_only_fails_is_named_in_the_time_that_it_has(argilla_serve
 def test_a_server_that_dies_in_a_labelling_is_started_again_and_one_that_was_stopped_is_not(
     killable_server: ArgillaServer, small_calls: None
 ) -> None:
-    on, tasks, wanted, kills = killable_server, pair_tasks(40, overlap=2), Memory(), [30, 70]
+    on, tasks, kills = killable_server, pair_tasks(40, overlap=2), [30, 70]
+    wanted = Memory(tasks=tasks)
     label(wanted, tasks, PERSONAS, taste, seed=5)
     backend = connect(
         on, on.url, f"revived-{secrets.token_hex(4)}", revive=lambda: server.revive(on.home), patience=3.0

@@ -12,6 +12,7 @@ import pytest
 from align.config.training import Dpo, Kto, Sft
 from align.errors import DataError
 from align.store import folder_files
+from align.text import load_tokenizer
 from align.train import checkpoint, loop
 from align.train.dpo import train_dpo
 from align.train.kto import train_kto
@@ -61,7 +62,7 @@ def loss_of(folder: Path, rows: list[Any]) -> float:
     """The mean loss of the answers' tokens, one row at a time, with nothing of ours but the tokens."""
     import torch
 
-    model, tokenizer = checkpoint.load_model(folder, "float32"), checkpoint.load_tokenizer(folder)
+    model, tokenizer = checkpoint.load_model(folder, "float32"), load_tokenizer(folder)
     model.eval()
     total, count = 0.0, 0
     for messages, answer in rows:
@@ -134,7 +135,7 @@ def test_cut_short_it_ends_with_the_same_bytes(
     best, last = whole["held_out"]["published_step"], whole["steps"]
     for step in (1, best, best + 1, last):  # at the best one, behind it, and where it is to stop
 
-        def kill(done: int, total: int, step: int = step) -> None:
+        def kill(done: int, total: int, said: str = "", step: int = step) -> None:
             if done == step:
                 raise KeyboardInterrupt
 
@@ -176,7 +177,7 @@ def _compare_with_published(parent: Path, at: Path) -> None:
         return chosen, rejected
 
     def tokens(folder: Path, text: str) -> int:
-        return len(checkpoint.load_tokenizer(folder)(text, add_special_tokens=False)["input_ids"]) + 1
+        return len(load_tokenizer(folder)(text, add_special_tokens=False)["input_ids"]) + 1
 
     margins = []
     for row in rows:
