@@ -10,6 +10,7 @@ import stat
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,16 +119,8 @@ def _require_shallow(line: bytes) -> None:
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """JSONL, in UTF-8, one object a line; replaced atomically, so that nobody sees a part."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with disk_errors(path):
-            partial.unlink(missing_ok=True)  # a link of that name is not followed
-            with partial.open("x", encoding="utf-8") as file:
-                file.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-            partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
 def write_table(path: Path, table: pa.Table) -> None:
@@ -179,15 +172,45 @@ def _line(error: BaseException) -> str:
 
 def replace_file(path: Path, text: str) -> None:
     """Write `text` so that a reader, or a kill, sees the old file or the new one and never a part."""
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     with disk_errors(path):
-        partial = path.with_name(f".{path.name}.partial")
-        partial.unlink(missing_ok=True)  # a link of that name is not followed
-        with partial.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
         sync_folder(path.parent)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """An empty file beside `path`, which takes its place when it is filled; where that fails it is gone again."""
+    with disk_errors(path):
+        partial = fresh_partial(path)
+        try:
+            yield partial
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def fresh_partial(path: Path) -> Path:
+    """Make the empty file that is to replace `path`, without what a kill left of an earlier one.
+
+    Nobody may read it who may not read what it replaces, from its first byte on.
+    """
+    partial = partial_of(path)
+    partial.unlink(missing_ok=True)
+    there = stat.S_IMODE(path.stat().st_mode) | 0o600 if path.is_file() else None  # it is we who write it
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL  # a link of that name is not followed
+    with os.fdopen(os.open(partial, flags, 0o666 if there is None else there), "wb") as file:
+        if there not in (None, stat.S_IMODE(os.fstat(file.fileno()).st_mode)):  # some file systems take no modes
+            os.fchmod(file.fileno(), there)  # what the umask took off
+    return partial
+
+
+def partial_of(path: Path) -> Path:
+    """What a file is called until it takes the place of `path`."""
+    return path.with_name(f".{path.name}.partial")
 
 
 def sync_folder(folder: Path) -> None:

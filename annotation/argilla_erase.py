@@ -39,44 +39,32 @@ def erase(api: Api, workspace: str, annotators: Collection[str], tasks: Collecti
     places = [w["id"] for w in api.call("GET", "/me/workspaces")["items"] if w["name"] == workspace]
     users = {user["id"]: user for user in api.call("GET", "/users")["items"]}
     who = {identity for identity, user in users.items() if annotator_of(user) in annotators}
-    gone: list[str] = []
     for place in places:
         members = {member["id"] for member in api.call("GET", f"/workspaces/{place}/users")["items"]}
         for member in sorted(members & who):  # first, so that nothing more comes while we delete
             _delete(api, f"/workspaces/{place}/users/{member}", "a member of the workspace", done)
         for dataset in api.call("GET", "/me/datasets", workspace_id=place)["items"]:
             if dataset["status"] == "ready":
-                gone += _erase_in(api, dataset, who, tasks, done)
+                _erase_in(api, dataset, who, tasks, done)
     if places:
-        _scrub(api, gone, done)
+        _scrub(api, done)
     done.accounts = sorted(str(users[identity]["username"]) for identity in who)
     return done
 
 
-def _erase_in(api: Api, dataset: dict[str, Any], who: set[str], tasks: Collection[str], done: Erased) -> list[str]:
-    """Ids of the answers and records that are deleted."""
+def _erase_in(api: Api, dataset: dict[str, Any], who: set[str], tasks: Collection[str], done: Erased) -> None:
     records = read_records(api, dataset["id"], lambda record: None)
     where = f"in {dataset['name']}"
-    gone, kept = list[str](), list[str]()
-    for record in records:
-        for response in record.responses:
-            if record.task in tasks:
-                kept.append(response["status"])
-            elif response["user_id"] in who and _delete(
-                api, f"/responses/{response['id']}", f"an answer {where}", done
-            ):
-                _count(done, response["status"])
-                gone.append(response["id"])
-    dead = [record.id for record in records if record.task in tasks]
+    for response in (r for record in records if record.task not in tasks for r in record.responses):
+        if response["user_id"] in who and _delete(api, f"/responses/{response['id']}", f"an answer {where}", done):
+            _count(done, response["status"])
+    dead = [record for record in records if record.task in tasks]
     for start in range(0, len(dead), RECORDS_A_CALL):
-        ids = dead[start : start + RECORDS_A_CALL]
-        if _delete(api, f"/datasets/{dataset['id']}/records", f"{len(ids)} tasks {where}", done, ids=",".join(ids)):
-            gone += ids
-    if set(dead) <= set(gone):
-        for status in kept:
-            _count(done, status)
-        gone += [r["id"] for record in records if record.task in tasks for r in record.responses]
-    return gone
+        some = dead[start : start + RECORDS_A_CALL]
+        ids = ",".join(record.id for record in some)
+        if _delete(api, f"/datasets/{dataset['id']}/records", f"{len(some)} tasks {where}", done, ids=ids):
+            for response in (r for record in some for r in record.responses):
+                _count(done, response["status"])
 
 
 def _delete(api: Api, path: str, what: str, done: Erased, **params: Any) -> bool:
@@ -95,7 +83,7 @@ def _count(done: Erased, status: str) -> None:
         done.drafts += 1
 
 
-def _scrub(api: Api, gone: list[str], done: Erased) -> None:
+def _scrub(api: Api, done: Erased) -> None:
     """Have the embedded server take what is deleted out of its files; of another one say that nobody knows."""
     engine = api.call("GET", "/status").get("search_engine") or {}
     if engine.get("name") != EMBEDDED:
@@ -103,7 +91,7 @@ def _scrub(api: Api, gone: list[str], done: Erased) -> None:
             f"deleted rows, logs and an index at {api.url}, a server that is not ours: ask whoever runs it to erase them"
         )
         return
-    api.call("PUT", "/align/erased", json={"ids": gone}, timeout=SCRUB_TIMEOUT)
+    api.call("PUT", "/align/erased", timeout=SCRUB_TIMEOUT)
     if engine.get("database") == "postgresql":
         done.remains.append(
             "PostgreSQL's write-ahead log and archives of it, until its own rules let them go: see whoever runs it"

@@ -8,7 +8,6 @@ reader sees it, and the next writer cuts it off.
 import json
 import os
 import re
-import stat
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, dataclass, field, fields
@@ -17,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from align.errors import DataError
 from align.lock import acquired
-from align.store import disk_errors, sync_folder
+from align.store import disk_errors, fresh_partial, partial_of, sync_folder
 from align.types import Judgement
 
 BLOCK = 1 << 20
@@ -77,6 +76,8 @@ def held(path: Path) -> Iterator[BinaryIO]:
                 file = holding.enter_context(path.open("ab"))
             holding.enter_context(acquired(file, path, wait=True))
             if _is_at(file, path):
+                with disk_errors(path):
+                    partial_of(path.resolve()).unlink(missing_ok=True)  # left by a `blot` that was killed
                 yield file
                 return
         # while we waited, `blot` put another file in its place: what is written into this one would be lost
@@ -135,27 +136,33 @@ def blot(path: Path, hidden: Callable[[dict[str, Any]], bool]) -> int:
     if not path.is_file():
         return 0
     path = path.resolve()  # of a link, what it leads to has the words
-    partial = path.with_name(f".{path.name}.partial")
-    with held(path) as file, disk_errors(path):
-        count = number = 0
-        partial.unlink(missing_ok=True)
-        with path.open("rb", buffering=BLOCK) as old, partial.open("xb", buffering=BLOCK) as new:
-            for raw in old:
-                if not raw.endswith(b"\n"):
-                    break  # torn by a kill, and read by nobody
-                number += 1
-                kind, event = _parsed(raw, path, number)
-                if kind == JUDGEMENT and hidden(event):
-                    raw, count = _tombstone(event["id"], len(raw)), count + 1
-                new.write(raw)
-            new.flush()
-            os.fsync(new.fileno())
-        if not count:
-            partial.unlink()
-            return 0
-        partial.chmod(stat.S_IMODE(os.fstat(file.fileno()).st_mode))
-        partial.replace(path)
-        sync_folder(path.parent)
+    with held(path), disk_errors(path):
+        partial = fresh_partial(path)
+        count = 0
+        try:
+            count = _write_blotted(path, partial, hidden)
+        finally:
+            if not count:
+                partial.unlink()
+        if count:
+            partial.replace(path)
+            sync_folder(path.parent)
+    return count
+
+
+def _write_blotted(path: Path, partial: Path, hidden: Callable[[dict[str, Any]], bool]) -> int:
+    count = number = 0
+    with path.open("rb", buffering=BLOCK) as old, partial.open("wb", buffering=BLOCK) as new:
+        for raw in old:
+            if not raw.endswith(b"\n"):
+                break  # torn by a kill, and read by nobody
+            number += 1
+            kind, event = _parsed(raw, path, number)
+            if kind == JUDGEMENT and hidden(event):
+                raw, count = _tombstone(event["id"], len(raw)), count + 1
+            new.write(raw)
+        new.flush()
+        os.fsync(new.fileno())
     return count
 
 

@@ -15,7 +15,7 @@ from align.pipeline.intact import require_readable
 from align.pipeline.receipts import RECEIPT, Receipt, current, pointers, read_receipt, stage_folder, where_now
 from align.pipeline.run import require_run
 from align.stages.plan import model_of, tables_of
-from align.store import disk_errors, read_json, read_table, write_json
+from align.store import read_json, read_table, replacing, write_json
 from align.types import Candidate, Edit, Judgement, Preference, Prompt, Task, Thumb
 from annotation.journal import Journal, read_journal
 
@@ -104,14 +104,10 @@ def build_index(run: Path) -> Path:
     )
     if _made_from(run) == made_from:
         return path
-    partial = path.with_name(f".{INDEX}.partial")
-    partial.unlink(missing_ok=True)
-    with disk_errors(path):
-        with closing(sqlite3.connect(partial)) as index, index:
-            index.executescript(SCHEMA)
-            for receipt in receipts:
-                _index_stage(index, run, receipt, people)
-        partial.replace(path)
+    with replacing(path) as partial, closing(sqlite3.connect(partial)) as index, index:
+        index.executescript(SCHEMA)
+        for receipt in receipts:
+            _index_stage(index, run, receipt, people)
     write_json(run / NOTE, with_check({"made_from": made_from, "file": file_id(path)}))
     return path
 

@@ -24,8 +24,8 @@ def make_private_folder(folder: Path) -> None:
 
 
 def write_private(path: Path, value: object) -> None:
-    """JSON with mode 0600 from its first byte on, replaced atomically, fsynced."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    """JSON with mode 0600 from its first byte on, replaced atomically, fsynced. One process at a time: see `locked`."""
+    partial = path.with_name(f".{path.name}.partial")
     with _sentence(path):
         with contextlib.suppress(FileNotFoundError):
             partial.unlink()

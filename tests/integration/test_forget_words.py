@@ -2,23 +2,32 @@
 PostgreSQL."""
 
 import json
+import os
 import secrets
+import sqlite3
+import subprocess
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from align.errors import ConfigError
+from align.errors import ConfigError, ServiceError
 from align.labelling.session import open_backend, take_in
 from align.provenance.forget import wish
 from align.stages.desks import open_desk
 from annotation import server
+from annotation.argilla_api import Api, Refused, open_client
+from annotation.argilla_erase import erase
 from annotation.backend import Answer
 from annotation.journal import read_journal
+from annotation.server import process
+from annotation.server.installation import python_of
 from tests.integration.test_cli_stages import json_of
 from tests.loop import align, write_jsonl
+from tests.postgres import find_programs
 from tests.server_fixtures import ArgillaServer, add_annotator
 
 pytestmark = pytest.mark.slow
@@ -178,9 +187,6 @@ def test_a_server_that_is_away_is_told_of_and_the_same_command_goes_on(
 
 def test_a_server_that_refuses_is_named(tmp_path: Path, argilla_server: ArgillaServer) -> None:
     """Another Argilla, of whose files we know nothing; and a key that may not delete."""
-    from annotation.argilla_api import Api, Refused
-    from annotation.argilla_erase import erase
-
     folder = make_desk(tmp_path, argilla_server, "x")
     desk = open_desk(folder)
     backend = open_backend(desk)
@@ -194,8 +200,6 @@ def test_a_server_that_refuses_is_named(tmp_path: Path, argilla_server: ArgillaS
             if method == "DELETE" and path.startswith("/responses"):
                 raise Refused("the API key's user may not delete")
             return super().call(method, path, **given)
-
-    from annotation.argilla_api import open_client
 
     with open_client(argilla_server.url, server.credentials(argilla_server.home).api_key) as client:
         done = erase(Stranger(client, argilla_server.url, 5.0), desk.workspace, {who}, set())
@@ -227,3 +231,94 @@ def test_a_journal_line_keeps_its_place(tmp_path: Path, argilla_server: ArgillaS
     assert replace(following.forgotten, judgements=frozenset()) == replace(
         read_journal(desk.journal).forgotten, judgements=frozenset()
     )
+
+
+def test_words_that_wait_for_a_webhook_go_when_forgetting_was_cut_off(
+    tmp_path: Path, either_server: ArgillaServer, webhook: None, request: pytest.FixtureRequest
+) -> None:
+    """The answers are deleted, the server does not come to its files: the next call finds none to delete, and erases all."""
+    on, word = either_server, f"zc{secrets.token_hex(6)}"
+    folder = make_desk(tmp_path, on, "shown")
+    desk = open_desk(folder)
+    backend = open_backend(desk)
+    (bob, key), (_, other) = (add_annotator(on, f"{n}-{secrets.token_hex(3)}", desk.workspace) for n in ("bob", "ann"))
+    backend.answer(key, [Answer(t.id, "a", reason=f"{word} said") for t in desk.tasks])
+    backend.answer(other, [Answer(t.id, "a", reason=f"kept {word[2:]}") for t in desk.tasks])
+
+    class CutOff(Api):
+        def call(self, method: str, path: str, **given: Any) -> Any:
+            if path == "/align/erased":
+                raise ServiceError("the database is busy")
+            return super().call(method, path, **given)
+
+    with open_client(on.url, server.credentials(on.home).api_key) as client:
+        with pytest.raises(ServiceError, match="the database is busy"):
+            erase(CutOff(client, on.url, 5.0), desk.workspace, {bob}, set())
+        assert in_outbox(on, word) == TASKS * 2, "created, and deleted"
+        done = erase(Api(client, on.url, 5.0), desk.workspace, {bob}, set())
+    assert (done.answers, len(done.remains)) == (0, 0 if on.database is None else 1)
+    assert in_database(on, request, word) == []
+    assert in_outbox(on, f"kept {word[2:]}") == TASKS, "what is not forgotten is delivered as it was said"
+
+
+def in_outbox(on: ArgillaServer, word: str) -> int:
+    return int(on.sql(f"SELECT count(*) FROM align_outbox WHERE data LIKE '%{word}%'"))
+
+
+ERASE_EACH = """
+import asyncio, os
+from pathlib import Path
+from types import SimpleNamespace
+from argilla_embedded import home
+home.prepare_environment(Path(os.environ["ARGILLA_HOME_PATH"]))
+from fastapi import HTTPException
+from argilla_embedded import erasing, pragmas
+erasing.PATIENCE = 0.0
+
+async def main():
+    for statement in list(erasing.dialect.SCRUB):
+        erasing.dialect.SCRUB = [statement]
+        try:
+            await erasing.erased(current_user=SimpleNamespace(is_owner=True))
+            print("done")
+        except HTTPException as error:
+            print(error.status_code, error.detail)
+
+asyncio.run(main())
+"""
+
+
+@contextmanager
+def in_the_way(on: ArgillaServer) -> Iterator[None]:
+    """Somebody holds what the statements need, and connections wait for it a second at most."""
+    if on.database is None:
+        with closing(sqlite3.connect(on.home / "argilla.db", isolation_level=None)) as writing:
+            writing.execute("BEGIN IMMEDIATE")
+            yield
+        return
+    programs = find_programs()
+    assert programs is not None
+    on.sql("ALTER ROLE align SET lock_timeout = '1s'")
+    tables = "responses, suggestions, records, align_text, align_outbox"
+    with subprocess.Popen(
+        [programs / "psql", "-XAtq", on.database], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as reading:
+        assert reading.stdin is not None and reading.stdout is not None
+        reading.stdin.write(f"BEGIN; LOCK TABLE {tables} IN ACCESS SHARE MODE; SELECT 'held';\n")
+        reading.stdin.flush()
+        assert reading.stdout.readline() == "held\n"
+        yield
+        reading.stdin.close()
+    on.sql("ALTER ROLE align RESET lock_timeout")
+
+
+def test_a_database_that_others_keep_busy_is_no_failure_of_the_server(either_server: ArgillaServer) -> None:
+    on = either_server
+    env = os.environ | {"PYTHONPATH": str(process.PLUGIN), "ARGILLA_HOME_PATH": str(on.home)}
+    env |= {"ARGILLA_DATABASE_SQLITE_TIMEOUT": "1"}
+    command = [python_of(server.environment()), "-c", ERASE_EACH]
+    with in_the_way(on):
+        found = subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout.splitlines()
+    assert found == ["503 the database is busy; try again in a moment"] * (3 if on.database is None else 6)
+    found = subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout.splitlines()
+    assert found == ["done"] * (3 if on.database is None else 6)

@@ -308,3 +308,29 @@ def _is_owner(url: str, key: str) -> bool:
     except httpx.TransportError:
         return False
     return bool(answer.json().get("role") == "owner")
+
+
+IMPORT_EACH = """
+import argilla_server.api.routes, argilla_server.bulk.records_bulk  # which take seconds, and know nothing of the plug-in
+import importlib, os, sys, traceback
+for name in sys.argv[1:]:
+    if os.fork() == 0:
+        try:
+            importlib.import_module(f"argilla_embedded.{name}")
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    if os.wait()[1]:
+        print(name)
+"""
+
+
+def test_every_module_of_the_plug_in_can_be_the_first_that_is_imported(tmp_path: Path) -> None:
+    """Each in a process that has none of the others yet: a circle of imports shows only from some of its modules."""
+    server.install()
+    names = sorted(path.stem for path in (process.PLUGIN / "argilla_embedded").glob("*.py"))
+    given = {"ARGILLA_HOME_PATH": str(tmp_path), "ARGILLA_SEARCH_ENGINE": "embedded", "PYTHONPATH": str(process.PLUGIN)}
+    command = [python_of(server.environment()), "-c", IMPORT_EACH, *names]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | given)
+    assert {"closing", "engine", "sql"} <= set(names) and done.stdout == "", done.stderr

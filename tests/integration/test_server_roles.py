@@ -123,12 +123,15 @@ def test_what_others_have_completed_is_not_pending_and_a_draft_is_not_done(eithe
         ("bob", 1, "submitted"),
         ("ada", 2, "submitted"),
         ("ada", 3, "draft"),
+        ("ada", 1, "draft"),
     ):
         answer(who, records[record], status)
     found = either_server.call("GET", f"/datasets/{dataset}/progress", key=keys["ada"])
     assert (found["completed"], found["pending"], found["total"]) == (1, 2, 3)
     mine = either_server.call("GET", f"/me/datasets/{dataset}/metrics", key=keys["ada"])["responses"]
-    assert mine == {"total": 3, "submitted": 1, "discarded": 0, "draft": 1, "pending": 1}
+    assert mine == {"total": 4, "submitted": 1, "discarded": 0, "draft": 2, "pending": 1}, (
+        "a draft of what bob completed"
+    )
 
 
 def test_what_is_left_is_what_the_queue_serves(either_server: ArgillaServer) -> None:

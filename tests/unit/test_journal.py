@@ -2,9 +2,11 @@
 
 import json
 import multiprocessing
+import stat
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -365,6 +367,33 @@ def test_a_kill_while_erasing_leaves_the_journal_whole(
     record(path, [judged("t2", "ann")])
     assert erase(path) == 1
     assert {j.task_id for j in read_journal(path).judgements(["t1", "t2"])} == {"t1", "t2"}
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o664])
+def test_nobody_reads_the_journal_that_is_being_made_who_may_not_read_the_journal(tmp_path: Path, mode: int) -> None:
+    path, partial = tmp_path / "journal.jsonl", tmp_path / ".journal.jsonl.partial"
+    record(path, [judged("t1", "ann"), judged("t1", "bob")])
+    path.chmod(mode)
+    seen = []
+
+    def hidden(judgement: dict[str, Any]) -> bool:
+        seen.append(stat.S_IMODE(partial.stat().st_mode))
+        return judgement["annotator"] == "bob"
+
+    assert journal_io.blot(path, hidden) == 1
+    assert seen == [mode, mode] and stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_what_a_kill_left_of_an_erased_journal_goes_with_the_next_line(tmp_path: Path) -> None:
+    path, partial = tmp_path / "journal.jsonl", tmp_path / ".journal.jsonl.partial"
+    record(path, [judged("t1", "ann")])
+    partial.write_text("what people said")
+    record(path, [judged("t2", "ann")])
+    assert list(tmp_path.iterdir()) == [path]
+    path.write_bytes(b"no journal\n")
+    with pytest.raises(DataError):
+        journal_io.blot(path, lambda judgement: True)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def erase_much(path: Path) -> None:

@@ -127,6 +127,7 @@ def test_private_files_are_private_and_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "secret.json"
     path.write_text("{}")
     path.chmod(0o644)
+    (path.parent / f".{path.name}.partial").write_text("left by a kill")
     files.write_private(path, {"a": 1})
     assert stat.S_IMODE(path.stat().st_mode) == 0o600 and files.read_json(path) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["secret.json"]

@@ -5,6 +5,8 @@ import gzip
 import json
 import os
 import sqlite3
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -231,3 +233,20 @@ def test_rows_that_fail_leave_the_old_file(tmp_path: Path) -> None:
         write_rows(path, [{"a": 2}, {"a": float("nan")}])
     assert path.read_text() == '{"a": 1}\n'
     assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_a_private_file_is_private_while_it_is_replaced_and_after(tmp_path: Path) -> None:
+    path, partial, seen = tmp_path / "rows.jsonl", tmp_path / ".rows.jsonl.partial", []
+    write_rows(path, [{"a": 1}])
+    path.chmod(0o600)
+    partial.write_text("left by a kill")
+
+    def rows() -> Iterator[dict[str, Any]]:
+        seen.append(stat.S_IMODE(partial.stat().st_mode))
+        yield {"a": 2}
+
+    write_rows(path, rows())
+    assert seen == [0o600] and stat.S_IMODE(path.stat().st_mode) == 0o600
+    replace_file(path, "text")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(tmp_path.iterdir()) == [path]

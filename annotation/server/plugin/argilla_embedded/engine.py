@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from argilla_embedded import ENGINE, sql, vectors
@@ -47,13 +47,21 @@ async def _rows(statement: str, values: dict[str, Any]) -> Sequence[Any]:
         return (await connection.execute(text(statement), values)).all()
 
 
-async def own_progress(dataset: UUID, user: UUID) -> tuple[int, int]:
-    """How many records of the dataset the user has answered or skipped, and how many are left for them: none in one that
-    is closed."""
+class OwnProgress(NamedTuple):
+    """A dataset's records for one person: `done` are answered or skipped, `left` are still to come, and of those a draft
+    is `begun`."""
+
+    done: int
+    left: int
+    begun: int
+
+
+async def own_progress(dataset: UUID, user: UUID) -> OwnProgress:
+    """Nothing is left in a dataset that is closed."""
     keys = {"dataset": dialect.key(dataset), "user": dialect.key(user)}
-    ((done, left),) = await _rows(sql.OWN_PROGRESS, keys)
+    ((done, left, begun),) = await _rows(sql.OWN_PROGRESS, keys)
     ((guidelines,),) = await _rows("SELECT guidelines FROM datasets WHERE id = :dataset", {"dataset": keys["dataset"]})
-    return done, 0 if is_closed(guidelines) else left
+    return OwnProgress(done, 0, 0) if is_closed(guidelines) else OwnProgress(done, left, begun)
 
 
 _waiting = 0

@@ -265,3 +265,12 @@ SCRUB = [
 def is_scrubbed(result: "CursorResult") -> bool:
     """A statement of SCRUB waits for those who are in its way."""
     return True
+
+
+_LOCK_NOT_AVAILABLE, _DEADLOCK = "55P03", "40P01"
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether a statement failed because others held what it needs: for longer than a `lock_timeout` of the database's
+    allows, or in a circle."""
+    return getattr(error, "sqlstate", None) in (_LOCK_NOT_AVAILABLE, _DEADLOCK)

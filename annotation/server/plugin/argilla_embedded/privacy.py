@@ -12,6 +12,7 @@ closed here; owners, and admins in their workspaces, see what they always saw.
    skipped, of that and what the queue still has for them. Records that others have completed are no longer pending for them.
 """
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from argilla_embedded.endpoints import Endpoint, wrap
@@ -23,26 +24,39 @@ from argilla_server.errors.future import UnprocessableEntityError
 from argilla_server.models import MetadataProperty
 from sqlalchemy.orm.attributes import set_committed_value
 
+Change = Callable[[Any, dict[str, Any]], Awaitable[None]]
+"""Changes an endpoint's answer; takes it and what the endpoint was given."""
+
 
 def install() -> None:
-    wrap("GET", "/records/{record_id}", _own_view)
+    wrap("GET", "/records/{record_id}", _to_annotators(_own_view))
     wrap("POST", "/me/datasets/{dataset_id}/records/search", _without_hidden_metadata)
-    wrap("GET", "/datasets/{dataset_id}/users/progress", _own_progress)
-    wrap("GET", "/datasets/{dataset_id}/progress", _own_part)
-    wrap("GET", "/me/datasets/{dataset_id}/metrics", _own_rest)
+    wrap("GET", "/datasets/{dataset_id}/users/progress", _to_annotators(_own_name))
+    wrap("GET", "/datasets/{dataset_id}/progress", _to_annotators(_own_part))
+    wrap("GET", "/me/datasets/{dataset_id}/metrics", _to_annotators(_own_rest))
 
 
-def _own_view(endpoint: Endpoint) -> Endpoint:
-    async def get_record(**given: Any) -> Any:
-        record, user = await endpoint(**given), given["current_user"]
-        if user.is_annotator:
-            await record.dataset.awaitable_attrs.metadata_properties
-            own = [response for response in record.responses if response.user_id == user.id]
-            set_committed_value(record, "responses", own)  # the answer to this request changes, the database does not
-            set_committed_value(record, "metadata_", await _filter_record_metadata_for_user(record, user))
-        return record
+def _to_annotators(change: Change) -> Callable[[Endpoint], Endpoint]:
+    """What an endpoint answers to annotators is changed; to others it is as it was."""
 
-    return get_record
+    def wrapper(endpoint: Endpoint) -> Endpoint:
+        async def answer(**given: Any) -> Any:
+            found = await endpoint(**given)
+            if given["current_user"].is_annotator:
+                await change(found, given)
+            return found
+
+        return answer
+
+    return wrapper
+
+
+async def _own_view(record: Any, given: dict[str, Any]) -> None:
+    user = given["current_user"]
+    await record.dataset.awaitable_attrs.metadata_properties
+    own = [response for response in record.responses if response.user_id == user.id]
+    set_committed_value(record, "responses", own)  # the answer to this request changes, the database does not
+    set_committed_value(record, "metadata_", await _filter_record_metadata_for_user(record, user))
 
 
 def _without_hidden_metadata(endpoint: Endpoint) -> Endpoint:
@@ -70,36 +84,17 @@ async def _check_visible(given: dict[str, Any], name: str) -> None:
     raise UnprocessableEntityError(f"there is no metadata property {name!r}")
 
 
-def _own_progress(endpoint: Endpoint) -> Endpoint:
-    async def users_progress(**given: Any) -> Any:
-        progress, user = await endpoint(**given), given["current_user"]
-        if user.is_annotator:
-            progress.users = [one for one in progress.users if one.username == user.username]
-        return progress
-
-    return users_progress
+async def _own_name(progress: Any, given: dict[str, Any]) -> None:
+    progress.users = [one for one in progress.users if one.username == given["current_user"].username]
 
 
-def _own_part(endpoint: Endpoint) -> Endpoint:
-    async def dataset_progress(**given: Any) -> Any:
-        progress, user = await endpoint(**given), given["current_user"]
-        if user.is_annotator:
-            done, left = await own_progress(given["dataset_id"], user.id)
-            progress.total, progress.completed, progress.pending = done + left, done, left
-            progress.users = [one for one in progress.users if one.username == user.username]
-        return progress
-
-    return dataset_progress
+async def _own_part(progress: Any, given: dict[str, Any]) -> None:
+    await _own_name(progress, given)
+    own = await own_progress(given["dataset_id"], given["current_user"].id)
+    progress.total, progress.completed, progress.pending = own.done + own.left, own.done, own.left
 
 
-def _own_rest(endpoint: Endpoint) -> Endpoint:
-    async def user_metrics(**given: Any) -> Any:
-        metrics, user = await endpoint(**given), given["current_user"]
-        if user.is_annotator:
-            found = metrics.responses
-            _, left = await own_progress(given["dataset_id"], user.id)
-            found.pending = max(left - found.draft, 0)
-            found.total = found.submitted + found.discarded + found.draft + found.pending
-        return metrics
-
-    return user_metrics
+async def _own_rest(metrics: Any, given: dict[str, Any]) -> None:
+    found, own = metrics.responses, await own_progress(given["dataset_id"], given["current_user"].id)
+    found.pending = own.left - own.begun
+    found.total = found.submitted + found.discarded + found.draft + found.pending

@@ -58,12 +58,14 @@ ONE_OF_AN_ITEM = f"""({_is_repeat("r")} OR NOT EXISTS (SELECT 1 FROM {_same_item
     EXISTS (SELECT 1 FROM responses a WHERE a.record_id = o.id AND a.user_id = {{user}})
     OR (o.status = 'pending' AND {dialect.shuffle("o", "{user}")} < {dialect.shuffle("r", "{user}")}))))"""
 
-LEFT = f"""SELECT count(*) FROM (
-    SELECT 1 FROM records r LEFT JOIN responses a ON a.record_id = r.id AND a.user_id = :user
+LEFT = f"""
+    SELECT max(CASE WHEN {dialect.ANSWER_STATUS} = 'draft' THEN 1 ELSE 0 END) AS begun
+    FROM records r LEFT JOIN responses a ON a.record_id = r.id AND a.user_id = :user
     WHERE r.dataset_id = :dataset
     GROUP BY CASE WHEN {_is_repeat("r")} THEN NULL ELSE {dialect.text_of("r", "item")} END,
         CASE WHEN {_is_repeat("r")} OR {dialect.text_of("r", "item")} IS NULL THEN r.id END
     HAVING sum(CASE WHEN {dialect.ANSWER_STATUS} IN ('submitted', 'discarded') THEN 1 ELSE 0 END) = 0
-        AND sum(CASE WHEN r.status = 'pending' THEN 1 ELSE 0 END) > 0) AS open_ones"""
-"""Of a dataset's records, how many are left for a person: of several of one item one, and none where that is answered. By
-groups, since a look for each record at the others of its item would take a search's time each time that a page is shown."""
+        AND sum(CASE WHEN r.status = 'pending' THEN 1 ELSE 0 END) > 0"""
+"""Of a dataset's records, a row for each that is left for a person, and whether a draft of it is `begun`: of several of one
+item one, and none where that is answered; a draft of what others completed since is no longer left. By groups,
+since a look for each record at the others of its item would take a search's time each time that a page is shown."""

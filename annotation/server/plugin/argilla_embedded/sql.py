@@ -33,9 +33,10 @@ USER_PROGRESS = (
 )
 OWN_PROGRESS = (
     "SELECT (SELECT count(*) FROM responses a JOIN records r ON r.id = a.record_id WHERE r.dataset_id = :dataset"
-    f" AND a.user_id = :user AND {dialect.ANSWER_STATUS} IN ('submitted', 'discarded')), ({queue.LEFT})"
+    f" AND a.user_id = :user AND {dialect.ANSWER_STATUS} IN ('submitted', 'discarded')),"
+    f" count(*), coalesce(sum(begun), 0) FROM ({queue.LEFT}) AS open_ones"
 )
-"""How many records a person has answered or skipped, and how many the queue still has for them."""
+"""How many records a person has answered or skipped, how many the queue still has for them, and drafts of how many."""
 VECTORS_SIGNATURE = "SELECT count(*), max(updated_at) FROM vectors WHERE vector_settings_id = :settings"
 VECTORS = "SELECT record_id, CAST(value AS text) FROM vectors WHERE vector_settings_id = :settings ORDER BY record_id"
 

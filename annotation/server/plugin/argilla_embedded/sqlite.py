@@ -201,3 +201,8 @@ SCRUB = ["INSERT INTO align_fts (align_fts) VALUES ('optimize')", "VACUUM", "PRA
 def is_scrubbed(result: "CursorResult") -> bool:
     """Whether a statement of SCRUB was done: a checkpoint says whether somebody was in its way."""
     return not result.returns_rows or result.one()[0] == 0
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether a statement failed because others held what it needs, for as long as a connection waits for them."""
+    return "locked" in str(error)
