@@ -8,7 +8,7 @@ import pytest
 
 from align.config.recipe import Persona
 from align.ids import seed_for
-from align.types import Message
+from align.types import Judgement, Message, Task
 from annotation.backend import Answer, Count, Progress, progress_of
 from annotation.controls import repeats
 from annotation.form import Form
