@@ -54,7 +54,7 @@ def main(
     out = Path(folder) / ("out" if world.rank() == 0 else f"process-{world.rank()}")
     out.mkdir(exist_ok=True)
 
-    def progress(done: int, total: int) -> None:
+    def progress(done: int, total: int, said: str = "") -> None:
         print("step", done, flush=True)
         if done == kill:
             os.kill(os.getppid(), signal.SIGKILL)  # torchrun, and then this process; the others lose their company
