@@ -77,8 +77,8 @@ def by_layers(
 class Filled:
     """What a function makes of models with a folder's architecture and the weights of one fill after another.
 
-    A model that does not let itself be filled in turn is filled whole, each time a new one, and the log says so once. Its
-    weights are copies then: what it does to them is not done to those that the fill has.
+    A model that does not let itself be filled in turn is filled whole, each time a new one, and the log says so once.
+    Its weights are copies then: what it does to them is not done to those that the fill has.
     """
 
     def __init__(self, checkpoint: Path, dtype: str, device: Any = "cpu") -> None:

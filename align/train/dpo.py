@@ -147,7 +147,8 @@ def targets_and_weights(pairs: Sequence[ex.Pair], config: Dpo, *, held_out: bool
             what, way_out = "every target is 0.5, which says nothing", "give `noise`, or another `loss`"
             if not held_out:
                 raise DataError(what, hint=way_out)
-            what = f"every target of the {counted(len(pairs), 'held-out pair')} is 0.5, which under `loss: robust` says nothing"
+            of = counted(len(pairs), "held-out pair")
+            what = f"every target of the {of} is 0.5, which under `loss: robust` says nothing"
             raise DataError(what, where="dpo.held_out", hint=f"hold out another share, {way_out}")
     return {"target": targets, "weight": weights_of_mean_one(weights)}
 

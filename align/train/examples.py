@@ -116,8 +116,8 @@ def encode_demonstrations(
 
     `candidates` has for each row the id of its answer, where `sampled` knows those (`pairs_of`). With `mask_thinking`
     thoughts are a part of the prompt: seen, and not learned. With `turns` "all" every assistant turn is learned as the
-    model is asked for it: within the one sequence where the template writes earlier turns as they were answered, else (it
-    trims them, or leaves out their thoughts) as a demonstration of its own.
+    model is asked for it: within the one sequence where the template writes earlier turns as they were answered, else
+    (it trims them, or leaves out their thoughts) as a demonstration of its own.
     """
     sampled = sampled or Sampled({}, None)
     kept: list[Demonstration] = []

@@ -69,8 +69,8 @@ def accuracy(right: Sequence[float], prompts: Sequence[str], seed: int) -> dict[
 def answers_loss(trainer: Any, rows: Sequence[Demonstration], pad: int) -> float:
     """The mean negative log-probability of the tokens that `rows` teach, in nats.
 
-    The head works at the places alone that predict them, of at most `PLACES` together, and TRL's fused head in tiles where
-    one row has more: logits of whole passes would be gibibytes.
+    The head works at the places alone that predict them, of at most `PLACES` together, and TRL's fused head in tiles
+    where one row has more: logits of whole passes would be gibibytes.
     """
     sized = sorted(rows, key=lambda row: row.tokens)
     total, count = 0.0, 0
@@ -85,8 +85,8 @@ def answers_loss(trainer: Any, rows: Sequence[Demonstration], pad: int) -> float
 
 
 def _taught_logps(trainer: Any, together: Sequence[Demonstration], pad: int) -> Tensor:
-    """Of one pass the log-probability of each taught token, (N,). What the layers give is cut down to the places that are
-    read before the head sees it."""
+    """Of one pass the log-probability of each taught token, (N,). What the layers give is cut down to the places that
+    are read before the head sees it."""
     longest, device = max(row.tokens for row in together), trainer.args.device
     ids = [[*row.prompt_ids, *row.answer_ids, *[pad] * (longest - row.tokens)] for row in together]
     mask = [[1] * row.tokens + [0] * (longest - row.tokens) for row in together]
