@@ -66,13 +66,44 @@ def by_layers(
         with filled_in_turn(model, Stored(checkpoint, model)):
             return compute(model)
     except WholeError as reason:
-        named = type(model).__name__
-        print(f"{checkpoint}: {named} cannot be read by layers ({reason.what}); all of it is loaded", file=sys.stderr)
+        _say_whole(checkpoint, model, reason)
         del model
         loader = getattr(transformers, kind)
         return compute(
             loader.from_pretrained(checkpoint, dtype=getattr(torch, dtype), local_files_only=True).to(device)
         )
+
+
+class Filled:
+    """What a function makes of models with a folder's architecture and the weights of one fill after another.
+
+    A model that does not let itself be filled in turn is filled whole, each time a new one, and the log says so once.
+    Its weights are copies then: what it does to them is not done to those that the fill has.
+    """
+
+    def __init__(self, checkpoint: Path, dtype: str, device: Any = "cpu") -> None:
+        self._of = (checkpoint, dtype, device)
+        self._empty: Any = empty_model(*self._of)
+
+    def __call__(self, fill: Fill, compute: Callable[[Any], Value]) -> Value:
+        if self._empty is not None:
+            try:
+                with filled_in_turn(self._empty, fill):
+                    return compute(self._empty)
+            except WholeError as reason:
+                _say_whole(self._of[0], self._empty, reason)
+                self._empty = None
+        model = empty_model(*self._of)
+        names = list(model.state_dict(keep_vars=True))
+        fill(model, names)
+        for name in names:
+            set_weight(model, name, _weight(model, name).detach().clone())
+        return compute(model)
+
+
+def _say_whole(checkpoint: Path, model: Any, reason: WholeError) -> None:
+    named = type(model).__name__
+    print(f"{checkpoint}: {named} cannot be read by layers ({reason.what}); all of it is loaded", file=sys.stderr)
 
 
 def empty_model(checkpoint: Path, dtype: str, device: Any = "cpu", kind: str = "AutoModelForCausalLM") -> Any:
@@ -82,6 +113,7 @@ def empty_model(checkpoint: Path, dtype: str, device: Any = "cpu", kind: str = "
     from accelerate import init_empty_weights
 
     config = transformers.AutoConfig.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
+    config = as_trained(config)
     with init_empty_weights(include_buffers=False):
         model = getattr(transformers, kind).from_config(config, dtype=getattr(torch, dtype), trust_remote_code=False)
     for module in model.modules():
@@ -89,6 +121,14 @@ def empty_model(checkpoint: Path, dtype: str, device: Any = "cpu", kind: str = "
             module._buffers[name] = buffer.to(device)
     model.computes_on, model.computes_in = torch.device(device), getattr(torch, dtype)
     return model.eval()
+
+
+def as_trained(config: Any) -> Any:
+    """A config whose model keeps its weights as they are when it is evaluated: RWKV would halve later layers' in place,
+    and they would be published so."""
+    if hasattr(config, "rescale_every"):
+        config.rescale_every = 0
+    return config
 
 
 def device_of(model: Any) -> Any:

@@ -7,7 +7,8 @@ every text of which they say the same, character for character, in the place whe
 """
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,6 +69,13 @@ class Sampled:
     def ids_of(self, candidate: str) -> list[int] | None:
         place = self.places.get(candidate)
         return None if place is None else self.token_ids[place].values.to_numpy().tolist()  # type: ignore[no-any-return]
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Inside the block rows are encoded that are measured on, and not trained on."""
+        before = self.kept, self.encoded
+        yield
+        self.kept, self.encoded = before
 
     def count(self, *as_sampled: bool) -> None:
         self.kept += sum(as_sampled)

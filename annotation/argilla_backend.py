@@ -75,11 +75,12 @@ def open_argilla(
 ) -> "ArgillaBackend":
     """Connect as the owner and make the workspace and the dataset where they are missing.
 
-    `dataset` is what it is for us and `title` what people read (that name where it is empty). `form` is what the dataset asks, `overlap` how many submitted answers complete a task, `tasks` what was submitted to
-    it before, `without` the ids of tasks that are forgotten, which it may still hold. Calls are repeated for up to
-    `patience` seconds while the server is away; `revive` may start it again, and says whether it did. Raises
-    ServiceError (no server, wrong key, another version) and ConfigError (guidelines too long; the dataset exists with
-    another overlap or other questions).
+    `dataset` is what it is for us and `title` what people read (that name where it is empty). `form` is what the
+    dataset asks, `overlap` how many submitted answers complete a task, `tasks` what was submitted to it before,
+    `without` the ids of tasks that are forgotten, which it may still hold. Calls are repeated for up to `patience`
+    seconds while the server is away; `revive` may start it again, and says whether it did. Raises ServiceError (no
+    server, wrong key, another version) and ConfigError (guidelines too long; the dataset exists with another overlap or
+    other questions).
     """
     api = connect(url.rstrip("/"), api_key, patience, SUPPORTED, revive)
     made = ensure_dataset(api, workspace, dataset, guidelines, overlap, form, title)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from align.errors import ConfigError, ServiceError
 from align.ids import ADAPTER_CONFIG
-from align.layerwise import weight_files
+from align.layerwise import as_trained, weight_files
 from align.store import disk_errors, read_json
 from align.templates import Chat
 from align.train.adapter import ADAPTER
@@ -118,7 +118,7 @@ def load_model(folder: Path, dtype: str, *, named: str | None = None) -> PreTrai
     from transformers import AutoModelForCausalLM
 
     where = f"the model {named or str(folder)!r}"
-    config = _config_of(folder, where)
+    config = as_trained(_config_of(folder, where))
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from align.config.training import Dpo
 from align.errors import DataError
+from align.figures import counted
 from align.ids import content_id
 from align.losses import LEAST_MEAN, robust_weights, soft_preference_loss, weights_of_mean_one
 from align.progress import Progress
@@ -91,7 +92,7 @@ def train_dpo(
         ex.encode_preferences, tokenizer, stops=stops, limit=limit, sampled=sampled, mask_thinking=mask_thinking
     )
     prompts = [row.prompt_id for row in preferences]
-    apart = encoded_apart(encode, preferences, prompts, config.held_out, "dpo.held_out")
+    apart = encoded_apart(encode, preferences, prompts, config.held_out, "dpo.held_out", sampled)
     kept, dropped = apart.learned, apart.dropped
     ex.write_dropped(out, dropped)
     sampled.say()
@@ -131,8 +132,11 @@ def is_plain(pairs: Sequence[ex.Pair]) -> bool:
     return all(pair.target == 1 and pair.weight == pairs[0].weight >= LEAST_MEAN for pair in pairs)
 
 
-def targets_and_weights(pairs: Sequence[ex.Pair], config: Dpo) -> dict[str, list[float]]:
-    """The columns `target` and `weight` of all pairs; none where they change nothing."""
+def targets_and_weights(pairs: Sequence[ex.Pair], config: Dpo, *, held_out: bool = False) -> dict[str, list[float]]:
+    """The columns `target` and `weight` of all pairs; none where they change nothing.
+
+    DataError where the loss learns nothing from any of them, or measures nothing on any where they are `held_out`.
+    """
     if is_plain(pairs) and config.noise is None:
         return {}
     targets = [pair.target if config.noise is None else 1 - config.noise for pair in pairs]
@@ -140,7 +144,12 @@ def targets_and_weights(pairs: Sequence[ex.Pair], config: Dpo) -> dict[str, list
     if config.loss == "robust" and config.noise is None:
         weights = robust_weights(weights, targets)
         if not any(weights):
-            raise DataError("every target is 0.5, which says nothing", hint="give `noise`, or another `loss`")
+            what, way_out = "every target is 0.5, which says nothing", "give `noise`, or another `loss`"
+            if not held_out:
+                raise DataError(what, hint=way_out)
+            of = counted(len(pairs), "held-out pair")
+            what = f"every target of the {of} is 0.5, which under `loss: robust` says nothing"
+            raise DataError(what, where="dpo.held_out", hint=f"hold out another share, {way_out}")
     return {"target": targets, "weight": weights_of_mean_one(weights)}
 
 
@@ -276,7 +285,7 @@ def _measuring(trainer: Any, apart: Apart[ex.Pair], config: Dpo, seed: int, rows
     from align.train.held_out import Measuring, accuracy
 
     pairs = apart.measured
-    columns = targets_and_weights(pairs, config)
+    columns = targets_and_weights(pairs, config, held_out=True)
     target_N = torch.tensor(columns.get("target", [1.0] * len(pairs)))
     weight_N = torch.tensor(columns.get("weight", [1.0] * len(pairs)))
     batches = _passes(trainer, [{name: getattr(pair, name) for name in PAIR_COLUMNS} for pair in pairs])

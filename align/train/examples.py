@@ -114,10 +114,10 @@ def encode_demonstrations(
 ) -> tuple[list[Demonstration], list[Dropped]]:
     """Demonstrations as tokens, and those left out. `where` of a dropped row is its place in `rows`, from 1.
 
-    `candidates` has for each row the id of its answer, where `sampled` knows those (`pairs_of`). With
-    `mask_thinking` thoughts are a part of the prompt: seen, and not learned. With `turns` "all" every assistant turn is learned as the model is asked for it: within the one sequence where
-    the template writes earlier turns as they were answered, else (it trims them, or leaves out their thoughts) as a
-    demonstration of its own.
+    `candidates` has for each row the id of its answer, where `sampled` knows those (`pairs_of`). With `mask_thinking`
+    thoughts are a part of the prompt: seen, and not learned. With `turns` "all" every assistant turn is learned as the
+    model is asked for it: within the one sequence where the template writes earlier turns as they were answered, else
+    (it trims them, or leaves out their thoughts) as a demonstration of its own.
     """
     sampled = sampled or Sampled({}, None)
     kept: list[Demonstration] = []

@@ -11,17 +11,19 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch.nn.functional import cross_entropy
+from torch import Tensor
 from transformers import TrainerCallback
 
 from align.config.training import HeldOut
 from align.errors import ConfigError, StageError
 from align.evaluation.winrate import clustered_interval
+from align.figures import interval, number, significant
 from align.store import disk_errors
 from align.train.examples import Demonstration
 from align.train.order import passes
@@ -29,6 +31,8 @@ from align.train.world import agreed, rank, wait_for_all
 
 TOKENS = 4096
 """Most tokens of a pass, padding included; a longer row goes alone."""
+PLACES = 512
+"""Most tokens of a pass whose probability is read; a row with more goes alone."""
 PARTS = 10
 """Measurements of a training, where `eval_steps` does not say."""
 BEST = "best-{}.safetensors"
@@ -63,22 +67,46 @@ def accuracy(right: Sequence[float], prompts: Sequence[str], seed: int) -> dict[
 
 
 def answers_loss(trainer: Any, rows: Sequence[Demonstration], pad: int) -> float:
-    """The mean negative log-probability of the tokens that `rows` teach, in nats."""
+    """The mean negative log-probability of the tokens that `rows` teach, in nats.
+
+    The head works at the places alone that predict them, of at most `PLACES` together, and TRL's fused head in tiles
+    where one row has more: logits of whole passes would be gibibytes.
+    """
     sized = sorted(rows, key=lambda row: row.tokens)
     total, count = 0.0, 0
     with torch.no_grad(), trainer.accelerator.autocast():
         for places in passes([row.tokens for row in sized], TOKENS, None, padded=True):
-            together = [sized[place] for place in places]
-            longest = max(row.tokens for row in together)
-            ids = [[*row.prompt_ids, *row.answer_ids, *[pad] * (longest - row.tokens)] for row in together]
-            mask = [[1] * row.tokens + [0] * (longest - row.tokens) for row in together]
-            labels = [[*row.labels, *[-100] * (longest - row.tokens)] for row in together]
-            device = trainer.args.device
-            ids_BT, mask_BT, labels_BT = (torch.tensor(part, device=device) for part in (ids, mask, labels))
-            logits = trainer.model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits[:, :-1].float()
-            total += float(cross_entropy(logits.flatten(0, 1), labels_BT[:, 1:].flatten(), reduction="sum"))
-            count += int((labels_BT[:, 1:] != -100).sum())
+            taught = [sum(label != -100 for label in sized[place].labels) for place in places]
+            for some in passes(taught, PLACES, None, padded=False):
+                logps_N = _taught_logps(trainer, [sized[places[n]] for n in some], pad)
+                total -= float(logps_N.sum())
+                count += len(logps_N)
     return total / count
+
+
+def _taught_logps(trainer: Any, together: Sequence[Demonstration], pad: int) -> Tensor:
+    """Of one pass the log-probability of each taught token, (N,). What the layers give is cut down to the places that
+    are read before the head sees it."""
+    longest, device = max(row.tokens for row in together), trainer.args.device
+    ids = [[*row.prompt_ids, *row.answer_ids, *[pad] * (longest - row.tokens)] for row in together]
+    mask = [[1] * row.tokens + [0] * (longest - row.tokens) for row in together]
+    labels = [[*row.labels, *[-100] * (longest - row.tokens)] for row in together]
+    ids_BT, mask_BT, labels_BT = (torch.tensor(part, device=device) for part in (ids, mask, labels))
+    rows_N, places_N = (labels_BT[:, 1:] != -100).nonzero(as_tuple=True)
+    wanted_1N = labels_BT[rows_N, places_N + 1][None]
+
+    def read_alone(_: Any, __: Any, output: Any) -> None:
+        output.last_hidden_state = output.last_hidden_state[rows_N, places_N][None]
+
+    model = trainer.model
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    hook = bare.base_model.register_forward_hook(read_alone)
+    try:
+        given = {"input_ids": ids_BT, "attention_mask": mask_BT, "shift_labels": wanted_1N}
+        logps_N: Tensor = model(**given, use_cache=False, fused_lm_head=True).log_probs[0]
+    finally:
+        hook.remove()
+    return logps_N
 
 
 @dataclass
@@ -161,8 +189,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         model.train(training)
         control.should_log = logs  # the step's own metrics are still to be written
         if rank() == 0 and self.trainer.args.disable_tqdm:
-            said = f"  accuracy {rate['mean']:.3f} [{rate['low']:.3f}, {rate['high']:.3f}]" if rate else ""
-            print(f"step {state.global_step}: held-out loss {found['loss']:.4g}{said}", file=sys.stderr, flush=True)
+            said = f"  accuracy {interval(rate, partial(number, digits=3))}" if rate else ""
+            loss = significant(found["loss"])
+            print(f"step {state.global_step}: held-out loss {loss}{said}", file=sys.stderr, flush=True)
 
     def _keep(self, step: int) -> None:
         if rank() > 0:

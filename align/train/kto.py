@@ -73,7 +73,7 @@ def train_kto(
     encode = partial(
         ex.encode_thumbs, tokenizer, stops=stops, limit=limit, sampled=sampled, mask_thinking=mask_thinking
     )
-    apart = encoded_apart(encode, thumbs, [row.prompt_id for row in thumbs], config.held_out, "kto.held_out")
+    apart = encoded_apart(encode, thumbs, [row.prompt_id for row in thumbs], config.held_out, "kto.held_out", sampled)
     kept, dropped = apart.learned, apart.dropped
     ex.write_dropped(out, dropped)
     sampled.say()

@@ -62,10 +62,11 @@ def run_trainer(
 ) -> dict[str, Any]:
     """Train to the end and return a summary of the metrics; the full ones are in `out/logs/metrics.jsonl`.
 
-    Goes on from the last whole checkpoint in `work` that was made from the same `inputs` (`made_from`); all others there
-    are removed, and where that throws work away `thrown_away` in the summary says what it was and what differed. Saves come at multiples of `save_every` steps, for a trainer that cannot resume
-    between them. With `measuring`, held-out rows are measured (`align.train.held_out`), and what that found is `held_out` in
-    the summary. Raises StageError when the loss is no longer a number.
+    Goes on from the last whole checkpoint in `work` that was made from the same `inputs` (`made_from`); all others
+    there are removed, and where that throws work away `thrown_away` in the summary says what it was and what differed.
+    Saves come at multiples of `save_every` steps, for a trainer that cannot resume between them. With `measuring`,
+    held-out rows are measured (`align.train.held_out`), and what that found is `held_out` in the summary. Raises
+    StageError when the loss is no longer a number.
     """
     check_world(trainer)
     inputs = agreed({**inputs, "processes": world_size()})

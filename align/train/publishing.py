@@ -32,8 +32,9 @@ def publish_model(
 ) -> rounding.Arrived:
     """Write a trained `model`, which started from the checkpoint or model in `source`, as a checkpoint folder `out`.
 
-    A PEFT model is merged (in place) and its adapter written to `out/adapter`. In bfloat16 weights are rounded at random
-    (`align.train.rounding`), in the `draw` of that number. Returns how much of the trained change arrived; StageError where it is too little.
+    A PEFT model is merged (in place) and its adapter written to `out/adapter`. In bfloat16 weights are rounded at
+    random (`align.train.rounding`), in the `draw` of that number. Returns how much of the trained change arrived;
+    StageError where it is too little.
     """
     from peft import PeftModel
 

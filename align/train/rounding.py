@@ -172,7 +172,7 @@ def best_draw(model: Any, source: Path, logps: Logps) -> Draw | None:
 
     Of a model with few weights a single draw may be as loud as a short training. `logps` is to compute in float32, for
     bfloat16's arithmetic is much coarser than a round's change; it gets each part's weights when it comes to it, so that
-    nothing is copied as a whole. None for a model that is too large for ten passes: there a draw is quiet, as its noise
+    nothing is copied as a whole where the model can be read by layers (`align.layerwise.Filled`). None for a model that is too large for ten passes: there a draw is quiet, as its noise
     falls with the root of the number of weights.
     """
     import torch

@@ -41,14 +41,14 @@ def train_sft(
     """Train `model` on `rows` of (prompt's messages, answer) and write a checkpoint folder into `out`.
 
     The loss is the mean negative log-probability of answer tokens, stop token included; with `config.turns` "all" those
-    of earlier assistant turns count too. `candidates` has for each row the id of its answer, where `tokens` has
-    what these were sampled as (as in `train_dpo`). With `mask_thinking` thoughts are seen and not learned. With `config.packing` rows share sequences of `config.max_tokens`. Beside the checkpoint come
-    `dropped.parquet`, `logs/metrics.jsonl` and `logs/seconds.json`. `work` holds what a killed training resumes from;
-    the result has the same bytes as that of an undisturbed one with the same seed and threads.
-    With `config.held_out` that share of the conversations, by their beginning, is measured and not learned from; with
-    `config.patience` training may stop early, and the best weights are published (`align.train.held_out`).
-    Returns steps, losses, tokens, what was held out, rows used and dropped by reason, and of `candidates` how many have the
-    tokens that were sampled.
+    of earlier assistant turns count too. `candidates` has for each row the id of its answer, where `tokens` has what
+    these were sampled as (as in `train_dpo`). With `mask_thinking` thoughts are seen and not learned. With
+    `config.packing` rows share sequences of `config.max_tokens`. Beside the checkpoint come `dropped.parquet`,
+    `logs/metrics.jsonl` and `logs/seconds.json`. `work` holds what a killed training resumes from; the result has the
+    same bytes as that of an undisturbed one with the same seed and threads. With `config.held_out` that share of the
+    conversations, by their beginning, is measured and not learned from; with `config.patience` training may stop early,
+    and the best weights are published (`align.train.held_out`). Returns steps, losses, tokens, what was held out, rows
+    used and dropped by reason, and of `candidates` how many have the tokens that were sampled.
     """
     began = time.monotonic()
     seed = arguments.prepare_process(seed, threads)
@@ -77,7 +77,8 @@ def train_sft(
         )
 
     told = [(*row, candidate) for row, candidate in zip(rows, candidates or [""] * len(rows), strict=True)]
-    apart = encoded_apart(encode, told, [opening(messages) for messages, _ in rows], config.held_out, "sft.held_out")
+    beginnings = [opening(messages) for messages, _ in rows]
+    apart = encoded_apart(encode, told, beginnings, config.held_out, "sft.held_out", sampled)
     kept, measured, dropped = apart.learned, apart.measured, apart.dropped
     ex.write_dropped(out, dropped)
     sampled.say()

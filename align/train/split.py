@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar
 
 from align.errors import DataError
 from align.ids import unit_for
+from align.sampled import Sampled
 from align.types import Dropped, Message, prompt_id
 
 Row = TypeVar("Row")
@@ -58,8 +59,10 @@ def encoded_apart(
     prompts: Sequence[str],
     share: float,
     where: str,
+    sampled: Sampled,
 ) -> Apart[Encoded]:
     """`rows` as `encode` makes tokens of them, divided by the ids of their `prompts`; `where` names the share's key.
+    `sampled`, with which `encode` works, counts what is learned from alone.
 
     Raises DataError where too little would be left: nothing to learn from, or fewer than two prompts to measure on.
     """
@@ -71,7 +74,8 @@ def encoded_apart(
     learned, dropped = encode([rows[place] for place in places])
     found = Apart(learned, list[Encoded](), list[str](), [_at(row, places) for row in dropped])
     for place in (place for place, held in enumerate(aside) if held):  # one by one, to know which prompt is whose
-        kept, dropped = encode([rows[place]])
+        with sampled.uncounted():
+            kept, dropped = encode([rows[place]])
         found.dropped.extend(_at(row, [place]) for row in dropped)
         found.measured.extend(kept)
         found.prompts.extend([prompts[place]] * len(kept))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.errors import StageError
-from align.layerwise import Fill, PromptAndAnswer, checkpoint_logprobs, empty_model, filled_in_turn, token_logprobs
+from align.layerwise import Filled, PromptAndAnswer, checkpoint_logprobs, token_logprobs
 from align.train import rounding
 from align.train.publishing import publish_model, whole_model
 from align.train.world import agreed, rank
@@ -56,13 +56,12 @@ def publish_and_verify(
         asked = [one for pair in pairs for one in pair] or list(sequences)
         draw = None
         if dtype == "bfloat16":
-            empty = empty_model(source, "float32", device)
+            under = Filled(source, "float32", device)
 
-            def logps(fill: Fill) -> Tensor:
-                with filled_in_turn(empty, fill):
-                    return compared(token_logprobs(empty, asked), margins=bool(pairs))
+            def logps(filled: Any) -> Tensor:
+                return compared(token_logprobs(filled, asked), margins=bool(pairs))
 
-            draw = rounding.best_draw(model, source, logps)
+            draw = rounding.best_draw(model, source, lambda fill: under(fill, logps))
         number = draw.number if draw is not None else 0
         arrived = publish_model(model, source, out, dtype=dtype, chat_template=chat_template, draw=number)
         if draw is None:

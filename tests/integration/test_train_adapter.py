@@ -9,7 +9,7 @@ import pytest
 from align.config.training import Dpo, Lora
 from align.ids import file_id
 from align.store import folder_files
-from align.train import checkpoint, dpo
+from align.train import checkpoint, dpo, verifying
 from align.train.adapter import name_base
 from align.types import Preference
 from tests.tiny import make_tiny_model
@@ -47,12 +47,12 @@ def test_peft_loads_it_by_itself_and_says_what_the_merged_checkpoint_says(
     parent, out = published(tmp_path / "a")
     monkeypatch.chdir(tmp_path)
     merged, started = (
-        checkpoint.sequence_logps(checkpoint.load_model(at, "float32"), SEQUENCES) for at in (out, parent)
+        verifying.sequence_logps(checkpoint.load_model(at, "float32"), SEQUENCES) for at in (out, parent)
     )
     assert (merged - started).abs().max() > 0.01
 
     def says(model: Any) -> bool:
-        return torch.allclose(checkpoint.sequence_logps(model, SEQUENCES), merged, atol=1e-5)
+        return torch.allclose(verifying.sequence_logps(model, SEQUENCES), merged, atol=1e-5)
 
     assert says(AutoPeftModelForCausalLM.from_pretrained(out / "adapter"))
     assert says(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(parent), out / "adapter"))

@@ -4,16 +4,19 @@ that the best model is what is published."""
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from align.config.training import Dpo, Kto, Sft
 from align.errors import DataError
+from align.sampled import Sampled
 from align.store import folder_files
 from align.text import load_tokenizer
-from align.train import checkpoint, loop
+from align.train import checkpoint, held_out, loop
 from align.train.dpo import train_dpo
 from align.train.kto import train_kto
 from align.train.sft import train_sft
@@ -78,13 +81,22 @@ def loss_of(folder: Path, rows: list[Any]) -> float:
 def test_what_is_held_out_hangs_on_the_prompt_alone() -> None:
     held = [n for n in range(24) if is_held_out(prompt_id(ASKED[n]), 0.3)]
     assert held == [2, 7, 10, 16, 17] == HELD_ROWS
-    apart = encoded_apart(lambda rows: (list(rows), []), range(24), [prompt_id(m) for m in ASKED], 0.3, "sft.held_out")
+    apart = encoded_apart(
+        lambda rows: (list(rows), []), range(24), [prompt_id(m) for m in ASKED], 0.3, "sft.held_out", Sampled({}, None)
+    )
     assert (apart.measured, apart.dropped) == (held, [])
     assert apart.learned == [n for n in range(24) if n not in held]
     longer = [*ASKED[0], {"role": "assistant", "content": "amber"}, {"role": "user", "content": "and then?"}]
     assert opening(longer) == opening(ASKED[0]) == prompt_id(ASKED[0]), "a later turn is on its beginning's side"
     with pytest.raises(DataError) as caught:
-        encoded_apart(lambda rows: (list(rows), []), range(3), [prompt_id(m) for m in ASKED[:3]], 0.01, "sft.held_out")
+        encoded_apart(
+            lambda rows: (list(rows), []),
+            range(3),
+            [prompt_id(m) for m in ASKED[:3]],
+            0.01,
+            "sft.held_out",
+            Sampled({}, None),
+        )
     assert str(caught.value) == (
         "sft.held_out: of 3 prompts 0 are held out, and 3 rows are left to learn from; give more prompts, or another share"
     )
@@ -135,7 +147,7 @@ def test_cut_short_it_ends_with_the_same_bytes(
     best, last = whole["held_out"]["published_step"], whole["steps"]
     for step in (1, best, best + 1, last):  # at the best one, behind it, and where it is to stop
 
-        def kill(done: int, total: int, said: str = "", step: int = step) -> None:
+        def kill(done: int, total: int, said: str = "", *, step: int = step) -> None:
             if done == step:
                 raise KeyboardInterrupt
 
@@ -146,7 +158,7 @@ def test_cut_short_it_ends_with_the_same_bytes(
     assert measured(tmp_path / "cut") == measured(tmp_path / "whole")
 
 
-def test_pairs_and_thumbs_are_measured_too(tiny: Path, tmp_path: Path) -> None:
+def test_pairs_and_thumbs_are_measured_too(tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     given: dict[str, Any] = {"seed": 1, "dtype": "float32", "report_to": [], "threads": 1}
     settings: dict[str, Any] = {"learning_rate": 1e-2, "batch_size": 4, "epochs": 12, **HELD}
     trainings: dict[str, Callable[..., dict[str, Any]]] = {
@@ -162,6 +174,8 @@ def test_pairs_and_thumbs_are_measured_too(tiny: Path, tmp_path: Path) -> None:
         assert told["before"]["accuracy"]["mean"] == 0.5, "the model is its own reference"
         accuracy = told["after"]["accuracy"]
         assert 0 <= accuracy["low"] <= accuracy["mean"] <= accuracy["high"] <= 1, name
+        said = capfd.readouterr().err
+        assert (name == "kto") or "step 0: held-out loss 0.6931  accuracy 0.500 [0.170, 0.830]\n" in said
     assert measured(tmp_path / "dpo")[0] == pytest.approx(math.log(2), abs=1e-6)
     _compare_with_published(tiny, tmp_path / "dpo")
 
@@ -193,6 +207,53 @@ def _compare_with_published(parent: Path, at: Path) -> None:
     assert best["eval_loss"] == pytest.approx(expected, abs=1e-5)
     decided = [m > 0 for row, m in zip(rows, margins, strict=True) if row.target != 0.5]
     assert best["eval_accuracy"] == pytest.approx(sum(decided) / len(decided))
+
+
+def test_the_head_works_where_tokens_are_taught_alone_and_its_logits_are_bounded(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = sft(tiny, tmp_path / "whole", patience=None, epochs=1)["held_out"]
+    monkeypatch.setattr(held_out, "PLACES", 7)
+    vocabulary, heads = len(load_tokenizer(tiny)), list[int]()
+
+    class Heads(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            found = func(*args, **(kwargs or {}))
+            if "mm" in func.__name__ and found.shape[-1] == vocabulary:
+                heads.append(found.numel() // vocabulary)
+            return found
+
+    real = held_out.answers_loss
+
+    def seen(*given: Any) -> float:
+        with Heads():
+            return real(*given)
+
+    monkeypatch.setattr(held_out, "answers_loss", seen)
+    parts = sft(tiny, tmp_path / "parts", patience=None, epochs=1)["held_out"]
+    assert [parts[at]["loss"] for at in ("before", "after")] == pytest.approx(
+        [whole[at]["loss"] for at in ("before", "after")], abs=1e-6
+    )
+    assert heads == [6, 6, 3] * 4, "five answers of three tokens, at four measurements"
+
+
+@pytest.mark.parametrize("noise", [None, 0.1])
+def test_held_out_pairs_that_say_nothing_are_named(tiny: Path, tmp_path: Path, noise: float | None) -> None:
+    """Under `robust` a target of one half weighs nothing: the rows that are learned from are fine."""
+    rows = [replace(row, target=0.5 if n in HELD_ROWS else 0.9) for n, row in enumerate(PAIRS)]
+    config = Dpo(loss="robust", noise=noise, learning_rate=1e-3, batch_size=4, epochs=1, held_out=0.3)
+    given: dict[str, Any] = {"seed": 1, "dtype": "float32", "report_to": [], "threads": 1}
+    given |= {"out": tmp_path / "out", "work": tmp_path / "work"}
+    if noise is not None:
+        told = train_dpo(tiny, rows, config, **given)["held_out"]
+        assert told["rows"] == 5 and told["before"]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+        return
+    with pytest.raises(DataError) as caught:
+        train_dpo(tiny, rows, config, **given)
+    assert str(caught.value) == (
+        "dpo.held_out: every target of the 5 held-out pairs is 0.5, which under `loss: robust` says nothing; "
+        "hold out another share, give `noise`, or another `loss`"
+    )
 
 
 @pytest.mark.slow

@@ -93,7 +93,8 @@ def test_the_first_log_probabilities_are_the_engines(
 
 
 def end_logp(model: Path, ids: list[int]) -> float:
-    from align.train.checkpoint import load_model, sequence_logps
+    from align.train.checkpoint import load_model
+    from align.train.verifying import sequence_logps
 
     return float(sequence_logps(load_model(model, "float32"), [(ids[:-1], ids[-1:])])[0])
 

@@ -2,6 +2,7 @@
 what the text says."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from align.sampled import TOKENS, as_sampled, pass_tokens_on, read_tokens, sampl
 from align.stages.stage_io import tokens_of
 from align.text import decode_answer, encode_answer, load_tokenizer
 from align.train import examples as ex
+from align.train.split import encoded_apart, is_held_out
 from align.types import Preference, Thumb
 from tests.chat_templates import CHATML, FIXTURES, make_spaced_tokenizer, saved_tokenizer
 from tests.tiny import make_tokenizer
@@ -67,6 +69,22 @@ def test_a_pair_has_the_ids_that_were_sampled_and_not_the_encoding_of_its_text(m
     assert row.chosen_ids == drawn
     assert row.rejected_ids == ids(tokenizer, f"{begin}Pa")
     assert sampled.counts == {"answers": {"as_sampled": 1, "encoded": 1}}
+
+
+def test_held_out_answers_are_not_counted_as_trained_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tokenizer = byte_level(tmp_path)
+    drawn, prompts = ids(tokenizer, "Par", "is"), [f"prompt {n}" for n in range(20)]
+    sampled = sampled_by(tokenizer, table(tokenizer, {"a": drawn}))
+    encode = partial(ex.encode_preferences, tokenizer, stops=[END], limit=WIDE, sampled=sampled)
+    held = sum(is_held_out(prompt, 0.4) for prompt in prompts)
+    apart = encoded_apart(encode, [pair()] * 20, prompts, 0.4, "dpo.held_out", sampled)
+    assert (held, len(apart.learned), len(apart.measured)) == (7, 13, 7)
+    assert {tuple(row.chosen_ids) for row in apart.measured} == {tuple(drawn)}, "measured as they were sampled too"
+    assert sampled.counts == {"answers": {"as_sampled": 13, "encoded": 13}}
+    sampled.say()
+    assert capfd.readouterr().err == (
+        "of 26 answers 13 are trained on as they were sampled, 13 by the encoding of their text\n"
+    )
 
 
 def test_thumbs_and_demonstrations_have_them_too(tmp_path: Path) -> None:

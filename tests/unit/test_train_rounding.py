@@ -1,15 +1,19 @@
 """Rounding to bfloat16 at random: right on average, the same for the same weights, and the loss of a change is caught."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, GenerationConfig, LlamaModel, RwkvConfig, RwkvForCausalLM
 
 from align.errors import StageError
 from align.layerwise import Fill, empty_model, filled_in_turn, token_logprobs
+from align.store import folder_files
 from align.train import checkpoint, publishing, rounding, verifying
 from tests.families import make_family
-from tests.tiny import make_tiny_model
+from tests.tiny import make_tiny_model, make_tokenizer
 
 STEP = 2.0**-7  # between the numbers that bfloat16 has from 1 to 2
 
@@ -114,6 +118,68 @@ def test_of_a_small_model_the_draw_nearest_to_what_was_trained_is_published(pare
     assert abs(found.share - 1) < 0.5
     told = torch.tensor([0.0, 0.0]), torch.tensor([1.0, 2.0]), torch.tensor([1.0, 1.0])
     assert rounding.share_of(*told) == pytest.approx(3 / 5)
+
+
+ASKED = [([5, 6, 7], [8, 9, 2]), ([10, 11], [12, 2]), ([40, 41], [42, 43, 2])]
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_a_model_that_reads_weights_out_of_turn_is_published_with_the_same_share(
+    parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], lora: bool
+) -> None:
+    """All its steps are trained by then: what cannot be read by layers is compared whole."""
+    from peft import LoraConfig, get_peft_model
+
+    def published(name: str) -> dict[str, float]:
+        model = changed(parent)
+        if lora:
+            adapted = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+            torch.manual_seed(0)
+            model = get_peft_model(checkpoint.load_model(parent, "bfloat16"), adapted)
+        return verifying.publish_and_verify(model, parent, ASKED, out=tmp_path / name, dtype="bfloat16")
+
+    expected, real = published("in turn"), LlamaModel.forward
+    assert expected["reload_logp_difference"] < 1e-4 and 0.5 < expected["published_logps"] < 1.5
+
+    def forward(self: Any, input_ids: Any = None, **more: Any) -> Any:
+        return real(self, input_ids=input_ids + int(self.norm.weight.sum() * 0), **more)
+
+    monkeypatch.setattr(LlamaModel, "forward", forward)
+    capfd.readouterr()
+    assert published("whole") == pytest.approx(expected, abs=1e-5)
+    said = capfd.readouterr().err
+    for folder in (parent, tmp_path / "whole"):
+        assert said.count(f"{folder}: LlamaForCausalLM cannot be read by layers (aten.sum") == 1
+    assert said.count("asks for weights out of their turn); all of it is loaded") == 2
+    assert folder_files(tmp_path / "whole") == folder_files(tmp_path / "in turn")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_that_rescales_its_weights_for_inference_is_published_as_it_was_trained(
+    tmp_path: Path, dtype: str
+) -> None:
+    """RWKV halves later layers' weights in place when it is evaluated, which it is before it is published."""
+    config = RwkvConfig(
+        vocab_size=260, context_length=64, hidden_size=64, num_hidden_layers=4, rescale_every=1, bos_token_id=None,
+        eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    given = RwkvForCausalLM(config)
+    given.generation_config = GenerationConfig(eos_token_id=[2], pad_token_id=0)
+    given.save_pretrained(tmp_path / "given")
+    make_tokenizer([]).save_pretrained(tmp_path / "given")
+    parent = tmp_path / "parent"
+    checkpoint.import_model(str(tmp_path / "given"), parent, revision=None, dtype=dtype)
+    model = changed(parent)
+    name = "rwkv.blocks.3.attention.output.weight"
+    trained = dict(model.named_parameters())[name].detach().clone()
+    told = verifying.publish_and_verify(model, parent, ASKED, out=tmp_path / "out", dtype=dtype)
+    assert told["reload_logp_difference"] < 1e-4
+    kept = load_file(tmp_path / "out/model.safetensors")[name].float()
+    assert float((kept - trained).abs().max()) <= {"float32": 0.0, "bfloat16": 2.0**-8}[dtype]
+    assert AutoConfig.from_pretrained(tmp_path / "out").rescale_every == 1
+    if dtype == "bfloat16":
+        assert 0.9 < told["published_weights"] < 1.1 and 0.5 < told["published_logps"] < 1.5
 
 
 def test_a_model_too_large_for_ten_passes_is_not_measured_so(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:

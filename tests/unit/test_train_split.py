@@ -2,6 +2,7 @@
 
 from align.pipeline.stage import Ref
 from align.report.data import _of_trainings
+from align.sampled import Sampled
 from align.stages.stage_io import note_of
 from align.train.split import encoded_apart, outcome
 from align.types import Dropped
@@ -45,8 +46,8 @@ def test_a_dropped_row_has_its_place_in_the_file() -> None:
         return [str(row) for row in rows if row != 7], bad
 
     rows, prompts = list(range(20)), [f"prompt {n}" for n in range(20)]
-    off = encoded_apart(encode, rows, prompts, 0.0, "dpo.held_out")
-    on = encoded_apart(encode, rows, prompts, 0.4, "dpo.held_out")
+    off = encoded_apart(encode, rows, prompts, 0.0, "dpo.held_out", Sampled({}, None))
+    on = encoded_apart(encode, rows, prompts, 0.4, "dpo.held_out", Sampled({}, None))
     assert off.dropped == on.dropped == [Dropped("pair", "row 8", "too long")]
     assert sorted([*on.learned, *on.measured], key=int) == off.learned
     assert on.prompts == [f"prompt {row}" for row in on.measured]
