@@ -29,8 +29,9 @@ class Compute:
     `seed` is at least 0 and below 2³²; every random choice depends on it and on content. `dtype` is that of the weights:
     use bfloat16 on a GPU. `threads` are CPU threads, all cores where None; other counts may change the last digits of
     weights. `report_to` names TRL's experiment trackers, as trackio, wandb or tensorboard; each needs its own package.
-    `engine` is what samples, where settings do not say so themselves; vLLM where it is installed, if None. The same values
-    on the same machine give the same bytes.
+    `engine` is what samples, where settings do not say so themselves; vLLM where it is installed, if None. Thoughts of
+    answers are hidden from those in `hide_thinking`: `annotators` when they are asked, `loss` in training, where the model
+    still sees them. The same values on the same machine give the same bytes.
     """
 
     seed: int = 0
@@ -38,6 +39,7 @@ class Compute:
     threads: int | None = None
     report_to: tuple[str, ...] = ()
     engine: Engine | None = None
+    hide_thinking: tuple[Literal["annotators", "loss"], ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
@@ -51,11 +53,16 @@ class Compute:
         if strange := [name for name in self.report_to if name not in known]:
             hint = f"TRL has {', '.join(known)}; give a tuple of them"
             raise ConfigError(f"{strange[0]!r} is no tracker", where="Compute.report_to", hint=hint)
+        if unknown := [name for name in self.hide_thinking if name not in ("annotators", "loss")]:
+            what = f"thoughts can be hidden from annotators and loss, found {unknown[0]!r}"
+            raise ConfigError(what, where="Compute.hide_thinking", hint='give a tuple, as ("loss",)')
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
-        """As a recipe's `seed`, `model.dtype`, `threads`, `report_to` and `rollouts` say."""
-        return cls(recipe.seed, recipe.model.dtype, recipe.threads, tuple(recipe.report_to), recipe.rollouts)
+        """As a recipe's `seed`, `threads`, `report_to`, `rollouts`, `model.dtype` and `model.hide_thinking` say."""
+        model = recipe.model
+        hidden = tuple(model.hide_thinking)
+        return cls(recipe.seed, model.dtype, recipe.threads, tuple(recipe.report_to), recipe.rollouts, hidden)
 
     def seeded(self, purpose: str) -> Self:
         """With the seed that `align run` draws for a purpose: `rollouts 1` for the answers of round 1, `evaluation` for
@@ -176,7 +183,12 @@ def checkpoint_in(place: OutputDir, model: ModelLike, compute: Compute, *, rando
     if model.dtype != compute.dtype:
         what = f"model.dtype is {model.dtype} and Compute.dtype is {compute.dtype}"
         raise ConfigError(what, hint="give both the same; `Compute.of(recipe)` does")
-    given = model.model_dump(mode="json", exclude={"path", "dtype"})
+    if set(model.hide_thinking) - set(compute.hide_thinking):
+        what = (
+            f"model.hide_thinking is {model.hide_thinking} and Compute.hide_thinking is {list(compute.hide_thinking)}"
+        )
+        raise ConfigError(what, hint="give both the same; `Compute.of(recipe)` does")
+    given = model.model_dump(mode="json", exclude={"path", "dtype", "hide_thinking"})
     return place.checkpoint(model.path, dtype=compute.dtype, seed=seed, **given)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from align.api.given import Compute, Evaluation, Labelled, Labels, Samples, Workspace, estimate
 from align.config.recipe import Annotate, PeopleJudge, Personas
@@ -53,10 +53,11 @@ def ask(
     config, folder = config or Annotate(), _folder(workspace)
     outside = [file_id(config.gold.path)] if config.gold is not None else []
     ids = [[prompt.id for prompt in prompts], [candidate.id for candidate in candidates]]
-    made_from = content_id([*ids, config.model_dump(mode="json"), compute.seed, round, outside])
+    hide = _hidden(compute)
+    made_from = content_id([*ids, config.model_dump(mode="json"), compute.seed, round, outside, *hide])
     if not is_made(folder, made_from, _ANOTHER):
-        asked = ask(list(prompts), list(candidates), config, round=round, seed=compute.seed)
-        write_desk(folder, asked, config, seed=compute.seed, made_from=made_from, round=round)
+        asked = ask(list(prompts), list(candidates), config, round=round, seed=compute.seed, **hide)
+        write_desk(folder, asked, config, seed=compute.seed, made_from=made_from, round=round, **hide)
     return _followed(folder, backend, tell, workspace)
 
 
@@ -85,10 +86,11 @@ def compare_blind(
     config, judge, folder = config or Annotate(), judge or PeopleJudge(), _folder(workspace)
     ids = [[candidate.id for candidate in side.candidates] for side in (ours, theirs)]
     settings = [config.model_dump(mode="json"), judge.model_dump(mode="json")]
-    made_from = content_id([*ids, *settings, compute.seed, round])
+    hide = _hidden(compute)
+    made_from = content_id([*ids, *settings, compute.seed, round, *hide])
     if not is_made(folder, made_from, _ANOTHER):
-        asked, blind = _blind(ours, theirs, judge, round, compute.seed)
-        write_desk(folder, asked, config, seed=compute.seed, made_from=made_from, round=round, blind=blind)
+        asked, blind = _blind(ours, theirs, judge, round, compute.seed, **hide)
+        write_desk(folder, asked, config, seed=compute.seed, made_from=made_from, round=round, blind=blind, **hide)
     said = _followed(folder, None, tell, workspace)
     found = win_rate(folder, said.tasks, said.judgements)
     write_json(folder / "result.json", {"win_rate": found})
@@ -96,7 +98,7 @@ def compare_blind(
 
 
 def _blind(
-    ours: Samples, theirs: Samples, judge: PeopleJudge, round: int, seed: int
+    ours: Samples, theirs: Samples, judge: PeopleJudge, round: int, seed: int, hide_thinking: bool = False
 ) -> "tuple[Asked, dict[str, list[str]]]":
     """What is asked, and what the result needs to know of it (`align.labelling.comparison`)."""
     from align.labelling.tasks import Asked
@@ -105,7 +107,7 @@ def _blind(
     prompts = {prompt.id: replace(prompt, split="test") for prompt in [*ours.prompts, *theirs.prompts]}
     tasks, same = blind_tasks(
         list(prompts.values()), ours.candidates, theirs.candidates,
-        round=round, count=judge.tasks, overlap=judge.overlap, seed=seed,
+        round=round, count=judge.tasks, overlap=judge.overlap, seed=seed, hide_thinking=hide_thinking,
     )  # fmt: skip
     if not tasks and not same:
         hint = "sample both on the same prompts"
@@ -113,6 +115,10 @@ def _blind(
     firsts = first_samples(ours.candidates)
     blind = {"new": [firsts[task.prompt_id].id for task in tasks], "same": same}
     return Asked(tasks, [Dropped("prompt", prompt, TIED) for prompt in same], []), blind
+
+
+def _hidden(compute: Compute) -> dict[str, Any]:
+    return {"hide_thinking": True} if "annotators" in compute.hide_thinking else {}
 
 
 def _folder(workspace: Workspace) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 
 from align.dropped import count_reasons
 from align.errors import ConfigError, DataError
+from align.figures import interval, share
 from align.labelling.outside.assemble import assemble
 from align.labelling.outside.load import read_files, require_most, sides_drawn, understood
 from align.labelling.outside.match import about_tasks, new_to
@@ -119,8 +120,8 @@ def _agreement_text(agreement: Mapping[str, Any]) -> str:
         return f"agreement: not known ({agreement['alpha']['reason']})"
     alpha, percent = agreement["alpha"], agreement["percent_agreement"]
     return (
-        f"agreement: alpha {alpha['value']:.2f} [{alpha['low']:.2f}, {alpha['high']:.2f}], two say the same "
-        f"{percent['value']:.0%} of the time, on {alpha['tasks']:,} tasks"
+        f"agreement: alpha {interval(alpha)}, two say the same "
+        f"{share(percent['value'])} of the time, on {alpha['tasks']:,} tasks"
     )
 
 

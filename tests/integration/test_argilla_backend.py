@@ -50,7 +50,7 @@ def records(on: ArgillaServer, backend: ArgillaBackend) -> dict[str, dict[str, A
 
 def outcomes_alone(judgements: list[Judgement]) -> list[Judgement]:
     """What the backend in memory keeps."""
-    return [replace(j, time=None, strength=None) for j in judgements]
+    return [replace(j, time=None) for j in judgements]
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def labelled_through(on: ArgillaServer, seed: int) -> tuple[set[str], int]:
         backend = connect(on, proxy.url, workspace)
         assert backend.submit(tasks).added == 40
         assert label(backend, tasks, PERSONAS, taste, seed=5) == len(wanted.said)
-        found = [replace(j, time=None, strength=None) for j in backend.collect()]
+        found = [replace(j, time=None) for j in backend.collect()]
         progress = backend.progress()
         erase(
             connect_as_owner(proxy.url, on.api_key, PATIENCE, SUPPORTED), workspace, [PERSONAS[0].name], [tasks[0].id]
@@ -188,7 +188,7 @@ def test_a_server_that_dies_in_a_labelling_is_started_again_and_one_that_was_sto
 
     backend._answer = dies  # type: ignore[method-assign]
     assert label(backend, tasks, PERSONAS, taste, seed=5) == len(wanted.said) and not kills
-    assert [replace(j, time=None, strength=None) for j in backend.collect()] == wanted.collect()
+    assert [replace(j, time=None) for j in backend.collect()] == wanted.collect()
     server.stop(on.home)
     with pytest.raises(ServiceError, match=r"does not answer.*align server start"):
         backend.progress()

@@ -235,7 +235,7 @@ def test_two_sets_of_answers_are_compared_with_an_interval(tmp_path: Path) -> No
     assert 0 <= found.win_rate.low < 0.5 < found.win_rate.high <= 1
     assert found.mean_score is not None and found.mean_score.mean == 2.0
     assert read_json(tmp_path / "out" / "result.json") == found.metrics
-    assert str(align.Estimate(0.5, 0.25, 0.75)) == "0.500 [0.250, 0.750]"
+    assert str(align.Estimate(0.5, 0.25, 0.75)) == "0.50 [0.25, 0.75]"
     wider = align.evaluate(ours, theirs, scorer=letters, tie_width=2.5, workspace=align.Workspace(tmp_path / "wide"))
     assert wider.metrics["win_rate"]["ties"] == 3
     with pytest.raises(
@@ -400,3 +400,24 @@ def test_a_model_whose_type_is_not_what_is_computed_in_is_refused(tmp_path: Path
     model = align.Model(path="owner/name", dtype="bfloat16")
     with pytest.raises(ConfigError, match=r"model\.dtype is bfloat16 and Compute\.dtype is float32"):
         align.import_model(model, workspace=align.Workspace(tmp_path / "out"))
+
+
+def test_thoughts_that_a_recipe_hides_are_hidden_in_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key of the recipe acts in `align run` and in a program alike."""
+    monkeypatch.setattr("align.labelling.session.POLL_SECONDS", 0.0)
+    model = align.Model(path="owner/name", hide_thinking=["annotators", "loss"])
+    with pytest.raises(ConfigError, match=r"model\.hide_thinking is \['annotators', 'loss'\] and Compute\."):
+        align.import_model(model, workspace=align.Workspace(tmp_path / "out"))
+    with pytest.raises(ConfigError, match="hidden from annotators and loss, found 'people'"):
+        align.Compute(hide_thinking=("people",))  # type: ignore[arg-type]
+    prompts, _ = world(1)
+    answers = [make_candidate(prompts[0], f"<think>{said}</think>said {said}") for said in ("a", "b")]
+    desks, given = [], []
+    for name, compute in (("hidden", align.Compute(hide_thinking=("annotators", "loss"))), ("shown", align.Compute())):
+        where = align.Workspace(tmp_path / name)
+        align.ask(prompts, answers, align.Annotate(tasks=1), backend=Notebook(["a"]), workspace=where, compute=compute)
+        desks.append(read_json(where.out / "desk.json").get("hide_thinking", False))
+        monkeypatch.setattr("align.api.training.checkpoint_in", lambda place, model, compute, random: Path(model))
+        train = lambda parent, rows, config, **more: given.append(more.get("mask_thinking", False)) or {}  # noqa: E731
+        _trained(train, "m", [1], None, align.Workspace(tmp_path / f"trained {name}"), compute)
+    assert (desks, given) == ([True, False], [True, False])
