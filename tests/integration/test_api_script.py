@@ -44,7 +44,7 @@ def test_the_script_of_the_page_samples_compiles_trains_and_compares(tmp_path: P
     assert done.returncode == 0, done.stderr
     counted, won = done.stdout.splitlines()
     assert re.fullmatch(r"\d+ answers", counted)
-    assert re.fullmatch(r"win rate over the given model: 0\.\d{3} \[[01]\.\d{3}, [01]\.\d{3}\]", won)
+    assert re.fullmatch(r"win rate over the given model: 0\.\d{2} \[[01]\.\d{2}, [01]\.\d{2}\]", won)
     (results,) = tmp_path.glob("results-*")
     assert sorted(path.name for path in results.iterdir()) == ["answers", "evaluation", "policy"], "no scratch is left"
     assert checkpoint_id(results / "policy") != checkpoint_id(tmp_path / "model")
