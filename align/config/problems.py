@@ -81,11 +81,14 @@ def _unknown(spot: Place, root: type[Section]) -> str:
         return f"unknown key; {way}"
     if root is not Recipe and key in OPTIONS:
         return f"this is no setting here, but an option: --{key.replace('_', '-')}"
-    elsewhere = sorted({f"{section}.{name}".lstrip(".") for section, name in every_key() if name == key})
+    elsewhere: list[str] = []
+    for meant in (key, *OTHER_NAMES.get(key, ())):
+        elsewhere += sorted({f"{section}.{name}".lstrip(".") for section, name in every_key() if name == meant})
     if root is not Recipe or not elsewhere:
         return f"unknown key; the keys here are {', '.join(known)}"
     if len(elsewhere) > 3:
-        return f"unknown key here; the sections that have it are {', '.join(name.rpartition('.')[0] for name in elsewhere)}"
+        it = "it" if elsewhere[0].endswith(f".{key}") else OTHER_NAMES[key][0]
+        return f"unknown key here; the sections that have {it} are {', '.join(n.rpartition('.')[0] for n in elsewhere)}"
     return f"unknown key here; did you mean {' or '.join(elsewhere)}?"
 
 

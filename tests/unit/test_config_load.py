@@ -93,6 +93,10 @@ def test_override_reaches_into_lists_and_removes(folder: Path) -> None:
             "learning_rate: 1",
             "recipe.yaml:5: learning_rate: unknown key here; the sections that have it are best_of_n, dpo, grpo, kto, ppo",
         ),
+        (
+            "lr: 1",
+            "recipe.yaml:5: lr: unknown key here; the sections that have learning_rate are best_of_n, dpo, grpo,",
+        ),
         ("rollouts: {zzz: 1}", "recipe.yaml:5: rollouts.zzz: unknown key; the keys here are temperature, top_p, "),
         ("dpo:\n  beta: 0", "recipe.yaml:6: dpo.beta: must be a number above 0, found 0"),
         ("dpo: {beta: '0.1'}", "recipe.yaml:5: dpo.beta: must be a number above 0, found '0.1'"),
