@@ -93,6 +93,7 @@ def test_in_a_bare_environment_pip_install_and_a_run(wheel: Path, tmp_path: Path
     run(align, "init", "own-model", cwd=home)
     run(align, "server", "install", cwd=home)
     make_loop(home / "loop", home / "server")
+    run(align, "server", "start", "--home", home / "server", cwd=home)
     try:
         run(align, "run", "loop", cwd=home)
     finally:
