@@ -87,7 +87,8 @@ def test_exports_of_our_own_page(labelled: Any, argilla_server: ArgillaServer, t
     desk, collected = open_desk(folder), backend.collect()
     assert len(collected) == 2 * len(desk.tasks)
     client = argilla.Argilla(api_url=argilla_server.url, api_key=argilla_server.api_key)
-    records = client.datasets(desk.dataset, workspace=desk.workspace).records
+    (found,) = [each for each in client.datasets if each.workspace.name == desk.workspace]
+    records = found.records
     records(with_responses=True).to_json(tmp_path / "sdk.json")
     records(with_responses=True).to_datasets().to_parquet(tmp_path / "hub.parquet")
     for name in ("sdk.json", "hub.parquet"):
