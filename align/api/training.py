@@ -205,7 +205,6 @@ def _trained(
     **more: Any,
 ) -> Trained:
     """What all trainings have in common."""
-    hidden = {"mask_thinking": True} if "loss" in compute.hide_thinking else {}
     if not rows:
         raise DataError("there is not one row to train on", hint="see the `dropped` of what was loaded or compiled")
     with opened(workspace) as place:
@@ -220,7 +219,7 @@ def _trained(
             out=place.out,
             work=place.work / scratch,
             progress=workspace.progress,
-            **hidden,
+            mask_thinking="loss" in compute.hide_thinking,
             **more,
         )
     return Trained(Path(workspace.out), {**metrics, **why()})

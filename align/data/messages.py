@@ -42,16 +42,21 @@ def excerpt(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def text_of(value: object, field: str, *, empty: bool = False) -> str:
-    """`value` without outer white space; BadRowError where it is no text, cannot be written as UTF-8, or shows nothing
-    and may not be `empty`."""
+def storable(value: object, field: str) -> str:
+    """`value` as it is; BadRowError where it is no text, or cannot be written as UTF-8."""
     if not isinstance(value, str):
         raise BadRowError("not text", f"`{field}` is {excerpt(value)}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise BadRowError("not text", f"`{field}` holds a lone surrogate at character {error.start}") from None
-    text = value.strip()
+    return value
+
+
+def text_of(value: object, field: str, *, empty: bool = False) -> str:
+    """`value` without outer white space; BadRowError where it is no text, cannot be written as UTF-8, or shows nothing
+    and may not be `empty`."""
+    text = storable(value, field).strip()
     if normal(text):
         return text
     if not empty:

@@ -148,14 +148,7 @@ def sft_policy(job: Job, progress: Progress) -> Summary:
         base,
         [(row.messages, row.answer) for row in rows],
         Sft(demonstrations=Path(given["demonstrations"]), **job.settings["sft"]),
-        seed=job.settings["seed"],
-        dtype=given["dtype"],
-        report_to=given["report_to"],
-        threads=given["threads"],
-        out=job.out,
-        work=job.scratch,
-        progress=progress,
-        mask_thinking=job.settings.get("mask_thinking", False),
+        **training_of(job, progress),
     )
     name_base(job.out / ADAPTER, given["path"], given.get("revision"))
     return {"checkpoint": checkpoint_id(job.out), "parent": None, **metrics, **note_of("demonstration", metrics)}

@@ -133,7 +133,7 @@ def training_of(job: Job, progress: Progress) -> dict[str, Any]:
         "out": job.out,
         "work": job.scratch,
         "progress": progress,
-        **({"mask_thinking": True} if job.settings.get("mask_thinking") else {}),
+        "mask_thinking": job.settings.get("mask_thinking", False),
     }
 
 

@@ -86,7 +86,7 @@ def train_job(job: TrainJob, model: Path, *, out: Path, work: Path, progress: Pr
         dtype=request.dtype,
         report_to=[],
         threads=request.threads,
-        **({"mask_thinking": True} if request.mask_thinking else {}),
+        mask_thinking=request.mask_thinking,
         **({"tokens": load_tokens(Path(request.rollouts))} if request.rollouts is not None else {}),
         out=out,
         work=_work_of(request, work),

@@ -48,7 +48,7 @@ def records(on: ArgillaServer, backend: ArgillaBackend) -> dict[str, dict[str, A
     }
 
 
-def outcomes_alone(judgements: list[Judgement]) -> list[Judgement]:
+def without_time(judgements: list[Judgement]) -> list[Judgement]:
     """What the backend in memory keeps."""
     return [replace(j, time=None) for j in judgements]
 
@@ -343,7 +343,7 @@ def test_many_personas_label_and_a_second_call_does_nothing(
     wanted = Memory(tasks=tasks)
     total = label(wanted, tasks, personas, taste, seed=3)
     assert total > 100 and label(backend, tasks, personas, taste, seed=3) == total
-    assert outcomes_alone(backend.collect()) == wanted.collect()
+    assert without_time(backend.collect()) == wanted.collect()
     assert label(backend, tasks, personas, taste, seed=3) == 0
     progress = backend.progress()
     assert progress.open == 0 and progress.exhausted > 0 and progress.completed + progress.exhausted == 50
@@ -455,7 +455,7 @@ def test_a_server_killed_while_labelling_loses_and_repeats_nothing(
     assert len(crashes) == 2, "the server was killed less than twice"
     for thread in crashes:
         thread.join()
-    assert outcomes_alone(backend.collect()) == wanted.collect()
+    assert without_time(backend.collect()) == wanted.collect()
 
 
 def _kill_and_restart(on: ArgillaServer) -> None:

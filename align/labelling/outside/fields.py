@@ -13,11 +13,12 @@ from align.data.messages import (
     in_full,
     is_hh,
     prompt_of,
+    storable,
     unquoted,
 )
 from align.data.rows import Row, fields_found
 from align.errors import ConfigError
-from align.labelling.outside.words import Reading, called, storable
+from align.labelling.outside.words import Reading, called
 from align.types import Message
 
 PROMPTS = ("prompt", "messages", "conversations", "conversation", "instruction", "question", "query", "chat")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from align.data.messages import BadRowError, excerpt
+from align.data.messages import BadRowError, excerpt, storable
 from align.data.preferences import is_number
 from align.data.rows import Row, fields_found
 from align.errors import ConfigError
@@ -18,7 +18,6 @@ from align.labelling.outside.words import (
     remark,
     score_of,
     seconds_of,
-    storable,
     utc,
     whole,
 )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from align.data.messages import BadRowError, excerpt
+from align.data.messages import BadRowError, excerpt, storable
 from align.data.preferences import is_number
 from align.errors import ConfigError
 from align.types import Message, Purpose, Rating, TaskKind
@@ -133,17 +133,6 @@ def ranks_of(values: object, answers: int) -> list[int]:
         raise BadRowError("not a ranking", f"{excerpt(values)} has {len(values)} ranks for {answers} answers")
     order = sorted(set(map(int, values)))
     return [order.index(int(value)) + 1 for value in values]
-
-
-def storable(value: object, name: str) -> str:
-    """Text that files and databases take."""
-    if not isinstance(value, str):
-        raise BadRowError("not text", f"`{name}` is {excerpt(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise BadRowError("not text", f"`{name}` holds a lone surrogate at character {error.start}") from None
-    return value
 
 
 def remark(value: object, name: str) -> str | None:
