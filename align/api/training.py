@@ -12,6 +12,8 @@ from align.errors import DataError
 from align.types import Preference, Prompt, Thumb
 
 _DEFAULT = Compute()
+SampledIn = Workspace | str | Path | None
+"""Where answers were sampled: one folder, or what holds several."""
 
 
 def import_model(model: ModelLike, *, workspace: Workspace, compute: Compute = _DEFAULT) -> Trained:
@@ -52,18 +54,20 @@ def train_dpo(
     preferences: Sequence[Preference],
     config: Dpo | None = None,
     *,
+    rollouts: SampledIn = None,
     workspace: Workspace,
     compute: Compute = _DEFAULT,
 ) -> Trained:
     """Direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290): `model` is trained and is the reference.
 
     Each pair counts by its `target`, the probability that `chosen` is better, and by its `weight`; weights are scaled to
-    average 1. The metrics have the reward's accuracy and margin. Raises DataError where no pair is left to train on,
+    average 1. Answers are trained on as they were sampled where `rollouts`, a folder of `sample` or the workspace that such
+    folders lie in, knows their tokens, else by their text. The metrics have the reward's accuracy and margin. Raises DataError where no pair is left to train on,
     StageError where policy and reference differ before the first step.
     """
     from align.train.dpo import train_dpo
 
-    return _trained(train_dpo, model, preferences, config or Dpo(), workspace, compute)
+    return _trained(train_dpo, model, preferences, config or Dpo(), workspace, compute, **_tokens(rollouts))
 
 
 def train_kto(
@@ -71,16 +75,17 @@ def train_kto(
     binary: Sequence[Thumb],
     config: Kto | None = None,
     *,
+    rollouts: SampledIn = None,
     workspace: Workspace,
     compute: Compute = _DEFAULT,
 ) -> Trained:
     """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv 2402.01306) on answers that are good or bad.
 
-    A label of target p counts p as good and 1 − p as bad, times its weight. Raises DataError for fewer than two labels.
+    A label of target p counts p as good and 1 − p as bad, times its weight. `rollouts` as in `train_dpo`. Raises DataError for fewer than two labels.
     """
     from align.train.kto import train_kto
 
-    return _trained(train_kto, model, binary, config or Kto(), workspace, compute)
+    return _trained(train_kto, model, binary, config or Kto(), workspace, compute, **_tokens(rollouts))
 
 
 def train_reward(
@@ -88,17 +93,18 @@ def train_reward(
     preferences: Sequence[Preference],
     config: RewardModel | None = None,
     *,
+    rollouts: SampledIn = None,
     workspace: Workspace,
     compute: Compute = _DEFAULT,
 ) -> Trained:
     """A reward model from pairs (Bradley and Terry 1952): `model` with a head that gives one score, which starts at 0.
 
     `config.members` over 1 makes an ensemble, whose disagreement says how far a score can be trusted; `config.held_out`
-    keeps a share of prompts to measure it on. `load_scorer` reads the folder. Raises DataError where no pair is left.
+    keeps a share of prompts to measure it on. `rollouts` as in `train_dpo`. `load_scorer` reads the folder. Raises DataError where no pair is left.
     """
     from reward.train import train_reward
 
-    return _trained(train_reward, model, preferences, config or RewardModel(), workspace, compute)
+    return _trained(train_reward, model, preferences, config or RewardModel(), workspace, compute, **_tokens(rollouts))
 
 
 def train_ppo(
@@ -170,6 +176,15 @@ def train_best_of_n(
     from align.stages.best_of_n import train_best_of_n
 
     return _online(train_best_of_n, model, prompts, config or BestOfN(), scorer, workspace, compute)
+
+
+def _tokens(rollouts: SampledIn) -> dict[str, Any]:
+    """What answers were sampled as. Raises DataError for a folder that does not know it."""
+    from align.data.candidates import tokens_below
+
+    if rollouts is None:
+        return {}
+    return {"tokens": tokens_below(Path(rollouts.out if isinstance(rollouts, Workspace) else rollouts))}
 
 
 def _online(

@@ -57,6 +57,14 @@ def load_tokens(folder: Path) -> pa.Table:
     return named.filter(pc.is_valid(named["candidate"]))
 
 
+def tokens_below(folder: Path) -> pa.Table:
+    """Likewise of every folder of sampled answers that is `folder` or lies in it, by the answers' own ids too."""
+    below = [folder, *sorted(folder.iterdir())] if folder.is_dir() else []
+    found = [place for place in below if (place / TOKENS_FILE).is_file() and (place / "candidates.jsonl").is_file()]
+    own = read_tokens(found)
+    return pa.concat_tables([*([own] if own is not None else []), *map(load_tokens, found or [folder])])
+
+
 def _candidate(row: dict[str, Any]) -> tuple[list[Message], Candidate]:
     messages = prompt_of(row, ("messages", "prompt", "conversations", "instruction"))
     text, checkpoint, finish = row.get("text"), row.get("checkpoint", "given"), row.get("finish", "stop")

@@ -33,6 +33,6 @@ if __name__ == "__main__":
         labels = align.compile_labels(said, model=recipe.annotate.compiler).binary
         rows = labels + align.replayed(earlier, recipe.kto.replay, round=number, seed=recipe.seed)
         earlier += labels
-        policy = align.train_kto(policy, rows, recipe.kto, **at(f"policy_{number}")).checkpoint
+        policy = align.train_kto(policy, rows, recipe.kto, rollouts=out, **at(f"policy_{number}")).checkpoint
         found = align.evaluate(policy, first.samples, **judged, **at(f"evaluation_{number}"))
         print(f"round {number}, win rate over SFT:", found.win_rate, flush=True)

@@ -31,6 +31,6 @@ if __name__ == "__main__":
         labels = align.compile_labels(said, model=recipe.annotate.compiler).preferences
         rows = labels + align.replayed(earlier, recipe.dpo.replay, round=number, seed=recipe.seed)
         earlier += labels
-        policy = align.train_dpo(policy, rows, recipe.dpo, **at(f"policy_{number}")).checkpoint
+        policy = align.train_dpo(policy, rows, recipe.dpo, rollouts=out, **at(f"policy_{number}")).checkpoint
         found = align.evaluate(policy, first.samples, **judged, **at(f"evaluation_{number}"))
         print(f"round {number}, win rate over the given model:", found.win_rate, flush=True)

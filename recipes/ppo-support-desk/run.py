@@ -33,10 +33,10 @@ if __name__ == "__main__":
         labels = align.compile_labels(said, model=recipe.annotate.compiler).preferences
         rows = labels + align.replayed(earlier, recipe.reward.model.replay, round=number, seed=recipe.seed)
         earlier += labels
-        judges = align.train_reward(policy, rows, recipe.reward.model, **at(f"reward_{number}")).checkpoint
-        scorer = align.load_scorer(recipe.reward, model=judges, compute=compute)
+        judges = align.train_reward(policy, rows, recipe.reward.model, rollouts=out, **at(f"reward_{number}"))
+        scorer = align.load_scorer(recipe.reward, model=judges.checkpoint, compute=compute)
         asked = align.prompts_of_round(prompts, round=number, count=recipe.ppo.prompts, seed=recipe.seed)
-        where = at(f"policy_{number}") | ({"critic": judges} if recipe.ppo.critic == "separate" else {})
+        where = at(f"policy_{number}") | ({"critic": judges.checkpoint} if recipe.ppo.critic == "separate" else {})
         policy = align.train_ppo(policy, asked, recipe.ppo, scorer=scorer, **where).checkpoint
         found = align.evaluate(policy, first.samples, **judged, **at(f"evaluation_{number}"))
         print(f"round {number}, win rate over SFT:", found.win_rate, flush=True)

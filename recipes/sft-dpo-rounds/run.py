@@ -32,7 +32,7 @@ if __name__ == "__main__":
         labels = align.compile_labels(said, model=recipe.annotate.compiler).preferences
         rows = labels + align.replayed(earlier, recipe.dpo.replay, round=number, seed=recipe.seed)
         earlier += labels
-        policy = align.train_dpo(policy, rows, recipe.dpo, **at(f"policy_{number}")).checkpoint
+        policy = align.train_dpo(policy, rows, recipe.dpo, rollouts=out, **at(f"policy_{number}")).checkpoint
         ours = align.sample(policy, held_out, workspace=out.at(f"answers_{number}"), **evaluation)
         blind = {"judge": recipe.evaluate.judge, "round": number, **at(f"evaluation_{number}")}
         found = align.compare_blind(ours, first, recipe.annotate, **blind)

@@ -8,13 +8,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 import align
 from align.api.document import GROUPS, with_reference
 from align.api.training import _trained
+from align.data.preferences import GIVEN
 from align.errors import AlignError, ConfigError, DataError
-from align.store import read_json, read_rows
+from align.sampled import TOKENS
+from align.store import read_json, read_rows, write_table
+from align.types import as_dict, candidate_id
 from annotation.backend import Answer, Submitted
 from annotation.form import form_of
 from annotation.memory import MemoryBackend
@@ -421,3 +425,27 @@ def test_thoughts_that_a_recipe_hides_are_hidden_in_code(tmp_path: Path, monkeyp
         train = lambda parent, rows, config, **more: given.append(more.get("mask_thinking", False)) or {}  # noqa: E731
         _trained(train, "m", [1], None, align.Workspace(tmp_path / f"trained {name}"), compute)
     assert (desks, given) == ([True, False], [True, False])
+
+
+def test_a_program_trains_on_the_tokens_that_were_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From one folder of answers or from the workspace that holds several; by the answers' ids and by those of files."""
+    prompt = make_prompt("question", "train")
+    drawn = []
+    for name in ("rollouts_1", "rollouts_2"):
+        (folder := tmp_path / "all" / name).mkdir(parents=True)
+        drawn.append(answer := make_candidate(prompt, f"said in {name}"))
+        write_jsonl(folder / "candidates.jsonl", [{**as_dict(answer), "messages": prompt.messages}])
+        write_table(folder / "tokens.parquet", pa.Table.from_pylist([
+            {"candidate": answer.id, "tokenizer": "t", "token_ids": [5, len(drawn)]}], schema=TOKENS))  # fmt: skip
+    monkeypatch.setattr("align.api.training.checkpoint_in", lambda place, model, compute, random: Path(model))
+    seen: list[Any] = []
+    monkeypatch.setattr("align.train.dpo.train_dpo", lambda *given, **more: seen.append(more.get("tokens")) or {})
+    for number, where in enumerate([align.Workspace(tmp_path / "all"), tmp_path / "all" / "rollouts_2", None]):
+        align.train_dpo("m", [1], rollouts=where, workspace=align.Workspace(tmp_path / f"out {number}"))  # type: ignore[list-item]
+    ids = [[c, candidate_id(prompt.id, text, GIVEN)] for c, text in [(d.id, d.text) for d in drawn]]
+    both = {ids[0][0]: [5, 1], ids[1][0]: [5, 2], ids[0][1]: [5, 1], ids[1][1]: [5, 2]}
+    assert {row["candidate"]: row["token_ids"] for row in seen[0].to_pylist()} == both
+    assert {row["candidate"] for row in seen[1].to_pylist()} == set(ids[1])
+    assert seen[2] is None
+    with pytest.raises(DataError, match=r"there is no tokens\.parquet"):
+        align.train_dpo("m", [1], rollouts=tmp_path, workspace=align.Workspace(tmp_path / "more"))  # type: ignore[list-item]
