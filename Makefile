@@ -1,7 +1,7 @@
 # Two commands do everything: `make quickstart` and `make test`. Environments are made on first use and kept.
 PYTHON ?= python3
 BIN := .venv/bin
-# the environment is made anew when what it is made from changes
+# the environment is made again when what it is made from changes
 READY := .venv/.ready-$(shell cat constraints.txt pyproject.toml | cksum | cut -d' ' -f1)
 FAST := tests/unit -m "not slow and not full"
 # vLLM and torch read these; the processes of a run set their own

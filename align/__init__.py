@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from align.data.prompts import held_out_prompts, prompts_of_round
     from align.errors import AlignError, ConfigError, DataError, ServiceError, StageError
     from align.labelling.outside.load import Imported, load_judgements
-    from align.types import Candidate, Dropped, Edit, Judgement, Message, Preference, Prompt, Task, Thumb
+    from align.types import BinaryLabel, Candidate, Dropped, Edit, Judgement, Message, Preference, Prompt, Task
     from annotation import AnnotationBackend, Answer, MemoryBackend
     from reward import Scorer
     from rollouts import Generator
@@ -51,7 +51,7 @@ _HOMES = {
     "align.data.prompts": "held_out_prompts prompts_of_round",
     "align.data.mixture": "replayed",
     "align.data.demonstrations": "Demonstration",
-    "align.types": "Candidate Dropped Edit Judgement Message Preference Prompt Task Thumb",
+    "align.types": "Candidate Dropped Edit Judgement Message Preference Prompt Task BinaryLabel",
     "align.labelling.outside.load": "Imported load_judgements",
     "align.errors": "AlignError ConfigError DataError ServiceError StageError",
     "align.config.recipe": "Annotate Evaluate FunctionJudge Model PeopleJudge Prompts Recipe",
@@ -69,6 +69,7 @@ __all__ = [
     "AnnotationBackend",
     "Answer",
     "BestOfN",
+    "BinaryLabel",
     "Candidate",
     "Compute",
     "ConfigError",
@@ -111,7 +112,6 @@ __all__ = [
     "Sft",
     "StageError",
     "Task",
-    "Thumb",
     "Trained",
     "Workspace",
     "ask",

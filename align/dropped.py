@@ -13,7 +13,7 @@ WAYS_OUT = {
     "longer than the model's context": "give shorter rows, or take a model with a longer context",
     "duplicate": "give other rows, or take the repeated ones out of the file",
     "held out": "give rows about other prompts, or lower prompts.test_share",
-    "the same answer as": "raise the temperature, or resample",
+    "the same answer as": "raise the temperature, or max_resamples",
 }
 """How the most frequent reason begins → what to do about it."""
 
@@ -36,8 +36,8 @@ def reasons_text(reasons: Mapping[str, int]) -> str:
 def mostly_dropped(what: str, kept: int, reasons: Mapping[str, int]) -> str | None:
     """A sentence where more rows were dropped, by reason, than kept: how many, why, and the way out; else None.
 
-    >>> mostly_dropped("thumb", 3, {"longer than max_tokens (64)": 5})
-    '5 of 8 thumbs were dropped: 5 × longer than max_tokens (64); raise max_tokens, or give shorter rows'
+    >>> mostly_dropped("binary label", 3, {"longer than max_tokens (64)": 5})
+    '5 of 8 binary labels were dropped: 5 × longer than max_tokens (64); raise max_tokens, or give shorter rows'
     """
     lost = sum(reasons.values())
     if lost <= kept:

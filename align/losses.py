@@ -97,7 +97,7 @@ def weights_of_mean_one(weights: Sequence[float]) -> list[float]:
 
 
 def kto(reward_B: Tensor, target_B: Tensor, zero: Tensor, good_B: Tensor, bad_B: Tensor) -> Tensor:
-    """Kahneman–Tversky optimisation of thumbs, (B,), ≥ 0:  λ_D · p · [1 − σ(r − z)] + λ_U · (1 − p) · [1 − σ(z − r)].
+    """Kahneman–Tversky optimisation of binary labels, (B,), ≥ 0:  λ_D · p · [1 − σ(r − z)] + λ_U · (1 − p) · [1 − σ(z − r)].
 
     `reward_B` (r) is β · log π(y|x)/π_ref(y|x), `zero` (z) ≥ 0 a scalar, β times the estimate of KL(π‖π_ref);
     `target_B` (p) in [0, 1] is the probability that the answer is good; `good_B` (λ_D) and `bad_B` (λ_U) weigh the two

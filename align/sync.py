@@ -58,7 +58,7 @@ def require_agreement(
             f"by {found.mean:.3g} in the mean and by up to {found.largest:.3g}, allowed are {tolerance:g} and "
             f"{OF_ONE_TOKEN * tolerance:g}",
             where=where,
-            hint="it has other weights (stale ones, or the base model's), or computes them wrongly; start it anew, or "
+            hint="it has other weights (stale ones, or the base model's), or computes them wrongly; start it again, or "
             "use `type: transformers`",
         )
     return found
@@ -85,5 +85,5 @@ def require_nearest(
             f"the engine samples from {name} and not from the policy: its log-probabilities are nearer to those for "
             f"{nearer} of {len(gains)} tokens",
             where=where,
-            hint="it has stale weights; start it anew, or use `type: transformers`",
+            hint="it has stale weights; start it again, or use `type: transformers`",
         )

@@ -129,7 +129,7 @@ def encode_answered(
     """`encode_prompt` and `encode_answer` of many rows, in a fraction of the time; or why a row has no ids.
 
     Each prompt is rendered and encoded once; of it only what follows its last control token, at which tokenizers begin
-    anew, is encoded again with each answer. The tokenizer is asked for many texts at a time.
+    again, is encoded again with each answer. The tokenizer is asked for many texts at a time.
     """
     keys = [tuple((m["role"], m["content"]) for m in messages) for messages in prompts]
     rendered: dict[tuple[tuple[str, str], ...], str | DataError] = {}

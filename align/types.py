@@ -1,4 +1,4 @@
-"""What flows between the packages: `Prompt → Candidate → Task → Judgement → Preference`, and `Judgement → Thumb`.
+"""What flows between the packages: `Prompt → Candidate → Task → Judgement → Preference`, and `Judgement → BinaryLabel`.
 
 Rows travel as Arrow tables with the schemas below, so that a million of them stay cheap; the frozen dataclass of
 the same name is for the small ends. `to_table` and `from_table` convert. Ids are blake2b of content (`align.ids`);
@@ -162,7 +162,7 @@ class Preference:
 
 
 @dataclass(frozen=True, slots=True)
-class Thumb:
+class BinaryLabel:
     """One compiled verdict on a single answer. `target` is the probability in [0, 1] that it is good; `weight` ≥ 0."""
 
     id: str
@@ -226,7 +226,7 @@ SCHEMAS: dict[type, pa.Schema] = {
         + [("rejected_id", pa.string()), ("chosen", pa.string()), ("rejected", pa.string()), ("target", pa.float64())]
         + [("weight", pa.float64()), ("margin", pa.float64()), ("round", pa.int32()), ("judgements", _STRINGS)]
     ),
-    Thumb: pa.schema(
+    BinaryLabel: pa.schema(
         [("id", pa.string()), ("prompt_id", pa.string()), ("messages", MESSAGES), ("candidate_id", pa.string())]
         + [("text", pa.string()), ("target", pa.float64()), ("weight", pa.float64()), ("round", pa.int32())]
         + [("judgements", _STRINGS)]
@@ -286,5 +286,5 @@ def preference_id(prompt: str, chosen: str, rejected: str) -> str:
     return content_id(["preference", prompt, chosen, rejected])
 
 
-def thumb_id(prompt: str, candidate: str) -> str:
-    return content_id(["thumb", prompt, candidate])
+def binary_label_id(prompt: str, candidate: str) -> str:
+    return content_id(["thumb", prompt, candidate])  # as in files made before it had its name

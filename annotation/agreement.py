@@ -20,7 +20,7 @@ MOST_COUPLES = 100
 """Couples of annotators with a kappa of their own: those who share most tasks."""
 SAME = "all answers are the same, so chance agreement is complete"
 
-__all__ = ["krippendorff_alpha", "summary", "sway"]
+__all__ = ["krippendorff_alpha", "suggestion_effect", "summary"]
 
 
 def summary(tasks: list[Task], judgements: list[Judgement]) -> dict[str, Any]:
@@ -199,12 +199,12 @@ def _cohen(rows: list[tuple[str, str, str]]) -> dict[str, Any]:
     return estimate(Sums(count, count, table), cohen, undefined=SAME)
 
 
-def sway(tasks: list[Task], judgements: list[Judgement], proposed: Mapping[str, str]) -> dict[str, Any]:
+def suggestion_effect(tasks: list[Task], judgements: list[Judgement], proposed: Mapping[str, str]) -> dict[str, Any]:
     """How much suggestions swayed people.
 
     `proposed` maps the ids of control tasks, which showed no suggestion, to the outcome that would have been suggested.
     `shown` and `not_shown` are the shares of answers (no skips) that equal the suggestion {value, low, high, answers};
-    `sway` is the one minus the other, in [−1, 1]: 0 where a suggestion changes nothing. Intervals are 95%, from
+    `effect` is the one minus the other, in [−1, 1]: 0 where a suggestion changes nothing. Intervals are 95%, from
     resampling prompts; what cannot be computed is {value: None, reason}.
     """
     by_id = {t.id: t for t in tasks}
@@ -223,7 +223,7 @@ def sway(tasks: list[Task], judgements: list[Judgement], proposed: Mapping[str, 
     return {
         "shown": _rate(table, _shown, int(table[:, 0].sum()), "no answer to a task with a suggestion"),
         "not_shown": _rate(table, _not_shown, int(table[:, 2].sum()), "no answer to a task without its suggestion"),
-        "sway": _rate(table, lambda t: _shown(t) - _not_shown(t), int(table[:, [0, 2]].sum()), "one side is missing"),
+        "effect": _rate(table, lambda t: _shown(t) - _not_shown(t), int(table[:, [0, 2]].sum()), "one side is missing"),
     }
 
 

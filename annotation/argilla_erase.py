@@ -9,7 +9,7 @@ from annotation.argilla_backend import STATUS, annotator_of
 from annotation.argilla_records import RECORDS_A_CALL, read_records
 
 SCRUB_TIMEOUT = 1800.0
-"""Seconds for the server to write its database's files anew."""
+"""Seconds for the server to write its database's files again."""
 EMBEDDED = "embedded"
 """What the embedded server calls its search engine."""
 

@@ -8,7 +8,7 @@ from annotation.argilla_api import Api
 
 RECORDS_A_CALL, BYTES_A_CALL = 100, 4_000_000
 RECORDS_A_PAGE = range(50, 501)
-"""How many records are read at once: more and more while they are small, since Argilla counts to each page anew."""
+"""How many records are read at once: more and more while they are small, since Argilla counts to each page again."""
 
 
 class Record(NamedTuple):

@@ -1,4 +1,4 @@
-"""The label compiler: judgements → preferences, thumbs and edits, with what every annotator is worth.
+"""The label compiler: judgements → preferences, binary labels and edits, with what every annotator is worth.
 
 Everything that people said becomes votes (`annotation.crowd.evidence`); a model says what to believe of them
 (`bradley_terry`, `dawid_skene`, `majority`); and beliefs become rows. docs/label-compiler.md has the equations.
@@ -13,14 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from align.errors import ConfigError
-from align.types import SCHEMAS, Dropped, Edit, Judgement, Preference, Task, Thumb, from_table, to_table
+from align.types import SCHEMAS, BinaryLabel, Dropped, Edit, Judgement, Preference, Task, from_table, to_table
 from annotation.crowd import bradley_terry, choice, conflicts, dawid_skene, majority, rows, sides
 from annotation.crowd.advice import advise
 from annotation.crowd.beliefs import Beliefs
 from annotation.crowd.evidence import PAIR, Evidence, gather
 from annotation.crowd.face_value import COIN, at_face_value
 from annotation.crowd.people import numbers_of
-from annotation.crowd.reading import Asked, Left, Said, read_judgements, read_tasks
+from annotation.crowd.reading import Excluded, JudgementArrays, TaskArrays, read_judgements, read_tasks
 
 AGAINST = ", but what else was said speaks against it"
 AROUND = ", but these answers go round in a circle"
@@ -34,19 +34,19 @@ MODELS: dict[str, Callable[[Evidence], Beliefs]] = {
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """What judgements compile to. The tables have the schemas of Preference, Thumb, Edit and Dropped, sorted by id
+    """What judgements compile to. The tables have the schemas of Preference, BinaryLabel, Edit and Dropped, sorted by id
     (Dropped: by what and where); all else is JSON-able.
 
     A preference's `target` is the probability that `chosen` is better; `weight`, in [0, 1], how much of the doubt about
     the pair the votes have removed, less where a prompt's pairs say the same thing; `margin` the log-odds with which a
-    typical annotator would choose so. A thumb's `target` is the probability that the answer is good.
+    typical annotator would choose so. A binary label's `target` is the probability that the answer is good.
     `annotators` and `conflicts` are described at `annotation.crowd.people.numbers_of` and
     `annotation.crowd.conflicts.find`. `model` is the one that was taken, and `choice` why, where it was to be chosen
     (`annotation.crowd.choice.Choice`). `notes` are sentences for people: which labels count little, and what would help.
     """
 
     preferences: pa.Table
-    thumbs: pa.Table
+    binary: pa.Table
     edits: pa.Table
     dropped: pa.Table
     annotators: dict[str, dict[str, Any]]
@@ -76,7 +76,7 @@ def compile_labels(tasks: pa.Table, judgements: pa.Table, *, model: str = AUTO, 
     dropped += [_dropped("edit", [name for name, _ in refused], [reason for _, reason in refused])]
     dropped += [_unasked(asked, said)]
     if len(evidence.votes.factor) == 0:
-        nothing = (SCHEMAS[kind].empty_table() for kind in (Preference, Thumb, Edit))
+        nothing = (SCHEMAS[kind].empty_table() for kind in (Preference, BinaryLabel, Edit))
         found = numbers_of(asked, said, evidence, None), conflicts.find(asked, evidence, pa.array([]), [])
         return Compiled(*nothing, _sorted(dropped), *found, OURS if model == AUTO else model, None, [])  # type: ignore[call-arg]
     held = sides.held(asked, said, evidence, drawn=sides_drawn)
@@ -87,16 +87,16 @@ def compile_labels(tasks: pa.Table, judgements: pa.Table, *, model: str = AUTO, 
     beliefs = at_face_value(evidence, MODELS[name](evidence), circles)
     source = rows.Source(asked, said, evidence)
     pairs = rows.pairs_of(evidence, beliefs)
-    kept = (np.abs(pairs.better - 0.5) >= COIN) & (pairs.worth > 0)
+    kept = (np.abs(pairs.better - 0.5) >= COIN) & (pairs.information > 0)
     dropped += [_coins(source, pairs.take(np.flatnonzero(~kept)), circles)]
     pairs = pairs.take(np.flatnonzero(kept))
-    weight = pairs.worth * rows.independent(pairs, len(evidence.kind))
-    thumbs = rows.thumbs(source, beliefs)
+    weight = pairs.information * rows.independent(pairs, len(evidence.kind))
+    binary = rows.binary(source, beliefs)
     people = numbers_of(asked, said, evidence, beliefs)
-    weights = np.r_[weight, thumbs["weight"].to_numpy()]
+    weights = np.r_[weight, binary["weight"].to_numpy()]
     return Compiled(
         preferences=rows.preferences(source, pairs, weight),
-        thumbs=thumbs,
+        binary=binary,
         edits=rows.edits(source),
         dropped=_sorted(dropped),
         annotators=people,
@@ -125,7 +125,7 @@ def latest(judgements: Iterable[Judgement]) -> list[Judgement]:
     return sorted(last.values(), key=lambda j: j.id)
 
 
-def left_rows(left: Left) -> pa.Table:
+def left_rows(left: Excluded) -> pa.Table:
     return _dropped(left.what, left.ids, left.reason)
 
 
@@ -141,7 +141,7 @@ def _sorted(parts: list[pa.Table]) -> pa.Table:
     return pa.concat_tables(parts).sort_by(keys)
 
 
-def _unasked(asked: Asked, said: Said) -> pa.Table:
+def _unasked(asked: TaskArrays, said: JudgementArrays) -> pa.Table:
     """Trained tasks that nobody answered, each pair of candidates once."""
     answered = np.zeros(len(asked.ids), bool)
     answered[said.task] = True

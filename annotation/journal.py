@@ -49,12 +49,12 @@ class Tombstones:
         return bool(self.judgements or self.annotators or self.tasks)
 
 
-class Said(NamedTuple):
+class Entry(NamedTuple):
     """A judgement as it is written, where its line begins, and the revision before it."""
 
     at: int
     judgement: Judgement
-    before: "Said | None"
+    before: "Entry | None"
 
 
 class Journal:
@@ -77,7 +77,7 @@ class Journal:
         self._closed_at: dict[str, int] = {}
         self._called: dict[str, set[str]] = {}
         self._owners: dict[str, tuple[str, int]] = {}
-        self._said: dict[tuple[str, str], Said] = {}
+        self._said: dict[tuple[str, str], Entry] = {}
         self._forgotten: dict[str, set[str]] = {"judgement": set(), "annotator": set(), "task": set()}
 
     def read_on(self) -> Self:
@@ -100,7 +100,7 @@ class Journal:
                 if self._tasks is None or event["task_id"] in self._tasks:
                     judgement = Judgement(**event)
                     key = judgement.task_id, self.identity(judgement.annotator)
-                    self._said[key] = Said(line.at, judgement, self._said.get(key))
+                    self._said[key] = Entry(line.at, judgement, self._said.get(key))
             case "person":
                 self.names[event["id"]] = event["name"]
                 self._called.setdefault(event["name"], set()).add(event["id"])
@@ -123,7 +123,7 @@ class Journal:
             chain = [*_chain(self._said.pop(key)), *_chain(self._said.pop((key[0], owner), None))]
             joined = None
             for said in sorted(chain, key=lambda said: said.at):
-                joined = Said(said.at, said.judgement, joined)
+                joined = Entry(said.at, said.judgement, joined)
             assert joined is not None
             self._said[key[0], owner] = joined
 
@@ -192,18 +192,18 @@ class Journal:
         return (self._place.annotators | self._forgotten["annotator"]) - self.names.keys() - self._owners.keys()
 
     def judgements(self, tasks: Iterable[str], labelling: str | None = None) -> list[Judgement]:
-        """The judgements in force about `tasks`, by id; where `labelling`, the content id of these tasks' folder, is
+        """The valid judgements about `tasks`, by id; where `labelling`, the content id of these tasks' folder, is
         closed, those of the moment of its closing."""
         wanted, at = set(tasks), self._closed_at.get(labelling or "")
         found = (self._as_of(said, at) for (task, _), said in self._said.items() if task in wanted)
-        return sorted(self.in_force(j for j in found if j is not None), key=lambda j: j.id)
+        return sorted(self.valid(j for j in found if j is not None), key=lambda j: j.id)
 
     def late(self, tasks: Iterable[str], labelling: str) -> list[Judgement]:
         """What was said otherwise, or for the first time, after `labelling` was closed."""
         counted = {self._key(j): j for j in self.judgements(tasks, labelling)}
         return [j for j in self.judgements(tasks) if differs(counted.get(self._key(j)), j)]
 
-    def in_force(self, judgements: Iterable[Judgement]) -> list[Judgement]:
+    def valid(self, judgements: Iterable[Judgement]) -> list[Judgement]:
         """Those of `judgements` that are not forgotten."""
         forgotten = self.forgotten
         return [j for j in judgements if not forgotten.hide(j.id, j.annotator, j.task_id)]
@@ -216,7 +216,7 @@ class Journal:
     def _key(self, judgement: Judgement) -> tuple[str, str]:
         return judgement.task_id, self.identity(judgement.annotator)
 
-    def _as_of(self, said: Said | None, at: int | None) -> Judgement | None:
+    def _as_of(self, said: Entry | None, at: int | None) -> Judgement | None:
         """The last revision before byte `at`, under the name that its annotator had for us then."""
         while said is not None and at is not None and said.at >= at:
             said = said.before
@@ -249,7 +249,7 @@ def record(
         write(path, file, _introductions(known.read_on(), collected, people or {}))
         latest = dict(known.read_on().latest)
         fresh = []
-        for judgement in known.in_force(collected):
+        for judgement in known.valid(collected):
             before = latest.get((judgement.task_id, judgement.annotator))
             if differs(before, judgement):
                 revision = 0 if before is None else before.revision + 1
@@ -274,7 +274,7 @@ def _introductions(
     """Lines that say who people are: whoever said something and is called otherwise than before, and whose the lines are
     that have a name in place of an id."""
     was = _owners(journal, collected, people)
-    concerned = {j.annotator for j in journal.in_force(collected)} | journal.names.keys() | was.keys()
+    concerned = {j.annotator for j in journal.valid(collected)} | journal.names.keys() | was.keys()
     return [
         {"type": "person", "id": who, "name": people[who], **({"was": sorted(was[who])} if who in was else {})}
         for who in sorted(concerned & people.keys())
@@ -328,7 +328,7 @@ def erase(path: Path, keep: Collection[str] = ()) -> int:
 
 
 def close(path: Path, round: int, tasks: str, reason: str) -> None:
-    """Close the labelling of `tasks` (the output id of the round's selection)."""
+    """Close the labelling of `tasks` (the output id of the stage that made them)."""
     append(path, [{"type": "closed", "round": round, "tasks": tasks, "reason": reason}])
 
 
@@ -367,7 +367,7 @@ def _words(judgement: Judgement) -> list[Any]:
     ]
 
 
-def _chain(said: Said | None) -> list[Said]:
+def _chain(said: Entry | None) -> list[Entry]:
     """A judgement's revisions, the newest first."""
     found = []
     while said is not None:

@@ -40,7 +40,7 @@ def answer(task: Task, utilities: Sequence[float | None], persona: Persona, seed
         case "rank":
             return _rank(task, known, persona, seed, slips)
         case "single":
-            return _thumb(task, known[0], persona, seed, slips)
+            return _binary_label(task, known[0], persona, seed, slips)
         case "rating":
             return _rate(task, known[0], persona, seed, slips, form.criteria)
 
@@ -100,7 +100,7 @@ def _rank(task: Task, utilities: Sequence[float], persona: Persona, seed: int, s
     return Answer(task.id, "ranked", ranking=ranking)
 
 
-def _thumb(task: Task, utility: float, persona: Persona, seed: int, slips: bool) -> Answer:
+def _binary_label(task: Task, utility: float, persona: Persona, seed: int, slips: bool) -> Answer:
     """Good with probability sigmoid((u − standard) / temperature)."""
     odds = _log_odds(utility - persona.standard, persona.temperature)
     good = _draw(task, persona, seed, "choice") < _sigmoid(odds)

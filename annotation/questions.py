@@ -17,7 +17,7 @@ PLACES = "ABCD"
 """Names of the places on the screen, from left to right."""
 BETTER = {"left": "A is better", "right": "B is better", "tie": "Tie", "both_bad": "Both bad"}
 SIDES = ("left", "right")
-VERDICTS = {"good": "Good", "bad": "Bad"}
+BINARY = {"good": "Good", "bad": "Bad"}
 STRENGTH_WORDS = ("slightly", "clearly", "far")
 """Strengths 1, 2 and 3, as they are stored on the server."""
 FLAG_WORDS = {"unsafe": "unsafe", "wrong": "wrong", "off_topic": "off topic", "format": "bad format"}
@@ -35,7 +35,7 @@ def questions(form: Form) -> list[dict[str, Any]]:
     main = {
         "pair": lambda: [_labels("preference", "Which answer is better?", BETTER, required=True)],
         "blind_ab": lambda: [_labels("preference", "Which answer is better?", BETTER, required=True)],
-        "single": lambda: [_labels("verdict", "Is this a good answer?", VERDICTS, required=True)],
+        "single": lambda: [_labels("verdict", "Is this a good answer?", BINARY, required=True)],
         "rank": lambda: [_ranking(form.answers)],
         "rating": lambda: [_rating(criterion) for criterion in form.criteria],
     }[form.kind]()
@@ -116,7 +116,7 @@ def _main(
         return "rated", None, [_score_of(task, said, criterion) for criterion in form.criteria]
     name = MAIN[form.kind]
     label = said.get(name)
-    if not isinstance(label, str) or label not in (VERDICTS if form.kind == "single" else BETTER):
+    if not isinstance(label, str) or label not in (BINARY if form.kind == "single" else BETTER):
         raise _unknown(task, name, label)
     return LETTERS[shown[SIDES.index(label)]] if label in SIDES else str(label), None, None
 

@@ -13,7 +13,7 @@ def unanimity(
 ) -> list[Agreement | None]:
     """For each preference whether those who judged it said the same: which answer is better, or that neither is.
 
-    An annotator's word about a pair is read off a comparison, a ranking, or thumbs and ratings of both answers. None
+    An annotator's word about a pair is read off a comparison, a ranking, or binary labels and ratings of both answers. None
     where no judgement that the preference names says anything about both answers.
     """
     asked = {task.id: task for task in tasks}
@@ -24,8 +24,8 @@ def unanimity(
         for judgement in (said[name] for name in row.judgements if name in said):
             for candidate, worth in _worths(asked[judgement.task_id], judgement).items():
                 worths.setdefault(judgement.annotator, {}).setdefault(candidate, []).append(worth)
-        verdicts = [_verdict(mine, row) for mine in worths.values()]
-        known = [verdict for verdict in verdicts if verdict is not None]
+        outcomes = [_outcome(mine, row) for mine in worths.values()]
+        known = [outcome for outcome in outcomes if outcome is not None]
         if not known:
             found.append(None)
         else:
@@ -33,8 +33,8 @@ def unanimity(
     return found
 
 
-def _alike(verdicts: Sequence[int]) -> Agreement:
-    return "all agreed" if len(set(verdicts)) == 1 else "they disagreed"
+def _alike(outcomes: Sequence[int]) -> Agreement:
+    return "all agreed" if len(set(outcomes)) == 1 else "they disagreed"
 
 
 def _worths(task: Task, judgement: Judgement) -> dict[str, float]:
@@ -52,7 +52,7 @@ def _worths(task: Task, judgement: Judgement) -> dict[str, float]:
     return {}
 
 
-def _verdict(worths: Mapping[str, Sequence[float]], row: Preference) -> int | None:
+def _outcome(worths: Mapping[str, Sequence[float]], row: Preference) -> int | None:
     """1 for chosen, −1 for rejected, 0 for neither, None where one of the two was not judged."""
     if row.chosen_id not in worths or row.rejected_id not in worths:
         return None

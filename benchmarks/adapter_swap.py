@@ -169,11 +169,11 @@ def one_token():
 
 def some_requests(policy: Path) -> list:
     from align.text import encode_prompt, load_tokenizer
-    from benchmarks import desk
+    from benchmarks import support_desk
     from rollouts.engine import Request
 
     tokenizer = load_tokenizer(policy)
-    return [Request(p.id, encode_prompt(tokenizer, p.messages)[:64]) for p in desk.prompts("test")[:16]]
+    return [Request(p.id, encode_prompt(tokenizer, p.messages)[:64]) for p in support_desk.prompts("test")[:16]]
 
 
 def trained_rounds(folder: Path) -> list[Path]:
@@ -181,11 +181,11 @@ def trained_rounds(folder: Path) -> list[Path]:
     from align.config.training import Lora, Sft
     from align.data.demonstrations import load_demonstrations
     from align.train.sft import train_sft
-    from benchmarks import desk
+    from benchmarks import support_desk
 
-    source = desk.recipe().sft.demonstrations
+    source = support_desk.recipe().sft.demonstrations
     rows = [(row.messages, row.answer) for row in load_demonstrations(source)[0]]
-    policies = [desk.sft_policy(folder / "policy_0")]
+    policies = [support_desk.sft_policy(folder / "policy_0")]
     for number in (1, 2, 3):
         out, work = folder / f"policy_{number}", folder / f"work_{number}"
         if not (out / "model.safetensors").is_file():

@@ -162,8 +162,8 @@ def two_people(draw: Draw, pairs: int) -> World:
     return World(d > 0, r, pair, who, left, davidson(draw, logit(r)[who] * d[pair], 0.1), kept)
 
 
-def thumbs(draw: Draw, answers: int) -> World:
-    """Three people, one thumb an answer, of which a share between 5% and 50% is up; what is predicted is another one's."""
+def binary(draw: Draw, answers: int) -> World:
+    """Three people, one binary label an answer, of which a share between 5% and 50% is up; what is predicted is another one's."""
     r, d, share = careful(draw, 3), draw.normal(size=answers), draw.uniform(0.05, 0.5)
     first = asked(draw, answers, 3, 1)
     second = first[0], (first[1] + draw.integers(1, 3, answers)) % 3, np.ones(answers)
@@ -173,8 +173,8 @@ def thumbs(draw: Draw, answers: int) -> World:
     return World(d > bar, r, pair, who, np.ones(len(pair)), np.where(good, 0, 1), kept, single=True)
 
 
-def shared_thumbs(draw: Draw, answers: int) -> World:
-    """Three people and two thumbs an answer, of which a share between 5% and 50% is up; what is predicted is the third's."""
+def shared_binary(draw: Draw, answers: int) -> World:
+    """Three people and two binary labels an answer, of which a share between 5% and 50% is up; what is predicted is the third's."""
     r, d, share = careful(draw, 3), draw.normal(size=answers), draw.uniform(0.05, 0.5)
     first = asked(draw, answers, 3, 2)
     last = 3 - first[1].reshape(answers, 2).sum(1)
@@ -248,8 +248,8 @@ class Small:
 SMALL: dict[str, Small] = {
     "one person": Small(one_person, 200, 10),
     "two people": Small(two_people, 200, 10),
-    "thumbs": Small(thumbs, 300, 10),
-    "shared thumbs": Small(shared_thumbs, 300, 10),
+    "binary": Small(binary, 300, 10),
+    "shared binary labels": Small(shared_binary, 300, 10),
     "three good": Small(good_three, 1000, 4),
     "a stranger": Small(a_stranger, 1000, 4),
     "tie state": Small(tie_state, 1000, 4),

@@ -51,7 +51,7 @@ from align.config.training import Lora, RewardModel
 from align.ids import content_id, unit_for
 from align.store import read_json, write_json
 from align.types import Message, Preference
-from benchmarks import desk
+from benchmarks import support_desk
 from benchmarks.memory import peak_bytes
 from rollouts.sample import sample_candidates
 
@@ -88,9 +88,9 @@ class Task:
 
 
 def desk_task(folder: Path, seed: int, *, pilot: bool, short: bool, threads: int | None) -> Task:
-    policy = desk.sft_policy(folder / "policy")
-    learned = desk.pairs(policy, 64 if short else PAIRS, seed=seed, folder=folder / f"answers-{seed}")
-    prompts = desk.prompts("test")
+    policy = support_desk.sft_policy(folder / "policy")
+    learned = support_desk.pairs(policy, 64 if short else PAIRS, seed=seed, folder=folder / f"answers-{seed}")
+    prompts = support_desk.prompts("test")
     prompts = prompts[PROMPTS : 2 * PROMPTS] if pilot else prompts[: 40 if short else PROMPTS]
     found, _ = sample_candidates(
         prompts, policy, policy.name, sampling=Sampling(max_tokens=64), samples=SAMPLES, engine="transformers",
@@ -102,7 +102,7 @@ def desk_task(folder: Path, seed: int, *, pilot: bool, short: bool, threads: int
         by_prompt.setdefault(candidate.prompt_id, []).append(candidate.text)
     asked = []
     for prompt in prompts:
-        known = sorted({(desk.utility(prompt.messages, text), text) for text in by_prompt[prompt.id]})
+        known = sorted({(support_desk.utility(prompt.messages, text), text) for text in by_prompt[prompt.id]})
         asked += [
             (prompt.id, prompt.messages, better, worse)
             for n, (good, better) in enumerate(known)
@@ -301,8 +301,8 @@ def one_run(what: str, members: int, folder: Path, threads: int) -> dict[str, fl
     from reward.load import load_scorer
     from reward.train import train_reward
 
-    policy = desk.sft_policy(folder / "policy")
-    pairs = desk.pairs(policy, COST_PAIRS, seed=0, folder=folder / "answers-cost")
+    policy = support_desk.sft_policy(folder / "policy")
+    pairs = support_desk.pairs(policy, COST_PAIRS, seed=0, folder=folder / "answers-cost")
     out, work = folder / f"cost-{members}", folder / f"cost-work-{members}"
     if what == "train":
         shutil.rmtree(work, ignore_errors=True)  # else it would go on from the run before
@@ -325,8 +325,10 @@ def one_run(what: str, members: int, folder: Path, threads: int) -> dict[str, fl
 
 def cost(folder: Path, runs: int, threads: int) -> dict[str, Any]:
     """MEMBERS beside one, each in a process of its own and in turn; ratios at the median."""
-    policy = desk.sft_policy(folder / "policy")
-    desk.pairs(policy, COST_PAIRS, seed=0, folder=folder / "answers-cost")  # sampled here, so that no run does it
+    policy = support_desk.sft_policy(folder / "policy")
+    support_desk.pairs(
+        policy, COST_PAIRS, seed=0, folder=folder / "answers-cost"
+    )  # sampled here, so that no run does it
     found: dict[tuple[str, int], list[dict[str, float]]] = {}
     for _ in range(runs):
         for what in ("train", "score"):

@@ -26,7 +26,7 @@ from align.config.training import Dpo
 from align.evaluation.statistics import clustered_bootstrap
 from align.types import Preference
 from annotation.compile import compile_preferences
-from benchmarks import desk
+from benchmarks import support_desk
 from benchmarks.noise import THREADS, is_right, utilities
 
 PAIRS, PROMPTS = 256, 160
@@ -53,9 +53,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = (asked.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        policy = desk.sft_policy(folder / "policy")
+        policy = support_desk.sft_policy(folder / "policy")
         kind = f"few.{'short' if asked.short else 'full'}.{asked.steps or 'epochs'}"
-        every = desk.each_seed(
+        every = support_desk.each_seed(
             folder, kind, range(first, last),
             lambda seed, work: one_seed(policy, seed, work, short=asked.short, steps=asked.steps), json.dumps,
         )  # fmt: skip
@@ -69,8 +69,8 @@ def one_seed(policy: Path, seed: int, work: Path, *, short: bool, steps: int | N
     start = utilities(policy, prompts, seed, work / "sft")
     found: dict[str, Any] = {}
     for world, (people, overlap, _) in WORLDS.items():
-        asked = desk.tasks(policy, pairs, seed=seed, folder=work / world, overlap=overlap)
-        said = desk.judgements(asked, people, seed)
+        asked = support_desk.tasks(policy, pairs, seed=seed, folder=work / world, overlap=overlap)
+        said = support_desk.judgements(asked, people, seed)
         scores, numbers = {}, {}
         for model in ("auto", "majority"):
             rows, _ = compile_preferences(asked, said, model)
@@ -89,7 +89,7 @@ def train(policy: Path, rows: Sequence[Preference], seed: int, steps: int | None
     """DPO by the recipe's settings, for its epochs or a number of steps."""
     from align.train.dpo import train_dpo
 
-    dpo = desk.recipe().dpo
+    dpo = support_desk.recipe().dpo
     assert dpo is not None
     config = dpo if steps is None else Dpo(**{**dpo.model_dump(), "trainer": {"max_steps": steps}})
     train_dpo(

@@ -31,7 +31,7 @@ def pair(n: int, name: str = "t", *, turned: bool | None = None, repeat: int = 0
     )
 
 
-def thumb(n: int) -> Task:
+def label(n: int) -> Task:
     return replace(pair(n, "s"), kind="single", candidates=[f"s{n:05d}"], texts=["a"], shown=[0])
 
 
@@ -83,8 +83,8 @@ def shared(count: int, alike: int, people: tuple[str, ...]) -> list[tuple[Task, 
     return found
 
 
-def thumbs(count: int, good: int) -> list[tuple[Task, Judgement]]:
-    return [(thumb(n), word(thumb(n), "ann", "good" if n < good else "bad")) for n in range(count)]
+def binary(count: int, good: int) -> list[tuple[Task, Judgement]]:
+    return [(label(n), word(label(n), "ann", "good" if n < good else "bad")) for n in range(count)]
 
 
 FIVE = ("ann", "bob", "cyd", "dan", "eve")
@@ -100,8 +100,8 @@ ROWS: dict[str, list[tuple[Task, Judgement]]] = {
     "one person, 200 pairs and 20 repeats, 10 alike": alone(200) + again(20, 10),
     "one person, 200 pairs and 20 control items, all right": alone(200) + gold(20, 20),
     "one person, 200 pairs and 20 control items, 10 right": alone(200) + gold(20, 10),
-    "one person, 40 answers, 20 of them good": thumbs(40, 20),
-    "one person, 40 answers, 2 of them good": thumbs(40, 2),
+    "one person, 40 answers, 20 of them good": binary(40, 20),
+    "one person, 40 answers, 2 of them good": binary(40, 2),
     "two people, 40 shared pairs, all alike": alone(200) + shared(40, 40, ("ann", "bob")),
     "two people, 40 shared pairs, 30 alike": alone(200) + shared(40, 30, ("ann", "bob")),
     "two people, 40 shared pairs, 20 alike": alone(200) + shared(40, 20, ("ann", "bob")),
@@ -122,7 +122,7 @@ def rows() -> list[str]:
             model="bradley_terry",
             sides_drawn=True,
         )
-        preferences, marks = done.preferences.to_pylist(), done.thumbs.to_pylist()
+        preferences, marks = done.preferences.to_pylist(), done.binary.to_pylist()
         mine = marks or [row for row in preferences if row["prompt_id"].startswith("t")]
         values = sorted({(round(max(row["target"], 1 - row["target"]), 2), round(row["weight"], 2)) for row in mine})
         target, weight = (

@@ -2,7 +2,7 @@
 
     python benchmarks/label_compiler.py [--short] [--first-seed N] [--recovery-overlap N] [--only small|large]
 
-Small crowds (`benchmarks/crowds.py`) are those of most users: one person, two, thumbs, three good annotators, sides that
+Small crowds (`benchmarks/crowds.py`) are those of most users: one person, two, binary labels, three good annotators, sides that
 were never drawn, people who disagree. What is predicted is the next word of somebody whose other words are known, or of
 a stranger. `over the best` is the log loss of the default over that of the model which is best in that world, with the
 95% interval of a bootstrap over seeds; the default is as good as any where that interval holds 0.
@@ -34,7 +34,7 @@ from annotation.crowd import sides
 from annotation.crowd.choice import choose
 from annotation.crowd.evidence import Evidence, gather
 from annotation.crowd.face_value import at_face_value
-from annotation.crowd.reading import Asked, read_judgements, read_tasks
+from annotation.crowd.reading import TaskArrays, read_judgements, read_tasks
 from benchmarks.crowds import LARGE, SMALL, STRANGER, Array, World
 
 DEFAULT = AUTO
@@ -56,7 +56,7 @@ BEFORE = {
 """Mean log loss over the ten seeds from FRESH on of the compiler before lapses and ties as a state."""
 
 
-def evidence_of(world: World) -> tuple[Asked, Evidence]:
+def evidence_of(world: World) -> tuple[TaskArrays, Evidence]:
     """The kept labels through the compiler's own reading; every label is on a task of its own side."""
     count, answers = len(world.truth), 1 if world.single else 2
     names = [f"{side}{n:06d}" for side in "lr" for n in range(count)]

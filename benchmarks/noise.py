@@ -32,7 +32,7 @@ from align.config.training import Dpo
 from align.evaluation.statistics import Interval, clustered_bootstrap
 from align.types import Judgement, Preference, Task, preference_id
 from annotation.compile import compile_preferences
-from benchmarks import desk
+from benchmarks import support_desk
 from rollouts.sample import sample_candidates
 
 ERRORS = (0.02, 0.05, 0.08, 0.12, 0.20, 0.30, 0.40, 0.45, 0.48, 0.50, 0.50, 0.50)
@@ -56,9 +56,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = (asked.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        policy = desk.sft_policy(folder / "policy")
+        policy = support_desk.sft_policy(folder / "policy")
         kind = ("short" if asked.short else "full") + (".crowd" if asked.crowd_rate else "")
-        every = desk.each_seed(
+        every = support_desk.each_seed(
             folder, kind, range(first, last),
             lambda seed, work: one_seed(policy, seed, work, short=asked.short, crowd_rate=asked.crowd_rate), told,
         )  # fmt: skip
@@ -68,11 +68,11 @@ def main() -> None:
 def one_seed(policy: Path, seed: int, work: Path, *, short: bool, crowd_rate: bool) -> dict[str, Any]:
     """The utilities that each way of learning ends with, and what its labels were like."""
     pairs, steps, prompts = (64, 8, 16) if short else (PAIRS, STEPS, PROMPTS)
-    asked = desk.tasks(policy, pairs, seed=seed, folder=work)
+    asked = support_desk.tasks(policy, pairs, seed=seed, folder=work)
     asked = [replace(task, wanted=1 if n % 2 else 3) for n, task in enumerate(asked)]
     found: dict[str, Any] = {"utilities": {}, "labels": {}}
     for world in ("noisy", "clean"):
-        said = desk.judgements(asked, crowd(world), seed)
+        said = support_desk.judgements(asked, crowd(world), seed)
         compiled = compile_preferences(asked, said)[0]
         votes = majority(asked, said)
         wrong = sum(not is_right(row) for row in votes) / len(votes)
@@ -84,8 +84,8 @@ def one_seed(policy: Path, seed: int, work: Path, *, short: bool, crowd_rate: bo
         rate = min(0.30 if crowd_rate else wrong, 0.48)
         ways: dict[str, tuple[list[Preference], dict[str, Any]]] = {"compiled": (compiled, {}), "dpo": (votes, {})}
         if world == "noisy":
-            ways["cdpo"] = votes, {"noise": rate}
-            ways["rdpo"] = votes, {"noise": rate, "loss": "robust"}
+            ways["cdpo"] = votes, {"label_noise": rate}
+            ways["rdpo"] = votes, {"label_noise": rate, "loss": "robust"}
         for way, (rows, changes) in ways.items():
             trained = train(policy, rows, seed, steps, work / world / way, changes)
             found["utilities"][f"{world} {way}"] = utilities(trained, prompts, seed, work / world / way)
@@ -135,12 +135,14 @@ def majority(asked: Sequence[Task], said: Sequence[Judgement]) -> list[Preferenc
 
 
 def is_right(row: Preference) -> bool:
-    return desk.utility(row.messages, row.chosen) >= desk.utility(row.messages, row.rejected)
+    return support_desk.utility(row.messages, row.chosen) >= support_desk.utility(row.messages, row.rejected)
 
 
 def flipped(asked: Sequence[Task], said: Sequence[Judgement]) -> list[bool]:
     """For each judgement whether it says the opposite of the hidden utility."""
-    of = {t.id: desk.utility(t.messages, t.texts[0]) - desk.utility(t.messages, t.texts[1]) for t in asked}
+    of = {
+        t.id: support_desk.utility(t.messages, t.texts[0]) - support_desk.utility(t.messages, t.texts[1]) for t in asked
+    }
     return [(of[j.task_id] < 0 and j.outcome == "a") or (of[j.task_id] > 0 and j.outcome == "b") for j in said]
 
 
@@ -148,7 +150,7 @@ def train(policy: Path, rows: Sequence[Preference], seed: int, steps: int, at: P
     """DPO by the recipe's settings, for a number of steps that is the same for all."""
     from align.train.dpo import train_dpo
 
-    dpo = desk.recipe().dpo
+    dpo = support_desk.recipe().dpo
     assert dpo is not None
     config = Dpo(**{**dpo.model_dump(), "trainer": {"max_steps": steps}, **changes})
     train_dpo(
@@ -159,8 +161,8 @@ def train(policy: Path, rows: Sequence[Preference], seed: int, steps: int, at: P
 
 
 def utilities(policy: Path, count: int, seed: int, at: Path) -> Utilities:
-    """The hidden utility of the policy's answers to `count` held-out prompts, drawn anew for each seed."""
-    prompts = random.Random(seed).sample(desk.prompts("test"), count)
+    """The hidden utility of the policy's answers to `count` held-out prompts, drawn again for each seed."""
+    prompts = random.Random(seed).sample(support_desk.prompts("test"), count)
     answers, _ = sample_candidates(
         prompts, policy, policy.name, sampling=Sampling(temperature=0.7, max_tokens=64), samples=ANSWERS,
         engine="transformers", dtype="float32", max_prompt_tokens=96, shard=256, seed=seed, threads=THREADS, out=at,
@@ -169,7 +171,7 @@ def utilities(policy: Path, count: int, seed: int, at: Path) -> Utilities:
     messages = {prompt.id: prompt.messages for prompt in prompts}
     scored: Utilities = defaultdict(list)
     for answer in answers:
-        scored[answer.prompt_id].append(desk.utility(messages[answer.prompt_id], answer.text))
+        scored[answer.prompt_id].append(support_desk.utility(messages[answer.prompt_id], answer.text))
     return scored
 
 

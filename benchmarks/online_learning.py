@@ -32,7 +32,7 @@ from align.evaluation.statistics import clustered_bootstrap
 from align.report.plots import curves_plot
 from align.store import read_json, write_json
 from align.types import Message, Prompt
-from benchmarks import desk
+from benchmarks import support_desk
 from rollouts.sample import sample_candidates
 
 GOAL = 0.5
@@ -71,7 +71,9 @@ class Watched:
         self.score, self.utilities = score, list[float]()
 
     def __call__(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | None]:
-        self.utilities.append(statistics.mean(desk.utility(m, a) for m, a in zip(prompts, answers, strict=True)))
+        self.utilities.append(
+            statistics.mean(support_desk.utility(m, a) for m, a in zip(prompts, answers, strict=True))
+        )
         return self.score(prompts, answers)
 
 
@@ -95,8 +97,8 @@ def reward_model(folder: Path, seed: int, pairs: int, threads: int | None) -> tu
     if not (out / "seconds.json").is_file():
         from reward.train import train_reward
 
-        policy = desk.sft_policy(folder / "policy")
-        preferences = desk.pairs(policy, pairs, seed=seed, folder=folder / f"answers-{seed}")
+        policy = support_desk.sft_policy(folder / "policy")
+        preferences = support_desk.pairs(policy, pairs, seed=seed, folder=folder / f"answers-{seed}")
         began = time.monotonic()
         metrics = train_reward(
             policy, preferences, REWARD, seed=seed, dtype="float32", report_to=[], threads=threads,
@@ -112,7 +114,7 @@ def part(folder: Path, method: str, seed: int, short: bool, threads: int | None)
     file = folder / f"{method}-{seed}.json"
     if file.is_file():
         return Part(**read_json(file))
-    policy = desk.sft_policy(folder / "policy")
+    policy = support_desk.sft_policy(folder / "policy")
     reward, reward_seconds = reward_model(folder, seed, 128 if short else PAIRS, threads)
     train = trainer_of(method)
     from reward.model import ModelScorer
@@ -122,7 +124,7 @@ def part(folder: Path, method: str, seed: int, short: bool, threads: int | None)
     out, given = folder / f"{method}-{seed}", {"critic": reward} if method == "ppo" else {}
     began = time.monotonic()
     metrics = train(
-        policy, draw(desk.prompts("train"), config.prompts, seed), config, score=watched, seed=seed, dtype="float32",
+        policy, draw(support_desk.prompts("train"), config.prompts, seed), config, score=watched, seed=seed, dtype="float32",
         report_to=[], threads=threads, out=out, work=folder / f"{method}-{seed}-work", **given,
     )  # fmt: skip
     seconds = reward_seconds + time.monotonic() - began - read_json(out / "logs/seconds.json")["import"]
@@ -153,20 +155,20 @@ def utilities_before(folder: Path, threads: int | None) -> list[float]:
     """Those of the SFT policy, measured once."""
     file = folder / "sft.json"
     if not file.is_file():
-        write_json(file, utilities(desk.sft_policy(folder / "policy"), threads))
+        write_json(file, utilities(support_desk.sft_policy(folder / "policy"), threads))
     return read_json(file)
 
 
 def utilities(policy: Path, threads: int | None) -> list[float]:
     """Utility of a policy's answers to the held-out prompts, at the temperature of training."""
-    asked = desk.prompts("test")[:HELD_OUT]
+    asked = support_desk.prompts("test")[:HELD_OUT]
     by_id = {prompt.id: prompt for prompt in asked}
     with tempfile.TemporaryDirectory() as out:
         candidates, _ = sample_candidates(
             asked, policy, policy.name, sampling=Sampling(max_tokens=64), samples=SAMPLES, engine="transformers",
             dtype="float32", max_prompt_tokens=96, shard=HELD_OUT, seed=1, threads=threads, out=Path(out), keep_all=True,
         )  # fmt: skip
-    return [desk.utility(by_id[candidate.prompt_id].messages, candidate.text) for candidate in candidates]
+    return [support_desk.utility(by_id[candidate.prompt_id].messages, candidate.text) for candidate in candidates]
 
 
 def rise(parts: Sequence[Part], before: Sequence[float]) -> dict[str, Any]:

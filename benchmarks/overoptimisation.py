@@ -45,7 +45,7 @@ from align.evaluation.best_of_n import chances, kl_of_best, kl_with_ties
 from align.ids import content_id, seed_for
 from align.report.plots import Frame, nice_ticks, tick_texts
 from align.types import Message, Preference, Prompt
-from benchmarks import desk
+from benchmarks import support_desk
 from rollouts.sample import sample_candidates
 
 PAIRS, MODELS, MEMBERS, BOUND = 64, 5, 64, 0.3
@@ -87,7 +87,7 @@ class Peak:
 
 def sampled(folder: Path, prompts: Sequence[Prompt], samples: int, threads: int | None) -> Answers:
     """Every answer is kept, also those that repeat: best-of-n draws independently."""
-    policy = desk.sft_policy(folder / "policy")
+    policy = support_desk.sft_policy(folder / "policy")
     found, _ = sample_candidates(
         prompts, policy, policy.name, sampling=Sampling(temperature=TEMPERATURE, max_tokens=64), samples=samples,
         engine="transformers", dtype="float32", max_prompt_tokens=96, shard=8, seed=1, threads=threads,
@@ -96,7 +96,7 @@ def sampled(folder: Path, prompts: Sequence[Prompt], samples: int, threads: int 
     by_prompt: dict[str, list[str]] = {prompt.id: [] for prompt in prompts}
     for candidate in found:
         by_prompt[candidate.prompt_id].append(candidate.text)
-    utilities = [[desk.utility(p.messages, text) for text in by_prompt[p.id]] for p in prompts]
+    utilities = [[support_desk.utility(p.messages, text) for text in by_prompt[p.id]] for p in prompts]
     return Answers([p.messages for p in prompts], list(by_prompt.values()), np.array(utilities))
 
 
@@ -128,8 +128,8 @@ def scores(folder: Path, seed: int, way: str, answers: Answers, threads: int | N
 def trained(folder: Path, seed: int, way: str, threads: int | None) -> list[Path]:
     """The reward models of a seed, all of the same pairs: `alone` one of them all, `members` an ensemble in one folder,
     `separate` one for each member, of a bootstrap of the pairs."""
-    policy = desk.sft_policy(folder / "policy")
-    pairs = desk.pairs(policy, PAIRS, seed=seed, folder=folder / f"answers-{seed}")
+    policy = support_desk.sft_policy(folder / "policy")
+    pairs = support_desk.pairs(policy, PAIRS, seed=seed, folder=folder / f"answers-{seed}")
     if way != "separate":
         return [train(folder, policy, pairs, seed, MEMBERS if way == "members" else 1, threads)]
     draws = [random.Random(f"{seed}-{member}") for member in range(MODELS)]
@@ -330,7 +330,7 @@ def main() -> None:
     given = parser.parse_args()
     prompts, samples = (4, SAMPLES) if given.short else (PROMPTS, SAMPLES)
     seeds = given.seeds or list(PILOT_SEEDS if given.pilot else SEEDS)[: 2 if given.short else None]
-    held_out = desk.prompts("test")
+    held_out = support_desk.prompts("test")
     asked = held_out[-prompts:] if given.pilot else held_out[:prompts]
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)

@@ -6,7 +6,7 @@ On recipes/support-desk: the SFT policy answers train prompts, a simulated annot
 and DPO learns from that. `align sweep dpo` searches learning rate, beta and batch size with 20 trials (6 with --short),
 once from a learning rate that spoils the policy (5e-2) and once from the recipe's own (2e-4). The first sweep is killed
 by SIGKILL in the middle of it, and the same command goes on. What counts is the win rate of the best settings over the
-starting ones on prompts that no trial saw, after training both anew with a seed that no trial had.
+starting ones on prompts that no trial saw, after training both again with a seed that no trial had.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import desk
+from benchmarks import support_desk
 
 RANGES = ["learning_rate=1e-5..1e-1:log", "beta=0.02..0.5:log", "batch_size=16,32,64"]
 FIXED = ["epochs=3", "max_tokens=160"]
@@ -73,13 +73,13 @@ def shown(found: dict[str, Any]) -> str:
 
 def prepared(folder: Path, seed: int) -> dict[str, Path]:
     """The SFT policy, pairs on train prompts, and other prompts to score trials on."""
-    policy = desk.sft_policy(folder / "policy")
+    policy = support_desk.sft_policy(folder / "policy")
     pairs, prompts = folder / "pairs.jsonl", folder / "prompts.jsonl"
     if not prompts.is_file():
-        rows = desk.pairs(policy, 256, seed=seed, folder=folder / "answers")
+        rows = support_desk.pairs(policy, 256, seed=seed, folder=folder / "answers")
         keep = ("messages", "chosen", "rejected", "target", "weight")
         write(pairs, [{("prompt" if k == "messages" else k): getattr(row, k) for k in keep} for row in rows])
-        write(prompts, [{"messages": p.messages} for p in desk.prompts("test")])
+        write(prompts, [{"messages": p.messages} for p in support_desk.prompts("test")])
     return {"policy": policy, "pairs": pairs, "prompts": prompts}
 
 
@@ -95,7 +95,7 @@ def swept(
     out = folder / f"sweep-{name}"
     command = [
         sys.executable, "-m", "align", "sweep", "dpo", *RANGES, *FIXED, f"learning_rate={rate}", "--model", files["policy"],
-        "--data", files["pairs"], "--prompts", files["prompts"], "--judge", f"{desk.WORLD}:utility", "--max-tokens", "64",
+        "--data", files["pairs"], "--prompts", files["prompts"], "--judge", f"{support_desk.WORLD}:utility", "--max-tokens", "64",
         "--share", "0.25", "--trials", trials, "--seed", seed, "--out", out,
     ]  # fmt: skip
     command = [str(part) for part in command]

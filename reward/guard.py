@@ -35,7 +35,7 @@ ROOT = str(Path(__file__).resolve().parents[1])
 
 
 class Guard:
-    """One check of `reward.checks` in a process of its own, started at its first use and anew after a kill."""
+    """One check of `reward.checks` in a process of its own, started at its first use and again after a kill."""
 
     def __init__(self, check: str, settings: dict[str, Any], seconds: float = SECONDS) -> None:
         """`check` is a name of `reward.checks.MAKERS`, `settings` its maker's arguments."""

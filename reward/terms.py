@@ -17,7 +17,7 @@ from reward.scorer import Scorer
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class RewardTerm:
     """A reward model's folder, or a scoring function as the recipe names it, and its share in the sum. Text that is no
     folder is a function of the user's own, `file.py:function`.
 
@@ -39,12 +39,12 @@ class Part:
         return Path(self.source)
 
 
-def parse_reward(text: str, option: str = "--reward") -> Part:
+def parse_reward(text: str, option: str = "--reward") -> RewardTerm:
     """What `option` says: `FOLDER` or `file.py:function`, with `=WEIGHT` behind it where it is not 1, or an entry of
     the recipe's `reward.functions` as `{type: …}`. Raises ConfigError."""
     if text.lstrip().startswith("{"):
         function = load_function_section(text, f"{option} {text}")
-        return Part(function, function.weight)
+        return RewardTerm(function, function.weight)
     source, equals, given = text.rpartition("=")
     if not equals or Path(text).is_dir():
         source, given = text, "1"
@@ -55,7 +55,7 @@ def parse_reward(text: str, option: str = "--reward") -> Part:
     if not math.isfinite(weight):
         raise ConfigError(f"the weight must be a number, found {given!r}", where=f"{option} {text}")
     _require_source(source, f"{option} {text}")
-    return Part(source, weight)
+    return RewardTerm(source, weight)
 
 
 def _require_source(source: str, where: str) -> None:
@@ -72,14 +72,14 @@ def judged_by(text: str) -> Scorer:
         part = parse_reward(text, "--judge")
     else:
         _require_source(text, f"--judge {text}")
-        part = Part(text)
+        part = RewardTerm(text)
     return scorer_of([part], dtype="float32", threads=None)
 
 
-def rewards_id(parts: Sequence[Part]) -> str:
+def rewards_id(parts: Sequence[RewardTerm]) -> str:
     """Changes with a model's weights, with what a function says, and with the shares."""
 
-    def made_of(part: Part) -> str:
+    def made_of(part: RewardTerm) -> str:
         if isinstance(part.source, str):
             return checkpoint_id(part.folder) if part.is_model else function_id(part.source, Path())
         return identity(part.source)
@@ -87,7 +87,7 @@ def rewards_id(parts: Sequence[Part]) -> str:
     return content_id([[made_of(part), part.weight, part.bound] for part in parts])
 
 
-def scorer_of(parts: Sequence[Part], *, dtype: str, threads: int | None, keep: bool = False) -> Weighted:
+def scorer_of(parts: Sequence[RewardTerm], *, dtype: str, threads: int | None, keep: bool = False) -> Weighted:
     """The weighted sum of `parts`; an answer that one of them cannot score has no score.
 
     With `keep` the scores of reward models are kept on disk (`reward.scoring`): for many answers at once, not for those
@@ -96,7 +96,7 @@ def scorer_of(parts: Sequence[Part], *, dtype: str, threads: int | None, keep: b
     Raises ConfigError or DataError where a function or a model cannot be loaded.
     """
 
-    def one(part: Part) -> Scorer:
+    def one(part: RewardTerm) -> Scorer:
         if not isinstance(part.source, str):
             return build(part.source)
         if not part.is_model:

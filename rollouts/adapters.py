@@ -46,7 +46,7 @@ def obstacle(folders: Sequence[Path], max_rank: int) -> str | None:
 
 
 def one_adapter(folders: Sequence[Path], out: Path) -> Path:
-    """A folder with the sum of the adapters: the given one if it is alone, else `out`, written anew."""
+    """A folder with the sum of the adapters: the given one if it is alone, else `out`, written again."""
     if len(folders) == 1:
         return folders[0]
     from safetensors.torch import load_file, save_file

@@ -27,7 +27,7 @@ class Work:
 
     `sources` are the policy's, by their number among all; `amounts` has for each prompt id how many answers each of all
     sources gives. `shards` hold the prompts as this policy's tokenizer has them. `before` are the folders of the policies
-    that answer before this one: what repeats their answers is drawn again too, `resample` times.
+    that answer before this one: what repeats their answers is drawn again too, `max_resamples` times.
     """
 
     policy: Policy
@@ -38,7 +38,7 @@ class Work:
     shards: list[list[Request]]
     sampling: Sampling
     seed: int
-    resample: int
+    max_resamples: int
     folder: Path
     before: list[Path]
 
@@ -54,7 +54,7 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Request:
     """Answers on their way: for each request the (prompt id, sample) of its completions."""
 
     places: list[list[tuple[str, int]]]
@@ -66,7 +66,7 @@ class _Asked:
 def draw_shards(work: Work, ask: Ask) -> Iterator[int]:
     """Draw the missing shards and publish them; gives each one's number. The next shard is under way while the texts of
     one are made."""
-    ahead: tuple[int, list[_Asked]] | None = None
+    ahead: tuple[int, list[_Request]] | None = None
     for n in [*work.missing, None]:
         now = (n, _ask_shard(work, n, ask)) if n is not None else None
         if ahead is not None:
@@ -75,7 +75,7 @@ def draw_shards(work: Work, ask: Ask) -> Iterator[int]:
         ahead = now
 
 
-def _ask_shard(work: Work, number: int, ask: Ask) -> list[_Asked]:
+def _ask_shard(work: Work, number: int, ask: Ask) -> list[_Request]:
     asked = []
     for k in work.sources:
         by_count: dict[int, list[Request]] = {}
@@ -92,20 +92,20 @@ def _ask_shard(work: Work, number: int, ask: Ask) -> list[_Asked]:
 
 def _ask(
     work: Work, k: int, requests: Sequence[Request], places: list[list[tuple[str, int]]], redrawn: int, ask: Ask
-) -> _Asked:
+) -> _Request:
     sampling = work.sampling.model_copy(update={"temperature": work.sources[k].temperature})
     seed = seed_for(work.seed, "source", k) if k else work.seed
-    return _Asked(places, sampling.temperature, redrawn, ask(requests, sampling, samples=len(places[0]), seed=seed))
+    return _Request(places, sampling.temperature, redrawn, ask(requests, sampling, samples=len(places[0]), seed=seed))
 
 
-def _publish(work: Work, number: int, asked: Sequence[_Asked], ask: Ask) -> None:
+def _publish(work: Work, number: int, asked: Sequence[_Request], ask: Ask) -> None:
     prompts = {r.prompt_id: r.token_ids for r in work.shards[number]}
     rows = _rows(work, asked)
     order = {id: place for place, id in enumerate(prompts)}
     rows.sort(key=lambda row: (order[row["prompt_id"]], row["sample"]))
-    if work.resample:
+    if work.max_resamples:
         taken = {_seen(r) for f in work.before for r in read_shard(shard_file(f, number))}
-        for redrawn in range(1, work.resample + 1):
+        for redrawn in range(1, work.max_resamples + 1):
             again = [place for place in _repeats(rows, taken) if rows[place]["temperature"] > 0]
             if not again:
                 break
@@ -113,7 +113,7 @@ def _publish(work: Work, number: int, asked: Sequence[_Asked], ask: Ask) -> None
     write_shard(shard_file(work.folder, number), rows)
 
 
-def _rows(work: Work, asked: Sequence[_Asked]) -> list[Row]:
+def _rows(work: Work, asked: Sequence[_Request]) -> list[Row]:
     drawn = [
         (*place, part.temperature, part.redrawn, completion)
         for part in asked

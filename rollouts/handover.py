@@ -11,7 +11,7 @@ from rollouts.adapters import FOLDER, has_adapter, obstacle
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """Load the sum of `adapters` (oldest first; none is the base itself), or start anew because of `restart`."""
+    """Load the sum of `adapters` (oldest first; none is the base itself), or start again because of `restart`."""
 
     adapters: list[Path]
     restart: str | None = None

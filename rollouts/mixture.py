@@ -6,7 +6,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from align.config.rollouts import Mixed
+from align.config.rollouts import SamplingConfig
 from align.errors import ConfigError
 from align.ids import unit_for
 
@@ -28,7 +28,7 @@ class Source:
     share: float = 1.0
 
 
-def sources_of(config: Mixed, policies: dict[str, Policy]) -> list[Source]:
+def sources_of(config: SamplingConfig, policies: dict[str, Policy]) -> list[Source]:
     """The sources that a recipe's section means; `policies` has a policy for each checkpoint that its mixture names.
 
     Parts that turn out to be one checkpoint at one temperature become one, and those of one checkpoint stand together.
@@ -45,7 +45,7 @@ def sources_of(config: Mixed, policies: dict[str, Policy]) -> list[Source]:
     return [Source(by_id[id], t, share) for id, of_policy in shares.items() for t, share in of_policy.items()]
 
 
-def require_named(config: Mixed, known: Set[str], prefix: str = "--") -> None:
+def require_named(config: SamplingConfig, known: Set[str], prefix: str = "--") -> None:
     """ConfigError where a mixture and what is `known` beside `current` do not fit together; what names a model begins
     with `prefix`."""
     asked: set[str] = {part.checkpoint for part in config.mixture}

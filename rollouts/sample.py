@@ -51,7 +51,7 @@ def sample_candidates(
     threads: int | None,
     out: Path,
     sources: Sequence[Source] = (),
-    resample: int = 0,
+    max_resamples: int = 0,
     tokens: Path | None = None,
     logprobs: bool = False,
     ancestors: Sequence[Path] = (),
@@ -61,7 +61,7 @@ def sample_candidates(
     """`samples` answers to each prompt, in the prompts' order, and what was left out.
 
     All of them are those of `checkpoint` at `sampling.temperature`, or of `sources` in their shares. An answer that
-    repeats another one to the same prompt is drawn again up to `resample` times.
+    repeats another one to the same prompt is drawn again up to `max_resamples` times.
 
     Left out are prompts over `max_prompt_tokens` or without room for an answer in a model's context, and answers that
     are empty, that repeat an earlier one to the same prompt, or that the tokenizer cannot reproduce. With `keep_all`
@@ -77,7 +77,7 @@ def sample_candidates(
     order = {
         "version": 3, "sources": [[s.policy.id, s.temperature, s.share] for s in sources], "samples": samples,
         "sampling": drawn.model_dump(), "engine": resolve_engine(engine.type), "dtype": dtype, "shard": shard,
-        "seed": seed, "resample": resample,
+        "seed": seed, "resample": max_resamples,  # as shards of runs begun before are named
     }  # fmt: skip
     works, dropped = _plan(prompts, sources, drawn, order, max_prompt_tokens, out / SHARDS)
     tell = progress or (lambda done, total: None)
@@ -140,7 +140,7 @@ def sample_answers(
         threads=threads,
         out=out,
         sources=sources_of(mixed, known) if mixed else (),
-        resample=mixed.resample if mixed else 0,
+        max_resamples=mixed.max_resamples if mixed else 0,
         tokens=tokens,
         logprobs=mixed is not None and mixed.logprobs,
         ancestors=ancestors,
@@ -186,7 +186,7 @@ def _plan(
             shards=[asked[i : i + order["shard"]] for i in range(0, len(asked), order["shard"])],
             sampling=sampling,
             seed=order["seed"],
-            resample=order["resample"],
+            max_resamples=order["resample"],
             folder=folder,
             before=[work.folder for work in works],
         )

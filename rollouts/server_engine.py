@@ -1,7 +1,7 @@
 """vLLM's OpenAI-compatible server: started by us, or one that is running.
 
 A server of ours goes on from round to round: under LoRA the new round's adapter is loaded while it runs. Where that
-cannot be, because all weights were trained or the adapters outgrow `max_lora_rank`, it starts anew and says why.
+cannot be, because all weights were trained or the adapters outgrow `max_lora_rank`, it starts again and says why.
 """
 
 import itertools
@@ -43,7 +43,7 @@ class ServerGenerator:
 
     `ancestors` are the checkpoints that `checkpoint` was trained from, the nearest first. Inside
     `server_process.kept_server` the server stays for the next one, else it ends with `close`. A server of ours that dies
-    is started again, `engine.retries` times for one call, and does the call's requests anew.
+    is started again, `engine.retries` times for one call, and does the call's requests again.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class ServerGenerator:
                 except (StageError, ServiceError) as refusal:
                     restart = refusal.what
         if restart is not None:
-            _say(f"starts anew: {restart}")
+            _say(f"starts again: {restart}")
         self._start()
         self._model = MODEL
 

@@ -1,6 +1,6 @@
 """The list of files in docs/architecture.md: each with the first line of what it says of itself.
 
-`python -m tests.architecture` writes it anew.
+`python -m tests.architecture` writes it again.
 """
 
 import ast

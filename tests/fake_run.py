@@ -1,6 +1,6 @@
 """A run's folder without a run: every file as the stages write it, with invented answers and training logs.
 
-Published through `align.pipeline.receipts.seal`, so keys, receipts and pointers are the real ones.
+Published through `align.pipeline.receipts.publish_stage`, so keys, receipts and pointers are the real ones.
 """
 
 import json
@@ -19,7 +19,7 @@ from align.evaluation.statistics import clustered_bootstrap
 from align.evaluation.winrate import win_rate
 from align.ids import content_id, unit_for
 from align.labelling.tasks import write_suggestions
-from align.pipeline.receipts import Receipt, partial_folder, seal, stage_folder, stage_key
+from align.pipeline.receipts import Receipt, partial_folder, publish_stage, stage_folder, stage_key
 from align.pipeline.stage import Declaration, Job, Ref, Stage
 from align.stages import comparison, labels
 from align.store import read_json, read_table, write_json, write_rows, write_table
@@ -74,7 +74,7 @@ SECONDS = {
     "blind_snapshot": 0.1,
     "blind_result": 0.1,
     "rollouts": 21.4,
-    "selection": 0.3,
+    "tasks": 0.3,
     "snapshot": 0.2,
     "preferences": 0.4,
     "reward": 14.2,
@@ -204,12 +204,12 @@ def _asked(run: Path, fake: FakeRun, number: int, prompts: list[Prompt]) -> list
     tasks, suggestions = _tasks(asked, rows, number), []
     if fake.controls:
         tasks, suggestions = _controls(tasks, prompts, number)
-    with _stage(run, fake, number, "selection", [Ref(number, "rollouts")]) as (out, done):
+    with _stage(run, fake, number, "tasks", [Ref(number, "rollouts")]) as (out, done):
         write_table(out / "tasks.parquet", to_table(Task, tasks))
         write_suggestions(out, suggestions)
         done |= {"tasks": len(tasks), "dropped": 0}
-    _labelled(run, fake, number, "selection", "snapshot", [j for t in tasks for j in _judgements(t, fake)])
-    made_from = [Ref(number, "selection"), Ref(number, "snapshot")]
+    _labelled(run, fake, number, "tasks", "snapshot", [j for t in tasks for j in _judgements(t, fake)])
+    made_from = [Ref(number, "tasks"), Ref(number, "snapshot")]
     with _stage(run, fake, number, "preferences", made_from) as (out, done):
         folders = {ref.stage: stage_folder(run, ref) / fake.receipts[ref].key for ref in made_from}
         job = Job(number, "preferences", folders, {"compiler": "bradley_terry"}, {}, out)
@@ -283,7 +283,7 @@ def _stage(
     yield out, summary_
     took = (SECONDS[name] if seconds is None else seconds) * (1 + 0.1 * unit_for(number, name))
     clock = f"2026-11-0{number + 1}T10:{len(fake.receipts):02d}:00+00:00"
-    fake.receipts[stage.ref] = seal(run, stage, key, sources, summary_, clock, clock, took)
+    fake.receipts[stage.ref] = publish_stage(run, stage, key, sources, summary_, clock, clock, took)
 
 
 def _policy(out: Path, done: dict[str, Any], number: int, fake: FakeRun, steps: int) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from align.config.recipe import Annotate
 from align.ids import content_id
-from align.labelling.session import Desk, title_of
+from align.labelling.session import Session, title_of
 from align.types import Candidate, Judgement, Message, Prompt, Task, candidate_id, judgement_id, prompt_id
 from annotation.tasks import make_tasks
 
@@ -60,9 +60,9 @@ def judge(task: str, annotator: str, outcome: str, revision: int = 0) -> Judgeme
     return Judgement(judgement_id(task, annotator, revision), task, "pair", annotator, revision, outcome)
 
 
-def desk_of_tasks(tasks: list[Task], folder: Path, annotate: Annotate, *, round: int, seed: int) -> Desk:
-    """A desk for tasks that are in memory; its journal is in `folder`, whose name is the workspace's."""
+def session_of_tasks(tasks: list[Task], folder: Path, annotate: Annotate, *, round: int, seed: int) -> Session:
+    """A session for tasks that are in memory; its journal is in `folder`, whose name is the workspace's."""
     identity = content_id([task.id for task in tasks])
     dataset = f"round-{round}-{identity[:8]}"
     title = f"{title_of(folder.name, tasks)} (round {round})"
-    return Desk(folder / "journal.jsonl", round, tasks, identity, folder.name, dataset, annotate, seed, title=title)
+    return Session(folder / "journal.jsonl", round, tasks, identity, folder.name, dataset, annotate, seed, title=title)

@@ -18,7 +18,7 @@ from align.api.given import (
 )
 from align.api.scorers import ScorerLike, load_scorer, scorer_like
 from align.config.recipe import Evaluate, FunctionJudge
-from align.config.rollouts import Engine, Mixed, Rollouts
+from align.config.rollouts import Engine, Rollouts, SamplingConfig
 from align.errors import ConfigError
 from align.pipeline.output_dir import OutputDir
 from align.progress import Progress
@@ -84,7 +84,7 @@ def draw(
     place: OutputDir,
     folders: Mapping[str, Path],
     prompts: Sequence[Prompt],
-    config: Mixed | Evaluate,
+    config: SamplingConfig | Evaluate,
     engine: Engine,
     *,
     compute: Compute,
@@ -98,7 +98,7 @@ def draw(
     from rollouts.sample import sample_candidates
 
     policies = {name: Policy(folder, checkpoint_id(folder)) for name, folder in folders.items()}
-    mixed = config if isinstance(config, Mixed) else None
+    mixed = config if isinstance(config, SamplingConfig) else None
     rows, dropped = sample_candidates(
         prompts,
         policies["current"].path,
@@ -112,7 +112,7 @@ def draw(
         seed=compute.seed,
         threads=compute.threads,
         sources=sources_of(mixed, policies) if mixed else (),
-        resample=mixed.resample if mixed else 0,
+        max_resamples=mixed.max_resamples if mixed else 0,
         tokens=place.out / TOKENS_FILE,
         logprobs=bool(mixed and mixed.logprobs),
         keep_all=keep_all,

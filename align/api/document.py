@@ -28,7 +28,7 @@ GROUPS = {
     " Trained",
     "Scores and comparisons": "load_scorer evaluate compare_blind Evaluation Estimate",
     "Seams": "Generator AnnotationBackend Answer MemoryBackend Scorer",
-    "Records": "Prompt Message Candidate Task Judgement Preference Thumb Edit Dropped",
+    "Records": "Prompt Message Candidate Task Judgement Preference BinaryLabel Edit Dropped",
     "Errors": "AlignError ConfigError DataError ServiceError StageError",
 }
 SETTINGS = "sections of a recipe, each with defaults: [recipe.md](recipe.md) has every key"

@@ -7,7 +7,7 @@ from align.api.given import Rows, Samples
 from align.config.recipe import Prompts
 from align.config.training import Sft
 from align.data.demonstrations import Demonstration
-from align.types import Preference, Prompt, Thumb
+from align.types import BinaryLabel, Preference, Prompt
 
 
 def load_prompts(source: str | Path | Prompts, *, test_share: float = 0.0) -> Rows[Prompt]:
@@ -58,18 +58,18 @@ def load_preferences(path: str | Path, *, held_out: Sequence[Prompt] = ()) -> Ro
     return Rows(kept, dropped + contaminated)
 
 
-def load_binary(path: str | Path, *, held_out: Sequence[Prompt] = ()) -> Rows[Thumb]:
+def load_binary(path: str | Path, *, held_out: Sequence[Prompt] = ()) -> Rows[BinaryLabel]:
     """Binary labels, of a file: an answer and whether it is good, as KTO learns from; rows about a prompt of `held_out`
     are dropped.
 
     `target`, the probability in [0, 1] that it is good, is 1 or 0 by a row's `label` where the row says no other, and
     `weight` 1. Raises DataError for a file that cannot be read.
     """
-    from align.data.contamination import drop_held_out_thumbs
-    from align.data.thumbs import load_thumbs
+    from align.data.binary import load_binary
+    from align.data.contamination import drop_held_out_binary
 
-    rows, dropped = load_thumbs(Path(path))
-    kept, contaminated = drop_held_out_thumbs(rows, held_out)
+    rows, dropped = load_binary(Path(path))
+    kept, contaminated = drop_held_out_binary(rows, held_out)
     return Rows(kept, dropped + contaminated)
 
 

@@ -15,7 +15,7 @@ from align.figures import interval
 from align.ids import seed_for
 from align.pipeline.output_dir import OutputDir, output_dir
 from align.progress import Progress
-from align.types import Candidate, Dropped, Edit, Judgement, Preference, Prompt, Task, Thumb
+from align.types import BinaryLabel, Candidate, Dropped, Edit, Judgement, Preference, Prompt, Task
 
 Row = TypeVar("Row")
 ModelLike = str | Path | Model
@@ -126,7 +126,7 @@ class Labels:
     people wrote (`edits`). `annotators` says how far each can be trusted; `notes` are sentences for people."""
 
     preferences: list[Preference]
-    binary: list[Thumb]
+    binary: list[BinaryLabel]
     edits: list[Edit]
     dropped: list[Dropped]
     annotators: Mapping[str, Mapping[str, Any]]

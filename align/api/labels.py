@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from align.api.given import Compute, Evaluation, Labelled, Labels, Samples, Workspace, estimate
 from align.config.recipe import Annotate, PeopleJudge, Personas
 from align.errors import ConfigError, DataError
-from align.types import Candidate, Dropped, Edit, Judgement, Preference, Prompt, Task, Thumb
+from align.types import BinaryLabel, Candidate, Dropped, Edit, Judgement, Preference, Prompt, Task
 
 if TYPE_CHECKING:
     from align.labelling.outside.load import Imported
-    from align.labelling.tasks import Asked
+    from align.labelling.tasks import AskedTasks
     from align.pipeline.stage import Waiting
     from annotation.backend import AnnotationBackend
 
@@ -47,7 +47,7 @@ def ask(
     server cannot be reached.
     """
     from align.ids import content_id, file_id
-    from align.labelling.folder import is_made, write_desk
+    from align.labelling.folder import is_made, write_session
     from align.labelling.tasks import ask
 
     config, folder = config or Annotate(), _folder(workspace)
@@ -57,7 +57,7 @@ def ask(
     made_from = content_id([*ids, config.model_dump(mode="json"), compute.seed, round, outside, *hide])
     if not is_made(folder, made_from, _ANOTHER):
         asked = ask(list(prompts), list(candidates), config, round=round, seed=compute.seed, **hide)
-        write_desk(folder, asked, config, seed=compute.seed, made_from=made_from, round=round, **hide)
+        write_session(folder, asked, config, seed=compute.seed, made_from=made_from, round=round, **hide)
     return _followed(folder, backend, tell, workspace)
 
 
@@ -80,7 +80,7 @@ def compare_blind(
     """
     from align.ids import content_id
     from align.labelling.comparison import win_rate
-    from align.labelling.folder import is_made, write_desk
+    from align.labelling.folder import is_made, write_session
     from align.store import write_json
 
     config, judge, folder = config or Annotate(), judge or PeopleJudge(), _folder(workspace)
@@ -90,7 +90,7 @@ def compare_blind(
     made_from = content_id([*ids, *settings, compute.seed, round, *hide])
     if not is_made(folder, made_from, _ANOTHER):
         asked, blind = _blind(ours, theirs, judge, round, compute.seed, **hide)
-        write_desk(folder, asked, config, seed=compute.seed, made_from=made_from, round=round, blind=blind, **hide)
+        write_session(folder, asked, config, seed=compute.seed, made_from=made_from, round=round, blind=blind, **hide)
     said = _followed(folder, None, tell, workspace)
     found = win_rate(folder, said.tasks, said.judgements)
     write_json(folder / "result.json", {"win_rate": found})
@@ -99,9 +99,9 @@ def compare_blind(
 
 def _blind(
     ours: Samples, theirs: Samples, judge: PeopleJudge, round: int, seed: int, hide_thinking: bool = False
-) -> "tuple[Asked, dict[str, list[str]]]":
+) -> "tuple[AskedTasks, dict[str, list[str]]]":
     """What is asked, and what the result needs to know of it (`align.labelling.comparison`)."""
-    from align.labelling.tasks import Asked
+    from align.labelling.tasks import AskedTasks
     from annotation.tasks import TIED, blind_tasks, first_samples
 
     prompts = {prompt.id: replace(prompt, split="test") for prompt in [*ours.prompts, *theirs.prompts]}
@@ -114,7 +114,7 @@ def _blind(
         raise DataError("the two share no prompt, so there is nothing to compare", hint=hint)
     firsts = first_samples(ours.candidates)
     blind = {"new": [firsts[task.prompt_id].id for task in tasks], "same": same}
-    return Asked(tasks, [Dropped("prompt", prompt, TIED) for prompt in same], []), blind
+    return AskedTasks(tasks, [Dropped("prompt", prompt, TIED) for prompt in same], []), blind
 
 
 def _hidden(compute: Compute) -> dict[str, Any]:
@@ -132,15 +132,15 @@ def _followed(
     folder: Path, backend: "AnnotationBackend | None", tell: "Callable[[Waiting], None]", workspace: Workspace
 ) -> Labelled:
     """Wait until nothing is missing."""
-    from align.labelling.session import desk_of_folder, follow
+    from align.labelling.session import follow, session_of_folder
     from annotation.backend import SimulationBackend
 
-    desk = desk_of_folder(folder)
-    if backend is not None and isinstance(desk.annotate.by, Personas) and not isinstance(backend, SimulationBackend):
+    session = session_of_folder(folder)
+    if backend is not None and isinstance(session.annotate.by, Personas) and not isinstance(backend, SimulationBackend):
         what = "nobody can be simulated in this backend: it has no ensure_annotator and no answer"
         raise ConfigError(what, where="backend", hint="set config.by to people, or label on a server")
-    said = follow(desk, tell, backend=backend, progress=workspace.progress)
-    return Labelled(desk.tasks, said, sides_drawn=True)
+    said = follow(session, tell, backend=backend, progress=workspace.progress)
+    return Labelled(session.tasks, said, sides_drawn=True)
 
 
 def compile_labels(labelled: "Labelled | Imported", *, model: str = "auto") -> Labels:
@@ -159,7 +159,7 @@ def compile_labels(labelled: "Labelled | Imported", *, model: str = "auto") -> L
     done = compile_labels(tasks, said, model=model, sides_drawn=labelled.sides_drawn)
     return Labels(
         preferences=from_table(Preference, done.preferences),
-        binary=from_table(Thumb, done.thumbs),
+        binary=from_table(BinaryLabel, done.binary),
         edits=from_table(Edit, done.edits),
         dropped=from_table(Dropped, done.dropped),
         annotators=done.annotators,

@@ -12,7 +12,7 @@ from align.config.recipe import METHODS, Recipe
 if TYPE_CHECKING:
     from align.pipeline.runner import Event
 
-_SAYS_WHAT = (*METHODS, "sft", "annotate", "preferences", "thumbs", "reward")
+_SAYS_WHAT = (*METHODS, "sft", "annotate", "preferences", "binary", "reward")
 RecipeLike = str | Path | Mapping[str, Any] | Loaded
 """A recipe's file or folder, its keys and values, or what `load_recipe` gave."""
 

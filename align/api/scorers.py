@@ -13,7 +13,7 @@ from align.types import Message
 from reward.scorer import Scorer
 
 if TYPE_CHECKING:
-    from reward.terms import Part
+    from reward.terms import RewardTerm
 
 ScorerLike = Scorer | Callable[[list[Message], str], float | None]
 """A Scorer, or a function of (messages, answer) that gives a number, higher is better, or None for no score."""
@@ -33,7 +33,7 @@ def load_scorer(
     of the reward model that was trained, whose folder is then `model`. `bound` standard deviations of an ensemble's
     members are taken off their mean. Raises ConfigError for what is none of these, and for options that cannot act.
     """
-    from reward.terms import Part, parse_reward, scorer_of
+    from reward.terms import RewardTerm, parse_reward, scorer_of
 
     compute = compute or Compute()
     if isinstance(source, Rewards):
@@ -41,28 +41,28 @@ def load_scorer(
     elif model is not None:
         raise ConfigError("a model goes with a recipe's `reward` alone", where="model", hint="load it by itself")
     elif isinstance(source, FunctionJudge):
-        parts = [Part(source.path)]
+        parts = [RewardTerm(source.path)]
     elif isinstance(source, str | Path):
         text = str(source)
-        parts = [Part(text, bound=bound) if Path(text).is_dir() else parse_reward(text, "source")]
+        parts = [RewardTerm(text, bound=bound) if Path(text).is_dir() else parse_reward(text, "source")]
     else:
-        parts = [Part(source)]
+        parts = [RewardTerm(source)]
     if bound and not any(part.is_model for part in parts):
         raise ConfigError("only an ensemble of reward models has a bound", where="bound", hint="leave it out")
     return scorer_of(parts, dtype=compute.dtype, threads=compute.threads)
 
 
-def _terms(reward: Rewards, model: str | Path | None, bound: float) -> "list[Part]":
+def _terms(reward: Rewards, model: str | Path | None, bound: float) -> "list[RewardTerm]":
     """The terms of a recipe's reward."""
-    from reward.terms import Part
+    from reward.terms import RewardTerm
 
     if bound:
         raise ConfigError("the section has a bound of its own", where="bound", hint="leave it out")
     if (model is None) != (reward.model is None):
         what = "a reward model, and none is given" if model is None else "no reward model, and one is given"
         raise ConfigError(f"the recipe's `reward` trains {what}", where="model", hint="`train_reward` makes it")
-    own = [Part(str(model), reward.weight, reward.bound)] if model is not None else []
-    return [*own, *(Part(function, function.weight) for function in reward.functions)]
+    own = [RewardTerm(str(model), reward.weight, reward.bound)] if model is not None else []
+    return [*own, *(RewardTerm(function, function.weight) for function in reward.functions)]
 
 
 def scorer_like(given: ScorerLike) -> Scorer:

@@ -9,7 +9,7 @@ from align.api.scorers import ScorerLike, scorer_like
 from align.config.training import BestOfN, Dpo, Grpo, Kto, Ppo, RewardModel, Rloo, Sft
 from align.data.demonstrations import Demonstration
 from align.errors import DataError
-from align.types import Preference, Prompt, Thumb
+from align.types import BinaryLabel, Preference, Prompt
 
 _DEFAULT = Compute()
 SampledIn = Workspace | str | Path | None
@@ -72,7 +72,7 @@ def train_dpo(
 
 def train_kto(
     model: ModelLike,
-    binary: Sequence[Thumb],
+    binary: Sequence[BinaryLabel],
     config: Kto | None = None,
     *,
     rollouts: SampledIn = None,

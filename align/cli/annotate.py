@@ -1,4 +1,4 @@
-"""`align annotate`: the labelling of a run's round, or of candidates of one's own."""
+"""`align annotate`: the labelling of a run's round, or of your own candidates."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -7,11 +7,11 @@ import typer
 
 from align.cli.annotate_import import import_judgements
 from align.cli.push import push
-from align.cli.watching import FOLDER, JSON, status, watch
+from align.cli.status import FOLDER, JSON, status, watch
 from align.figures import counted
 
 if TYPE_CHECKING:
-    from align.labelling.session import Desk
+    from align.labelling.session import Session
 
 annotate_app = typer.Typer(
     rich_markup_mode=None,
@@ -26,10 +26,10 @@ annotate_app.command()(push)
 @annotate_app.command()
 def pull(folder: Path = FOLDER, as_json: bool = JSON) -> None:
     """Take new judgements into the folder's journal, and write judgements.jsonl and what they are compiled to:
-    preferences.jsonl, thumbs.jsonl and demonstrations.jsonl (corrected answers), and dropped.jsonl with the reasons.
+    preferences.jsonl, binary.jsonl and demonstrations.jsonl (corrected answers), and dropped.jsonl with the reasons.
     Of a blind comparison, also how often which side won."""
     from align.cli.display import plain, print_json
-    from align.cli.watching import winner
+    from align.cli.status import winner
     from align.labelling.comparison import win_rate
     from align.labelling.session import (
         dropped_text,
@@ -42,23 +42,23 @@ def pull(folder: Path = FOLDER, as_json: bool = JSON) -> None:
         take_in,
     )
     from align.pipeline.lock import run_lock
-    from align.provenance.export import pull_files
+    from align.provenance.export import ROW, pull_files
     from align.types import as_dict
 
-    desk = _desk(folder)
+    session = _session(folder)
     with run_lock(folder):
-        backend = open_backend(desk)
-        fresh = take_in(desk, backend)
-        dropped, behind = backend.progress().dropped, left_behind(desk, backend)
-        counts, notes = pull_files(desk, folder)
-    won = win_rate(folder, desk.tasks, judgements_of(desk))
-    late = len(journal_of(desk).late([task.id for task in desk.tasks], desk.tasks_id))
+        backend = open_backend(session)
+        fresh = take_in(session, backend)
+        dropped, behind = backend.progress().dropped, left_behind(session, backend)
+        counts, notes = pull_files(session, folder)
+    won = win_rate(folder, session.tasks, judgements_of(session))
+    late = len(journal_of(session).late([task.id for task in session.tasks], session.tasks_id))
     if as_json:
         found = {"new": len(fresh), **counts, "late": late, "superseded": behind, "notes": notes}
         found |= {"dropped": list(map(as_dict, dropped))}
         print_json(found | ({"win_rate": won} if won else {}))
     else:
-        made = ", ".join(counted(counts[f"{what}s"], what) for what in ("preference", "thumb", "demonstration"))
+        made = ", ".join(counted(counts[part], what) for part, what in ROW.items() if part != "judgements")
         typer.echo(f"{counted(len(fresh), 'new judgement')}, {counts['judgements']} in all; {made} in {folder}")
         told = [late_text(late) if late else "", left_behind_text(behind), dropped_text(dropped), *notes]
         for line in map(plain, told):
@@ -81,15 +81,14 @@ def export(
     """Write all that people said, and what it is compiled to, as a data set in the Hub's layout: `datasets`, TRL and
     our own verbs read it. Of a run, all rounds; what `align annotate pull` has not taken in yet is not there."""
     from align.cli.display import print_json
+    from align.provenance.export import ROW
     from align.provenance.export import export as write
 
     counts = write(folder, out, names=names, format=format)
     if as_json:
         print_json({**counts, "out": str(out)})
     else:
-        typer.echo(
-            f"{', '.join(counted(count, part.removesuffix('s')) for part, count in counts.items())} written to {out}"
-        )
+        typer.echo(f"{', '.join(counted(count, ROW[part]) for part, count in counts.items())} written to {out}")
 
 
 annotate_app.command("import")(import_judgements)
@@ -102,9 +101,9 @@ def close(folder: Path = FOLDER, as_json: bool = JSON) -> None:
     """Take the judgements that are there, and ask for no more; `align run` then goes on."""
     from align.labelling.session import closed, finish, open_backend
 
-    desk = _desk(folder)
-    if closed(desk) is None:  # no lock on the run: `align run --wait` may be following
-        finish(desk, open_backend(desk), "closed by `align annotate close`")
+    session = _session(folder)
+    if closed(session) is None:  # no lock on the run: `align run --wait` may be following
+        finish(session, open_backend(session), "closed by `align annotate close`")
     _say_state(folder, "closed", as_json)
 
 
@@ -115,11 +114,11 @@ def reopen(folder: Path = FOLDER, as_json: bool = JSON) -> None:
     from align.pipeline.lock import run_lock
     from annotation.journal import reopen as write_reopening
 
-    desk = _desk(folder)
+    session = _session(folder)
     with run_lock(folder):
-        if closed(desk) is not None:
-            write_reopening(desk.journal, desk.round, desk.tasks_id)
-    open_backend(desk)  # annotators see the data set again
+        if closed(session) is not None:
+            write_reopening(session.journal, session.round, session.tasks_id)
+    open_backend(session)  # annotators see the data set again
     _say_state(folder, "open", as_json)
 
 
@@ -132,7 +131,7 @@ def _say_state(folder: Path, state: str, as_json: bool) -> None:
         typer.echo(f"the labelling in {folder} is {state}")
 
 
-def _desk(folder: Path) -> "Desk":
-    from align.stages.desks import open_desk
+def _session(folder: Path) -> "Session":
+    from align.stages.sessions import open_session
 
-    return open_desk(folder)
+    return open_session(folder)

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 
-from align.cli.watching import JSON
+from align.cli.status import JSON
+from align.figures import counted
 
 if TYPE_CHECKING:
     from align.labelling.outside.words import Reading
@@ -43,6 +44,7 @@ def import_judgements(
     files that `align dpo`, `align kto` and recipes read, with --into into a labelling's journal, where nothing is doubled."""
     from align.cli.display import print_json, say
     from align.errors import ConfigError
+    from align.provenance.export import ROW
     from align.provenance.imported import import_files, report_lines
 
     if (out is None) == (into is None):
@@ -50,7 +52,7 @@ def import_judgements(
     reading = _reading(format, annotator, prompt, answers, question, scale, outcome or [])
     if out is not None:
         report = import_files(files, out, reading, compiler or "auto")
-        made = ", ".join(f"{report['compiled'][what]} {what}" for what in ("preferences", "thumbs", "demonstrations"))
+        made = ", ".join(counted(count, ROW[part]) for part, count in report["compiled"].items())
         why = f" ({report['choice']['reason']})" if report["choice"] else ""
         last = [f"compiled by {report['model']}{why}: {made} in {out}", *report["notes"]]
     else:
@@ -68,11 +70,11 @@ def _into(files: list[Path], folder: Path, reading: "Reading") -> tuple[dict[str
     from align.labelling.session import late_text
     from align.pipeline.lock import run_lock
     from align.provenance.imported import import_into
-    from align.stages.desks import open_desk
+    from align.stages.sessions import open_session
 
-    desk = open_desk(folder)
+    session = open_session(folder)
     with run_lock(folder):
-        report = import_into(files, desk, folder, reading)
+        report = import_into(files, session, folder, reading)
     lines = [
         f"{report['new']} new judgements in {folder}, as if people had seen the answers where this labelling shows them"
     ]

@@ -145,7 +145,7 @@ def _refusal(error: Exception) -> AlignError | None:
 
 
 def _defect(error: Exception) -> AlignError:
-    what = f"this is a defect of align: {type(error).__name__}: {error}"
+    what = f"this is a bug in align: {type(error).__name__}: {error}"
     return StageError(what, hint="run it again with --debug for the whole trace")
 
 

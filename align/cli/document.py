@@ -26,7 +26,7 @@ error. Settings (`key=value`) are keys of the recipe ([recipe.md](recipe.md)), i
 | exit code | meaning |
 |---|---|
 | 0 | done |
-| 1 | a defect of align, or a stage that failed by no fault of yours |
+| 1 | a bug in align, or a stage that failed by no fault of yours |
 | 2 | input, an option, a file or a service that you can put right; the sentence says how |
 | 75 | `align run` waits for people; the same command goes on when they have finished |
 | 130 | stopped by Ctrl-C; the same command goes on |

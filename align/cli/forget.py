@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from align.cli.watching import FOLDER
+from align.cli.status import FOLDER
 from align.figures import counted
 
 if TYPE_CHECKING:
     from align.errors import AlignError
-    from align.labelling.session import Desk
+    from align.labelling.session import Session
     from align.provenance.forget import Wish
 
-ROWS = ("preferences", "thumbs", "edits")
+ROWS = ("preferences", "binary", "edits")
 MODELS = ("checkpoints", "reward_models")
 ELSEWHERE = (
     "what left this folder is not known here: exports (`align annotate export`), mirrors, backups, and receivers of webhooks; "
@@ -32,23 +32,23 @@ def forget(
     yes: bool = typer.Option(False, "--yes", help="Forget; without it the command only says what was made of it."),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
-    """Take judgements back for good, erase what was said from the journal and the annotation server, compile anew without
+    """Take judgements back for good, erase what was said from the journal and the annotation server, compile again without
     them, and list all that was made with them, and where the words remain. Where the labelling is open, others are asked
     instead.
 
-    Checkpoints are not trained anew here; `align status` marks them until `align run` has done it.
+    Checkpoints are not trained again here; `align status` marks them until `align run` has done it.
     """
     from align.cli.display import print_json, say
-    from align.labelling.session import DESK
+    from align.labelling.session import has_session
     from align.pipeline.run import RUN, require_run
     from align.provenance.forget import erase, still_holding, used_by, wish, write_tombstones
     from align.report.html import renew_derived
-    from align.stages.desks import open_desk
+    from align.stages.sessions import open_session
 
-    if not (folder / DESK).is_file():
+    if not has_session(folder):
         require_run(folder)
-    desk = open_desk(folder)
-    people, unheard = _people(desk) if annotator is not None else ({}, None)
+    session = open_session(folder)
+    people, unheard = _people(session) if annotator is not None else ({}, None)
     if unheard is not None and not as_json:
         say(f"the server was not asked who is called what now: {unheard}")
     wanted = wish(folder, annotator=annotator, prompt=prompt, people=people)
@@ -57,7 +57,7 @@ def forget(
         _report(wanted, found, as_json)
         return
     write_tombstones(wanted)
-    erased = erase(desk, wanted)
+    erased = erase(session, wanted)
     recompiled = _compile_anew(folder)
     if (folder / RUN).is_file():
         renew_derived(folder)
@@ -68,7 +68,7 @@ def forget(
         print_json({wanted.kind: wanted.id, "name": wanted.name, "forgotten": yes, **found, **done})
     else:
         _say(wanted.name, found, yes)
-        say(f"compiled anew: {', '.join(recompiled) or 'nothing had to be'}")
+        say(f"compiled again: {', '.join(recompiled) or 'nothing had to be'}")
         say(
             f"erased: {counted(erased.judgements, 'judgement')} in the journal, {counted(erased.answers, 'answer')} and "
             f"{counted(erased.drafts, 'draft')} on the server"
@@ -79,13 +79,13 @@ def forget(
         raise erased.failed
 
 
-def _people(desk: "Desk") -> "tuple[dict[str, str], AlignError | None]":
+def _people(session: "Session") -> "tuple[dict[str, str], AlignError | None]":
     """Whom the server knows, and why it could not be asked."""
     from align.errors import ConfigError, ServiceError
     from align.provenance.forget import people_of
 
     try:
-        return people_of(desk), None
+        return people_of(session), None
     except (ServiceError, ConfigError) as error:  # the journal alone may know the name; a --yes ends with this error
         return {}, error
 
@@ -96,7 +96,7 @@ def _where_else(held: list[str], remains: list[str]) -> list[str]:
     if held:
         lines += [f"remains: {path}" for path in held]
         lines += [
-            "`align run` makes anew what is in force of these folders, and `align clean --yes` removes the others"
+            "`align run` makes those of these folders again that a pointer names, and `align clean --yes` removes the others"
         ]
     return [*lines, ELSEWHERE]
 
@@ -113,17 +113,17 @@ def _report(wanted: "Wish", found: dict[str, Any], as_json: bool) -> None:
 
 def _compile_anew(folder: Path) -> list[str]:
     """Snapshots and preferences of a run, and the files that `align annotate pull` wrote."""
-    from align.labelling.session import DESK
+    from align.labelling.session import has_session
     from align.pipeline.run import open_run
     from align.provenance.export import pull_files
-    from align.stages.desks import open_desk
     from align.stages.rounds import recompile
+    from align.stages.sessions import open_session
 
     done = []
-    if not (folder / DESK).is_file():
+    if not has_session(folder):
         done += [str(ref) for ref in recompile(open_run(folder), lambda event: None)]
     if (folder / "preferences.jsonl").is_file():
-        counts, _ = pull_files(open_desk(folder), folder)
+        counts, _ = pull_files(open_session(folder), folder)
         done += [f"{name}.jsonl" for name in counts]
     return done
 
@@ -136,7 +136,7 @@ def _say(name: str, found: dict[str, Any], yes: bool) -> None:
     typer.echo(f"{plain(name)}: {verb} {counted(len(found['judgements']), 'judgement')}; made with them: {counts}")
     for what in MODELS:
         for model in found[what]:
-            state = "in force" if model["in_force"] else "superseded"
+            state = "valid" if model["valid"] else "superseded"
             typer.echo(f"  {what.removesuffix('s').replace('_', ' ')} {model['id'][:12]} of {model['stage']}, {state}")
     if not yes:
         typer.echo("nothing is changed yet; say --yes to forget")

@@ -137,7 +137,7 @@ def clean(
     yes: bool = typer.Option(False, "--yes", help="Remove; without it the command only says what it would remove."),
     as_json: bool = JSON,
 ) -> None:
-    """Remove what no pointer reaches: superseded, retired and half-made stage folders. Labels are never touched."""
+    """Remove what no pointer reaches: superseded, archived and half-made stage folders. Labels are never touched."""
     from align.cli.display import print_json, say
     from align.provenance.clean import remove, unreachable
     from align.report.html import renew_derived

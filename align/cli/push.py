@@ -1,11 +1,11 @@
-"""`align annotate push`: tasks onto the server, and desks made from files of candidates."""
+"""`align annotate push`: tasks onto the server, and sessions made from files of candidates."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from align.cli.watching import FOLDER, JSON
+from align.cli.status import FOLDER, JSON
 from align.figures import counted
 
 if TYPE_CHECKING:
@@ -57,9 +57,9 @@ def push(
     """Put the tasks on the annotation server; what is there already is left alone. All options but --json go with
     --candidates; docs/recipe.md says more of each, under `annotate`."""
     from align.cli.display import print_json
-    from align.labelling.folder import make_desk
+    from align.labelling.folder import make_session
     from align.labelling.session import offer
-    from align.stages.desks import open_desk
+    from align.stages.sessions import open_session
     from annotation.server import require_server
 
     given: dict[str, Any] = {"tasks": tasks, "overlap": overlap, "kind": kind, "rank_of": rank_of, "repeats": repeats}
@@ -72,8 +72,8 @@ def push(
     require_server(home)  # before anything is made: a folder remembers its server
     if candidates is not None:
         settings = _settings(given, server, home)
-        make_desk(folder, candidates, settings, seed=seed or 0, against=against, hide_thinking=hide_thinking)
-    backend, done = offer(open_desk(folder))
+        make_session(folder, candidates, settings, seed=seed or 0, against=against, hide_thinking=hide_thinking)
+    backend, done = offer(open_session(folder))
     if as_json:
         print_json({"added": done.added, "present": done.present, "url": backend.url})
     else:

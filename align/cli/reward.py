@@ -45,8 +45,8 @@ def score(
 
     With an ensemble the score is the mean of its members' scores, which stand beside it.
     """
+    from align.cli.command_output import command_output
     from align.cli.display import counting, say_result
-    from align.cli.workplace import workplace
     from align.data.candidates import load_candidates
     from align.store import write_rows
     from align.types import as_dict
@@ -54,7 +54,7 @@ def score(
 
     prompts, answers = load_candidates(candidates)
     messages = {prompt.id: prompt.messages for prompt in prompts}
-    with workplace(out, threads) as place, counting("score", place.terminal, as_json) as progress:
+    with command_output(out, threads) as place, counting("score", place.terminal, as_json) as progress:
         scorer = KeptScorer(
             model, engine=engine, dtype=dtype, threads=threads, cache=cache, shard=shard, progress=progress
         )
@@ -126,8 +126,8 @@ def evaluate(
 ) -> None:
     """How often a reward model puts the better answer first, by file or by the rows' `subset`, and by other slices; and
     how far its probabilities can be trusted, with a temperature and without."""
+    from align.cli.command_output import command_output, keep_dropped
     from align.cli.display import counting, say_result
-    from align.cli.workplace import keep_dropped, workplace
     from align.data.preferences import load_subsets
     from align.dropped import count_reasons
     from align.report.reliability import reliability_svg
@@ -139,7 +139,7 @@ def evaluate(
     dropped = [row for _, _, lost in read for row in lost]
     pairs = [pair for _, found, _ in read for pair, _ in found]
     names = [subset or path.name.partition(".")[0] for path, found, _ in read for _, subset in found]
-    with workplace(out, threads) as place, counting("score", place.terminal, as_json) as progress:
+    with command_output(out, threads) as place, counting("score", place.terminal, as_json) as progress:
         keep_dropped(place.out, dropped)
         scorer = KeptScorer(model, engine=engine, dtype=dtype, threads=threads, cache=cache, progress=progress)
         differences, reasons, doubt = score_pairs(pairs, scorer)

@@ -34,7 +34,9 @@ def run(
     overrides: list[str] = typer.Argument(None, help="Changes to the recipe, such as rounds=1 dpo.beta=0.2"),
     runs: Path = RUNS,
     wait: bool = typer.Option(False, "--wait", help="Follow the labelling until it is complete."),
-    start_from: str = typer.Option(None, "--from", help="Do this stage and all after it anew: `policy` or `2/policy`."),
+    start_from: str = typer.Option(
+        None, "--from", help="Do this stage and all after it again: `policy` or `2/policy`."
+    ),
     verify: bool = typer.Option(
         False, "--verify", help="Read all published files and compare them with their receipts."
     ),

@@ -1,4 +1,4 @@
-"""Sampling and comparing alone, on files of one's own (docs/files.md): `rollout`, `eval`.
+"""Sampling and comparing alone, on your own files (docs/files.md): `rollout`, `eval`.
 
 Settings are the recipe's fields of that section, as key=value: `align rollout … samples=4`.
 """
@@ -45,7 +45,7 @@ def rollout(
     rewards: list[str] = typer.Option(
         [],
         "--reward",
-        help="Score the answers, for `keep=best` and `keep=accepted beta=…`: a reward model's folder or"
+        help="Score the answers, for `keep=best` and `keep=rejection beta=…`: a reward model's folder or"
         " file.py:function, as for `align best-of-n`.",
     ),
     config_file: Path = CONFIG,
@@ -64,8 +64,8 @@ def rollout(
     """Sample answers of a model, or of several in a mixture, to every prompt of a file."""
     from align.api.answers import draw
     from align.api.given import Compute
+    from align.cli.command_output import command_output
     from align.cli.display import counting, say_result
-    from align.cli.workplace import workplace
     from align.config.section import Answers, load_section
     from align.data.prompts import read_prompts
     from align.store import write_rows
@@ -77,15 +77,15 @@ def rollout(
     config = load_section(Answers, settings or [], file=config_file, keys=("rollouts",), no_use=ROLLOUT_NO_USE)
     named = {"current": model, "parent": parent, "sft": sft}
     require_named(config, {name for name, path in named.items() if path is not None})
-    if keep_all and config.resample:
-        what = "resample has no use with --keep-all, which keeps what the model gives by itself"
+    if keep_all and config.max_resamples:
+        what = "max_resamples has no use with --keep-all, which keeps what the model gives by itself"
         raise ConfigError(what, where="--keep-all", hint="leave one of them out")
     chat = chat_of(chat_template, replace_chat_template, chat_template_kwargs, date)
     parts = [parse_reward(text) for text in rewards]
     if config.keep != "all" and not parts:
         raise ConfigError(f"keep={config.keep} needs a reward", where="keep", hint="name it with --reward")
     asked, unusable = read_prompts(prompts)
-    with workplace(out, threads) as place, counting("rollout", place.terminal, as_json) as progress:
+    with command_output(out, threads) as place, counting("rollout", place.terminal, as_json) as progress:
         revisions = {"current": revision}  # of the others the default branch
         folders = {
             name: place.checkpoint(path, revision=revisions.get(name), dtype=dtype, **chat)
@@ -106,7 +106,7 @@ def rollout(
         write_rows(place.out / "candidates.jsonl", told)
         write_rows(place.out / "dropped.jsonl", map(as_dict, unusable + dropped))
     counted = {"prompts": len(asked), "candidates": len(told), "dropped": len(unusable) + len(dropped)}
-    say_result(out, counted | ({"redrawn": sum(c.redrawn for c in rows)} if config.resample else {}), as_json)
+    say_result(out, counted | ({"redrawn": sum(c.redrawn for c in rows)} if config.max_resamples else {}), as_json)
 
 
 def _chosen(
@@ -141,11 +141,11 @@ def evaluate(
     """Score a model's answers, and say how often they beat another model's on the same prompts, with an interval."""
     from align.api.answers import compare_answers
     from align.api.files import load_candidates
+    from align.cli.command_output import command_output
     from align.cli.display import say_result
-    from align.cli.workplace import workplace
     from reward.terms import judged_by
 
     read = [load_candidates(path) for path in (candidates, against) if path is not None]
-    with workplace(out, None) as place:
+    with command_output(out, None) as place:
         shown = compare_answers(place, read, judged_by(judge), tie_width=tie_width, seed=seed)
     say_result(out, shown, as_json)

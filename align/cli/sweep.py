@@ -12,7 +12,7 @@ from align.cli.options import DTYPE, JSON, SEED, THREADS, Dtype
 from align.stages.methods import METHODS, ONLINE, REWARD, Method
 
 if TYPE_CHECKING:
-    from align.cli.workplace import Workplace
+    from align.cli.command_output import CommandOutput
     from align.sweep.sweep import Subject
 
 FILES = ("model", "data", "prompts", "judge")
@@ -38,12 +38,12 @@ def sweep(
     ),
     runs: Path = typer.Option(Path("runs"), "--runs", help="The folder that holds the recipe's run."),
     model: str = typer.Option(None, "--model", help="With a method: the model that every trial starts from."),
-    data: Path = typer.Option(None, "--data", help="With sft, dpo, kto: demonstrations, preferences or thumbs."),
+    data: Path = typer.Option(None, "--data", help="With sft, dpo, kto: demonstrations, preferences or binary labels."),
     prompts: Path = typer.Option(None, "--prompts", help="With a method: prompts to score trials on."),
     judge: str = typer.Option(
         None, "--judge", help="With a method: file.py:function that scores (messages, answer), or '{type: …}'."
     ),
-    reward: list[str] = typer.Option(None, "--reward", help="With ppo, rloo, grpo, best-of-n: what is raised."),
+    reward: list[str] = typer.Option(None, "--reward", help="With ppo, rloo, grpo, best-of-n: the reward to maximise."),
     temperature: float = typer.Option(0.7, "--temperature", min=0, help="With a method: of the scored answers."),
     max_tokens: int = typer.Option(256, "--max-tokens", min=1, help="With a method: longest scored answer."),
     dtype: Dtype = DTYPE,
@@ -55,7 +55,7 @@ def sweep(
 
     The same command goes on with a sweep that was stopped.
     """
-    from align.cli.workplace import workplace
+    from align.cli.command_output import command_output
     from align.config.space import read_space, require_distinct, split_settings
     from align.errors import ConfigError
     from align.sweep.sweep import sweep as run_sweep
@@ -68,7 +68,7 @@ def sweep(
     given = {"model": model, "data": data, "prompts": prompts, "judge": judge}
     if method is None and (stray := next((n for n, v in {**given, "reward": reward}.items() if v), None)):
         raise ConfigError(f"--{stray} belongs to a method; the recipe says it", where=f"align sweep {target}")
-    with workplace(out, threads) as place:
+    with command_output(out, threads) as place:
         if method is None:
             section, ranges, seed = _section(target, ranges, fixed)
             search = Search(ranges, sampler, metric, seed=seed)
@@ -106,7 +106,7 @@ def _section(target: str, ranges: Sequence[Any], fixed: Sequence[str]) -> tuple[
 
 
 def _of_recipe(
-    place: "Workplace", path: Path, fixed: list[str], runs: Path, section: str, share: float
+    place: "CommandOutput", path: Path, fixed: list[str], runs: Path, section: str, share: float
 ) -> tuple["Subject", Any]:
     from align.config.load import load_recipe
     from align.pipeline.run import run_folder
@@ -145,7 +145,7 @@ def _require(method: Method, given: dict[str, Any], reward: list[str] | None) ->
 
 
 def _of_method(
-    place: "Workplace",
+    place: "CommandOutput",
     method: Method,
     fixed: list[str],
     given: dict[str, Any],

@@ -1,4 +1,4 @@
-"""The training verbs, each on files of one's own (docs/files.md): `sft`, `dpo` and `kto` learn from rows, `ppo`,
+"""The training verbs, each on your own files (docs/files.md): `sft`, `dpo` and `kto` learn from rows, `ppo`,
 `rloo`, `grpo` and `best-of-n` from answers of the model's own that `--reward` scores.
 
 Settings are the recipe's fields of that section, as key=value: `align dpo … beta=0.2 epochs=3`.
@@ -49,7 +49,7 @@ ON_ROWS: list[tuple[Method, str, Any]] = [
     (
         KTO,
         "Kahneman-Tversky optimisation of a model on thumbs up and down; the model itself is the reference.",
-        typer.Option(..., "--thumbs", help="JSONL or Parquet of prompt, completion, label."),
+        typer.Option(..., "--binary", help="JSONL or Parquet of prompt, completion, label."),
     ),
 ]
 """Each with its help and the option that names its file."""
@@ -164,8 +164,8 @@ def _sampled(method: Method, rollouts: Path | None) -> str | None:
 
 def _train(request: TrainRequest, given: Given) -> None:
     """The body of every training verb: read settings and file, train, say what came out."""
+    from align.cli.command_output import PRINTED, command_output, keep_dropped
     from align.cli.display import counting, say_result
-    from align.cli.workplace import PRINTED, keep_dropped, workplace
     from align.dropped import count_reasons
     from align.store import LOGS
     from align.train.adapter import ADAPTER, name_base
@@ -175,7 +175,7 @@ def _train(request: TrainRequest, given: Given) -> None:
     file = accelerate_file(given.accelerate, given.nproc) if given.accelerate is not None else None
     job = read_request(request)
     with (
-        workplace(given.out, request.threads) as place,
+        command_output(given.out, request.threads) as place,
         counting(request.method, place.terminal, given.as_json) as progress,
     ):
         model = place.checkpoint(

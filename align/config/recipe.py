@@ -245,7 +245,7 @@ class FilePreferences(Section):
     """JSONL or Parquet of `prompt`, `chosen`, `rejected` (text or messages), also the HH and sharegpt forms."""
 
 
-class FileThumbs(Section):
+class FileBinary(Section):
     """Thumbs up and down from a file instead of from annotators: no server is used."""
 
     path: Annotated[File, Field(alias="from")]
@@ -309,17 +309,17 @@ class Recipe(Section):
     rollouts: Rollouts = Rollouts()
     """How answers are sampled."""
     annotate: Annotate | None = None
-    """Where judgements come from, unless `preferences` or `thumbs` names a file."""
+    """Where judgements come from, unless `preferences` or `binary` names a file."""
     preferences: FilePreferences | None = None
     """Preferences that exist already; one round is then enough."""
-    thumbs: FileThumbs | None = None
-    """Thumbs that exist already, for `kto`; one round is then enough."""
+    binary: FileBinary | None = None
+    """Binary labels that exist already, for `kto`; one round is then enough."""
     dpo: Dpo | None = None
     """Direct preference optimisation: preferences train the policy. This is the method where none is named; there is
     one method at most."""
     kto: Kto | None = None
     """Kahneman-Tversky optimisation: thumbs up and down train the policy (`annotate.kind` single or rating, or
-    `thumbs`)."""
+    `binary`)."""
     ppo: Ppo | None = None
     """Proximal policy optimisation: `reward` scores the policy's answers while it learns."""
     rloo: Rloo | None = None
@@ -379,11 +379,11 @@ class Recipe(Section):
         return section
 
     @property
-    def learns_from(self) -> Literal["preferences", "thumbs"] | None:
+    def learns_from(self) -> Literal["preferences", "binary"] | None:
         """Which rows training needs, for the policy or for its reward model."""
         if self.reward is not None and self.reward.model is None:
             return None
-        return "thumbs" if self.kto is not None else "preferences"
+        return "binary" if self.kto is not None else "preferences"
 
     @property
     def replay(self) -> float:
@@ -426,12 +426,12 @@ class Recipe(Section):
                 raise ValueError(f"{what}; remove it, or give `reward.model`")
         elif (self.annotate is None) == (getattr(self, need) is None):
             raise ValueError(f"give exactly one of `annotate` (ask people) and `{need}` (a file)")
-        for name in ("preferences", "thumbs"):
+        for name in ("preferences", "binary"):
             if getattr(self, name) is not None and need != name:
                 raise ValueError(f"`{name}` has no use here: `{self.method}` learns from {need or 'no rows'}")
         if need and self.annotate is None and self.rounds > 1:
             raise ValueError(f"`{need}.from` is one file and serves one round, found rounds: {self.rounds}")
-        if need == "thumbs" and self.annotate is not None and self.annotate.kind not in ("single", "rating"):
+        if need == "binary" and self.annotate is not None and self.annotate.kind not in ("single", "rating"):
             raise ValueError(f"`kto` needs `annotate.kind` single or rating, found kind: {self.annotate.kind}")
         if self.annotate is None and people:
             raise ValueError("`evaluate.judge: people` asks the annotators of `annotate`, and there is no such section")

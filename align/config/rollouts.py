@@ -47,7 +47,7 @@ class Server(Section):
     """Requests in flight at once."""
     max_lora_rank: Literal[0, 8, 16, 32, 64, 128, 256, 320, 512] = 64
     """Room for adapters in a server that we start: the sum of the ranks of the rounds' adapters since its start. Rounds
-    under LoRA load theirs into the running server while that holds; otherwise it starts anew, and says so. 0 is no
+    under LoRA load theirs into the running server while that holds; otherwise it starts again, and says so. 0 is no
     adapters at all."""
     gpu_share: Annotated[float, Field(gt=0, le=1)] = 0.3
     """On a GPU, the share of its memory that a server of ours holds for the whole run; training has the rest."""
@@ -76,7 +76,7 @@ class Cpu(Section):
     """Answers under way at once. Where not given: 256, or as many as the cache holds at their longest."""
 
 
-class Part(Section):
+class MixtureComponent(Section):
     """One kind of answers in a mixture."""
 
     checkpoint: Literal["current", "parent", "sft"] = "current"
@@ -130,15 +130,15 @@ class Engine(Section):
         return self
 
 
-class Mixed(Engine, Sampling):
+class SamplingConfig(Engine, Sampling):
     """How several answers to each prompt are sampled."""
 
     samples: Annotated[int, Field(ge=1)] = 2
     """Answers sampled for each prompt."""
-    resample: Annotated[int, Field(ge=0)] = 0
+    max_resamples: Annotated[int, Field(ge=0)] = 0
     """How often an answer that repeats another one to the same prompt is drawn again, with another seed, before it is
     dropped. Answers drawn again are rarer ones than the policy would give by itself."""
-    mixture: list[Part] = []
+    mixture: list[MixtureComponent] = []
     """Kinds of answers: several temperatures, several checkpoints. All answers are of one kind where none is named."""
 
     @model_validator(mode="after")
@@ -155,7 +155,7 @@ class Mixed(Engine, Sampling):
         return self
 
 
-class Rollouts(Mixed):
+class Rollouts(SamplingConfig):
     prompts: Annotated[int, Field(ge=1)] = 256
     """Train prompts drawn for each round."""
     samples: Annotated[int, Field(ge=2)] = 2

@@ -11,7 +11,7 @@ from align.config.base import Section
 from align.config.load import Kind, Places, read_settings, set_value, validated
 from align.config.recipe import Recipe
 from align.config.rewards import AnyFunction, RewardFunction
-from align.config.rollouts import Mixed
+from align.config.rollouts import SamplingConfig
 from align.config.schema import keys_of, sections_in
 from align.config.yaml_text import parse
 from align.errors import ConfigError
@@ -19,18 +19,18 @@ from align.errors import ConfigError
 _log = logging.getLogger(__name__)
 
 
-class Answers(Mixed):
+class Answers(SamplingConfig):
     """The settings of `align rollout`: those of the recipe's `rollouts`, for every prompt of a file."""
 
-    keep: Literal["all", "best", "accepted"] = "all"
+    keep: Literal["all", "best", "rejection"] = "all"
     """With `--reward`: all answers, the best one to each prompt, or those that statistical rejection sampling accepts."""
     beta: Annotated[float, Field(gt=0)] | None = None
-    """With `keep: accepted`: the coefficient of the KL divergence, in units of the reward."""
+    """With `keep: rejection`: the coefficient of the KL divergence, in units of the reward."""
 
     @model_validator(mode="after")
     def _beta_of_rejection_sampling(self) -> Self:
-        if (self.beta is not None) != (self.keep == "accepted"):
-            raise ValueError(f"`beta` goes with `keep: accepted` and is needed there; found keep: {self.keep}")
+        if (self.beta is not None) != (self.keep == "rejection"):
+            raise ValueError(f"`beta` goes with `keep: rejection` and is needed there; found keep: {self.keep}")
         return self
 
 

@@ -139,10 +139,10 @@ OWNED: dict[str, dict[str, str]] = {
     | {
         "beta": "use {section}.beta",
         **dict.fromkeys(("desirable_weight", "undesirable_weight"), _FROM_SECTION),
-        "loss_type": "the loss is KTO's, on thumbs with targets and weights",
+        "loss_type": "the loss is KTO's, on binary labels with targets and weights",
         "router_aux_loss_coef": "KTO's loss has no such part",
         "use_liger_kernel": "it does not know targets and weights",
-        "train_sampling_strategy": "thumbs are batched at random: of similar length, they would be of similar worth",
+        "train_sampling_strategy": "binary labels are batched at random: of similar length, they would be of similar worth",
         **dict.fromkeys(("precompute_ref_log_probs", "precompute_ref_batch_size"), _ONCE),
         "disable_dropout": "policy and reference must agree before the first step, so dropout is always off",
         **dict.fromkeys(("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"), _REFERENCE),
@@ -152,7 +152,7 @@ OWNED: dict[str, dict[str, str]] = {
     | {
         "beta": "use {section}.beta",
         "label_smoothing_factor": "DPO's loss never reads it; use {section}.noise",
-        "ld_alpha": "use {section}.length and {section}.length_alpha",
+        "ld_alpha": "use {section}.length and {section}.ld_alpha",
         **dict.fromkeys(("precompute_ref_log_probs", "precompute_ref_batch_size"), _ONCE),
         "disable_dropout": "policy and reference must agree before the first step, so dropout is always off",
         **dict.fromkeys(("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"), _REFERENCE),

@@ -76,7 +76,7 @@ class HeldOut(OnRows):
 
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """The share of prompts that are kept from training, by a hash of each: on their rows the loss (and for pairs and
-    thumbs the accuracy) is measured while it trains, at the beginning, every `eval_steps` and at the end. 0: none."""
+    binary labels the accuracy) is measured while it trains, at the beginning, every `eval_steps` and at the end. 0: none."""
     eval_steps: Annotated[int, Field(ge=1)] | None = None
     """With `held_out`: optimiser steps between two measurements; where not given, ten in the whole training."""
     patience: Annotated[int, Field(ge=1)] | None = None
@@ -99,7 +99,7 @@ class HeldOut(OnRows):
         return {name: value for name, value in dumped.items() if name not in off}
 
 
-class Mixed(Section):
+class MixedFile(Section):
     path: File
     """JSONL or Parquet of demonstrations."""
     share: Annotated[float, Field(gt=0, lt=1)]
@@ -111,7 +111,7 @@ class Sft(HeldOut):
 
     demonstrations: File
     """JSONL or Parquet of demonstrations: `messages` that end with the assistant, or `prompt` and `completion`."""
-    mix: list[Mixed] = []
+    mix: list[MixedFile] = []
     """More files of demonstrations, such as corrected answers of `align annotate export`, each with its share."""
     turns: Literal["all", "last"] = "all"
     """Which assistant turns of a conversation are learned: all of them, or the last alone. Nothing else ever is."""
@@ -129,7 +129,7 @@ class Sft(HeldOut):
         return self
 
 
-_OWN_LOSS = ("loss", "noise", "length", "length_alpha")
+_OWN_LOSS = ("loss", "label_noise", "length", "ld_alpha")
 _TRLS_LOSS = {"loss_type", "loss_weights", "f_divergence_type", "use_weighting"}
 
 
@@ -143,15 +143,15 @@ class Dpo(HeldOut):
     """`sigmoid`: DPO itself; `hinge` (SLiC: Zhao et al. 2023); `ipo` (Azar et al. 2023), per token; `robust` (rDPO:
     Chowdhury et al. 2024), for labels that are wrong at a known rate. All of them learn from each pair's `target` and
     `weight`. Other losses of TRL go by `trainer.loss_type`, and need targets of 1 and equal weights."""
-    noise: Annotated[float, Field(ge=0, lt=0.49)] | None = None
+    label_noise: Annotated[float, Field(ge=0, lt=0.49)] | None = None
     """Take every label as wrong at this rate, whatever the pair's own `target`: with `loss: sigmoid` this is cDPO
     (Mitchell 2023). Where not given a pair's own doubt counts: 1 − `target`."""
-    length: Literal["sum", "mean", "desensitised"] = "sum"
+    length: Literal["sum", "mean", "ld"] = "sum"
     """How an answer's log-probability is counted: the sum over its tokens; their mean (LN-DPO: Lambert et al. 2024,
-    after SimPO); or the sum in which tokens beyond the shorter answer's length count `length_alpha` times (LD-DPO:
+    after SimPO); or the sum in which tokens beyond the shorter answer's length count `ld_alpha` times (LD-DPO:
     Liu et al. 2024)."""
-    length_alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """With `length: desensitised`: 1 is `sum`, 0 leaves those tokens out."""
+    ld_alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """With `length: ld`: 1 is `sum`, 0 leaves those tokens out."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-6
     """Peak learning rate. Full training of a pretrained model: about 1e-6; LoRA: about 1e-5; tiny models: 1e-4
     and more."""
@@ -172,8 +172,8 @@ class Dpo(HeldOut):
     def _loss_acts(self) -> Self:
         """An option that cannot act is an error; its default spelled out is none."""
         given = {name for name in _OWN_LOSS if getattr(self, name) != type(self).model_fields[name].default}
-        if "length_alpha" in given and self.length != "desensitised":
-            raise ValueError(f"`length_alpha` acts with `length: desensitised` alone, found length: {self.length}")
+        if "ld_alpha" in given and self.length != "ld":
+            raise ValueError(f"`ld_alpha` acts with `length: ld` alone, found length: {self.length}")
         if self.loss == "ipo" and self.length == "mean":
             raise ValueError("`length: mean` is what `loss: ipo` does anyway; leave it out")
         if given and (trls := sorted(set(self.trainer) & _TRLS_LOSS)):
@@ -196,12 +196,12 @@ class Kto(HeldOut):
     beta: Annotated[float, Field(gt=0)] = 0.1
     """Strength of the pull to the reference (Ethayarajh et al. 2024)."""
     batch_size: Annotated[int, Field(ge=2)] = 16
-    """Thumbs per optimiser step, over all processes and accumulation steps."""
+    """Binary labels per optimiser step, over all processes and accumulation steps."""
     micro_batch_size: Annotated[int, Field(ge=2)] | None = None
-    """Thumbs per forward pass; `batch_size` where not given. The KL divergence is estimated from each pass, on its
+    """Binary labels per forward pass; `batch_size` where not given. The KL divergence is estimated from each pass, on its
     prompts with another's answer, so that larger ones estimate it better."""
     desirable_weight: Annotated[float, Field(gt=0)] | None = None
-    """λ_D, how much the good side of thumbs counts. Where neither weight is given, the side with less weight in the data counts
+    """λ_D, how much the good side of binary labels counts. Where neither weight is given, the side with less weight in the data counts
     more, so that both are equal (Ethayarajh et al. 2024, equation 9)."""
     undesirable_weight: Annotated[float, Field(gt=0)] | None = None
     """λ_U, how much the bad side counts; 1 where only `desirable_weight` is given, and the other way round."""
@@ -209,7 +209,7 @@ class Kto(HeldOut):
     """Peak learning rate. Full training of a pretrained model: about 1e-6; LoRA: about 1e-5; tiny models: 1e-4
     and more."""
     replay: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """The share of earlier rounds' thumbs that are trained on again beside this round's."""
+    """The share of earlier rounds' binary labels that are trained on again beside this round's."""
 
     @model_validator(mode="after")
     def _reference_agrees(self) -> Self:

@@ -127,7 +127,7 @@ def edited(text: str, changes: Mapping[Keys, Any], where: str) -> str:
     """`text` with other values at some keys; comments, order and layout of all else stay.
 
     A mapping on the way to a key that is not there yet is made. Where that layout cannot be kept (an empty value in
-    the way), the whole is written anew, without comments; the values are right either way. Raises ConfigError for a
+    the way), the whole is written again, without comments; the values are right either way. Raises ConfigError for a
     `text` that is no plain YAML.
     """
     wanted = parse(text, where)[0] or {}

@@ -20,7 +20,7 @@ KNOWN = {*SCHEMAS[Candidate].names, "score"}
 
 
 def load_candidates(path: Path) -> tuple[list[Prompt], list[Candidate]]:
-    """The prompts and answers of a file; ids are made anew from content, so they agree with those of a run.
+    """The prompts and answers of a file; ids are made again from content, so they agree with those of a run.
 
     A row has `messages` (or another form of prompt) and `text`, which may be empty; `checkpoint` is "given", `sample`
     and `tokens` are 0 and `finish` is "stop" where it has none. Raises DataError with the line of a row that is not so.
@@ -45,7 +45,7 @@ def load_candidates(path: Path) -> tuple[list[Prompt], list[Candidate]]:
 
 def load_tokens(folder: Path) -> pa.Table:
     """What the answers in a folder of `align rollout` were sampled as (`align.sampled.TOKENS`), by the ids that these answers
-    have in files of pairs and thumbs. Raises DataError where the folder has no tokens."""
+    have in files of pairs and binary labels. Raises DataError where the folder has no tokens."""
     tokens = read_tokens([folder])
     if tokens is None:
         raise DataError(

@@ -1,15 +1,15 @@
 """What must not be trained on: anything whose prompt is held out for evaluation, or reads the same as one that is.
 
-Ids are made anew of the texts: a run that an earlier version began has ids of exact characters.
+Ids are made again of the texts: a run that an earlier version began has ids of exact characters.
 """
 
 from collections.abc import Iterable
 from typing import TypeVar
 
 from align.data.demonstrations import Demonstration
-from align.types import Dropped, Preference, Prompt, Thumb, prompt_id
+from align.types import BinaryLabel, Dropped, Preference, Prompt, prompt_id
 
-Row = TypeVar("Row", Preference, Thumb)
+Row = TypeVar("Row", Preference, BinaryLabel)
 HELD_OUT = "held out: the prompt is used for evaluation"
 
 
@@ -34,9 +34,11 @@ def drop_held_out_preferences(
     return _without(rows, held_out, "preference")
 
 
-def drop_held_out_thumbs(rows: Iterable[Thumb], held_out: Iterable[Prompt]) -> tuple[list[Thumb], list[Dropped]]:
-    """The thumbs whose prompt is not among `held_out` (or reads the same), and the others as dropped."""
-    return _without(rows, held_out, "thumb")
+def drop_held_out_binary(
+    rows: Iterable[BinaryLabel], held_out: Iterable[Prompt]
+) -> tuple[list[BinaryLabel], list[Dropped]]:
+    """The binary labels whose prompt is not among `held_out` (or reads the same), and the others as dropped."""
+    return _without(rows, held_out, "binary label")
 
 
 def _without(rows: Iterable[Row], held_out: Iterable[Prompt], what: str) -> tuple[list[Row], list[Dropped]]:

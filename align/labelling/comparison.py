@@ -7,8 +7,8 @@ from typing import Any
 from align.config.recipe import Annotate
 from align.errors import DataError
 from align.evaluation.blind import blind_win_rate
-from align.labelling.session import DESK
-from align.labelling.tasks import Asked
+from align.labelling.session import SESSION, has_session
+from align.labelling.tasks import AskedTasks
 from align.store import read_json
 from align.types import Candidate, Dropped, Judgement, Prompt, Task
 from annotation.tasks import TIED, blind_tasks, first_samples, shortfall
@@ -18,7 +18,7 @@ Answers = tuple[list[Prompt], list[Candidate]]
 
 def ask_blind(
     new: Answers, old: Answers, annotate: Annotate, *, seed: int, hide_thinking: bool = False
-) -> tuple[Asked, dict[str, list[str]]]:
+) -> tuple[AskedTasks, dict[str, list[str]]]:
     """The comparisons of `new` with `old` answers to the same prompts; and what their result needs: the ids of the `new`
     candidates asked about, and of the prompts on which both say the `same`.
 
@@ -57,12 +57,12 @@ def ask_blind(
         asked="tasks" in annotate.model_fields_set,
     )
     notes = [f"{fewer}; give more prompts that both files answer, or lower --tasks"] if fewer else []
-    return Asked(tasks, dropped, [], notes), {"new": [firsts[task.prompt_id].id for task in tasks], "same": same}
+    return AskedTasks(tasks, dropped, [], notes), {"new": [firsts[task.prompt_id].id for task in tasks], "same": same}
 
 
 def win_rate(folder: Path, tasks: list[Task], judgements: list[Judgement]) -> dict[str, Any] | None:
     """How often people preferred what `--candidates` had to what `--against` had, as `align.evaluation.blind` says; None
     for a folder that is not about two files."""
-    desk = read_json(folder / DESK) if (folder / DESK).is_file() else {}
-    blind = desk.get("blind")
-    return blind_win_rate(tasks, judgements, blind["new"], blind["same"], seed=desk["seed"]) if blind else None
+    session = read_json(folder / SESSION) if has_session(folder) else {}
+    blind = session.get("blind")
+    return blind_win_rate(tasks, judgements, blind["new"], blind["same"], seed=session["seed"]) if blind else None

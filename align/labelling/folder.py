@@ -1,5 +1,5 @@
-"""Desks: which tasks a folder asks people about. A run's folder has one for each time that people are asked; a folder of
-one's own is made from a file of candidates, with no recipe and no run."""
+"""Labelling sessions: which tasks a folder asks people about. A run's folder has one for each time that people are asked; a folder of
+your own is made from a file of candidates, with no recipe and no run."""
 
 import logging
 import secrets
@@ -10,15 +10,15 @@ from align.data.candidates import load_candidates
 from align.errors import ConfigError
 from align.ids import content_id, file_id
 from align.labelling.comparison import ask_blind
-from align.labelling.session import DESK
-from align.labelling.tasks import Asked, ask, write_suggestions
+from align.labelling.session import SESSION, has_session
+from align.labelling.tasks import AskedTasks, ask, write_suggestions
 from align.store import fresh_folder, publish, read_json, write_json, write_rows, write_table
 from align.types import Task, as_dict, to_table
 
 _log = logging.getLogger(__name__)
 
 
-def make_desk(
+def make_session(
     folder: Path,
     candidates: Path,
     annotate: Annotate,
@@ -44,7 +44,7 @@ def make_desk(
         asked, blind = ask(*read, annotate, round=1, seed=seed, source=candidates, hide_thinking=hide_thinking), None
     else:
         asked, blind = ask_blind(read, load_candidates(against), annotate, seed=seed, hide_thinking=hide_thinking)
-    write_desk(folder, asked, annotate, seed=seed, made_from=made_from, blind=blind, hide_thinking=hide_thinking)
+    write_session(folder, asked, annotate, seed=seed, made_from=made_from, blind=blind, hide_thinking=hide_thinking)
 
 
 def is_made(folder: Path, made_from: str, way_out: str) -> bool:
@@ -52,16 +52,16 @@ def is_made(folder: Path, made_from: str, way_out: str) -> bool:
     another reason."""
     if not folder.exists():
         return False
-    if (folder / DESK).is_file() and read_json(folder / DESK)["made_from"] == made_from:
+    if has_session(folder) and read_json(folder / SESSION)["made_from"] == made_from:
         return True
     raise ConfigError(
         f"{folder} is there already, and was not made from these candidates with these options", hint=way_out
     )
 
 
-def write_desk(
+def write_session(
     folder: Path,
-    asked: Asked,
+    asked: AskedTasks,
     annotate: Annotate,
     *,
     seed: int,
@@ -78,7 +78,7 @@ def write_desk(
     write_suggestions(partial, asked.suggestions)
     write_rows(partial / "tasks_dropped.jsonl", map(as_dict, asked.dropped))
     tasks_id = file_id(partial / "tasks.parquet")
-    desk = {
+    session = {
         "annotate": annotate.model_dump(mode="json"),
         "tasks_id": tasks_id,
         "workspace": f"{folder.resolve().name}-{secrets.token_hex(4)}",
@@ -89,5 +89,5 @@ def write_desk(
         "blind": blind,
         **({"hide_thinking": True} if hide_thinking else {}),
     }
-    write_json(partial / DESK, desk)
+    write_json(partial / SESSION, session)
     publish(partial, folder)

@@ -1,7 +1,7 @@
-"""The step where people have the word: put the tasks on the server, take judgements into the journal, close.
+"""The step that waits for labels: put the tasks on the server, take judgements into the journal, close.
 
-A desk is what the step needs to know; it comes from a round of a run, or from a folder of one's own that
-`align annotate push` made. Waiting is no sleeping process but the state of the desk's journal.
+A session is what the step needs to know; it comes from a round of a run, or from a folder of your own that
+`align annotate push` made. Waiting is no sleeping process but the state of the session's journal.
 """
 
 import os
@@ -29,12 +29,14 @@ if TYPE_CHECKING:
     from annotation.argilla_backend import ArgillaBackend
     from annotation.backend import AnnotationBackend, SimulationBackend, Submitted
 
-DESK = "desk.json"
+SESSION = "session.json"
+_BEFORE = "desk.json"
+"""What a version before December 2026 called it."""
 POLL_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class Session:
     """`tasks_id` is the content id of the tasks' folder; a closing holds for it alone. `dataset` names the data set for us,
     and `title` for people. Other data sets of the workspace whose names begin with `family` asked what was to be asked
     before; empty where there can be none."""
@@ -53,7 +55,7 @@ class Desk:
 
     @property
     def form(self) -> Form:
-        """What is asked of people: one desk has tasks of one kind."""
+        """What is asked of people: one session has tasks of one kind."""
         blind = bool(self.tasks) and self.tasks[0].kind == "blind_ab"
         return (blind_form if blind else form_of)(self.annotate, self.hide_thinking)
 
@@ -63,15 +65,15 @@ class Desk:
         return self.tasks[0].wanted if self.tasks else self.annotate.overlap
 
 
-def desk_of_round(run: Run, asked: Receipt) -> Desk:
-    """The desk for the tasks of a stage: a round's selection, or its blind comparisons."""
+def session_of_round(run: Run, asked: Receipt) -> Session:
+    """The session for the tasks of a stage: a round's, or its blind comparisons."""
     if run.recipe.annotate is None:
         raise ConfigError("this run asks nobody: its labels come from a file, or it needs none", where=str(run.folder))
     found = from_table(Task, read_table(stage_folder(run.folder, asked.ref) / asked.key / "tasks.parquet"))
     blind = any(task.kind == "blind_ab" for task in found)
     family = f"{'blind' if blind else 'round'}-{asked.round}-"
     which = "comparison" if blind else "round"
-    return Desk(
+    return Session(
         journal=run.journal,
         round=asked.round,
         tasks=found,
@@ -86,20 +88,27 @@ def desk_of_round(run: Run, asked: Receipt) -> Desk:
     )
 
 
-def desk_of_folder(folder: Path) -> Desk:
-    """The desk of a folder that `align annotate push` made."""
-    if not (folder / DESK).is_file():
+def has_session(folder: Path) -> bool:
+    """Whether `align annotate push` made this folder. The file of an earlier version gets the name of today."""
+    if (folder / _BEFORE).is_file() and not (folder / SESSION).is_file():
+        (folder / _BEFORE).rename(folder / SESSION)
+    return (folder / SESSION).is_file()
+
+
+def session_of_folder(folder: Path) -> Session:
+    """The session of a folder that `align annotate push` made."""
+    if not has_session(folder):
         raise ConfigError(
             f"there are no tasks in {folder}", hint="make them with `align annotate push FOLDER --candidates FILE`"
         )
-    desk = read_json(folder / DESK)
+    session = read_json(folder / SESSION)
     tasks = from_table(Task, read_table(folder / "tasks.parquet"))
-    annotate = Annotate.model_validate(desk["annotate"])
-    known = desk["tasks_id"], desk["workspace"], desk["dataset"]
+    annotate = Annotate.model_validate(session["annotate"])
+    known = session["tasks_id"], session["workspace"], session["dataset"]
     title = title_of(folder.resolve().name, tasks)
-    return Desk(
-        folder / "journal.jsonl", desk.get("round", 1), tasks, *known, annotate, desk["seed"],
-        title=title, hide_thinking=desk.get("hide_thinking", False),
+    return Session(
+        folder / "journal.jsonl", session.get("round", 1), tasks, *known, annotate, session["seed"],
+        title=title, hide_thinking=session.get("hide_thinking", False),
     )  # fmt: skip
 
 
@@ -124,68 +133,68 @@ def title_of(name: str, tasks: Sequence[Task]) -> str:
     return f"{words[:1].upper()}{words[1:]}{asked}"
 
 
-def open_backend(desk: Desk) -> "ArgillaBackend":
-    """Connect to the desk's server; the embedded one is started when it is not up. Raises ServiceError."""
+def open_backend(session: Session) -> "ArgillaBackend":
+    """Connect to the session's server; the embedded one is started when it is not up. Raises ServiceError."""
     from annotation.argilla_backend import open_argilla
     from annotation.argilla_dataset import DONE
 
-    url, api_key = _server(desk.annotate.server)
-    guidelines = desk.annotate.guidelines.read_text(encoding="utf-8") if desk.annotate.guidelines else None
-    journal = read_journal(desk.journal, ())
+    url, api_key = _server(session.annotate.server)
+    guidelines = session.annotate.guidelines.read_text(encoding="utf-8") if session.annotate.guidelines else None
+    journal = read_journal(session.journal, ())
     forgotten = journal.forgotten.tasks
     return open_argilla(
         url,
         api_key,
-        workspace=desk.workspace,
-        dataset=desk.dataset,
-        title=desk.title,
-        guidelines=DONE if desk.tasks_id in journal.closed else guidelines,
-        overlap=desk.overlap,
-        form=desk.form,
-        tasks=_asked(desk, forgotten),
+        workspace=session.workspace,
+        dataset=session.dataset,
+        title=session.title,
+        guidelines=DONE if session.tasks_id in journal.closed else guidelines,
+        overlap=session.overlap,
+        form=session.form,
+        tasks=_asked(session, forgotten),
         without=forgotten,
-        revive=_reviver(desk.annotate.server),
+        revive=_reviver(session.annotate.server),
     )
 
 
-def connect_server(desk: Desk) -> "Api | None":
-    """The desk's server as its owner, with nothing made on it; None where the embedded one was never started. Raises
+def connect_server(session: Session) -> "Api | None":
+    """The session's server as its owner, with nothing made on it; None where the embedded one was never started. Raises
     ServiceError and ConfigError."""
     from annotation.argilla_api import connect
     from annotation.argilla_backend import PATIENCE, SUPPORTED
     from annotation.server import has_server
 
-    server = desk.annotate.server
+    server = session.annotate.server
     if isinstance(server, EmbeddedServer) and not has_server(server.home):
         return None
     url, api_key = _server(server)
     return connect(url.rstrip("/"), api_key, PATIENCE, SUPPORTED, _reviver(server))
 
 
-def offer(desk: Desk, backend: "AnnotationBackend | None" = None) -> "tuple[AnnotationBackend, Submitted]":
-    """Put the tasks that are missing on the desk's server, or into a `backend` of the caller's own, close the other data
+def offer(session: Session, backend: "AnnotationBackend | None" = None) -> "tuple[AnnotationBackend, Submitted]":
+    """Put the tasks that are missing on the session's server, or into a `backend` of the caller's own, close the other data
     sets of the run, and on the embedded server let everybody with an account label them.
 
     Tasks that are forgotten are not asked, and annotators who are do not come back.
     """
-    journal = journal_of(desk)
-    backend = backend or open_backend(desk)
-    submitted = backend.submit(_asked(desk, journal.forgotten.tasks))
+    journal = journal_of(session)
+    backend = backend or open_backend(session)
+    submitted = backend.submit(_asked(session, journal.forgotten.tasks))
     if journal.strangers:  # an earlier version wrote down names; whose they are must be known before anybody is let in
-        take_in(desk, backend, journal)
-    _admit(desk, backend, journal)
-    if desk.family:
-        backend.close_others(desk.family)
+        take_in(session, backend, journal)
+    _admit(session, backend, journal)
+    if session.family:
+        backend.close_others(session.family)
     return backend, submitted
 
 
-def left_behind(desk: Desk, backend: "AnnotationBackend") -> dict[str, int]:
+def left_behind(session: Session, backend: "AnnotationBackend") -> dict[str, int]:
     """Data sets of what is not asked any more, or of labellings that are closed → how many answers were given there that the
     journal does not have."""
-    given = backend.given_in_others() if desk.family else {}
+    given = backend.given_in_others() if session.family else {}
     if not given:
         return {}
-    journal = read_journal(desk.journal, {task for answers in given.values() for task, _, _ in answers})
+    journal = read_journal(session.journal, {task for answers in given.values() for task, _, _ in answers})
     times = {key: judgement.time or "" for key, judgement in journal.latest.items()}
     hidden = journal.forgotten
     counts = {
@@ -201,28 +210,28 @@ def left_behind_text(counts: Mapping[str, int]) -> str:
     return f"answers to what is no longer asked do not count: {found}; ask as before to take them in" if found else ""
 
 
-def take_in(desk: Desk, backend: "AnnotationBackend", journal: Journal | None = None) -> list[Judgement]:
+def take_in(session: Session, backend: "AnnotationBackend", journal: Journal | None = None) -> list[Judgement]:
     """Take what the server has, and what people are called there, into the journal; returns what is new."""
-    return record(desk.journal, backend.collect(), backend.people(), journal)
+    return record(session.journal, backend.collect(), backend.people(), journal)
 
 
-def journal_of(desk: Desk) -> Journal:
-    """The desk's journal, as far as it is about the desk's tasks."""
-    return read_journal(desk.journal, {task.id for task in desk.tasks})
+def journal_of(session: Session) -> Journal:
+    """The session's journal, as far as it is about the session's tasks."""
+    return read_journal(session.journal, {task.id for task in session.tasks})
 
 
-def _asked(desk: Desk, forgotten: Collection[str]) -> list[Task]:
-    """The desk's tasks that are not `forgotten`."""
-    return [task for task in desk.tasks if task.id not in forgotten]
+def _asked(session: Session, forgotten: Collection[str]) -> list[Task]:
+    """The session's tasks that are not `forgotten`."""
+    return [task for task in session.tasks if task.id not in forgotten]
 
 
-def _admit(desk: Desk, backend: "AnnotationBackend", journal: Journal) -> None:
-    if isinstance(desk.annotate.by, People) and isinstance(desk.annotate.server, EmbeddedServer):
+def _admit(session: Session, backend: "AnnotationBackend", journal: Journal) -> None:
+    if isinstance(session.annotate.by, People) and isinstance(session.annotate.server, EmbeddedServer):
         backend.admit(without=journal.read_on().forgotten.annotators)
 
 
 def waits(
-    desk: Desk, progress: Progress | None = None, backend: "AnnotationBackend | None" = None
+    session: Session, progress: Progress | None = None, backend: "AnnotationBackend | None" = None
 ) -> Iterator[Waiting]:
     """Push what is missing, let simulated annotators work, and pull, until the labelling is closed: every task has what
     it wants, or somebody closed it. Gives what is missing until then, whenever that changes; whoever does not want to
@@ -230,23 +239,23 @@ def waits(
 
     Doing it again repeats nothing: tasks, responses and judgements are found by their ids. Answers are read only when
     the server says that something changed, and at most a quarter of the time; of the journal, what is new. `progress`
-    is told (given, planned) answers of simulated annotators. People label on the desk's server, or in a `backend` of the
+    is told (given, planned) answers of simulated annotators. People label on the session's server, or in a `backend` of the
     caller's own, which must take answers of personas where there are any.
     """
-    journal, own = journal_of(desk), backend
-    if not desk.tasks and desk.tasks_id not in journal.closed:
-        close(desk.journal, desk.round, desk.tasks_id, "there is nothing to ask")
-    backend, version, before, note = None, None, None, ""  # found anew, or begun, where it went away
-    while desk.tasks_id not in journal.read_on().closed:
+    journal, own = journal_of(session), backend
+    if not session.tasks and session.tasks_id not in journal.closed:
+        close(session.journal, session.round, session.tasks_id, "there is nothing to ask")
+    backend, version, before, note = None, None, None, ""  # found again, or begun, where it went away
+    while session.tasks_id not in journal.read_on().closed:
         began = time.monotonic()
         try:
             if backend is None:
-                backend, _ = offer(desk, own)
-                note = left_behind_text(left_behind(desk, backend))
+                backend, _ = offer(session, own)
+                note = left_behind_text(left_behind(session, backend))
             else:
-                _admit(desk, backend, journal)
+                _admit(session, backend, journal)
             latest = backend.version()
-            missing = before if latest == version else _take(desk, backend, journal, progress)
+            missing = before if latest == version else _take(session, backend, journal, progress)
         except ServiceError:
             if version is None:
                 raise
@@ -260,26 +269,28 @@ def waits(
             time.sleep(pause)
 
 
-def _take(desk: Desk, backend: "AnnotationBackend", journal: Journal, progress: Progress | None) -> Waiting | None:
+def _take(
+    session: Session, backend: "AnnotationBackend", journal: Journal, progress: Progress | None
+) -> Waiting | None:
     """Take what was said into the journal, and close the labelling where nobody is left to ask; else what is missing."""
-    if isinstance(desk.annotate.by, Personas):
-        _simulate(desk, desk.annotate.by, cast("SimulationBackend", backend), journal, progress)
-    take_in(desk, backend, journal)
+    if isinstance(session.annotate.by, Personas):
+        _simulate(session, session.annotate.by, cast("SimulationBackend", backend), journal, progress)
+    take_in(session, backend, journal)
     state = backend.progress()
     if state.open:
         return Waiting(state.answers, state.wanted, backend.url)
     reason = f"{state.completed} of {state.tasks} tasks have their answers"
     reason += "".join(f"; {said}" for said in (short_text(state.exhausted), dropped_text(state.dropped)) if said)
-    finish(desk, backend, reason, journal)
+    finish(session, backend, reason, journal)
     return None
 
 
-def finish(desk: Desk, backend: "AnnotationBackend", reason: str, journal: Journal | None = None) -> None:
+def finish(session: Session, backend: "AnnotationBackend", reason: str, journal: Journal | None = None) -> None:
     """Take what is there, close the labelling and its data set, and take what came in between, which is told of as late."""
-    take_in(desk, backend, journal)
-    close(desk.journal, desk.round, desk.tasks_id, reason)
+    take_in(session, backend, journal)
+    close(session.journal, session.round, session.tasks_id, reason)
     backend.close()
-    take_in(desk, backend, journal)
+    take_in(session, backend, journal)
 
 
 NAMED = 5
@@ -304,27 +315,27 @@ def dropped_text(dropped: Sequence[Dropped]) -> str:
 
 
 def follow(
-    desk: Desk,
+    session: Session,
     tell: Callable[[Waiting], None],
     *,
     backend: "AnnotationBackend | None" = None,
     progress: Progress | None = None,
 ) -> list[Judgement]:
-    """Wait until nothing is missing, on the desk's server or on a `backend` of the caller's own; `tell` hears what is,
+    """Wait until nothing is missing, on the session's server or on a `backend` of the caller's own; `tell` hears what is,
     whenever that changes. Returns the judgements."""
-    for waiting in waits(desk, progress, backend):
+    for waiting in waits(session, progress, backend):
         tell(waiting)
-    return judgements_of(desk)
+    return judgements_of(session)
 
 
-def judgements_of(desk: Desk) -> list[Judgement]:
-    """What counts about the desk's tasks: what the journal says now, or said when the labelling was closed."""
-    return journal_of(desk).judgements((t.id for t in desk.tasks), desk.tasks_id)
+def judgements_of(session: Session) -> list[Judgement]:
+    """What counts about the session's tasks: what the journal says now, or said when the labelling was closed."""
+    return journal_of(session).judgements((t.id for t in session.tasks), session.tasks_id)
 
 
-def closed(desk: Desk) -> str | None:
-    """Why the desk's labelling is closed, or None while it is open."""
-    return read_journal(desk.journal, ()).closed.get(desk.tasks_id)
+def closed(session: Session) -> str | None:
+    """Why the session's labelling is closed, or None while it is open."""
+    return read_journal(session.journal, ()).closed.get(session.tasks_id)
 
 
 def late_text(count: int) -> str:
@@ -335,7 +346,7 @@ def late_text(count: int) -> str:
 
 
 def _simulate(
-    desk: Desk,
+    session: Session,
     personas: Personas,
     backend: "SimulationBackend",
     journal: Journal,
@@ -348,13 +359,13 @@ def _simulate(
     forgotten = journal.forgotten
     label(
         backend,
-        _asked(desk, forgotten.tasks),
+        _asked(session, forgotten.tasks),
         [persona for persona in personas.personas if persona.name not in forgotten.annotators],
         utility.score,
-        seed=desk.seed,
+        seed=session.seed,
         shuffle=personas.shuffle_labels,
         progress=progress,
-        form=desk.form,
+        form=session.form,
     )
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from align.labelling.session import Desk, journal_of, left_behind
+from align.labelling.session import Session, journal_of, left_behind
 from align.types import Judgement, Task, as_dict, to_table
 from annotation.annotators import statistics, time_left
 from annotation.backend import Progress
@@ -55,20 +55,20 @@ class Survey:
         }
 
 
-def survey(desk: Desk, backend: "AnnotationBackend") -> Survey:
-    """Ask the server how the desk's labelling stands. Nothing is written. Raises ServiceError.
+def survey(session: Session, backend: "AnnotationBackend") -> Survey:
+    """Ask the server how the session's labelling stands. Nothing is written. Raises ServiceError.
 
     Counted is what the server has, and what the journal still has of people who are no longer there; of a closed
     labelling, what the journal had when it was closed. Who is forgotten is not counted, though the server's own
     progress, which decides what it asks next, knows nothing of that.
     """
     progress, collected, names = backend.progress(), backend.collect(), backend.people()
-    journal = journal_of(desk)
-    judgements, late = _counted(desk, journal.meet(collected, names), collected)
+    journal = journal_of(session)
+    judgements, late = _counted(session, journal.meet(collected, names), collected)
     present = progress.annotators.keys() - journal.forgotten.annotators
-    people = statistics(desk.tasks, judgements, present)
-    tables = to_table(Task, desk.tasks), to_table(Judgement, judgements)
-    compiled = compile_labels(*tables, model=desk.annotate.compiler, sides_drawn=True)
+    people = statistics(session.tasks, judgements, present)
+    tables = to_table(Task, session.tasks), to_table(Judgement, judgements)
+    compiled = compile_labels(*tables, model=session.annotate.compiler, sides_drawn=True)
     for name, numbers in people.items():
         numbers["name"] = names.get(name) or journal.called(name)
         numbers["drafts"] = progress.annotators[name].drafts if name in progress.annotators else 0
@@ -77,23 +77,23 @@ def survey(desk: Desk, backend: "AnnotationBackend") -> Survey:
         }
     return Survey(
         url=backend.url,
-        closed=journal.closed.get(desk.tasks_id),
+        closed=journal.closed.get(session.tasks_id),
         progress=progress,
         people=people,
         judgements=judgements,
         left=time_left(progress, people),
         late=late,
-        superseded=left_behind(desk, backend),
+        superseded=left_behind(session, backend),
         notes=name_people(compiled.notes, {person: numbers["name"] for person, numbers in people.items()}),
     )
 
 
-def _counted(desk: Desk, journal: Journal, collected: list[Judgement]) -> tuple[list[Judgement], int]:
+def _counted(session: Session, journal: Journal, collected: list[Judgement]) -> tuple[list[Judgement], int]:
     """What counts of the journal and of what the server has, and how many answers came too late for that."""
-    tasks = [task.id for task in desk.tasks]
-    counted = {(j.task_id, j.annotator): j for j in journal.judgements(tasks, desk.tasks_id)}
-    newer = {(j.task_id, j.annotator): j for j in [*journal.judgements(tasks), *journal.in_force(collected)]}
-    if desk.tasks_id not in journal.closed:
+    tasks = [task.id for task in session.tasks]
+    counted = {(j.task_id, j.annotator): j for j in journal.judgements(tasks, session.tasks_id)}
+    newer = {(j.task_id, j.annotator): j for j in [*journal.judgements(tasks), *journal.valid(collected)]}
+    if session.tasks_id not in journal.closed:
         return list((counted | newer).values()), 0
     owners = {(task, journal.identity(who)): judgement for (task, who), judgement in counted.items()}
     return list(counted.values()), sum(differs(owners.get(key), judgement) for key, judgement in newer.items())

@@ -23,7 +23,7 @@ MORE_ANSWERS = "raise rollouts.prompts, rollouts.samples or rollouts.temperature
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AskedTasks:
     """`suggestions` are the outcomes that were suggested, and for the other tasks those that would have been. `notes` are
     sentences for people: what was asked for and could not be made."""
 
@@ -42,7 +42,7 @@ def ask(
     seed: int,
     source: Path | None = None,
     hide_thinking: bool = False,
-) -> Asked:
+) -> AskedTasks:
     """The tasks that `annotate` asks about `candidates`, which answer train prompts. A gold pair whose prompt is in the
     test split of `prompts` is dropped.
 
@@ -80,9 +80,9 @@ def ask(
     # not in the order of their making: nobody should see from a place on the server what is gold or a repeat
     tasks = sorted([*proper, *again, *gold], key=lambda t: (-t.priority, unit_for(seed, "order", t.id)))
     if annotate.suggest is None:
-        return Asked(tasks, dropped, [], notes)
+        return AskedTasks(tasks, dropped, [], notes)
     shown, suggestions = _suggested(tasks, annotate.suggest, seed)
-    return Asked(shown, dropped, suggestions, notes)
+    return AskedTasks(shown, dropped, suggestions, notes)
 
 
 def _gold(

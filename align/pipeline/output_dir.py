@@ -72,7 +72,7 @@ def output_dir(out: Path, work: Path | None = None, *, where: str = "out") -> It
         raise ConfigError(f"{out} is there already", where=where, hint="name another folder, or remove this one")
     working_folder(work)
     with run_lock(work):
-        fresh_folder(partial)  # what an earlier attempt left is made anew: it may have had other settings
+        fresh_folder(partial)  # what an earlier attempt left is made again: it may have had other settings
         yield OutputDir(partial, work)
         publish(partial, out)
         remove_folder(work)

@@ -3,7 +3,7 @@
     round_001/rollouts/3f0c…/            published: receipt.json, files, logs/ (for people, not content)
     round_001/rollouts/3f0c….partial/    in work
     round_001/rollouts/3f0c….work/       shards and trainer checkpoints that it goes on from, gone when it is published
-    round_001/rollouts/current           the key in force, replaced atomically
+    round_001/rollouts/current           the key that counts, replaced atomically
 
 The key is the content id of the stage's name and version, of the outputs of its inputs, of its settings and of the
 outside files that it reads. So a changed input makes a new folder, and the same inputs find the old one.
@@ -132,7 +132,7 @@ def current(run: Path, ref: Ref) -> Receipt | None:
     return published(run, ref, key) if key is not None else None
 
 
-def in_force(run: Path, ref: Ref, known: dict[Ref, Receipt | None] | None = None) -> Receipt | None:
+def valid(run: Path, ref: Ref, known: dict[Ref, Receipt | None] | None = None) -> Receipt | None:
     """The current receipt of a stage, if all that it was made from is still what those stages hold; else None.
 
     `known` keeps what was found, for calls about several stages of one run.
@@ -141,7 +141,7 @@ def in_force(run: Path, ref: Ref, known: dict[Ref, Receipt | None] | None = None
     if ref not in known:
         receipt = known[ref] = current(run, ref)
         for source in receipt.inputs.values() if receipt else ():
-            made_from = in_force(run, Ref(source["round"], source["stage"]), known)
+            made_from = valid(run, Ref(source["round"], source["stage"]), known)
             if made_from is None or made_from.output != source["output"]:
                 known[ref] = None
     return known[ref]
@@ -175,7 +175,7 @@ def partial_folder(run: Path, ref: Ref, key: str) -> Path:
     return folder
 
 
-def seal(
+def publish_stage(
     run: Path,
     stage: Stage,
     key: str,

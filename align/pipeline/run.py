@@ -1,5 +1,6 @@
 """A run's folder: what was asked (`recipe.yaml`), what was meant (`resolved.yaml`), on what (`env.json`)."""
 
+import logging
 import os
 import platform
 import re
@@ -13,12 +14,16 @@ from align.config.load import Loaded, resolved_yaml
 from align.config.recipe import Recipe
 from align.errors import ConfigError, DataError
 from align.ids import file_id, is_whole, with_check
+from align.pipeline import migration
 from align.pipeline.lock import run_lock
 from align.pipeline.receipts import versions
 from align.store import disk_errors, read_json, replace_file, write_json
 
-RUN = "run.json"
+RUN, RESOLVED = "run.json", "resolved.yaml"
+LAYOUT = 2
+"""Of a run's folder: which names its stages, files and settings have. Runs of layout 1 do not note it."""
 _ID = re.compile("[0-9a-z]+")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +58,16 @@ def _brought_up_to_date(folder: Path, loaded: Loaded) -> Run:
     identity, at = folder / RUN, os.path.relpath(loaded.folder, folder.resolve())
     if not identity.is_file():
         began = date.today().isoformat()
-        write_json(identity, with_check({"id": secrets.token_hex(4), "recipe": at, "began": began}))
+        new = {"id": secrets.token_hex(4), "recipe": at, "began": began}
+        # a run that lost its id may be an old one
+        write_json(identity, with_check(new if any(folder.glob("round_*")) else {**new, "layout": LAYOUT}))
     known = _identity(folder)
+    _name_as_today(folder)
     if noted(folder).get("recipe") != at:  # the recipe's folder was moved
         noting(folder, recipe=at)
     recipe = _dated(loaded.recipe, folder)
     environment = {**versions(), "platform": platform.platform(), "cores": os.cpu_count()}
-    texts = {"recipe.yaml": loaded.text, "resolved.yaml": resolved_yaml(recipe)}
+    texts = {"recipe.yaml": loaded.text, RESOLVED: resolved_yaml(recipe)}
     for name, text in texts.items():
         if not (folder / name).is_file() or (folder / name).read_bytes() != text.encode():
             replace_file(folder / name, text)
@@ -129,8 +137,10 @@ def _dated(recipe: Recipe, folder: Path) -> Recipe:
 
 
 def planned_run(loaded: Loaded, runs: Path) -> Run:
-    """The run that `create_run` would open; nothing is written."""
+    """The run that `create_run` would open; nothing is written, but that a run of an earlier version gets today's names."""
     folder = run_folder(loaded, runs)
+    if (folder / RUN).is_file():
+        require_run(folder)
     return Run(folder, "", _dated(loaded.recipe, folder))
 
 
@@ -164,7 +174,7 @@ def open_run(folder: Path) -> Run:
 
     require_run(folder)
     require_texts(folder)
-    return Run(folder, _identity(folder), load_recipe(folder / "resolved.yaml", files=False).recipe)
+    return Run(folder, _identity(folder), load_recipe(folder / RESOLVED, files=False).recipe)
 
 
 def find_run(path: Path, runs: Path = Path("runs")) -> Path | None:
@@ -185,12 +195,41 @@ def find_run(path: Path, runs: Path = Path("runs")) -> Path | None:
 
 
 def _is_run(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (RUN, "resolved.yaml"))
+    return any((folder / name).is_file() for name in (RUN, RESOLVED))
 
 
 def require_run(folder: Path) -> None:
-    """Raises ConfigError where `folder` holds no run."""
+    """Raises ConfigError where `folder` holds no run, or one of a later version. One of an earlier version gets the names
+    of today, once; ServiceError where another process works on it."""
     if not (folder / RUN).is_file():
         raise ConfigError(
             f"there is no run in {folder}", hint="name a folder under runs/, or start one with `align run RECIPE`"
         )
+    if _layout(folder) != LAYOUT:
+        with run_lock(folder):
+            _name_as_today(folder)
+
+
+def _layout(folder: Path) -> int:
+    """The layout that a run notes; of one whose note cannot be read, today's."""
+    try:
+        return int(noted(folder).get("layout", 1))
+    except DataError:
+        return LAYOUT
+
+
+def _name_as_today(folder: Path) -> None:
+    """Bring a run to the layout of today. The caller holds its lock. Raises ConfigError for one of a later version."""
+    layout = _layout(folder)
+    if layout > LAYOUT:
+        raise ConfigError(
+            f"a later version of align made this run (layout {layout})", where=str(folder), hint="use that version"
+        )
+    if layout < LAYOUT:
+        resolved, texts = folder / RESOLVED, dict(noted(folder).get("texts", {}))
+        begun = (folder / migration.PLAN).is_file()
+        whole = resolved.is_file() and (begun or texts.get(RESOLVED) in (None, file_id(resolved)))
+        migration.migrate(folder, resolved if whole else None)  # what is damaged stays so, and is told of
+        noting(folder, layout=LAYOUT, texts={**texts, **({RESOLVED: file_id(resolved)} if whole else {})})
+        migration.finish(folder)
+        _log.warning("%s was made by an earlier version: its stages and settings have the names of today now", folder)

@@ -1,4 +1,4 @@
-"""The runner: goes through a plan, does what is missing, stops where people have the word or a stage refuses to go on."""
+"""The runner: goes through a plan, does what is missing, stops where it waits for labels or a stage refuses to go on."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -18,9 +18,9 @@ from align.pipeline.receipts import (
     partial_folder,
     point_to,
     pointed_key,
+    publish_stage,
     published,
     put_aside,
-    seal,
     stage_folder,
     stage_key,
 )
@@ -109,7 +109,7 @@ def bring_about(run: Path, step: Stage, receipts: dict[Ref, Receipt], tell: Tell
 
 
 def refresh(run: Path, steps: list[Step], tell: Tell) -> list[Ref]:
-    """Do those stages anew whose key depends on what is outside the run and has changed, and the light ones made from
+    """Do those stages again whose key depends on what is outside the run and has changed, and the light ones made from
     them; returns them. Nothing is sampled or trained; what has not run yet is left alone. Raises AlignError."""
     receipts: dict[Ref, Receipt] = {}
     fresh: set[Ref] = set()
@@ -156,15 +156,15 @@ def find_stage(steps: list[Step], text: str) -> int:
     raise ConfigError(f"there is no stage {text!r}", where="--from", hint=f"this recipe's stages are {names}")
 
 
-def retire(run: Path, steps: list[Step]) -> None:
-    """Put the published folders of `steps` aside (`align clean` removes them), so that they are done anew."""
+def archive(run: Path, steps: list[Step]) -> None:
+    """Put the published folders of `steps` aside (`align clean` removes them), so that they are done again."""
     for step in steps:
         folder = stage_folder(run, step.ref)
         key = pointed_key(folder)
         known = [folder / key] if key else [p for p in folder.glob("*/") if KEY.fullmatch(p.name)]
         (folder / CURRENT).unlink(missing_ok=True)
         for path in known:  # of a pointer that cannot be read any of them may be meant
-            put_aside(path, "retired")
+            put_aside(path, "archived")
 
 
 def frozen(run: Path, stage: Stage, inputs: dict[str, Receipt]) -> Stage:
@@ -189,7 +189,7 @@ def _execute(run: Path, stage: Stage, key: str, inputs: dict[str, Receipt], tell
     summary = (run_apart if stage.declared.subprocess else run_here)(stage.declared.function, job, progress)
     seconds, ended = time.monotonic() - clock, datetime.now(UTC)
     times = (started.isoformat(timespec="milliseconds"), ended.isoformat(timespec="milliseconds"), seconds)
-    receipt = seal(run, stage, key, inputs, summary, *times)
+    receipt = publish_stage(run, stage, key, inputs, summary, *times)
     remember(run, receipt)
     tell(Event("done", stage.ref, seconds=seconds))
     for note in summary.get("notes") or ():

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from align.pipeline.stage import Job, function_of
-from align.pipeline.subprocess_runner import run_child, serve
+from align.pipeline.subprocess_runner import run_subprocess, serve
 from align.progress import Progress
 from align.store import LOGS, disk_errors, read_json, write_json
 from align.train.launch import accelerate_file, launch_command, launch_environment
@@ -36,7 +36,7 @@ def run_apart(function: str, job: Job, progress: Progress) -> Summary:
     nproc, threads = job.runtime.get("nproc", 1), job.runtime.get("threads")
     accelerate = job.runtime.get("accelerate")
     file = accelerate_file(accelerate, nproc) if accelerate is not None else None
-    return run_child(
+    return run_subprocess(
         launch_command("align.pipeline.stage_worker", str(order), nproc=nproc),
         named=f"the stage {job.round}/{job.stage}",
         environment={

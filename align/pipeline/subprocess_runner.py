@@ -26,7 +26,7 @@ from align.train.world import rank
 from align.types import Summary
 
 
-def run_child(
+def run_subprocess(
     command: list[str], *, named: str, environment: Mapping[str, str], log: Path, progress: Progress
 ) -> Summary:
     """Run `command`, whose program calls `serve`, and return its summary; what it prints is appended to `log`.

@@ -11,7 +11,7 @@ WHAT = {
     "judgements": "what each annotator said about each task, with the prompt and the answers that were compared",
     "preferences": "pairs compiled from it: `prompt`, `chosen`, `rejected` as messages (TRL's DPO), `target`, the"
     " probability that `chosen` is better, `weight` and `margin`",
-    "thumbs": "verdicts on single answers: `prompt`, `completion`, `label` (TRL's KTO), `target`, the probability that"
+    "binary": "binary labels of single answers: `prompt`, `completion`, `label` (TRL's KTO), `target`, the probability that"
     " the answer is good, and `weight`",
     "demonstrations": "answers that annotators wrote instead: `prompt` and `completion` (TRL's SFT)",
 }
@@ -96,7 +96,7 @@ def _about_annotators(facts: dict[str, Any]) -> str:
     if facts["named"]:
         return "Annotators stand under the names with which they logged in: ask them before you publish this."
     return (
-        "Annotators are called `annotator-1`, `annotator-2` and so on, in no telling order. Ids were made anew and times"
+        "Annotators are called `annotator-1`, `annotator-2` and so on, in no telling order. Ids were made again and times"
         " left out, so that nobody can be found by them. `reason` and `edit` are in people's own words and were not"
         " looked through."
     )

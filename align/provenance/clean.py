@@ -10,12 +10,12 @@ from align.pipeline.stage import PARTIAL, WORK
 from align.store import remove_folder
 
 _WORKING = re.compile(
-    rf"{KEY.pattern}(?:{re.escape(PARTIAL)}|{re.escape(WORK)}|\.retired-\d{{8}}T\d+|\.damaged-\d{{8}}T\d+)"
+    rf"{KEY.pattern}(?:{re.escape(PARTIAL)}|{re.escape(WORK)}|\.archived-\d{{8}}T\d+|\.damaged-\d{{8}}T\d+)"
 )
 
 
 def unreachable(run: Path) -> list[tuple[Path, int]]:
-    """Superseded, retired and half-made stage folders with their sizes in bytes, largest first.
+    """Superseded, archived and half-made stage folders with their sizes in bytes, largest first.
 
     Only folders of names that a run gives are among them, and none behind a symbolic link. Where a pointer is missing or
     cannot be read, what the stage has published stays: `align run` finds it again.

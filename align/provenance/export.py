@@ -1,4 +1,4 @@
-"""What people said, as files that others read: JSONL beside the desk, or a data set in the Hub's layout with a card."""
+"""What people said, as files that others read: JSONL beside the session, or a data set in the Hub's layout with a card."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ import pyarrow as pa
 from align.config.recipe import Annotate, Personas
 from align.errors import ConfigError
 from align.ids import content_id
-from align.labelling.session import DESK, Desk, desk_of_folder, journal_of
+from align.labelling.session import Session, has_session, journal_of, session_of_folder
 from align.pipeline.intact import require_readable
 from align.pipeline.receipts import current, pointers
 from align.pipeline.run import open_run
@@ -21,13 +21,13 @@ from align.turns import said
 from align.types import (
     MESSAGES,
     SCHEMAS,
+    BinaryLabel,
     Dropped,
     Edit,
     Judgement,
     Message,
     Preference,
     Task,
-    Thumb,
     as_dict,
     from_table,
     judgement_id,
@@ -52,7 +52,7 @@ CONFIGS: dict[str, pa.Schema] = {
         + [("prompt_id", pa.string()), ("chosen_id", pa.string()), ("rejected_id", pa.string())]
         + [("judgements", _STRINGS)]
     ),
-    "thumbs": pa.schema(
+    "binary": pa.schema(
         [("prompt", MESSAGES), ("completion", MESSAGES), ("label", pa.bool_()), ("target", pa.float64())]
         + [("weight", pa.float64()), ("round", pa.int32()), ("id", pa.string()), ("prompt_id", pa.string())]
         + [("candidate_id", pa.string()), ("judgements", _STRINGS)]
@@ -63,6 +63,13 @@ CONFIGS: dict[str, pa.Schema] = {
     ),
 }
 """The parts of a data set and their columns."""
+ROW = {
+    "judgements": "judgement",
+    "preferences": "preference",
+    "binary": "binary label",
+    "demonstrations": "demonstration",
+}
+"""What one row of a part is called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +87,12 @@ class Labels:
     """Annotators saw no thoughts, so that the answers that they judged have none."""
 
 
-def pull_files(desk: Desk, folder: Path) -> tuple[dict[str, int], list[str]]:
+def pull_files(session: Session, folder: Path) -> tuple[dict[str, int], list[str]]:
     """Write the judgements that count, what they compile to and what was dropped as JSONL; returns the counts, and what
     the label compiler has to say about the labels."""
-    labels = _labels_of(desk, folder)
+    labels = _labels_of(session, folder)
     parts, compiled = parts_of(
-        labels.tasks, labels.judgements, labels.names, desk.annotate.compiler, hide_thinking=labels.hide_thinking
+        labels.tasks, labels.judgements, labels.names, session.annotate.compiler, hide_thinking=labels.hide_thinking
     )
     parts["dropped"] = list(map(as_dict, from_table(Dropped, compiled.dropped)))
     for name, rows in parts.items():
@@ -98,7 +105,7 @@ def export(folder: Path, out: Path, *, names: bool, format: Literal["parquet", "
     how many rows each part has.
 
     Of a run all rounds are exported, compiled together. Without `names` annotators get pseudonyms, ids that could be
-    traced back to a person are made anew, and times are left out. Raises ConfigError where `out` is there already and
+    traced back to a person are made again, and times are left out. Raises ConfigError where `out` is there already and
     where nobody has said anything yet.
     """
     if out.exists():
@@ -145,7 +152,7 @@ def export(folder: Path, out: Path, *, names: bool, format: Literal["parquet", "
 def pseudonymous(judgements: list[Judgement], salt: str) -> list[Judgement]:
     """`annotator-1`, `annotator-2` and so on, in an order that depends on `salt` and tells nothing.
 
-    A judgement's id is made of its annotator's, and whoever knows the users could try them, so ids are made anew; times,
+    A judgement's id is made of its annotator's, and whoever knows the users could try them, so ids are made again; times,
     which tell who works when, are left out.
     """
     people = sorted({j.annotator for j in judgements}, key=lambda who: content_id(["annotator", salt, who]))
@@ -158,8 +165,8 @@ def pseudonymous(judgements: list[Judgement], salt: str) -> list[Judgement]:
 
 
 def _labels(folder: Path) -> Labels:
-    if (folder / DESK).is_file() or not (folder / "run.json").is_file():
-        return _labels_of(desk_of_folder(folder), folder)
+    if has_session(folder) or not (folder / "run.json").is_file():
+        return _labels_of(session_of_folder(folder), folder)
     run = open_run(folder)
     if run.recipe.annotate is None:
         raise ConfigError("this run asks nobody: its labels come from a file, or it needs none", where=str(folder))
@@ -180,11 +187,11 @@ def _labels(folder: Path) -> Labels:
     return Labels(run.recipe.name, run.id, *everything)
 
 
-def _labels_of(desk: Desk, folder: Path) -> Labels:
-    journal = journal_of(desk)
-    judgements = journal.judgements((task.id for task in desk.tasks), desk.tasks_id)
-    everything = (desk.tasks, judgements, journal.everybody(), desk.annotate, desk.hide_thinking)
-    return Labels(folder.resolve().name, desk.workspace, *everything)
+def _labels_of(session: Session, folder: Path) -> Labels:
+    journal = journal_of(session)
+    judgements = journal.judgements((task.id for task in session.tasks), session.tasks_id)
+    everything = (session.tasks, judgements, journal.everybody(), session.annotate, session.hide_thinking)
+    return Labels(folder.resolve().name, session.workspace, *everything)
 
 
 def parts_of(
@@ -203,7 +210,7 @@ def parts_of(
     parts = {
         "judgements": [_judgement(j, by_id[j.task_id], names.get(j.annotator), hide_thinking) for j in judgements],
         "preferences": _rows(Preference, compiled.preferences, _preference),
-        "thumbs": _rows(Thumb, compiled.thumbs, _thumb),
+        "binary": _rows(BinaryLabel, compiled.binary, _binary_label),
         "demonstrations": _rows(Edit, compiled.edits, _demonstration),
     }
     return parts, compiled
@@ -236,10 +243,10 @@ def _preference(row: Preference) -> Row:
     }
 
 
-def _thumb(row: Thumb) -> Row:
+def _binary_label(row: BinaryLabel) -> Row:
     """KTO's form, with the weight beside it."""
     label = {"label": row.target >= 0.5}
-    return _fields(row, "thumbs") | {"prompt": row.messages, "completion": _reply(row.text), **label}
+    return _fields(row, "binary") | {"prompt": row.messages, "completion": _reply(row.text), **label}
 
 
 def _demonstration(row: Edit) -> Row:

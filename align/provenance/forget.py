@@ -2,7 +2,7 @@
 
 Tombstones go into the journal, and from then on nothing there comes out again; then the words are erased, in the journal
 and on the annotation server, and an open labelling asks others instead. What is already published stays on disk as it is
-until it is done anew and `align clean` removes the old folders, so every published folder is looked through: the snapshots
+until it is done again and `align clean` removes the old folders, so every published folder is looked through: the snapshots
 that hold a forgotten judgement, the rows compiled from it, and the checkpoints trained on those, or on a parent that was.
 """
 
@@ -14,27 +14,27 @@ from typing import TYPE_CHECKING, Any
 
 from align.config.recipe import EmbeddedServer
 from align.errors import AlignError, ConfigError, DataError, ServiceError
-from align.labelling.session import DESK, Desk, connect_server, open_backend
+from align.labelling.session import Session, connect_server, has_session, open_backend
 from align.pipeline.lock import run_lock
 from align.pipeline.receipts import CURRENT, RECEIPT, Receipt, read_receipt, stage_folder, where_now
 from align.pipeline.run import require_run
 from align.pipeline.stage import Ref
 from align.stages.plan import model_of, tables_of
 from align.store import read_rows, read_table
-from align.types import Edit, Judgement, Preference, Thumb
+from align.types import BinaryLabel, Edit, Judgement, Preference
 from annotation.journal import Tombstones, forget, introduce, read_journal
 from annotation.journal import erase as erase_words
 
 if TYPE_CHECKING:
     from annotation.argilla_erase import Erased as OnServer
 
-ROWS = {"preferences": "judgements", "thumbs": "judgements", "edits": "judgement"}
+ROWS = {"preferences": "judgements", "binary": "judgements", "edits": "judgement"}
 """Files of compiled rows, and their column that names judgements."""
-PULLED = {"preferences": "preferences", "thumbs": "thumbs", "edits": "demonstrations"}
+PULLED = {"preferences": "preferences", "binary": "binary", "edits": "demonstrations"}
 """What `align annotate pull` calls them."""
 MODELS = {"checkpoints": "checkpoints", "reward models": "reward_models"}
 """What lineage calls a model, and this file."""
-SAID = {Judgement, Preference, Thumb, Edit}
+SAID = {Judgement, Preference, BinaryLabel, Edit}
 """Rows that hold what people said, or are made of it."""
 UNASKED = (
     "all that was said on the annotation server, which was not reached, and in the journal the judgements of those whose ids "
@@ -65,7 +65,7 @@ def wish(
     has said nothing that was taken in. Raises ConfigError where nobody has that name, where several have, and where no task
     asks about that prompt.
     """
-    if not (folder / DESK).is_file():
+    if not has_session(folder):
         require_run(folder)
     if (annotator is None) == (prompt is None):
         raise ConfigError("say whom or what to forget", hint="give either --annotator NAME or --prompt ID")
@@ -79,8 +79,8 @@ def wish(
 def used_by(wish: Wish) -> dict[str, Any]:
     """What is to be forgotten and what used it, by id and sorted:
 
-    `judgements`; the compiled `preferences`, `thumbs` and `edits`; `checkpoints` and `reward_models` as
-    {id, stage, key, in_force}. A checkpoint used what the snapshot of its preferences holds, also where none of its
+    `judgements`; the compiled `preferences`, `binary` and `edits`; `checkpoints` and `reward_models` as
+    {id, stage, key, valid}. A checkpoint used what the snapshot of its preferences holds, also where none of its
     pairs names the judgement, because a compiler that learns how far to trust people weighs all pairs together.
     """
     about = wish.tombstones.tasks if wish.kind == "prompt" else None
@@ -126,50 +126,50 @@ class Erased:
     failed: AlignError | None
 
 
-def people_of(desk: Desk) -> dict[str, str]:
-    """Whom the desk's server knows: annotator → name; nobody where there is none. Raises ServiceError and ConfigError."""
+def people_of(session: Session) -> dict[str, str]:
+    """Whom the session's server knows: annotator → name; nobody where there is none. Raises ServiceError and ConfigError."""
     from annotation.argilla_erase import people
 
-    api = connect_server(desk)
+    api = connect_server(session)
     return people(api) if api is not None else {}
 
 
-def erase(desk: Desk, wish: Wish) -> Erased:
+def erase(session: Session, wish: Wish) -> Erased:
     """Erase the words of what has its tombstones: on the server, where others are asked instead while the labelling is open,
     and in the journal. Doing it again goes on. Raises ServiceError while another process works on the folder."""
     with run_lock(wish.folder):
         found, failed, keep = None, None, set[str]()
         try:
-            found = _erase_on_server(desk, wish)
+            found = _erase_on_server(session, wish)
         except (ServiceError, ConfigError) as error:
-            failed, keep = error, read_journal(desk.journal, ()).strangers
-        judgements = erase_words(desk.journal, keep)
+            failed, keep = error, read_journal(session.journal, ()).strangers
+        judgements = erase_words(session.journal, keep)
     if found is None:
         return Erased(judgements, 0, 0, [UNASKED] if failed else [], failed)
-    remains = [*found.remains, *(_account(desk, name) for name in found.accounts)]
+    remains = [*found.remains, *(_account(session, name) for name in found.accounts)]
     return Erased(judgements, found.answers, found.drafts, remains, None)
 
 
-def _erase_on_server(desk: Desk, wish: Wish) -> "OnServer | None":
+def _erase_on_server(session: Session, wish: Wish) -> "OnServer | None":
     """None where there is no server."""
     from annotation.argilla_erase import erase as erase_there
 
-    api = connect_server(desk)
+    api = connect_server(session)
     if api is None:
         return None
-    if read_journal(desk.journal, ()).strangers:  # old lines have names, and the server ids
-        backend = open_backend(desk)
-        introduce(desk.journal, backend.collect(), backend.people())
-    mine = read_journal(desk.journal, ()).naming(wish.id).annotators if wish.kind == "annotator" else frozenset()
-    return erase_there(api, desk.workspace, mine, wish.tombstones.tasks)
+    if read_journal(session.journal, ()).strangers:  # old lines have names, and the server ids
+        backend = open_backend(session)
+        introduce(session.journal, backend.collect(), backend.people())
+    mine = read_journal(session.journal, ()).naming(wish.id).annotators if wish.kind == "annotator" else frozenset()
+    return erase_there(api, session.workspace, mine, wish.tombstones.tasks)
 
 
-def _account(desk: Desk, name: str) -> str:
-    server = desk.annotate.server
+def _account(session: Session, name: str) -> str:
+    server = session.annotate.server
     home = f" --home {server.home}" if isinstance(server, EmbeddedServer) and server.home else ""
     place = home if isinstance(server, EmbeddedServer) else f" --server {server.url}"
     removed = f"`align server users remove {name}{place} --with-answers` removes it with all of that"
-    return f"the account {name}, and what was said by it in other runs and desks of this server; {removed}"
+    return f"the account {name}, and what was said by it in other runs and sessions of this server; {removed}"
 
 
 def still_holding(wish: Wish) -> list[str]:
@@ -179,13 +179,13 @@ def still_holding(wish: Wish) -> list[str]:
 
 
 def tainted(run: Path) -> list[dict[str, Any]]:
-    """The models in force that descend from forgotten judgements: {id, stage, key, in_force: true}, by round."""
+    """The valid models that descend from forgotten judgements: {id, stage, key, valid: true}, by round."""
     tombstones = read_journal(run / "journal.jsonl", ()).forgotten
     if not tombstones:
         return []
     touched, published = _touched(run, tombstones)
     rows = [_model(run, f, r) for f, r in published if model_of(r.stage) and _place(r) in touched]
-    return [row for row in rows if row["in_force"]]
+    return [row for row in rows if row["valid"]]
 
 
 def _annotator(folder: Path, text: str, people: Mapping[str, str]) -> Wish:
@@ -302,6 +302,6 @@ def _citing(path: Path, column: str, judgements: set[str]) -> set[str]:
 
 def _model(run: Path, folder: Path, receipt: Receipt) -> dict[str, Any]:
     pointer = stage_folder(run, receipt.ref) / CURRENT
-    in_force = pointer.is_file() and pointer.read_text().strip() == folder.name
+    valid = pointer.is_file() and pointer.read_text().strip() == folder.name
     identity = receipt.summary.get("checkpoint")
-    return {"id": identity, "stage": str(Ref(receipt.round, receipt.stage)), "key": receipt.key, "in_force": in_force}
+    return {"id": identity, "stage": str(Ref(receipt.round, receipt.stage)), "key": receipt.key, "valid": valid}

@@ -13,7 +13,7 @@ from align.labelling.outside.assemble import assemble
 from align.labelling.outside.load import read_files, require_most, sides_drawn, understood
 from align.labelling.outside.match import about_tasks, new_to
 from align.labelling.outside.words import Reading, Word
-from align.labelling.session import Desk, journal_of
+from align.labelling.session import Session, journal_of
 from align.provenance.export import parts_of
 from align.store import fresh_folder, publish, write_json, write_rows
 from align.types import Dropped, Judgement, Task, as_dict, from_table
@@ -26,7 +26,7 @@ REPORT = "report.json"
 
 
 def import_files(paths: Sequence[Path], out: Path, reading: Reading, model: str) -> dict[str, Any]:
-    """Make `out`: judgements.jsonl, what they compile to by `model` (preferences, thumbs, demonstrations), dropped.jsonl
+    """Make `out`: judgements.jsonl, what they compile to by `model` (preferences, binary labels, demonstrations), dropped.jsonl
     and report.json, which is returned.
 
     Raises ConfigError where `out` is there already or a file can be read in two ways, DataError where most rows cannot
@@ -56,31 +56,31 @@ def import_files(paths: Sequence[Path], out: Path, reading: Reading, model: str)
     return report
 
 
-def import_into(paths: Sequence[Path], desk: Desk, folder: Path, reading: Reading) -> dict[str, Any]:
-    """Take what the files say about the tasks of `desk` into its journal, and write `imported_dropped.jsonl` beside it.
+def import_into(paths: Sequence[Path], session: Session, folder: Path, reading: Reading) -> dict[str, Any]:
+    """Take what the files say about the tasks of `session` into its journal, and write `imported_dropped.jsonl` beside it.
 
     Whoever is named in a file is that person alone: nobody on the server is taken for them because of a name. Only who
     is in the journal under the same id is the same person: these are counted in `known_annotators`. What the journal has
     is not written again, and what it has of a later time stays.
     """
     said = read_files(paths, reading)
-    found, more = about_tasks(said.words, desk.tasks)
+    found, more = about_tasks(said.words, session.tasks)
     judgements = [judgement for judgement, _ in found]
     dropped = said.dropped + more
     require_most(said, len(judgements), dropped)
-    journal = journal_of(desk)
+    journal = journal_of(session)
     hidden, everybody = journal.forgotten, journal.everybody()
     new, known = new_to(journal, [(j, where) for j, where in found if not hidden.hide(j.id, j.annotator, j.task_id)])
     forgotten = len(judgements) - len(new) - len(known)
     names = _names(said.words, judgements)
     strangers = {j.annotator for j in new} - journal.names.keys() - everybody.keys()
-    append(desk.journal, [{"type": "person", "id": who, "name": names.get(who, who)} for who in sorted(strangers)])
+    append(session.journal, [{"type": "person", "id": who, "name": names.get(who, who)} for who in sorted(strangers)])
     same = Counter(j.annotator for j in judgements if j.annotator in everybody)
-    fresh = record(desk.journal, new)
+    fresh = record(session.journal, new)
     write_rows(folder / "imported_dropped.jsonl", map(as_dict, dropped + known))
     answered = {j.task_id for j in judgements}
-    asked = [task for task in desk.tasks if task.id in answered]
-    late = len(journal_of(desk).late([task.id for task in desk.tasks], desk.tasks_id))
+    asked = [task for task in session.tasks if task.id in answered]
+    late = len(journal_of(session).late([task.id for task in session.tasks], session.tasks_id))
     report = understood(said, asked, judgements, dropped) | {"agreement": _agreement(asked, judgements)}
     taken = {"new": len(fresh), "forgotten": forgotten, "late": late, "dropped": count_reasons(dropped + known)}
     return report | taken | {"known_annotators": {journal.called(who): count for who, count in same.items()}}

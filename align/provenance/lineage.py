@@ -1,7 +1,7 @@
 """Lineage: from a checkpoint to its pairs, answers and annotators, and back.
 
-`lineage.sqlite` is an index over the receipts in force and their files. It holds nothing of its own: it is rebuilt
-whenever it is about other results than those in force, and may be deleted at any time.
+`lineage.sqlite` is an index over the valid receipts and their files. It holds nothing of its own: it is rebuilt
+whenever it is about other results than the valid ones, and may be deleted at any time.
 """
 
 import sqlite3
@@ -16,7 +16,7 @@ from align.pipeline.receipts import RECEIPT, Receipt, current, pointers, read_re
 from align.pipeline.run import require_run
 from align.stages.plan import model_of, tables_of
 from align.store import read_json, read_table, replacing, write_json
-from align.types import Candidate, Edit, Judgement, Preference, Prompt, Task, Thumb
+from align.types import BinaryLabel, Candidate, Edit, Judgement, Preference, Prompt, Task
 from annotation.journal import Journal, read_journal
 
 INDEX, NOTE = "lineage.sqlite", "lineage.json"
@@ -31,11 +31,11 @@ EDGES: dict[type, tuple[str, dict[str, str]]] = {
     Task: ("tasks", {"candidates": "candidates"}),
     Judgement: ("judgements", {"annotator": "annotators", "task_id": "tasks"}),
     Preference: ("preferences", {"chosen_id": "candidates", "rejected_id": "candidates", "judgements": "judgements"}),
-    Thumb: ("thumbs", {"candidate_id": "candidates", "judgements": "judgements"}),
+    BinaryLabel: ("binary labels", {"candidate_id": "candidates", "judgements": "judgements"}),
     Edit: ("edits", {"prompt_id": "prompts", "judgement": "judgements"}),
 }
 """What rows are called here, and their columns that name what they were made from."""
-ORDER = ["annotators", "judgements", "tasks", "prompts", "candidates", "preferences", "thumbs", "edits"]
+ORDER = ["annotators", "judgements", "tasks", "prompts", "candidates", "preferences", "binary labels", "edits"]
 ORDER += ["reward models", "checkpoints"]
 
 
@@ -155,7 +155,7 @@ def _index_model(index: sqlite3.Connection, run: Path, receipt: Receipt, folder:
         _edge(index, parent, "checkpoints", model, kind)
     for prompt in _rows_of(receipt.stage, folder, Prompt):  # that an online method drew
         _edge(index, prompt, "prompts", model, kind)
-    learned: type = Thumb if receipt.summary.get("thumbs") is not None else Preference
+    learned: type = BinaryLabel if receipt.summary.get("binary") is not None else Preference
     for source in receipt.inputs.values():
         ref, key = where_now(run, source)
         made, other = stage_folder(run, ref) / key, model_of(ref.stage)

@@ -127,13 +127,13 @@ def _round(run: RunFolder, number: int) -> dict[str, Any]:
     snapshot, compiled = run.summary(number, SNAPSHOT), run.summary(number, LABELS)
     values: dict[str, Any] = {"round": number, "labels": snapshot.get("labels"), "skipped": snapshot.get("skipped")}
     values["preferences"] = compiled.get("preferences")
-    values["thumbs"] = compiled.get("thumbs")
+    values["binary"] = compiled.get("binary")
     asked = run.recipe.get("annotate") is not None
     if not _needs_labels(run):
-        missing |= dict.fromkeys(("labels", "preferences", "thumbs"), "scoring functions alone say what is good")
+        missing |= dict.fromkeys(("labels", "preferences", "binary"), "scoring functions alone say what is good")
     elif values["labels"] is None:
         missing["labels"] = _not_yet(number, SNAPSHOT) if asked else "they came from a file"
-    for name in ("preferences", "thumbs"):
+    for name in ("preferences", "binary"):
         if values[name] is None:
             missing.setdefault(name, "the file has none" if compiled else _not_yet(number, LABELS))
     agreement = run.json(number, LABELS, AGREEMENT) or {}
@@ -147,7 +147,7 @@ def _round(run: RunFolder, number: int) -> dict[str, Any]:
         if measured["value"] is None:
             missing[name] = measured["reason"]
     values["contradictory_pairs"] = agreement.get("contradictory_pairs")
-    values["conflicts"], values["sway"] = conflicts(agreement), agreement.get("sway")
+    values["conflicts"], values["suggestion_effect"] = conflicts(agreement), agreement.get("suggestion_effect")
     result = run.json(number, EVALUATION, RESULT)
     values |= {name: (result or {}).get(name) for name in (*COMPARED, *MEASURED)}
     for name in (*COMPARED, *MEASURED):

@@ -40,7 +40,7 @@ def write_report(run: Path) -> Path:
 
 
 def renew_derived(run: Path) -> None:
-    """Make anew what was derived from a run's stages and may name people who are forgotten: the page, if there is one, and
+    """Make again what was derived from a run's stages and may name people who are forgotten: the page, if there is one, and
     the index of its lineage, when it is next asked for."""
     drop_index(run)
     page = run / "report.html"
@@ -78,7 +78,7 @@ def render(data: dict[str, Any]) -> str:
         # ours, and without </style>; everything that is not Markup is escaped
         style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
         pictures=_pictures(data),
-        compiled="thumbs" if data["method"] == "kto" else "preferences",
+        compiled="binary" if data["method"] == "kto" else "preferences",
         curves=_curves(data),
         rewards=_rewards(data),
         times=_times(data),
@@ -254,7 +254,7 @@ def _agreement(data: dict[str, Any]) -> dict[str, Any]:
             "Pairs judged both ways": found.get("both_ways"),
             "Circles": found.get("cycles"),
             "Against oneself": found.get("self_contradictions"),
-            SWAY: _known((r["sway"] or {}).get("sway")),
+            SUGGESTION_EFFECT: _known((r["suggestion_effect"] or {}).get("effect")),
         }
     return _table("Round", rows)
 
@@ -294,7 +294,7 @@ def _known(found: dict[str, Any] | None) -> dict[str, Any] | None:
 
 SHARES = {"Agreement", "Chose the left answer"}
 """Columns that are printed as percentages."""
-SWAY = "Swayed, in points"
+SUGGESTION_EFFECT = "Swayed, in points"
 
 
 def _table(first: str, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -316,5 +316,5 @@ def _cell(column: str, value: Any) -> tuple[str, ...]:
         return str(value), ""
     if "hits" in value and column not in SHARES:
         return f"{value['hits']} of {value['n']}", ""
-    form = points if column == SWAY else share if column in SHARES else number
+    form = points if column == SUGGESTION_EFFECT else share if column in SHARES else number
     return form(value["value"]), bounds(value, form)

@@ -23,7 +23,7 @@ def recipe_text(text: str) -> str:
 
 
 def versions(run: RunFolder) -> dict[str, str]:
-    """Name → version of what made the stages in force, and the machine; several versions are joined by a comma."""
+    """Name → version of what made the valid stages, and the machine; several versions are joined by a comma."""
     seen = _versions_seen(run)
     names = {name: ", ".join(values) for name, values in seen.items()}
     return {**{k: str(v) for k, v in run.environment.items()}, **names}

@@ -1,4 +1,4 @@
-"""A run's folder as the report sees it: the stages in force, their files, what was asked and on what."""
+"""A run's folder as the report sees it: the valid stages, their files, what was asked and on what."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ import yaml
 
 from align.errors import ConfigError, DataError
 from align.pipeline.intact import require_readable
-from align.pipeline.receipts import Receipt, current, in_force, pointers, stage_folder
-from align.pipeline.run import require_texts
+from align.pipeline.receipts import Receipt, current, pointers, stage_folder, valid
+from align.pipeline.run import RUN, require_run, require_texts
 from align.pipeline.stage import Ref
 from align.store import read_json, read_rows, read_table
 
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """`receipts` holds the stages in force, in the order in which they ran; `stale` those that a later change of an
+    """`receipts` holds the valid stages, in the order in which they ran; `stale` those that a later change of an
     earlier stage left behind, which no report may mix in."""
 
     path: Path
@@ -31,7 +31,7 @@ class RunFolder:
         return Ref(round, stage) in self.receipts
 
     def file(self, round: int, stage: str, name: str) -> Path | None:
-        """A file of a stage in force, or None."""
+        """A file of a valid stage, or None."""
         receipt = self.receipts.get(Ref(round, stage))
         path = stage_folder(self.path, Ref(round, stage)) / receipt.key / name if receipt else None
         return path if path is not None and path.is_file() else None
@@ -61,13 +61,15 @@ def read_run(path: Path) -> RunFolder:
         runs = sorted(p.parent.name for p in path.parent.glob("*/resolved.yaml")) if path.parent.is_dir() else []
         hint = f"the runs there are {', '.join(runs[:8])}" if runs else "name a folder under runs/"
         raise ConfigError("there is no run (no resolved.yaml)", where=str(path), hint=hint)
+    if (path / RUN).is_file():
+        require_run(path)
     require_texts(path)
     recipe = _yaml(path / "resolved.yaml")
     require_readable(path)
     known: dict[Ref, Receipt | None] = {}
-    # a stage that was done anew with the same result is younger than those made from it
+    # a stage that was done again with the same result is younger than those made from it
     found = sorted(_receipts(path, recipe.get("rounds", 1)), key=lambda r: (r.round, r.started, r.ended))
-    receipts = {receipt.ref: receipt for receipt in found if in_force(path, receipt.ref, known) is not None}
+    receipts = {receipt.ref: receipt for receipt in found if valid(path, receipt.ref, known) is not None}
     stale = [receipt.ref for receipt in found if receipt.ref not in receipts]
     asked, environment = path / "recipe.yaml", path / "env.json"
     return RunFolder(

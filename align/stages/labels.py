@@ -18,27 +18,27 @@ from align.stages.planning import Planning
 from align.stages.rollouts import CANDIDATES
 from align.stages.stage_io import note_of_dropped, prompts_of, write_part
 from align.store import read_table, write_json, write_table
-from align.types import Candidate, Dropped, Edit, Judgement, Preference, Summary, Task, Thumb, from_table
+from align.types import BinaryLabel, Candidate, Dropped, Edit, Judgement, Preference, Summary, Task, from_table
 from annotation.journal import read_journal, said
 from reward.functions import function_id
 
 TASK_TABLE, JUDGEMENT_TABLE, AGREEMENT = "tasks.parquet", "judgements.parquet", "agreement.json"
 _COMPILED = {
     "preferences.parquet": Preference,
-    "thumbs.parquet": Thumb,
+    "binary.parquet": BinaryLabel,
     "edits.parquet": Edit,
     "dropped.parquet": Dropped,
 }
 _TASKS = Declaration(
-    TASKS, "align.stages.labels:selection", version=2, tables={TASK_TABLE: Task, "dropped.parquet": Dropped}
+    TASKS, "align.stages.labels:tasks", version=2, tables={TASK_TABLE: Task, "dropped.parquet": Dropped}
 )
 _SNAPSHOT = Declaration(
     SNAPSHOT, "align.stages.labels:snapshot", tables={JUDGEMENT_TABLE: Judgement}, freeze="align.stages.labels:frozen"
 )
 _LABELS = Declaration(LABELS, "align.stages.labels:preferences", version=3, tables=_COMPILED)
 _PREFERENCES_FILE = Declaration(LABELS, "align.stages.labels:given_preferences", tables=_COMPILED)
-_THUMBS_FILE = Declaration(LABELS, "align.stages.labels:given_thumbs", tables=_COMPILED)
-STAGES = (_TASKS, _SNAPSHOT, _LABELS, _PREFERENCES_FILE, _THUMBS_FILE)
+_BINARY_FILE = Declaration(LABELS, "align.stages.labels:given_binary", tables=_COMPILED)
+STAGES = (_TASKS, _SNAPSHOT, _LABELS, _PREFERENCES_FILE, _BINARY_FILE)
 
 
 def plan(planning: Planning, number: int) -> list[Step]:
@@ -54,7 +54,7 @@ def plan(planning: Planning, number: int) -> list[Step]:
         _SNAPSHOT.stage(number, inputs={"tasks": tasks}),
         _LABELS.stage(
             number,
-            inputs={"selection": tasks, "snapshot": frozen_labels},
+            inputs={"tasks": tasks, "snapshot": frozen_labels},
             settings={"compiler": recipe.annotate.compiler},
         ),
     ]
@@ -83,11 +83,11 @@ def _asked(annotate: Annotate, number: int, planning: Planning) -> Stage:
 
 
 def _from_file(recipe: Recipe, planning: Planning) -> Stage:
-    """Preferences, or thumbs, from the recipe's file; the stage has the name of the labels' place in either case."""
-    thumbs = recipe.thumbs is not None
-    kind, source = ("thumbs", recipe.thumbs) if thumbs else ("preferences", recipe.preferences)
+    """Preferences, or binary labels, from the recipe's file; the stage has the name of the labels' place in either case."""
+    binary = recipe.binary is not None
+    kind, source = ("binary", recipe.binary) if binary else ("preferences", recipe.preferences)
     assert source is not None
-    return (_THUMBS_FILE if thumbs else _PREFERENCES_FILE).stage(
+    return (_BINARY_FILE if binary else _PREFERENCES_FILE).stage(
         1,
         inputs={"prompts": Ref(0, PROMPTS)},
         files={kind: planning.file(source.path, f"{kind}.from")},
@@ -95,7 +95,7 @@ def _from_file(recipe: Recipe, planning: Planning) -> Stage:
     )
 
 
-def selection(job: Job, progress: Progress) -> Summary:
+def tasks(job: Job, progress: Progress) -> Summary:
     """Choose what people are asked about."""
     from align.labelling.tasks import ask, write_suggestions
 
@@ -150,21 +150,21 @@ def snapshot(job: Job, progress: Progress) -> Summary:
 
 
 def preferences(job: Job, progress: Progress) -> Summary:
-    """Compile judgements into preferences, thumbs and edits, and say how far people agreed and can be trusted."""
+    """Compile judgements into preferences, binary labels and edits, and say how far people agreed and can be trusted."""
     from align.labelling.tasks import read_suggestions
-    from annotation.agreement import summary, sway
+    from annotation.agreement import suggestion_effect, summary
     from annotation.compile import compile_labels
 
-    asked = read_table(job.inputs["selection"] / TASK_TABLE)
+    asked = read_table(job.inputs["tasks"] / TASK_TABLE)
     said = read_table(job.inputs["snapshot"] / JUDGEMENT_TABLE)
     compiled = compile_labels(asked, said, model=job.settings["compiler"], sides_drawn=True)
-    tables = {name: getattr(compiled, name) for name in ("preferences", "thumbs", "edits", "dropped")}
+    tables = {name: getattr(compiled, name) for name in ("preferences", "binary", "edits", "dropped")}
     for name, table in tables.items():
         write_table(job.out / f"{name}.parquet", table)
-    learned = [compiled.preferences["chosen_id"], compiled.preferences["rejected_id"], compiled.thumbs["candidate_id"]]
-    pass_tokens_on(job.inputs["selection"], job.out, learned)
+    learned = [compiled.preferences["chosen_id"], compiled.preferences["rejected_id"], compiled.binary["candidate_id"]]
+    pass_tokens_on(job.inputs["tasks"], job.out, learned)
     tasks, judgements = from_table(Task, asked), from_table(Judgement, said)
-    proposed = {s.task_id: s.outcome for s in read_suggestions(job.inputs["selection"])}
+    proposed = {s.task_id: s.outcome for s in read_suggestions(job.inputs["tasks"])}
     agreement = {
         **summary(tasks, judgements),
         "compiled": {
@@ -174,7 +174,7 @@ def preferences(job: Job, progress: Progress) -> Summary:
             "annotators": compiled.annotators,
         },
         "conflicts": compiled.conflicts,
-        "sway": sway(tasks, judgements, proposed) if proposed else None,
+        "suggestion_effect": suggestion_effect(tasks, judgements, proposed) if proposed else None,
     }
     write_json(job.out / AGREEMENT, agreement)
     return {
@@ -184,12 +184,12 @@ def preferences(job: Job, progress: Progress) -> Summary:
     }
 
 
-def given_thumbs(job: Job, progress: Progress) -> Summary:
-    """Load thumbs from the recipe's file, without those whose prompt is held out for evaluation."""
-    from align.data.contamination import drop_held_out_thumbs
-    from align.data.thumbs import load_thumbs
+def given_binary(job: Job, progress: Progress) -> Summary:
+    """Load binary labels from the recipe's file, without those whose prompt is held out for evaluation."""
+    from align.data.binary import load_binary
+    from align.data.contamination import drop_held_out_binary
 
-    return _given(job, "thumb", Thumb, load_thumbs, drop_held_out_thumbs)
+    return _given(job, "binary label", "binary", BinaryLabel, load_binary, drop_held_out_binary)
 
 
 def given_preferences(job: Job, progress: Progress) -> Summary:
@@ -197,13 +197,15 @@ def given_preferences(job: Job, progress: Progress) -> Summary:
     from align.data.contamination import drop_held_out_preferences
     from align.data.preferences import load_preferences
 
-    return _given(job, "preference", Preference, load_preferences, drop_held_out_preferences)
+    return _given(job, "preference", "preferences", Preference, load_preferences, drop_held_out_preferences)
 
 
-def _given(job: Job, what: str, kind: type[Any], load: Callable[[Path], Any], keep: Callable[..., Any]) -> Summary:
+def _given(
+    job: Job, what: str, part: str, kind: type[Any], load: Callable[[Path], Any], keep: Callable[..., Any]
+) -> Summary:
     rows, dropped = load(Path(job.runtime["path"]))
     kept, held_out = keep(rows, prompts_of(job, "test"))
-    write_part(job, f"{what}s", kind, kept)
+    write_part(job, part, kind, kept)
     write_part(job, "dropped", Dropped, dropped + held_out)
-    counts = {f"{what}s": len(kept), "dropped": len(dropped) + len(held_out)}
+    counts = {part: len(kept), "dropped": len(dropped) + len(held_out)}
     return {**counts, **note_of_dropped(what, len(kept), dropped + held_out)}

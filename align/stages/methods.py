@@ -53,10 +53,10 @@ def _dpo() -> tuple[Load, Train]:
 
 
 def _kto() -> tuple[Load, Train]:
-    from align.data.thumbs import load_thumbs
+    from align.data.binary import load_binary
     from align.train.kto import train_kto
 
-    return load_thumbs, train_kto
+    return load_binary, train_kto
 
 
 def _reward() -> tuple[Load, Train]:

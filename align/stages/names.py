@@ -2,7 +2,7 @@
 
 PROMPTS, DEMONSTRATIONS = "prompts", "demonstrations"
 ROLLOUTS = "rollouts"
-TASKS, LABELLING, SNAPSHOT, LABELS = "selection", "labelling", "snapshot", "preferences"
+TASKS, LABELLING, SNAPSHOT, LABELS = "tasks", "labelling", "snapshot", "preferences"
 REWARD, REWARD_CHECK = "reward", "reward_check"
 POLICY = "policy"
 EVALUATION = "evaluation"

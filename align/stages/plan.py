@@ -1,8 +1,8 @@
 """The plan of a run: its stages in the order in which they run, and who declares them.
 
 round 0      prompts → demonstrations → policy (SFT, or the given model) → evaluation
-round 1…     rollouts → selection → (people) → snapshot → preferences → policy → evaluation
-or, with preferences or thumbs from a file:     preferences → policy → evaluation
+round 1…     rollouts → tasks → (people) → snapshot → preferences → policy → evaluation
+or, with preferences or binary labels from a file:     preferences → policy → evaluation
 with a reward model:                            preferences → reward → policy → evaluation
                                      and beside it            reward → reward_check
 where scoring functions alone say what is good:                        policy → evaluation

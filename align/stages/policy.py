@@ -27,9 +27,9 @@ from align.stages.stage_io import (
     write_part,
 )
 from align.store import checkpoint_id
-from align.types import Candidate, Dropped, Preference, Prompt, Summary, Thumb
+from align.types import BinaryLabel, Candidate, Dropped, Preference, Prompt, Summary
 from reward.build import identity
-from reward.terms import Part, scorer_of
+from reward.terms import RewardTerm, scorer_of
 
 REFERENCE = "reference"
 """The folder of a run that keeps reference log-probabilities; removing it costs the time to compute them again."""
@@ -125,7 +125,7 @@ def _on_rewards(planning: Planning, number: int) -> Stage:
     )
 
 
-def given_policy(job: Job, progress: Progress) -> Summary:
+def import_policy(job: Job, progress: Progress) -> Summary:
     """The recipe's model itself is the first policy."""
     from align.train.checkpoint import import_model
 
@@ -176,13 +176,13 @@ def dpo_policy(job: Job, progress: Progress) -> Summary:
 
 
 def kto_policy(job: Job, progress: Progress) -> Summary:
-    """Train the parent policy on this round's thumbs and on a share of earlier ones."""
+    """Train the parent policy on this round's binary labels and on a share of earlier ones."""
     from align.train.kto import train_kto
 
     config = Kto(**job.settings["kto"])
-    rows = some(labels_of(job, "thumbs", Thumb, config.replay), job, "thumb")
+    rows = some(labels_of(job, "binary", BinaryLabel, config.replay), job, "binary label")
     metrics = train_kto(job.inputs["parent"], rows, config, tokens=tokens_of(job), **training_of(job, progress))
-    return trained(job, metrics, thumbs=len(rows))
+    return trained(job, metrics, binary=len(rows))
 
 
 def ppo_policy(job: Job, progress: Progress) -> Summary:
@@ -225,9 +225,9 @@ def _online(
     write_part(job, "prompts", Prompt, drawn)
     weights = job.settings["weights"]
     functions = [read_function(dumped) for dumped in job.runtime["functions"]]
-    parts = [Part(*pair) for pair in zip(functions, weights["functions"], strict=True)]
+    parts = [RewardTerm(*pair) for pair in zip(functions, weights["functions"], strict=True)]
     if "reward" in job.inputs:
-        parts.insert(0, Part(str(job.inputs["reward"]), weights["model"], weights["bound"]))
+        parts.insert(0, RewardTerm(str(job.inputs["reward"]), weights["model"], weights["bound"]))
     given = {"dtype": job.settings["dtype"], "threads": job.runtime["threads"]}
     scorer = scorer_of(parts, **given, keep=isinstance(config, BestOfN))
     metrics = train(job.inputs["parent"], drawn, config, score=scorer.score, **more, **training_of(job, progress))

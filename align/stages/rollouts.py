@@ -44,7 +44,7 @@ def plan(planning: Planning, number: int) -> list[Step]:
 
 def _which(rollouts: Rollouts) -> dict[str, Any]:
     """What the answers depend on. Keys of later versions are in it where they act, so that runs begun before go on."""
-    idle = {name for name in ("logprobs", "resample", "mixture") if not getattr(rollouts, name)}
+    idle = {name for name in ("logprobs", "max_resamples", "mixture") if not getattr(rollouts, name)}
     return rollouts.model_dump(exclude={*HOW, *idle})
 
 
@@ -64,7 +64,7 @@ def rollouts(job: Job, progress: Progress) -> Summary:
     write_part(job, "dropped", Dropped, dropped)
     counted = {"prompts": len(drawn), "candidates": len(rows), "dropped": len(dropped), **_lengths(rows)}
     counted |= note_of_dropped("answer", len(rows), dropped)
-    return counted | {"redrawn": sum(c.redrawn for c in rows)} if config.resample else counted
+    return counted | {"redrawn": sum(c.redrawn for c in rows)} if config.max_resamples else counted
 
 
 def sample(

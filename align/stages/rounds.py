@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
-from align.labelling.session import desk_of_round, late_text, waits
+from align.labelling.session import late_text, session_of_round, waits
 from align.pipeline import runner
 from align.pipeline.fingerprint import PRINTS, Fingerprints
 from align.pipeline.hub import with_commit
@@ -27,7 +27,7 @@ def run_rounds(
 ) -> Outcome:
     """Do what the recipe asks and is not done yet; `wait` and `verify` are those of `align.pipeline.runner.go`.
 
-    With `start_from` that stage and all after it are done anew (labels are kept). Raises AlignError.
+    With `start_from` that stage and all after it are done again (labels are kept). Raises AlignError.
     """
     require_no_launcher()
     with run_lock(run.folder), _server(run):
@@ -37,12 +37,12 @@ def run_rounds(
         steps = make_plan(run.recipe, prints)
         prints.save()
         if start_from is not None:
-            runner.retire(run.folder, steps[runner.find_stage(steps, start_from) :])
+            runner.archive(run.folder, steps[runner.find_stage(steps, start_from) :])
         return runner.go(run.folder, steps, _People(run), _naming(run, tell), wait=wait, verify=verify)
 
 
 def recompile(run: Run, tell: Tell) -> list[Ref]:
-    """Do those snapshots anew about which the journal says something else now, and the light stages made from them.
+    """Do those snapshots again about which the journal says something else now, and the light stages made from them.
 
     Nothing is sampled or trained; rounds that have no snapshot yet are left alone. Raises AlignError.
     """
@@ -68,13 +68,13 @@ class _People:
         closings = read_journal(self.run.journal, ()).closed
         if tasks.output not in closings:
             return None
-        desk = desk_of_round(self.run, tasks)
-        asked = [task.id for task in desk.tasks]
+        session = session_of_round(self.run, tasks)
+        asked = [task.id for task in session.tasks]
         late = len(read_journal(self.run.journal, asked).late(asked, tasks.output))
         return closings[tasks.output] + (f"; {late_text(late)}" if late else "")
 
     def waits(self, tasks: Receipt, progress: Progress) -> Iterator[Waiting]:
-        return waits(desk_of_round(self.run, tasks), progress)
+        return waits(session_of_round(self.run, tasks), progress)
 
 
 def _naming(run: Run, tell: Tell) -> Tell:

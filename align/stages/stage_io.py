@@ -18,10 +18,10 @@ from align.stages.names import LABELS
 from align.store import checkpoint_id, read_json, read_table, write_table
 from align.train.adapter import ADAPTER, name_base
 from align.train.split import outcome
-from align.types import Dropped, Preference, Prompt, Record, Summary, Thumb, from_table, to_table
+from align.types import BinaryLabel, Dropped, Preference, Prompt, Record, Summary, from_table, to_table
 
 Row = TypeVar("Row")
-Label = TypeVar("Label", Preference, Thumb)
+Label = TypeVar("Label", Preference, BinaryLabel)
 
 
 def prompts_of(job: Job, split: str) -> list[Prompt]:

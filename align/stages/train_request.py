@@ -108,13 +108,13 @@ def train_together(
 ) -> dict[str, Any]:
     """`train_job` in `nproc` processes of this machine. Each reads the same request; the first one writes the result
     and tells of it."""
-    from align.pipeline.subprocess_runner import run_child
+    from align.pipeline.subprocess_runner import run_subprocess
     from align.store import write_json
     from align.train.launch import launch_command, launch_environment
 
     paper = work / "request.json"
     write_json(paper, {"request": asdict(request), "model": str(model), "out": str(out), "work": str(work)})
-    return run_child(
+    return run_subprocess(
         launch_command(__name__, str(paper), nproc=nproc),
         named="the training",
         environment=launch_environment(accelerate, nproc=nproc, threads=request.threads),

@@ -2,7 +2,7 @@
 
 Every trial trains the same parent on the same rows with other settings and is scored by its answers to prompts set
 aside for that: neither trained on nor used in the final comparison. A look at fractions of the training lets a trial
-that falls behind the median end early. At the end the best settings and the starting ones train anew, with a seed
+that falls behind the median end early. At the end the best settings and the starting ones train again, with a seed
 that no trial had, and are compared on prompts that no trial saw.
 
 Optuna's journal lies in the work folder; after a kill the same sweep goes on, and only the trial that was running
@@ -241,7 +241,7 @@ def _one(
     began = time.monotonic()
     state, reason = "complete", None
 
-    def look(model: Any, step: int, steps: int) -> None:
+    def callback(model: Any, step: int, steps: int) -> None:
         due = [math.ceil(fraction * steps) for fraction in search.looks]
         if step in due or step == steps:
             last[:] = [measure(model)]
@@ -254,7 +254,7 @@ def _one(
     remove_folder(place)
     try:
         config = subject.start if report is None else with_values(subject.start, values)
-        _trained(subject, config, search.seed, place, look)
+        _trained(subject, config, search.seed, place, callback)
     except _EnoughError as end:
         state, reason = ("pruned", "it fell behind the median") if end.fell_behind else (state, reason)
     except ConfigError as error:
@@ -270,23 +270,23 @@ def _one(
     return Trial(number, values, state, value, low, high, looks, seconds, search.seed, reason)
 
 
-def _trained(subject: Subject, config: Training, seed: int, place: Path, look: Any) -> dict[str, Any]:
-    """One training in `place`, watched by `look` where there is one."""
-    from align.train.loop import looking
+def _trained(subject: Subject, config: Training, seed: int, place: Path, callback: Any) -> dict[str, Any]:
+    """One training in `place`, watched by `callback` where there is one."""
+    from align.train.loop import evaluation_callback
 
     folders = {"out": place / "policy", "work": place / "work"}
     for path in folders.values():
         path.mkdir(parents=True, exist_ok=True)
-    if look is None:
+    if callback is None:
         return subject.train(config, seed=seed, **folders)
-    with looking(look):
+    with evaluation_callback(callback):
         return subject.train(config, seed=seed, **folders)
 
 
 def _compare(
     subject: Subject, search: Search, folder: Path, best: dict[str, Any], tell: Tell
 ) -> tuple[dict[str, Any], Path | None]:
-    """Both settings trained anew with a seed that no trial had, compared on the prompts that no trial saw."""
+    """Both settings trained again with a seed that no trial had, compared on the prompts that no trial saw."""
     seed = seed_for("sweep comparison", search.seed) % 2**31
     policies: dict[str, Path] = {}
     for name, config in (("best", with_values(subject.start, best)), ("start", subject.start)):

@@ -1,4 +1,4 @@
-"""What `align sweep` sweeps: a method on files of one's own, or the method of a recipe on what its run has."""
+"""What `align sweep` sweeps: a method on your own files, or the method of a recipe on what its run has."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -21,12 +21,12 @@ from align.stages.evaluation import judge_of
 from align.stages.names import LABELS, POLICY, REWARD
 from align.store import read_table
 from align.sweep.sweep import Subject, tuning_and_final
-from align.types import Preference, Prompt, Score, Thumb, as_dict, from_table, prompt_id
-from reward.terms import Part, judged_by, scorer_of
+from align.types import BinaryLabel, Preference, Prompt, Score, as_dict, from_table, prompt_id
+from reward.terms import RewardTerm, judged_by, scorer_of
 
 
 def rows_left(rows: Sequence[Any], held_out: Sequence[Prompt]) -> list[Any]:
-    """The rows about other prompts than those held out, as they read. A row is a preference, a thumb, a prompt, or
+    """The rows about other prompts than those held out, as they read. A row is a preference, a binary label, a prompt, or
     (messages, answer)."""
     ids = {prompt_id(p.messages) for p in held_out}
     return [row for row in rows if prompt_id(row[0] if isinstance(row, tuple) else row.messages) not in ids]
@@ -129,9 +129,9 @@ def _lesson(
     if section in SCORED:
         number, reward = _latest(run, REWARD), recipe.reward
         assert reward is not None
-        parts = [Part(f, f.weight) for f in reward.functions]
+        parts = [RewardTerm(f, f.weight) for f in reward.functions]
         if reward.model is not None:
-            parts.insert(0, Part(str(_stage(run, number, REWARD)), reward.weight, reward.bound))
+            parts.insert(0, RewardTerm(str(_stage(run, number, REWARD)), reward.weight, reward.bound))
         parent = _parent(recipe, run, number, model)
         score: Score = scorer_of(parts, dtype=recipe.model.dtype, threads=recipe.threads).score
         own = recipe.ppo is not None and recipe.ppo.critic == "separate" and parts[0].is_model
@@ -142,7 +142,7 @@ def _lesson(
 
 def _from_labels(recipe: Recipe, run: Path, model: Path) -> tuple[Path, list[Any], dict[str, Any]]:
     """The latest round's labels with that round's parent, or those of the recipe's file."""
-    name, kind = ("thumbs", Thumb) if recipe.learns_from == "thumbs" else ("preferences", Preference)
+    name, kind = ("binary", BinaryLabel) if recipe.learns_from == "binary" else ("preferences", Preference)
     number = _latest(run, LABELS)
     if number:
         labels = _stage(run, number, LABELS)
@@ -157,10 +157,10 @@ def _from_labels(recipe: Recipe, run: Path, model: Path) -> tuple[Path, list[Any
 
 
 def _loader(name: str) -> Callable[[Path], tuple[list[Any], list[Any]]]:
-    if name == "thumbs":
-        from align.data.thumbs import load_thumbs
+    if name == "binary":
+        from align.data.binary import load_binary
 
-        return load_thumbs
+        return load_binary
     from align.data.preferences import load_preferences
 
     return load_preferences

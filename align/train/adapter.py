@@ -2,7 +2,7 @@
 
 It stands on the parent that it was trained on, not on the checkpoint beside it. Its config says where that lies, so that
 `AutoPeftModelForCausalLM` finds it; the place is no part of the folder's content (`align.ids.file_id`) and may be named
-anew.
+again.
 """
 
 from pathlib import Path

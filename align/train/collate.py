@@ -29,8 +29,8 @@ COUNT_COLUMNS = ("chosen_tokens", "rejected_tokens")
 """Tokens of each answer that the loss sees, stop token included."""
 PASSES = "passes"
 LANES = "lanes"
-BLANK = "blank"
-"""Marks a row that counts nothing, and a pass of such rows alone (`align.train.order.Shares`)."""
+BLANK = "padding"
+"""Marks a row that counts nothing, and a pass of such rows alone (`align.train.order.DistributedBatchSampler`)."""
 
 Row = Mapping[str, Any]
 Batch = dict[str, Any]
@@ -64,7 +64,7 @@ class PairCollator:
         return {PASSES: found, LANES: lanes}
 
     def _counted(self, rows: Sequence[Row]) -> Batch:
-        """A pass without its blank rows; where there are no others, one of them makes a pass that is marked so."""
+        """A pass without its padding rows; where there are no others, one of them makes a pass that is marked so."""
         real = [row for row in rows if BLANK not in row]
         return self.batch(real) if real else {**self.batch(rows[:1]), BLANK: True}
 

@@ -62,7 +62,7 @@ def train_dpo(
 ) -> dict[str, Any]:
     """Train the checkpoint `parent` on `preferences` and write a checkpoint folder into `out`.
 
-    The loss is `align.losses.soft_preference_loss`, as `config.loss`, `noise` and `length` say, with the weights scaled
+    The loss is `align.losses.soft_preference_loss`, as `config.loss`, `label_noise` and `length` say, with the weights scaled
     to average 1 over the pairs kept. Where every target is 1 and all weights are equal `config.trainer` may name
     another loss of TRL's.
     The reference is the parent: the model before the first step in full training, the model without its fresh adapter
@@ -137,14 +137,14 @@ def targets_and_weights(pairs: Sequence[ex.Pair], config: Dpo, *, held_out: bool
 
     DataError where the loss learns nothing from any of them, or measures nothing on any where they are `held_out`.
     """
-    if is_plain(pairs) and config.noise is None:
+    if is_plain(pairs) and config.label_noise is None:
         return {}
-    targets = [pair.target if config.noise is None else 1 - config.noise for pair in pairs]
+    targets = [pair.target if config.label_noise is None else 1 - config.label_noise for pair in pairs]
     weights = [pair.weight for pair in pairs]
-    if config.loss == "robust" and config.noise is None:
+    if config.loss == "robust" and config.label_noise is None:
         weights = robust_weights(weights, targets)
         if not any(weights):
-            what, way_out = "every target is 0.5, which says nothing", "give `noise`, or another `loss`"
+            what, way_out = "every target is 0.5, which says nothing", "give `label_noise`, or another `loss`"
             if not held_out:
                 raise DataError(what, hint=way_out)
             of = counted(len(pairs), "held-out pair")
@@ -163,7 +163,7 @@ def _trainer(policy: Any, tokenizer: Any, kept: Sequence[ex.Pair], config: Dpo, 
 
     whole_step = options["per_device_train_batch_size"] * options["gradient_accumulation_steps"]
     options |= {"per_device_train_batch_size": whole_step, "gradient_accumulation_steps": 1}
-    alpha = config.length_alpha if config.length == "desensitised" else None
+    alpha = config.ld_alpha if config.length == "ld" else None
     args = DPOConfig(beta=config.beta, ld_alpha=alpha, disable_dropout=True, precompute_ref_log_probs=True, **options)
     longest = max(row.tokens for row in kept)
     kind = dpo_trainer.Dpo if is_plain(kept) and dpo_trainer.trls_alone(args) else dpo_trainer.SoftDpo

@@ -46,7 +46,7 @@ class Dpo(Ours, DPOTrainer):
         """Passes side by side (`align.train.lanes`)."""
         return int(self.data_collator.lanes)
 
-    def blank_row(self, row: dict[str, Any]) -> dict[str, Any]:
+    def padding_row(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row that counts nothing: the collator leaves it out."""
         return {**row, BLANK: True}
 

@@ -15,7 +15,7 @@ from align.sampled import Sampled, as_sampled
 from align.store import write_table
 from align.text import encode_answer, encode_answered, encode_prompt, thinking_tokens
 from align.turns import split_thoughts
-from align.types import Dropped, Message, Preference, Thumb, to_table
+from align.types import BinaryLabel, Dropped, Message, Preference, to_table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -73,7 +73,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class BinaryExample:
     """One prompt with one answer; `target` is the probability that it is good, `weight` > 0."""
 
     prompt_ids: list[int]
@@ -237,24 +237,24 @@ def pairs_of(
     return found
 
 
-def encode_thumbs(
+def encode_binary(
     tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[Thumb],
+    rows: Sequence[BinaryLabel],
     stops: Sequence[int],
     limit: Limit,
     sampled: Sampled | None = None,
     mask_thinking: bool = False,
-) -> tuple[list[Verdict], list[Dropped]]:
-    """Thumbs as tokens, and those left out; `where` of a dropped row is the thumb's id. `sampled` is as in `pairs_of`,
+) -> tuple[list[BinaryExample], list[Dropped]]:
+    """Binary labels as tokens, and those left out; `where` of a dropped row is the binary label's id. `sampled` is as in `pairs_of`,
     `mask_thinking` as in `encode_demonstrations`.
 
     Raises DataError for a target outside [0, 1] or a weight below 0.
     """
     sampled = sampled or Sampled({}, None)
-    kept: list[Verdict] = []
+    kept: list[BinaryExample] = []
     dropped: list[Dropped] = []
     for row in rows:
-        _require_possible(row, "thumb", 0.0)
+        _require_possible(row, "binary label", 0.0)
     pointless = [
         EMPTY if row.target >= 0.5 and _says_nothing(row.text) else WEIGHTLESS if row.weight == 0 else None
         for row in rows
@@ -268,12 +268,12 @@ def encode_thumbs(
             prompt, written = _encoded(own)
             answer = as_sampled(tokenizer, written, sampled.ids_of(row.candidate_id))
             asked = _masked(tokenizer, Demonstration(prompt, answer or written), mask_thinking)
-            verdict = Verdict(asked.prompt_ids, asked.answer_ids, row.target, row.weight)
-            _refuse(_fault(verdict.tokens, [verdict.answer_ids], stops, limit))
-            kept.append(verdict)
+            example = BinaryExample(asked.prompt_ids, asked.answer_ids, row.target, row.weight)
+            _refuse(_fault(example.tokens, [example.answer_ids], stops, limit))
+            kept.append(example)
             sampled.count(answer is not None)
         except DataError as refusal:
-            dropped.append(Dropped("thumb", row.id, refusal.what))
+            dropped.append(Dropped("binary label", row.id, refusal.what))
     return kept, dropped
 
 
@@ -283,7 +283,7 @@ def _refuse(reason: str | None) -> None:
         raise DataError(reason)
 
 
-def _require_possible(row: Preference | Thumb, what: str, least: float) -> None:
+def _require_possible(row: Preference | BinaryLabel, what: str, least: float) -> None:
     if not least <= row.target <= 1:
         raise DataError(f"the target must be from {least:g} to 1, found {row.target}", where=f"{what} {row.id}")
     if not 0 <= row.weight < float("inf"):

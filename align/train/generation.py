@@ -15,7 +15,7 @@ from trl.models import unwrap_model_for_generation
 
 from align.ids import seed_for
 from align.sync import TOLERANCE, require_agreement
-from align.train.ragged import by_chunks
+from align.train.padding_free import by_chunks
 from align.train.sampling import Sampled, can_sample, sample
 
 AGREEMENT = {"float32": 1e-3, "bfloat16": 5e-2}
@@ -24,7 +24,7 @@ CHECKED_ANSWERS = 2
 """Answers of each batch for which the trainer's forward pass is made to compare."""
 
 
-class Ragged:
+class PaddingFree:
     """Put before one of TRL's online trainers. `engine` is "transformers" or "vllm"."""
 
     engine: str = "transformers"

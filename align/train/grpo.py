@@ -26,9 +26,9 @@ def train_grpo(
 def _trainer(ready: online.Ready) -> Any:
     from trl import GRPOConfig, GRPOTrainer
 
-    from align.train.online_trainer import Answering
+    from align.train.online_trainer import OnlineMixin
 
-    class GrpoTrainer(Answering, GRPOTrainer):
+    class GrpoTrainer(OnlineMixin, GRPOTrainer):
         pass
 
     return GrpoTrainer(args=GRPOConfig(**ready.options), **ready.parts)

@@ -1,4 +1,4 @@
-"""Kahneman–Tversky optimisation (Ethayarajh et al. 2024): learns from thumbs; the parent is the reference."""
+"""Kahneman–Tversky optimisation (Ethayarajh et al. 2024): learns from binary labels; the parent is the reference."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from align.train.dpo import STEP0_TOLERANCE
 from align.train.reference import largest_differences, require_same_start
 from align.train.split import Apart, encoded_apart
 from align.train.world import alone
-from align.types import Thumb
+from align.types import BinaryLabel
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 def train_kto(
     parent: Path,
-    thumbs: Sequence[Thumb],
+    binary: Sequence[BinaryLabel],
     config: Kto,
     *,
     seed: int,
@@ -46,15 +46,15 @@ def train_kto(
     mask_thinking: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Train the checkpoint `parent` on `thumbs` and write a checkpoint folder into `out`.
+    """Train the checkpoint `parent` on `binary` and write a checkpoint folder into `out`.
 
-    The loss is `align.losses.kto`: a thumb of target p counts p as good and 1 − p as bad, times its weight, weights
-    being scaled to average 1 over the thumbs kept. Rows are shuffled once, by `seed`; the same ones stay together in every
+    The loss is `align.losses.kto`: a binary label of target p counts p as good and 1 − p as bad, times its weight, weights
+    being scaled to average 1 over the binary labels kept. Rows are shuffled once, by `seed`; the same ones stay together in every
     epoch, so that the reference's log-probabilities, of each answer and of the neighbour's answer to the same prompt
-    (for the KL divergence), are computed once. Raises DataError for fewer than two thumbs, StageError when policy and
+    (for the KL divergence), are computed once. Raises DataError for fewer than two binary labels, StageError when policy and
     reference differ before the first step.
     Files, `work`, resuming, `config.held_out` and `patience` are as in `train_sft`, `tokens` and `mask_thinking` as in
-    `train_dpo`. Returns steps, losses, reward margin, `step0_logp_difference`, what was held out, thumbs used and dropped
+    `train_dpo`. Returns steps, losses, reward margin, `step0_logp_difference`, what was held out, binary labels used and dropped
     by reason, and how many answers have the tokens that were sampled.
     """
     began = time.monotonic()
@@ -71,15 +71,15 @@ def train_kto(
     limit = ex.limit_of(config.max_tokens, checkpoint.context_of(policy))
     sampled = sampled_by(tokenizer, tokens)
     encode = partial(
-        ex.encode_thumbs, tokenizer, stops=stops, limit=limit, sampled=sampled, mask_thinking=mask_thinking
+        ex.encode_binary, tokenizer, stops=stops, limit=limit, sampled=sampled, mask_thinking=mask_thinking
     )
-    apart = encoded_apart(encode, thumbs, [row.prompt_id for row in thumbs], config.held_out, "kto.held_out", sampled)
+    apart = encoded_apart(encode, binary, [row.prompt_id for row in binary], config.held_out, "kto.held_out", sampled)
     kept, dropped = apart.learned, apart.dropped
     ex.write_dropped(out, dropped)
     sampled.say()
-    ex.require_rows(kept, dropped, "thumb")
+    ex.require_rows(kept, dropped, "binary label")
     if len(kept) < 2:
-        raise DataError("KTO needs two thumbs or more: the KL divergence is estimated from another row's answer")
+        raise DataError("KTO needs two binary labels or more: the KL divergence is estimated from another row's answer")
     ids = [row.prompt_ids + row.answer_ids for row in [*kept, *apart.measured]]
     ex.require_vocabulary(ids, size)
     make_paddable(tokenizer, stops, size)
@@ -106,7 +106,7 @@ def train_kto(
     return metrics | counts | sampled.counts | {"step0_logp_difference": difference}
 
 
-def sides(rows: Sequence[ex.Verdict], config: Kto) -> tuple[float, float]:
+def sides(rows: Sequence[ex.BinaryExample], config: Kto) -> tuple[float, float]:
     """λ_D and λ_U: as given, 1 for the one that is not; where neither is, the lighter side is raised to the heavier.
 
     (Ethayarajh et al. 2024, equation 9: λ_D n_D / λ_U n_U from 1 to 4/3; here 1, n being sums of weights.)
@@ -120,7 +120,7 @@ def sides(rows: Sequence[ex.Verdict], config: Kto) -> tuple[float, float]:
     return max(1.0, bad / good), max(1.0, good / bad)
 
 
-def others_answers(rows: Sequence[ex.Verdict], size: int, most: int) -> list[list[int]]:
+def others_answers(rows: Sequence[ex.BinaryExample], size: int, most: int) -> list[list[int]]:
     """For each row the answer of its neighbour within its pass of `size` rows, in a circle, as TRL pairs them.
 
     A pass of one row takes the answer of the row before it. Of an answer that is too long behind this row's prompt the
@@ -134,7 +134,7 @@ def others_answers(rows: Sequence[ex.Verdict], size: int, most: int) -> list[lis
 
 
 def _trainer(
-    policy: Any, tokenizer: Any, kept: Sequence[ex.Verdict], config: Kto, options: dict[str, Any], most: int
+    policy: Any, tokenizer: Any, kept: Sequence[ex.BinaryExample], config: Kto, options: dict[str, Any], most: int
 ) -> Any:
     from datasets import Dataset
     from trl import KTOConfig
@@ -149,7 +149,7 @@ def _trainer(
     trainer = kto_trainer.Kto(
         model=policy,
         args=args,
-        data_collator=kto_trainer.ThumbCollator(pad_token_id=tokenizer.pad_token_id),
+        data_collator=kto_trainer.BinaryCollator(pad_token_id=tokenizer.pad_token_id),
         train_dataset=Dataset.from_dict(data),
         processing_class=tokenizer,
         peft_config=arguments.lora_config(config.lora),
@@ -158,7 +158,7 @@ def _trainer(
     return trainer
 
 
-def _columns(rows: Sequence[ex.Verdict], size: int, most: int) -> dict[str, list[Any]]:
+def _columns(rows: Sequence[ex.BinaryExample], size: int, most: int) -> dict[str, list[Any]]:
     """What the trainer is given of each row, in passes of `size` rows."""
     return {
         "prompt_ids": [row.prompt_ids for row in rows],
@@ -170,16 +170,16 @@ def _columns(rows: Sequence[ex.Verdict], size: int, most: int) -> dict[str, list
     }
 
 
-def _measuring(trainer: Any, apart: Apart[ex.Verdict], config: Kto, seed: int, most: int) -> Measuring:
-    """What is measured of held-out thumbs: KTO's loss, its KL divergence estimated on all of them, and how often the
+def _measuring(trainer: Any, apart: Apart[ex.BinaryExample], config: Kto, seed: int, most: int) -> Measuring:
+    """What is measured of held-out binary labels: KTO's loss, its KL divergence estimated on all of them, and how often the
     model makes a good answer likelier than the reference does, and a bad one less likely."""
     import torch
 
     from align.losses import kto
     from align.train.held_out import Measuring, accuracy
 
-    thumbs = apart.measured
-    columns = _columns(thumbs, trainer.args.per_device_train_batch_size, most)
+    binary = apart.measured
+    columns = _columns(binary, trainer.args.per_device_train_batch_size, most)
     batches = list(
         trainer.passes([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
     )
@@ -198,8 +198,8 @@ def _measuring(trainer: Any, apart: Apart[ex.Verdict], config: Kto, seed: int, m
         reward_N, kl = config.beta * (own_N - ref_N), (others_N - ref_others_N).mean().clamp(min=0)
         sides = torch.full_like(reward_N, good), torch.full_like(reward_N, bad)
         loss = (weight_N * kto(reward_N, target_N, config.beta * kl, *sides)).mean()
-        known = [n for n, thumb in enumerate(thumbs) if thumb.target != 0.5]
-        right = [0.5 if reward_N[n] == 0 else float((reward_N[n] > 0) == (thumbs[n].target > 0.5)) for n in known]
+        known = [n for n, label in enumerate(binary) if label.target != 0.5]
+        right = [0.5 if reward_N[n] == 0 else float((reward_N[n] > 0) == (binary[n].target > 0.5)) for n in known]
         rate = accuracy(right, [apart.prompts[n] for n in known], seed)
         return {"loss": float(loss), **({"accuracy": rate} if rate else {})}
 
@@ -209,7 +209,7 @@ def _measuring(trainer: Any, apart: Apart[ex.Verdict], config: Kto, seed: int, m
 def check_reference(trainer: Any, tolerance: float) -> float:
     """The largest difference between policy's and reference's log-probability of an answer, before the first step.
 
-    Looks at a few thumbs, evenly spaced over the data. Raises StageError where the difference is over `tolerance`.
+    Looks at a few binary labels, evenly spaced over the data. Raises StageError where the difference is over `tolerance`.
     """
     batches = trainer.batches(ex.spread(range(len(trainer.train_dataset))))
     both = ([trainer.without_gradients(batch, reference=r)[0] for r in (False, True)] for batch in batches)

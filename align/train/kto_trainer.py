@@ -1,4 +1,4 @@
-"""KTO's trainer, on TRL's: thumbs with targets and weights. Imports torch and TRL: import it inside functions only."""
+"""KTO's trainer, on TRL's: binary labels with targets and weights. Imports torch and TRL: import it inside functions only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SOFT_COLUMNS = ("target", "weight", "ref_logps", "ref_KL_logps")
 
 
 @dataclass
-class ThumbCollator(DataCollatorForUnpairedPreference):  # type: ignore[misc]
+class BinaryCollator(DataCollatorForUnpairedPreference):  # type: ignore[misc]
     """TRL's padded batch with the rows' numbers beside it."""
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class Kto(Ours, KTOTrainer):  # type: ignore[misc]
         return loss_B.mean()
 
     def _note(self, reward_B: Tensor, logp_B: Tensor, target_B: Tensor, kl: Tensor, tokens: int) -> None:
-        """TRL's metrics; thumbs count on a side as far as their target says. A pass without a side has none of it."""
+        """TRL's metrics; binary labels count on a side as far as their target says. A pass without a side has none of it."""
         metrics = self._metrics["train" if self.model.training else "eval"]
         means = {}
         for side, share_B in (("chosen", target_B), ("rejected", 1 - target_B)):

@@ -32,22 +32,22 @@ SAVE_SHARE = 1 / 20
 PRINT_SECONDS = 5.0
 
 
-Look = Callable[[Any, int, int], None]
+EvaluationCallback = Callable[[Any, int, int], None]
 """Is given (the model as it is, steps done, steps in all)."""
-_look: ContextVar[Look | None] = ContextVar("look", default=None)
+_callback: ContextVar[EvaluationCallback | None] = ContextVar("callback", default=None)
 
 
 @contextmanager
-def looking(look: Look) -> Iterator[None]:
-    """Inside the block each training calls `look` after every optimiser step; what it raises ends that training.
+def evaluation_callback(callback: EvaluationCallback) -> Iterator[None]:
+    """Inside the block each training calls `callback` after every optimiser step; what it raises ends that training.
 
     A look must leave the model as it was and draw no numbers from the global generators.
     """
-    token = _look.set(look)
+    token = _callback.set(callback)
     try:
         yield
     finally:
-        _look.reset(token)
+        _callback.reset(token)
 
 
 def run_trainer(
@@ -74,8 +74,8 @@ def run_trainer(
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Metrics(out / LOGS / "metrics.jsonl", progress))
     trainer.add_callback(_Saving(work, inputs, save_every))
-    if (look := _look.get()) is not None:
-        trainer.add_callback(_Looking(look))
+    if (callback := _callback.get()) is not None:
+        trainer.add_callback(_AfterEachStep(callback))
     watch = Watch(trainer, measuring, work) if measuring is not None else None
     if watch is not None:
         trainer.add_callback(watch)  # behind the one that saves: it may take a save back
@@ -212,12 +212,12 @@ class _Metrics(TrainerCallback):  # type: ignore[misc]
             print(line("training", done, total, self.said, left), file=sys.stderr, flush=True)
 
 
-class _Looking(TrainerCallback):  # type: ignore[misc]
-    def __init__(self, look: Look) -> None:
-        self.look = look
+class _AfterEachStep(TrainerCallback):  # type: ignore[misc]
+    def __init__(self, callback: EvaluationCallback) -> None:
+        self.callback = callback
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        self.look(model, state.global_step, state.max_steps)
+        self.callback(model, state.global_step, state.max_steps)
 
 
 class _Saving(TrainerCallback):  # type: ignore[misc]

@@ -86,7 +86,7 @@ def train(
 ) -> dict[str, Any]:
     """Train the checkpoint `parent` on answers that it gives to `prompts`, and write a checkpoint folder into `out`.
 
-    `make_trainer` makes the method's trainer, an `align.train.online_trainer.Answering`; `identity` names what it
+    `make_trainer` makes the method's trainer, an `align.train.online_trainer.OnlineMixin`; `identity` names what it
     starts from beside the parent. The reference of the KL
     divergence is the parent: read from disk a second time in full training, the model without its fresh adapter under
     LoRA. Files, `work` and resuming are as in `train_sft`; `logs/metrics.jsonl` has the mean score (`reward`), `kl`

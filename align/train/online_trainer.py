@@ -20,7 +20,7 @@ from transformers import set_seed
 from align.errors import DataError
 from align.ids import seed_for
 from align.layerwise import PromptAndAnswer
-from align.train.generation import Ragged
+from align.train.generation import PaddingFree
 
 
 class PromptOrder:
@@ -53,7 +53,7 @@ class PromptOrder:
         self.epoch = epoch
 
 
-class Answering(Ragged):
+class OnlineMixin(PaddingFree):
     """Put before one of TRL's online trainers. `latest` are the answers of the newest batch."""
 
     latest: list[PromptAndAnswer]

@@ -44,19 +44,21 @@ class LengthGrouped:
         self.epoch = epoch
 
 
-class Shares:
+class DistributedBatchSampler:
     """A batch sampler for one of several processes: its rows of each optimiser step, in micro-batches.
 
     `order` are the rows of a process that trains alone, `batch` of them a step. Each process takes every n-th row of a
-    step, so that all have short and long ones. Where the last step's rows do not come out even, `blank` fills up: a row
+    step, so that all have short and long ones. Where the last step's rows do not come out even, `padding` fills up: a row
     that counts nothing. So every process has as many micro-batches as the others.
     """
 
     batch_size = None
 
-    def __init__(self, order: LengthGrouped, *, batch: int, micro: int, rank: int, processes: int, blank: int) -> None:
+    def __init__(
+        self, order: LengthGrouped, *, batch: int, micro: int, rank: int, processes: int, padding: int
+    ) -> None:
         self.sampler, self.batch, self.micro = order, batch, micro
-        self.rank, self.processes, self.blank = rank, processes, blank
+        self.rank, self.processes, self.padding = rank, processes, padding
 
     def _of_step(self, rows: int) -> int:
         """Rows of a step's `rows` that each process has."""
@@ -72,7 +74,7 @@ class Shares:
         for start in range(0, len(rows), self.batch):
             step = rows[start : start + self.batch]
             mine = step[self.rank :: self.processes]
-            mine += [self.blank] * (self._of_step(len(step)) - len(mine))
+            mine += [self.padding] * (self._of_step(len(step)) - len(mine))
             yield from (mine[i : i + self.micro] for i in range(0, len(mine), self.micro))
 
     def set_epoch(self, epoch: int) -> None:

@@ -23,8 +23,8 @@ from align.store import read_json, write_json
 from align.train import advantages as adv
 from align.train.critic import SharedHead
 from align.train.lanes import deal, lanes_for, learn
-from align.train.online_trainer import Answering
-from align.train.ragged import CHUNK_TOKENS, by_chunks
+from align.train.online_trainer import OnlineMixin
+from align.train.padding_free import CHUNK_TOKENS, by_chunks
 
 CRITIC_FILE, CONTROL_FILE = "critic.safetensors", "kl_control.json"
 PIECES = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "old_per_token_logps", "advantages", "returns", "values", "mask")  # fmt: skip
@@ -34,7 +34,7 @@ GROUP_METRICS = ("frac_reward_zero_std",)
 """What TRL logs about groups of answers to one prompt, which a critic does not need."""
 
 
-class PpoTrainer(Answering, GRPOTrainer):  # type: ignore[misc]
+class PpoTrainer(OnlineMixin, GRPOTrainer):  # type: ignore[misc]
     """`ppo` are the options; `critic` is a module from `align.train.critic`."""
 
     beta: float

@@ -25,9 +25,9 @@ def train_rloo(
 def _trainer(ready: online.Ready) -> Any:
     from trl import RLOOConfig, RLOOTrainer
 
-    from align.train.online_trainer import Answering
+    from align.train.online_trainer import OnlineMixin
 
-    class RlooTrainer(Answering, RLOOTrainer):
+    class RlooTrainer(OnlineMixin, RLOOTrainer):
         passes_logps = False
 
     return RlooTrainer(args=RLOOConfig(**ready.options), **ready.parts)

@@ -75,7 +75,7 @@ def stochastic(weights: Tensor, name: str, draw: int = 0) -> Tensor:
     """Float32 weights as bfloat16, up or down at random so that each is right on average.
 
     The draws depend on the name, the number of the `draw` and the weights' own bytes: the same training publishes the same
-    bytes, and another round draws anew. Numbers that bfloat16 has stay as they are.
+    bytes, and another round draws again. Numbers that bfloat16 has stay as they are.
     """
     import torch
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
 from align.errors import ConfigError
-from align.train.order import LengthGrouped, Shares
+from align.train.order import DistributedBatchSampler, LengthGrouped
 
 
 class Ours:
@@ -37,16 +37,16 @@ class Ours:
         if self.row_lengths is None:
             what = "`trainer.train_sampling_strategy` cannot act in several processes"
             raise ConfigError(what, hint="leave it out: batches are of similar length")
-        shares = Shares(
+        shares = DistributedBatchSampler(
             self._get_train_sampler(),
             batch=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
             micro=args.train_batch_size,
             rank=args.process_index,
             processes=args.world_size,
-            blank=len(data),
+            padding=len(data),
         )
         loader = DataLoader(
-            WithBlank(data, self.blank_row(data[0])), batch_sampler=shares, collate_fn=self.data_collator,
+            WithPaddingRows(data, self.padding_row(data[0])), batch_sampler=shares, collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers, pin_memory=args.dataloader_pin_memory,
         )  # fmt: skip
         ready = prepare_data_loader(
@@ -70,22 +70,22 @@ def require_columns(data: Any, names: Sequence[str], which: str) -> Any:
     return data
 
 
-class WithBlank:
+class WithPaddingRows:
     """A data set with one more row behind its own."""
 
-    def __init__(self, data: Any, blank: dict[str, Any]) -> None:
-        self.data, self.blank = data, blank
+    def __init__(self, data: Any, padding: dict[str, Any]) -> None:
+        self.data, self.padding = data, padding
 
     def __len__(self) -> int:
         return len(self.data) + 1
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        found: dict[str, Any] = self.data[row] if row < len(self.data) else self.blank
+        found: dict[str, Any] = self.data[row] if row < len(self.data) else self.padding
         return found
 
 
 class Sft(Ours, SFTTrainer):
-    def blank_row(self, row: dict[str, Any]) -> dict[str, Any]:
+    def padding_row(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row that counts nothing: no token is learned."""
         one = {name: [1] for name in ("lengths",) if name in row}  # of a pack
         return {**row, "input_ids": row["input_ids"][:1], "labels": [-100], **one}

@@ -51,7 +51,7 @@ def advise(
 def _sides(evidence: Evidence) -> list[tuple[int, int]]:
     """For each annotator how often the left answer was chosen, of how many choices."""
     votes, count = evidence.votes, evidence.annotators
-    screen = votes.lean * votes.side
+    screen = votes.outcome * votes.position
     mine = (votes.family == COMPARE) & votes.main & (screen != 0)
     left = np.bincount(votes.annotator[mine & (screen > 0)], minlength=count)
     return list(zip(left.tolist(), np.bincount(votes.annotator[mine], minlength=count).tolist(), strict=True))

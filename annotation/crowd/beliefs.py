@@ -37,7 +37,7 @@ class Beliefs:
     """[F] probability in [0, 1] that the first node is the better one of a pair, or that a single one is good."""
     margin: Array
     """[F] log-odds with which a typical annotator would say so; the sign is that of the first node."""
-    worth: Array
+    information: Array
     """[F] in [0, 1], how much the votes have told."""
     level: Array
     """[N, 2] mean and variance of each node's quality, in a typical annotator's log-odds; NaN where it was only
@@ -60,7 +60,7 @@ def mean(found: Sequence[tuple[float, Beliefs]]) -> Beliefs:
     return Beliefs(
         better=_mean(shares, [b.better for b in each]),
         margin=_mean(shares, [b.margin for b in each]),
-        worth=_mean(shares, [b.worth for b in each]),
+        information=_mean(shares, [b.information for b in each]),
         level=_mean(shares, [b.level for b in each]),
         difference=likeliest.difference,
         people=likeliest.people,

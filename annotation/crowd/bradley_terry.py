@@ -1,4 +1,4 @@
-"""The label compiler's own model: Bradley–Terry with ties, annotators' habits and a prior, fitted by EM.
+"""The label compiler's own model: Bradley–Terry with ties, rater parameters and a prior, fitted by EM.
 
 `raters` has the likelihood. The E step is exact for a pair that stands alone, whose difference has a distribution on a
 grid that is fitted too, around the standard normal; candidates that share comparisons are jointly normal (`gaussian`).
@@ -13,10 +13,10 @@ import numpy as np
 
 from annotation.crowd.arrays import Array, Runs
 from annotation.crowd.beliefs import Beliefs, People, mean
-from annotation.crowd.evidence import COMPARE, THUMB, Evidence, Votes, shared
+from annotation.crowd.evidence import BINARY, COMPARE, Evidence, Votes, shared
 from annotation.crowd.gaussian import PRIOR_VARIANCE, Components, components, joint, labels, sweep
-from annotation.crowd.habits import fit_habits, fit_lapses, fit_steepness, observed_share
 from annotation.crowd.prediction import predict
+from annotation.crowd.rater_parameters import fit_lapses, fit_parameters, fit_steepness, observed_share
 from annotation.crowd.raters import GRID, SAME, Codes, Raters, chances, log_likelihood, start
 
 
@@ -55,15 +55,15 @@ ONLY_EVEN = np.array([[1e-6, 1e9, 1e-6], PRIOR_FACTORS[1]])
 NOTHING = np.empty(0)
 FEW_JUDGES, UNLIKELY, FLATTERY, NO_SHARE = 50, 1.0, 0.5, 0.01
 """Of two annotators to so many it is asked whether all pairs are equally clear. Even odds take a log evidence that is larger
-by UNLIKELY, and by FLATTERY for each annotator, since habits that are fitted to the same votes make pairs look clearer than they are
+by UNLIKELY, and by FLATTERY for each annotator, since parameters that are fitted to the same votes make pairs look clearer than they are
 (docs/decisions.md has what was measured); an answer less likely than NO_SHARE is not looked at. Larger crowds move the shares
 of SHAPES by themselves."""
 ENOUGH = 150_000
 """Votes of which EM sees the rest at the end only."""
 ITERATIONS, LAST_ITERATIONS = 60, 4
 TOLERANCE = 0.01
-"""EM ends when no habit of an annotator moves by more than this share of its standard error. It is not run to its very
-end: habits fitted to the same votes make pairs look clearer than they are, and the shares of the shapes would slowly
+"""EM ends when no parameter of an annotator moves by more than this share of its standard error. It is not run to its very
+end: parameters fitted to the same votes make pairs look clearer than they are, and the shares of the shapes would slowly
 follow (docs/label-compiler.md)."""
 SHARE_EVERY = 4
 """Iterations between looks at what changes slowly: how much information is missing, and κ."""
@@ -153,7 +153,7 @@ def _start(raters: Raters, problem: Problem, prior: Array) -> State:
 
 
 def _again(state: State, problem: Problem) -> State:
-    """The habits and shares of a state, with the beliefs still to come."""
+    """The parameters and shares of a state, with the beliefs still to come."""
     count = len(problem.evidence.first)
     return replace(state, belief=np.empty((count, SAME + 1)), sites=np.zeros((count, 2)))
 
@@ -200,10 +200,10 @@ def part(evidence: Evidence, chosen: Array) -> tuple[Evidence, Array]:
 
 
 def _em(problem: Problem, state: State, iterations: int) -> State:
-    """At most so many iterations; the beliefs are those of the last habits."""
+    """At most so many iterations; the beliefs are those of the last parameters."""
     codes, code, factor = problem.codes, problem.code, problem.evidence.votes.factor
     for iteration in range(iterations):
-        before = state.raters.habits
+        before = state.raters.parameters
         looked = _expect(state, problem, SWEEPS)
         seen = problem.by_code.sums(state.belief)
         state.shapes = _fit_shapes(state, problem)
@@ -212,11 +212,11 @@ def _em(problem: Problem, state: State, iterations: int) -> State:
             share = observed_share(state.raters, codes, code, state.belief, factor, seen, looked)
             steepness = fit_steepness(state.raters, codes, seen)
             state.raters = replace(state.raters, share=share, steepness=steepness)
-        state.raters = fit_habits(fit_lapses(state.raters, codes, seen, looked), codes, seen, looked)
+        state.raters = fit_parameters(fit_lapses(state.raters, codes, seen, looked), codes, seen, looked)
         error = np.sqrt(np.diagonal(state.raters.covariance, axis1=1, axis2=2))
-        if (np.abs(state.raters.habits - before) / error).max() < TOLERANCE:
+        if (np.abs(state.raters.parameters - before) / error).max() < TOLERANCE:
             break
-    _expect(state, replace(problem, codes=replace(codes, worth=codes.once)), LAST_SWEEPS)
+    _expect(state, replace(problem, codes=replace(codes, weight=codes.once)), LAST_SWEEPS)
     return state
 
 
@@ -226,7 +226,7 @@ def _expect(state: State, problem: Problem, sweeps: int) -> Array:
     looked, guessed = chances(state.raters, codes)
     total = looked + guessed[:, None]
     looked /= total
-    likelihood = problem.by_factor.sums(codes.worth[:, None] * np.log(total, out=total))
+    likelihood = problem.by_factor.sums(codes.weight[:, None] * np.log(total, out=total))
     log = likelihood + _log_prior(state)[problem.single]
     gold = np.flatnonzero(evidence.known)
     log[gold] += TRUTH[evidence.known[gold]]
@@ -273,13 +273,13 @@ def _fit_same(state: State, problem: Problem) -> float:
 def _beliefs(problem: Problem, state: State) -> Beliefs:
     evidence, belief, raters = problem.evidence, state.belief, state.raters
     single = problem.single == 1
-    typical = raters.mean[np.where(single, THUMB, COMPARE), 0]
+    typical = raters.mean[np.where(single, BINARY, COMPARE), 0]
     bar = np.where(single, _bar(raters, problem.codes), 0.0)
     above = np.clip((POINTS[None, :] - bar[:, None]) / 0.25 + 0.5, 0, 1)
     at = belief @ POINTS
     variance = np.maximum(belief @ POINTS**2 - at**2, 1e-6)
     level = np.full((len(evidence.kind), 2), np.nan)
-    scale = raters.mean[THUMB, 0]
+    scale = raters.mean[BINARY, 0]
     lone = np.flatnonzero(problem.alone & single)
     level[evidence.first[lone]] = np.stack([scale * at[lone], scale**2 * variance[lone]], 1) * [
         np.sqrt(PRIOR_VARIANCE),
@@ -293,7 +293,7 @@ def _beliefs(problem: Problem, state: State) -> Beliefs:
     return Beliefs(
         better=(belief * above).sum(1),
         margin=typical * (at - bar),
-        worth=np.clip(1 - variance, 0, 1),
+        information=np.clip(1 - variance, 0, 1),
         level=level,
         difference=_normal,
         people=_people(evidence, state),
@@ -304,9 +304,9 @@ def _beliefs(problem: Problem, state: State) -> Beliefs:
 def _bar(raters: Raters, codes: Codes) -> float:
     """The difference from which on a typical annotator sooner calls an answer good than bad: the mean over those who can be
     held to something of where each one's α·d + β is 0, and 0 as far as there are few."""
-    told = np.bincount(codes.rater, codes.tells[:, 1] * (codes.worth > 0), len(raters.family))
-    mine = (raters.family == THUMB) & (told > 0) & (raters.habits[:, 0] > LEAST_ALPHA)
-    each = np.clip(-raters.habits[mine, 1] / raters.habits[mine, 0], GRID[0], GRID[-1])
+    told = np.bincount(codes.rater, codes.tells[:, 1] * (codes.weight > 0), len(raters.family))
+    mine = (raters.family == BINARY) & (told > 0) & (raters.parameters[:, 0] > LEAST_ALPHA)
+    each = np.clip(-raters.parameters[mine, 1] / raters.parameters[mine, 0], GRID[0], GRID[-1])
     return float(each.sum() / (mine.sum() + BAR_WORTH))
 
 
@@ -322,11 +322,11 @@ def _people(evidence: Evidence, state: State) -> People:
     position = np.full((evidence.annotators, 3), np.nan)
     bounds = np.array([0.0, -BOUND, BOUND])
     deviation = np.sqrt(np.diagonal(raters.covariance, axis1=1, axis2=2))
-    alpha = raters.habits[:, :1] + bounds * deviation[:, :1]
+    alpha = raters.parameters[:, :1] + bounds * deviation[:, :1]
     # In ascending order of family, so that comparisons, where there are any, have the last word.
     for family in (2, 1, 0):
         mine = raters.family == family
         reliability[raters.annotator[mine]] = 1 / (1 + np.exp(-alpha[mine]))
     mine = raters.family == COMPARE
-    position[raters.annotator[mine]] = raters.habits[mine, 1:2] + bounds * deviation[mine, 1:2]
+    position[raters.annotator[mine]] = raters.parameters[mine, 1:2] + bounds * deviation[mine, 1:2]
     return People(reliability, position)

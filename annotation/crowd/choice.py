@@ -16,7 +16,7 @@ from annotation.crowd.arrays import Array
 from annotation.crowd.beliefs import Beliefs
 from annotation.crowd.bradley_terry import kept, part, thinned
 from annotation.crowd.evidence import COMPARE, Evidence, shared
-from annotation.crowd.reading import Asked
+from annotation.crowd.reading import TaskArrays
 
 LEAST, MOST = 200, 3_000
 """With fewer labels than LEAST there is no choice; of more than about MOST a part is looked at, whole components of it."""
@@ -42,7 +42,9 @@ class Choice:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
-def choose(asked: Asked, evidence: Evidence, models: Mapping[str, Callable[[Evidence], Beliefs]], ours: str) -> Choice:
+def choose(
+    asked: TaskArrays, evidence: Evidence, models: Mapping[str, Callable[[Evidence], Beliefs]], ours: str
+) -> Choice:
     """The model of `models` to believe; `ours` is one of them."""
     out = _predicted(evidence)
     if len(out) < LEAST:
@@ -75,11 +77,11 @@ def _few(evidence: Evidence, out: Array) -> Evidence:
 def _predicted(evidence: Evidence) -> Array:
     """The votes that are held out in some fold: people's own words, said once, on pairs that others judged as well."""
     votes = evidence.votes
-    mine = shared(evidence) & votes.main & (votes.family == COMPARE) & (votes.worth == 1)
+    mine = shared(evidence) & votes.main & (votes.family == COMPARE) & (votes.weight == 1)
     return np.flatnonzero(mine & (evidence.known[votes.factor] == 0))
 
 
-def _folds(asked: Asked, evidence: Evidence, out: Array) -> Array:
+def _folds(asked: TaskArrays, evidence: Evidence, out: Array) -> Array:
     """The fold of each vote in `out`. A pair's votes are in different folds, so that the others are known; where it
     begins hangs on the task's id alone."""
     factor = evidence.votes.factor[out]
@@ -90,14 +92,14 @@ def _folds(asked: Asked, evidence: Evidence, out: Array) -> Array:
 
 def _losses(evidence: Evidence, fit: Callable[[Evidence], Beliefs], out: Array, fold: Array) -> Array:
     votes = evidence.votes
-    word = np.where(votes.tie, 2, np.where(votes.lean > 0, 0, 1))
+    word = np.where(votes.tie, 2, np.where(votes.outcome > 0, 0, 1))
     found = np.empty(len(out))
     for k in range(FOLDS):
         mine = out[fold == k]
         # all of these judgements: a flag, a correction or the rest of a ranking would give the word away
         rest = ~np.isin(votes.judgement, votes.judgement[mine])
         beliefs = fit(replace(evidence, votes=kept(votes, rest)))
-        chance = beliefs.predict(votes.factor[mine], votes.annotator[mine], votes.side[mine])
+        chance = beliefs.predict(votes.factor[mine], votes.annotator[mine], votes.position[mine])
         found[fold == k] = -np.log(np.maximum(chance[np.arange(len(mine)), word[mine]], 1e-12))
     return found
 

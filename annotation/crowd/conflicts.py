@@ -8,13 +8,13 @@ import pyarrow as pa
 from annotation.crowd.arrays import Array, group_sums
 from annotation.crowd.evidence import TRAIN, Evidence
 from annotation.crowd.majority import outcomes
-from annotation.crowd.reading import Asked
+from annotation.crowd.reading import TaskArrays
 
 LISTED = 1_000
 """Conflicts listed of each sort; all are counted."""
 
 
-def find(asked: Asked, evidence: Evidence, node_ids: pa.Array, circles: list[list[int]]) -> dict[str, Any]:
+def find(asked: TaskArrays, evidence: Evidence, node_ids: pa.Array, circles: list[list[int]]) -> dict[str, Any]:
     """Conflicts of judgements on training pairs, JSON-able; `circles` as `circles` finds them.
 
     `both_ways` has pairs of which each answer is preferred by somebody, `cycles` the prompts whose net preferences go
@@ -52,7 +52,7 @@ def _scored(evidence: Evidence) -> Array:
     return votes.main & trained[votes.factor]
 
 
-def _pair(asked: Asked, evidence: Evidence, ids: pa.Array, factor: int, count: Array) -> dict[str, Any]:
+def _pair(asked: TaskArrays, evidence: Evidence, ids: pa.Array, factor: int, count: Array) -> dict[str, Any]:
     first, second = int(evidence.first[factor]), int(evidence.second[factor])
     return {
         "prompt_id": asked.prompts[int(evidence.prompt[first])].as_py(),
@@ -63,7 +63,7 @@ def _pair(asked: Asked, evidence: Evidence, ids: pa.Array, factor: int, count: A
     }
 
 
-def _circle(asked: Asked, evidence: Evidence, ids: pa.Array, nodes: list[int]) -> dict[str, Any]:
+def _circle(asked: TaskArrays, evidence: Evidence, ids: pa.Array, nodes: list[int]) -> dict[str, Any]:
     return {
         "prompt_id": asked.prompts[int(evidence.prompt[nodes[0]])].as_py(),
         "candidates": [ids[n].as_py() for n in nodes],

@@ -10,7 +10,7 @@ import numpy as np
 
 from annotation.crowd.arrays import Array, group_sums
 from annotation.crowd.beliefs import Beliefs, People
-from annotation.crowd.evidence import COMPARE, FAMILIES, THUMB, Evidence
+from annotation.crowd.evidence import BINARY, COMPARE, FAMILIES, Evidence
 from annotation.crowd.majority import levels, log_odds, logistic, outcomes
 
 RIGHT, ANY = 1.0, 1.0
@@ -26,7 +26,7 @@ def fit(evidence: Evidence) -> Beliefs:
     votes, factors = evidence.votes, len(evidence.first)
     raters = evidence.annotators * FAMILIES  # one matrix for comparisons, one for single answers
     rater = votes.annotator * FAMILIES + votes.family
-    given = outcomes(votes) * votes.worth[:, None]
+    given = outcomes(votes) * votes.weight[:, None]
     overall = given.sum(0) / max(given.sum(), 1e-9)
     overall[:2] = overall[:2].mean()
     single = evidence.second < 0
@@ -50,7 +50,7 @@ def fit(evidence: Evidence) -> Beliefs:
     return Beliefs(
         better=better,
         margin=log_odds(better),
-        worth=np.ones(factors),
+        information=np.ones(factors),
         level=levels(evidence, better),
         difference=logistic,
         people=People(_reliability(truth, evidence), np.full((evidence.annotators, 3), np.nan)),
@@ -62,11 +62,11 @@ def _predict(evidence: Evidence, truth: Array, confusion: Array, factor: Array, 
     """A stranger says what all annotators say on average."""
     votes = evidence.votes
     spoke = np.unique(votes.annotator * FAMILIES + votes.family)
-    family = np.where(evidence.second[factor] < 0, THUMB, COMPARE)
+    family = np.where(evidence.second[factor] < 0, BINARY, COMPARE)
     rater = annotator * FAMILIES + family
     known = (annotator >= 0) & np.isin(rater, spoke)
     matrix = confusion[np.where(known, rater, 0)]
-    for kind in (COMPARE, THUMB):
+    for kind in (COMPARE, BINARY):
         mine = spoke[spoke % FAMILIES == kind]
         matrix[~known & (family == kind)] = confusion[mine].mean(0) if len(mine) else np.eye(3)
     return np.einsum("nk,nkl->nl", truth[factor], matrix)
@@ -89,9 +89,9 @@ def _known(truth: Array, known: Array) -> Array:
 def _reliability(truth: Array, evidence: Evidence) -> Array:
     """Share of an annotator's answers that agree with the truth, with the bounds of one vote more for each side."""
     votes = evidence.votes
-    right = (truth[votes.factor] * outcomes(votes)).sum(1) * votes.worth
+    right = (truth[votes.factor] * outcomes(votes)).sum(1) * votes.weight
     hits = np.bincount(votes.annotator, right, evidence.annotators)
-    n = np.bincount(votes.annotator, votes.worth, evidence.annotators)
+    n = np.bincount(votes.annotator, votes.weight, evidence.annotators)
     with np.errstate(invalid="ignore", divide="ignore"):
         share = np.where(n > 0, (hits + 1) / (n + 2), np.nan)
         half = BOUND * np.sqrt(share * (1 - share) / (n + 3))

@@ -3,13 +3,13 @@
 A *vote* is one annotator's word about one *factor*, and a factor is a pair of *nodes* (which is better?) or a single
 node (is it good?). A node is a candidate of a prompt; gold tasks have nodes of their own.
 
-- A pair is one vote. "Both bad" is a tie, and a bad thumb for each answer. An answer flagged as unsafe or wrong, where
-  the other is not, loses another half vote; it also gets a bad thumb.
-- A ranking is broken into pairs: what comes out of m remaining answers beats each of the rest with the worth of 2/m
+- A pair is one vote. "Both bad" is a tie, and a bad binary label for each answer. An answer flagged as unsafe or wrong, where
+  the other is not, loses another half vote; it also gets a bad binary label.
+- A ranking is broken into pairs: what comes out of m remaining answers beats each of the rest with the weight of 2/m
   votes, and equals tie. That is position-p breaking, consistent for Plackett–Luce (Khetan & Oh 2016, "Data-driven Rank
   Breaking for Efficient Rank Aggregation"), and 2/m gives it Plackett–Luce's information where the answers are equally
   good: four answers in order are worth 3.8 votes and not six.
-- A thumb is one vote on a single node. A rating of mean m is four votes, (m − 1) of them good and (5 − m) bad:
+- A binary label is one vote on a single node. A rating of mean m is four votes, (m − 1) of them good and (5 − m) bad:
   a binomial, of which the model takes each annotator's offset and scale.
 - An edit beats the answer that was preferred (both answers of a tie), whatever the position.
 - One annotator has one vote about one factor: said n times, in repeats or other tasks, each time counts 1/n.
@@ -24,15 +24,15 @@ import pyarrow.compute as pc
 from align.errors import DataError
 from align.types import OUTCOMES, candidate_id
 from annotation.crowd.arrays import Array, numbers, owners, place_in, runs, sizes, whole
-from annotation.crowd.reading import KINDS, Asked, Said
+from annotation.crowd.reading import KINDS, JudgementArrays, TaskArrays
 
 PAIR, RANK, SINGLE, RATING = range(len(KINDS))
 FAMILIES = 3
-COMPARE, THUMB, SCORE = range(FAMILIES)
-"""Families of votes: each annotator has habits of their own in each."""
+COMPARE, BINARY, SCORE = range(FAMILIES)
+"""Families of votes: each annotator has parameters of their own in each."""
 TRAIN, GOLD, ASIDE = range(3)
-"""Classes of nodes. ASIDE: bad thumbs that were said beside a comparison."""
-FLAG_WORTH = 0.5
+"""Classes of nodes. ASIDE: bad binary labels that were said beside a comparison."""
+FLAG_WEIGHT = 0.5
 """What a flag on one answer of a pair is worth beside the vote itself."""
 
 
@@ -43,20 +43,20 @@ class Votes:
     factor: Array
     annotator: Array
     family: Array
-    lean: Array
+    outcome: Array
     """From −½ (the second, or bad) to ½ (the first, or good); 0 for a tie."""
     tie: Array
-    side: Array
+    position: Array
     """How far left the first node stands of the second: 1 in a pair, less between neighbours in a ranking, else 0."""
-    worth: Array
+    weight: Array
     times: Array
-    """How often this annotator spoke in this way about this factor; `worth` is divided by it."""
+    """How often this annotator spoke in this way about this factor; `weight` is divided by it."""
     strength: Array
     """0 where none was given."""
     judgement: Array
-    """Row of `Said.table`."""
+    """Row of `JudgementArrays.table`."""
     main: Array
-    """Whether this is the judgement's own word; not so for flags, edits and thumbs beside a comparison."""
+    """Whether this is the judgement's own word; not so for flags, edits and binary labels beside a comparison."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Evidence:
     kind: Array
     """[N], TRAIN, GOLD or ASIDE."""
     prompt: Array
-    """[N], index of `Asked.prompts`."""
+    """[N], index of `TaskArrays.prompts`."""
     text: Array
     """[N], index into all texts of all tasks, followed by the edits."""
     edits: list["Edited"]
@@ -85,7 +85,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Edited:
-    """An answer that an annotator wrote: `judgement` is a row of `Said.table`, `task` one of `Asked.table`."""
+    """An answer that an annotator wrote: `judgement` is a row of `JudgementArrays.table`, `task` one of `TaskArrays.table`."""
 
     id: str
     text: str
@@ -103,10 +103,10 @@ class _Block:
     annotator: Array
     judgement: Array
     family: int
-    lean: Array
+    outcome: Array
     tie: Array
-    side: Array
-    worth: Array
+    position: Array
+    weight: Array
     strength: Array
     main: bool
 
@@ -128,7 +128,7 @@ def by_others(evidence: Evidence) -> Array:
     return ((low < high) | (evidence.known != 0))[votes.factor]
 
 
-def gather(asked: Asked, said: Said) -> tuple[Evidence, list[tuple[str, str]]]:
+def gather(asked: TaskArrays, said: JudgementArrays) -> tuple[Evidence, list[tuple[str, str]]]:
     """All votes, and the edits that are left out as (judgement id, reason)."""
     edits, refused = _edits(asked, said)
     keys = _Keys(asked, len(edits))
@@ -142,7 +142,7 @@ def gather(asked: Asked, said: Said) -> tuple[Evidence, list[tuple[str, str]]]:
 class _Keys:
     """Nodes as numbers that sort by class, prompt and candidate id; candidates of edits come after the others."""
 
-    def __init__(self, asked: Asked, edits: int) -> None:
+    def __init__(self, asked: TaskArrays, edits: int) -> None:
         self.asked, self.width = asked, len(asked.candidates) + edits
         self.kind = np.where(asked.gold, GOLD, TRAIN)
 
@@ -155,16 +155,18 @@ class _Keys:
         return (kind * np.int64(len(self.asked.prompts)) + prompt) * self.width + candidate
 
 
-def _pairs(asked: Asked, said: Said, keys: _Keys) -> _Block:
+def _pairs(asked: TaskArrays, said: JudgementArrays, keys: _Keys) -> _Block:
     rows = np.flatnonzero(asked.kind[said.task] == PAIR)
-    task, outcome = said.task[rows], said.outcome[rows]
+    task, chosen = said.task[rows], said.outcome[rows]
     left = np.where(asked.place[task, 0] < asked.place[task, 1], 1.0, -1.0)
-    lean = np.array([0.5, -0.5, 0.0, 0.0])[outcome]
-    strength = np.where(lean != 0, said.strength[rows], 0)
-    return _block(said, rows, keys.of(task, 0), keys.of(task, 1), COMPARE, lean, left, tie=lean == 0, strength=strength)
+    outcome = np.array([0.5, -0.5, 0.0, 0.0])[chosen]
+    strength = np.where(outcome != 0, said.strength[rows], 0)
+    return _block(
+        said, rows, keys.of(task, 0), keys.of(task, 1), COMPARE, outcome, left, tie=outcome == 0, strength=strength
+    )
 
 
-def _ranks(asked: Asked, said: Said, keys: _Keys) -> list[_Block]:
+def _ranks(asked: TaskArrays, said: JudgementArrays, keys: _Keys) -> list[_Block]:
     rows = np.flatnonzero(asked.kind[said.task] == RANK)
     rank = _rankings(asked, said, rows)
     task = said.task[rows]
@@ -176,15 +178,17 @@ def _ranks(asked: Asked, said: Said, keys: _Keys) -> list[_Block]:
             above, below, at = rank[both, i], rank[both, j], task[both]
             better = np.minimum(above, below)
             remaining = (rank[both] >= better[:, None]).sum(1)
-            side = (asked.place[at, j] - asked.place[at, i]) / (count[both] - 1)
-            lean = 0.5 * np.sign(below - above)
+            position = (asked.place[at, j] - asked.place[at, i]) / (count[both] - 1)
+            outcome = 0.5 * np.sign(below - above)
             first, second = keys.of(at, i), keys.of(at, j)
-            worth = 2 / remaining
-            blocks.append(_block(said, rows[both], first, second, COMPARE, lean, side, tie=lean == 0, worth=worth))
+            weight = 2 / remaining
+            blocks.append(
+                _block(said, rows[both], first, second, COMPARE, outcome, position, tie=outcome == 0, weight=weight)
+            )
     return blocks
 
 
-def _rankings(asked: Asked, said: Said, rows: Array) -> Array:
+def _rankings(asked: TaskArrays, said: JudgementArrays, rows: Array) -> Array:
     """[len(rows), 4]; 0 where there is no candidate."""
     lists = whole(said.table["ranking"]).take(pa.array(rows))
     rank = np.zeros((len(rows), 4), np.int64)
@@ -203,16 +207,16 @@ def _rankings(asked: Asked, said: Said, rows: Array) -> Array:
     return rank
 
 
-def _singles(asked: Asked, said: Said, keys: _Keys) -> _Block:
+def _singles(asked: TaskArrays, said: JudgementArrays, keys: _Keys) -> _Block:
     rows = np.flatnonzero(asked.kind[said.task] == SINGLE)
-    lean = np.array([0.5, -0.5])[np.minimum(said.outcome[rows], 1)]
-    return _block(said, rows, keys.of(said.task[rows], 0), None, THUMB, lean)
+    outcome = np.array([0.5, -0.5])[np.minimum(said.outcome[rows], 1)]
+    return _block(said, rows, keys.of(said.task[rows], 0), None, BINARY, outcome)
 
 
-def _ratings(asked: Asked, said: Said, keys: _Keys) -> _Block:
+def _ratings(asked: TaskArrays, said: JudgementArrays, keys: _Keys) -> _Block:
     rows = np.flatnonzero(asked.kind[said.task] == RATING)
     mean = mean_ratings(said.table, rows)
-    return _block(said, rows, keys.of(said.task[rows], 0), None, SCORE, (mean - 3) / 4, worth=np.full(len(rows), 4.0))
+    return _block(said, rows, keys.of(said.task[rows], 0), None, SCORE, (mean - 3) / 4, weight=np.full(len(rows), 4.0))
 
 
 def mean_ratings(table: pa.Table, rows: Array) -> Array:
@@ -234,33 +238,33 @@ def mean_ratings(table: pa.Table, rows: Array) -> Array:
     return np.bincount(row, score, len(rows)) / np.maximum(count, 1)
 
 
-def _pair_flags(asked: Asked, said: Said, keys: _Keys) -> _Block:
+def _pair_flags(asked: TaskArrays, said: JudgementArrays, keys: _Keys) -> _Block:
     """Half a vote against an answer of a pair that was flagged while the other was not."""
     rows = np.flatnonzero((asked.kind[said.task] == PAIR) & (said.bad[:, 0] != said.bad[:, 1]))
-    task, lean = said.task[rows], np.where(said.bad[rows, 0], -0.5, 0.5)
-    worth = np.full(len(rows), FLAG_WORTH)
-    return _block(said, rows, keys.of(task, 0), keys.of(task, 1), COMPARE, lean, worth=worth, main=False)
+    task, outcome = said.task[rows], np.where(said.bad[rows, 0], -0.5, 0.5)
+    weight = np.full(len(rows), FLAG_WEIGHT)
+    return _block(said, rows, keys.of(task, 0), keys.of(task, 1), COMPARE, outcome, weight=weight, main=False)
 
 
-def _asides(asked: Asked, said: Said, keys: _Keys, single: Array) -> _Block:
-    """Bad thumbs beside comparisons, on the node that has thumbs of its own where there is one."""
+def _asides(asked: TaskArrays, said: JudgementArrays, keys: _Keys, single: Array) -> _Block:
+    """Bad binary labels beside comparisons, on the node that has binary labels of its own where there is one."""
     compared = np.isin(asked.kind[said.task], (PAIR, RANK)) & asked.trained[said.task]
     both = (asked.kind[said.task] == PAIR) & (said.outcome == OUTCOMES["pair"].index("both_bad"))
     bad = (said.bad | (both[:, None] & (np.arange(4) < 2))) & compared[:, None]
     rows, slot = np.nonzero(bad & (np.arange(4) < asked.count[said.task][:, None]))
     direct = keys.of(said.task[rows], slot, TRAIN)
     key = np.where(np.isin(direct, single), direct, keys.of(said.task[rows], slot, ASIDE))
-    return _block(said, rows, key, None, THUMB, np.full(len(rows), -0.5), main=False)
+    return _block(said, rows, key, None, BINARY, np.full(len(rows), -0.5), main=False)
 
 
-def _single_flags(asked: Asked, said: Said, keys: _Keys) -> _Block:
+def _single_flags(asked: TaskArrays, said: JudgementArrays, keys: _Keys) -> _Block:
     rows = np.flatnonzero(np.isin(asked.kind[said.task], (SINGLE, RATING)) & said.bad[:, 0])
-    worth = np.full(len(rows), FLAG_WORTH)
+    weight = np.full(len(rows), FLAG_WEIGHT)
     key = keys.of(said.task[rows], 0)
-    return _block(said, rows, key, None, THUMB, np.full(len(rows), -0.5), worth=worth, main=False)
+    return _block(said, rows, key, None, BINARY, np.full(len(rows), -0.5), weight=weight, main=False)
 
 
-def _edits(asked: Asked, said: Said) -> tuple[list[Edited], list[tuple[str, str]]]:
+def _edits(asked: TaskArrays, said: JudgementArrays) -> tuple[list[Edited], list[tuple[str, str]]]:
     """Corrected answers, few enough for Python; one that says nothing new is refused with the reason."""
     given = whole(said.table["edit"])
     edits, refused = [], []
@@ -280,7 +284,7 @@ def _edits(asked: Asked, said: Said) -> tuple[list[Edited], list[tuple[str, str]
     return edits, refused
 
 
-def _edit_votes(asked: Asked, said: Said, keys: _Keys, edits: list[Edited]) -> _Block:
+def _edit_votes(asked: TaskArrays, said: JudgementArrays, keys: _Keys, edits: list[Edited]) -> _Block:
     beaten = [(n, slot) for n, edit in enumerate(edits) for slot in _corrected(asked, said, edit)]
     which = np.array([n for n, _ in beaten], np.int64)
     slot = np.array([s for _, s in beaten], np.int64)
@@ -290,7 +294,7 @@ def _edit_votes(asked: Asked, said: Said, keys: _Keys, edits: list[Edited]) -> _
     return _block(said, rows, edited, keys.of(task, slot), COMPARE, np.full(len(rows), 0.5), main=False)
 
 
-def _corrected(asked: Asked, said: Said, edit: Edited) -> list[int]:
+def _corrected(asked: TaskArrays, said: JudgementArrays, edit: Edited) -> list[int]:
     """Which canonical candidates an edit beats: the preferred one, or all that nothing is preferred to."""
     kind, outcome = asked.kind[edit.task], int(said.outcome[edit.judgement])
     if kind == PAIR:
@@ -302,23 +306,23 @@ def _corrected(asked: Asked, said: Said, edit: Edited) -> list[int]:
 
 
 def _block(
-    said: Said,
+    said: JudgementArrays,
     rows: Array,
     first: Array,
     second: Array | None,
     family: int,
-    lean: Array,
-    side: Array | None = None,
+    outcome: Array,
+    position: Array | None = None,
     *,
     tie: Array | None = None,
-    worth: Array | None = None,
+    weight: Array | None = None,
     strength: Array | None = None,
     main: bool = True,
 ) -> _Block:
     """Votes of judgements `rows`, the first node being the lesser key of a pair."""
     n = len(rows)
     second = np.full(n, -1) if second is None else second
-    side = np.zeros(n) if side is None else side
+    position = np.zeros(n) if position is None else position
     swap = (second >= 0) & (second < first)
     first, second = np.where(swap, second, first), np.where(swap, first, second)
     return _Block(
@@ -328,16 +332,18 @@ def _block(
         annotator=said.annotator[rows],
         judgement=rows,
         family=family,
-        lean=np.where(swap, -lean, lean),
+        outcome=np.where(swap, -outcome, outcome),
         tie=np.zeros(n, bool) if tie is None else tie,
-        side=np.where(swap, -side, side),
-        worth=np.ones(n) if worth is None else worth,
+        position=np.where(swap, -position, position),
+        weight=np.ones(n) if weight is None else weight,
         strength=np.zeros(n, np.int8) if strength is None else strength,
         main=main,
     )
 
 
-def _assemble(asked: Asked, said: Said, keys: _Keys, blocks: list[_Block], edits: list[Edited]) -> Evidence:
+def _assemble(
+    asked: TaskArrays, said: JudgementArrays, keys: _Keys, blocks: list[_Block], edits: list[Edited]
+) -> Evidence:
     def joined(name: str) -> Array:
         parts = [getattr(b, name) for b in blocks]
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
@@ -353,12 +359,12 @@ def _assemble(asked: Asked, said: Said, keys: _Keys, blocks: list[_Block], edits
     high = np.where(second >= 0, np.searchsorted(nodes, second), -1)
     pairs, factor = np.unique(low * np.int64(len(nodes) + 1) + high + 1, return_inverse=True)
     # All that a vote says is in the order, so that sums do not depend on that of the rows.
-    says = [joined(name) for name in ("worth", "strength", "side", "tie", "lean")]
+    says = [joined(name) for name in ("weight", "strength", "position", "tie", "outcome")]
     order = np.lexsort((*says, main, family, annotator, factor))
     times = _times(factor, annotator, family, main)
     columns = {"factor": factor, "annotator": annotator, "family": family, "main": main}
-    columns |= {"worth": joined("worth") / times, "times": times}
-    columns |= {name: joined(name) for name in ("lean", "tie", "side", "strength", "judgement")}
+    columns |= {"weight": joined("weight") / times, "times": times}
+    columns |= {name: joined(name) for name in ("outcome", "tie", "position", "strength", "judgement")}
     votes = Votes(**{f.name: columns[f.name][order] for f in fields(Votes)})
     kind, rest = np.divmod(nodes, max(1, keys.width * len(asked.prompts)))
     known, asking = _known(asked, factor, task, len(pairs))
@@ -384,7 +390,7 @@ def _times(factor: Array, annotator: Array, family: Array, main: Array) -> Array
     return count[inverse] if len(key) else np.empty(0)
 
 
-def _texts(asked: Asked, keys: _Keys, rest: Array, edits: int) -> Array:
+def _texts(asked: TaskArrays, keys: _Keys, rest: Array, edits: int) -> Array:
     """For each node where its text is: of several tasks that show it, all texts are the same."""
     shown = np.repeat(asked.prompt, asked.count) * np.int64(max(1, keys.width)) + asked.candidate
     known, where = np.unique(shown, return_index=True)
@@ -395,7 +401,7 @@ def _texts(asked: Asked, keys: _Keys, rest: Array, edits: int) -> Array:
     return np.where(edited, len(asked.candidate) + candidate - len(asked.candidates), found)
 
 
-def _known(asked: Asked, factor: Array, task: Array, count: int) -> tuple[Array, Array]:
+def _known(asked: TaskArrays, factor: Array, task: Array, count: int) -> tuple[Array, Array]:
     """What is true of each gold factor, and the task of least id that asks about each factor."""
     rank = np.empty(len(asked.ids), np.int64)
     rank[pc.sort_indices(asked.ids).to_numpy()] = np.arange(len(asked.ids))

@@ -22,21 +22,21 @@ def at_face_value(evidence: Evidence, beliefs: Beliefs, circles: list[list[int]]
     are not words of one side: whose threes are praise is known from others.
     """
     votes, count = evidence.votes, len(evidence.first)
-    lean = np.bincount(votes.factor, votes.lean * votes.worth, count)
-    against = np.bincount(votes.factor, votes.lean * np.sign(lean)[votes.factor] < 0, count) > 0
+    outcome = np.bincount(votes.factor, votes.outcome * votes.weight, count)
+    against = np.bincount(votes.factor, votes.outcome * np.sign(outcome)[votes.factor] < 0, count) > 0
     rated = np.bincount(votes.factor, votes.family == SCORE, count) > 0
-    tied = (np.bincount(votes.factor, votes.lean != 0, count) == 0) & (evidence.second >= 0)
+    tied = (np.bincount(votes.factor, votes.outcome != 0, count) == 0) & (evidence.second >= 0)
     agreed = ~against & ~rated & (evidence.known == 0)
-    turned = agreed & (lean * (beliefs.better - 0.5) < 0)
-    thumb = turned & (evidence.second < 0)
+    turned = agreed & (outcome * (beliefs.better - 0.5) < 0)
+    label = turned & (evidence.second < 0)
     near = turned | (np.abs(beliefs.better - 0.5) < COIN)
     turned[_around(evidence, circles, near)] = True
     better, margin = beliefs.better.copy(), beliefs.margin.copy()
     better[turned | tied] = 0.5
-    better[thumb] += COIN * np.sign(lean[thumb])
+    better[label] += COIN * np.sign(outcome[label])
     margin[turned | tied] = 0
     level = beliefs.level.copy()
-    level[evidence.first[thumb]] = np.nan
+    level[evidence.first[label]] = np.nan
     return replace(beliefs, better=better, margin=margin, level=level)
 
 

@@ -13,7 +13,7 @@ SMOOTHING = 1.0
 def fit(evidence: Evidence) -> Beliefs:
     """`better` is (v + ½) / (n + 1) of v votes in n, a tie being half a vote for each."""
     votes = evidence.votes
-    count = group_sums(outcomes(votes) * votes.worth[:, None], votes.factor, len(evidence.first))
+    count = group_sums(outcomes(votes) * votes.weight[:, None], votes.factor, len(evidence.first))
     overall = count.sum(0) / max(count.sum(), 1e-9)
     overall[:2] = overall[:2].mean()
     shares = (count + SMOOTHING * overall) / (count.sum(1, keepdims=True) + SMOOTHING)
@@ -22,7 +22,7 @@ def fit(evidence: Evidence) -> Beliefs:
     return Beliefs(
         better=better,
         margin=log_odds(better),
-        worth=np.ones(len(better)),
+        information=np.ones(len(better)),
         level=levels(evidence, better),
         difference=logistic,
         people=People(unknown, unknown),
@@ -33,7 +33,7 @@ def fit(evidence: Evidence) -> Beliefs:
 def outcomes(votes: Votes) -> Array:
     """Votes as shares [V, 3] of first (good), second (bad) and tie; a rating is partly good and partly bad."""
     return np.where(
-        votes.tie[:, None], [0.0, 0.0, 1.0], np.stack([0.5 + votes.lean, 0.5 - votes.lean, 0 * votes.lean], 1)
+        votes.tie[:, None], [0.0, 0.0, 1.0], np.stack([0.5 + votes.outcome, 0.5 - votes.outcome, 0 * votes.outcome], 1)
     )
 
 

@@ -8,10 +8,12 @@ from align.intervals import wilson
 from annotation.crowd.arrays import Array, runs
 from annotation.crowd.beliefs import Beliefs
 from annotation.crowd.evidence import Evidence
-from annotation.crowd.reading import Asked, Said
+from annotation.crowd.reading import JudgementArrays, TaskArrays
 
 
-def numbers_of(asked: Asked, said: Said, evidence: Evidence, beliefs: Beliefs | None) -> dict[str, dict[str, Any]]:
+def numbers_of(
+    asked: TaskArrays, said: JudgementArrays, evidence: Evidence, beliefs: Beliefs | None
+) -> dict[str, dict[str, Any]]:
     """For each annotator who said anything, by name:
 
     - `labels`: how many of their judgements count, skips not among them;
@@ -57,7 +59,7 @@ def _gold(evidence: Evidence, count: int) -> list[tuple[int, int]]:
     votes = evidence.votes
     known = evidence.known[votes.factor]
     mine = (known != 0) & votes.main
-    said = np.where(votes.tie, 2, np.sign(votes.lean))
+    said = np.where(votes.tie, 2, np.sign(votes.outcome))
     hits = np.bincount(votes.annotator[mine], (said == known)[mine], count).astype(int)
     return list(zip(hits.tolist(), np.bincount(votes.annotator[mine], minlength=count).tolist(), strict=True))
 
@@ -66,12 +68,12 @@ def _same(evidence: Evidence, count: int) -> list[tuple[int, int]]:
     """Of the factors that an annotator spoke about more than once: how many alike each time, and how many."""
     votes = evidence.votes
     main = np.flatnonzero(votes.main)
-    order = main[np.lexsort((votes.lean[main], votes.family[main], votes.annotator[main], votes.factor[main]))]
+    order = main[np.lexsort((votes.outcome[main], votes.family[main], votes.annotator[main], votes.factor[main]))]
     key = (votes.factor[order] * max(1, count) + votes.annotator[order]) * 3 + votes.family[order]
     starts = runs(key)
     ends = np.r_[starts[1:], len(key)]
     twice = ends - starts > 1
     first, last = order[starts[twice]], order[ends[twice] - 1]
-    alike = votes.lean[first] == votes.lean[last]
+    alike = votes.outcome[first] == votes.outcome[last]
     hits = np.bincount(votes.annotator[first], alike, count).astype(int)
     return list(zip(hits.tolist(), np.bincount(votes.annotator[first], minlength=count).tolist(), strict=True))

@@ -27,7 +27,7 @@ ABSENT = -40.0
 """log ν where ties are impossible."""
 GUESS_MEAN = np.array([[1.8, 0.0, -1.0], [1.8, 0.0, ABSENT], [1.5, 0.0, ABSENT]])
 GUESS_VARIANCE = np.array([[0.5, 0.1, 0.5], [0.5, 0.5, 1.0], [0.5, 0.5, 1.0]])
-"""Habits (α, β, log ν) of a crowd that nothing is known of, for each family; with α of 1.8 and the guessed lapses a lone
+"""parameters (α, β, log ν) of a crowd that nothing is known of, for each family; with α of 1.8 and the guessed lapses a lone
 word is right three times in four (docs/label-compiler.md has the source)."""
 LAPSE = np.array([0.06, 0.06, 0.0])
 """The guessed share of lapses in each family; a rating's four votes have their own noise."""
@@ -48,11 +48,11 @@ class Codes:
     """U different votes; what is alike for the model is computed once."""
 
     rater: Array
-    lean: Array
+    outcome: Array
     tie: Array
-    side: Array
-    worth: Array
-    """[U], as long as habits are fitted: what was said twice tells twice how steady somebody is."""
+    position: Array
+    weight: Array
+    """[U], as long as parameters are fitted: what was said twice tells twice how steady somebody is."""
     once: Array
     """[U], where it is about the pair: a repeat is no second vote."""
     strength: Array
@@ -64,16 +64,16 @@ class Codes:
 
 @dataclass(frozen=True)
 class Raters:
-    """R raters, an annotator being one for each family of votes, with the mode and covariance of their habits."""
+    """R raters, an annotator being one for each family of votes, with the mode and covariance of their parameters."""
 
     annotator: Array
     family: Array
-    habits: Array
+    parameters: Array
     """[R, 3] of (α, β, log ν)"""
     covariance: Array
     """[R, 3, 3]"""
     share: Array
-    """[R, 3], how much of the information about each habit is left when the truth is not known"""
+    """[R, 3], how much of the information about each parameter is left when the truth is not known"""
     mean: Array
     variance: Array
     """[families, 3], the crowd's"""
@@ -92,48 +92,57 @@ def start(evidence: Evidence) -> tuple[Raters, Codes, Array]:
     """Raters as guessed, the different votes, and the code of each vote [V]."""
     votes = evidence.votes
     names, rater = np.unique(votes.annotator * FAMILIES + votes.family, return_inverse=True)
-    side = np.where(votes.family == COMPARE, votes.side if evidence.sides else 0.0, 1.0)
+    position = np.where(votes.family == COMPARE, votes.position if evidence.sides else 0.0, 1.0)
     held, others = shared(evidence), by_others(evidence)
     parts = [rater, *(column.astype(np.int64) for column in (votes.tie, votes.strength, held, others))]
     parts += [
         np.unique(np.round(column, 9), return_inverse=True)[1]
-        for column in (votes.lean, side, votes.worth, votes.times)
+        for column in (votes.outcome, position, votes.weight, votes.times)
     ]
     key = np.zeros(len(rater), np.int64)
     for part in parts:
         key = key * (int(part.max(initial=0)) + 1) + part
     _, example, code = np.unique(key, return_index=True, return_inverse=True)
     family = names % FAMILIES
-    lone = np.bincount(rater, np.where(held, 0, votes.worth), len(names))
+    lone = np.bincount(rater, np.where(held, 0, votes.weight), len(names))
     of_side = np.where(family == COMPARE, np.minimum(1, SIDES_WORTH / np.maximum(lone, 1)), 0)
     strict = np.where(votes.family == COMPARE, held, others)
     tells = np.stack([held, np.where(strict, 1, of_side[rater]), np.ones(len(rater))], 1)
-    columns = (rater, votes.lean, votes.tie, side, votes.worth * votes.times, votes.worth, votes.strength, tells)
+    columns = (
+        rater,
+        votes.outcome,
+        votes.tie,
+        position,
+        votes.weight * votes.times,
+        votes.weight,
+        votes.strength,
+        tells,
+    )
     picked = [column[example] for column in columns]
     counts = np.stack([np.bincount(rater, votes.strength == s, len(names)) for s in (1, 2, 3)], 1)
     overall = (counts.sum(0) + 1) / (counts.sum() + 3)
     raters = Raters(
         annotator=names // FAMILIES,
         family=family,
-        habits=GUESS_MEAN[family],
+        parameters=GUESS_MEAN[family],
         covariance=GUESS_VARIANCE[family][:, :, None] * np.eye(3),
         share=np.ones((len(names), 3)),
         mean=GUESS_MEAN,
         variance=GUESS_VARIANCE,
         lapse=LAPSE[family],
         lapse_mean=LAPSE,
-        mix=_mix(votes, rater, family, side),
+        mix=_mix(votes, rater, family, position),
         usage=(counts + 3 * overall) / (counts.sum(1, keepdims=True) + 3),
         steepness=0.5,
     )
     return raters, Codes(*picked), code
 
 
-def _mix(votes: Votes, rater: Array, family: Array, side: Array) -> Array:
+def _mix(votes: Votes, rater: Array, family: Array, position: Array) -> Array:
     """How often each rater says what, with MIX_WORTH words more as all of the family say it."""
-    left = np.where(votes.lean * side == 0, 0.5, np.where(votes.lean * side > 0, 1.0, 0.0))
-    left = np.where(votes.family == SCORE, 0.5 + votes.lean, left)
-    said = np.stack([~votes.tie * left, ~votes.tie * (1 - left), votes.tie], 1) * votes.worth[:, None]
+    left = np.where(votes.outcome * position == 0, 0.5, np.where(votes.outcome * position > 0, 1.0, 0.0))
+    left = np.where(votes.family == SCORE, 0.5 + votes.outcome, left)
+    said = np.stack([~votes.tie * left, ~votes.tie * (1 - left), votes.tie], 1) * votes.weight[:, None]
     counts = np.stack([np.bincount(rater, column, len(family)) for column in said.T], 1)
     overall = np.stack([counts[family == f].sum(0) + [1, 1, 0] for f in range(FAMILIES)])
     overall[COMPARE, :2] = overall[COMPARE, :2].mean()
@@ -144,15 +153,15 @@ def _mix(votes: Votes, rater: Array, family: Array, side: Array) -> Array:
 def log_likelihood(raters: Raters, codes: Codes) -> Array:
     """log P(vote | d) [U, G + 1], times what the vote is worth."""
     seen, guessed = chances(raters, codes)
-    return codes.worth[:, None] * np.log(seen + guessed[:, None])
+    return codes.weight[:, None] * np.log(seen + guessed[:, None])
 
 
 def chances(raters: Raters, codes: Codes) -> tuple[Array, Array]:
     """The probabilities of saying this and having looked [U, G + 1], and of saying it in a lapse [U]."""
-    alpha, beta, log_nu = raters.habits[codes.rater].T[:, :, None]
+    alpha, beta, log_nu = raters.parameters[codes.rater].T[:, :, None]
     lapse = raters.lapse[codes.rater]
-    x = alpha * GRID + beta * codes.side[:, None]
-    log = codes.lean[:, None] * x - log_z(x, log_nu)
+    x = alpha * GRID + beta * codes.position[:, None]
+    log = codes.outcome[:, None] * x - log_z(x, log_nu)
     log[codes.tie] += log_nu[codes.tie]
     seen = np.empty((len(log), len(GRID) + 1))
     np.exp(log, out=seen[:, :SAME])
@@ -169,7 +178,7 @@ def chances(raters: Raters, codes: Codes) -> tuple[Array, Array]:
 def _guess(raters: Raters, codes: Codes) -> Array:
     """The probability [U] of the vote's word in a lapse; a rating is partly good and partly bad."""
     mix = raters.mix[codes.rater]
-    screen = codes.lean * np.sign(codes.side)
+    screen = codes.outcome * np.sign(codes.position)
     plain = np.where(screen > 0, mix[:, 0], np.where(screen < 0, mix[:, 1], 0.5 * (mix[:, 0] + mix[:, 1])))
     return np.where(codes.tie, mix[:, 2], plain)
 
@@ -184,7 +193,7 @@ def strengths(raters: Raters, codes: Codes, strong: Array) -> tuple[Array, Array
     """The difference in favour of the chosen that was there to be seen, x [n, G], and the probability of the strength
     given. Who chose the worse one saw hardly any: below 0 it makes no difference by how much, so that a weak word is doubt
     and never a word for the other side."""
-    x = raters.habits[codes.rater[strong], 0, None] * GRID * np.sign(codes.lean[strong])[:, None]
+    x = raters.parameters[codes.rater[strong], 0, None] * GRID * np.sign(codes.outcome[strong])[:, None]
     x = np.maximum(x, 0)
     slope = np.exp(np.clip(raters.steepness * x, -50, 50))
     weak, middle, far = raters.usage[codes.rater[strong]].T[:, :, None]

@@ -21,7 +21,7 @@ NEEDED = ["id", "strength", "flags", "edit", "ranking", "ratings"]
 
 
 @dataclass(frozen=True)
-class Asked:
+class TaskArrays:
     """T tasks, one for each id. `of` and `name` are the prompts and candidates as numbers in the order of their ids."""
 
     table: pa.Table
@@ -43,7 +43,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Said:
+class JudgementArrays:
     """J judgements, the last of each annotator on each task, ordered by task and annotator."""
 
     table: pa.Table
@@ -60,7 +60,7 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Left:
+class Excluded:
     """Rows that go no further: `what`, their ids, and one reason."""
 
     what: str
@@ -68,7 +68,7 @@ class Left:
     reason: str
 
 
-def read_tasks(tasks: pa.Table) -> tuple[Asked, list[Left]]:
+def read_tasks(tasks: pa.Table) -> tuple[TaskArrays, list[Excluded]]:
     """The tasks, and those that nobody trains on."""
     tasks = _distinct(tasks)
     ids, lists = whole(tasks["id"]), whole(tasks["candidates"])
@@ -79,7 +79,7 @@ def read_tasks(tasks: pa.Table) -> tuple[Asked, list[Left]]:
     gold = compiled & (place_in(purpose, ["gold"]) >= 0)
     prompt, prompts = ranked(whole(tasks["prompt_id"]))
     candidate, candidates = ranked(lists.flatten())
-    asked = Asked(
+    asked = TaskArrays(
         tasks,
         ids,
         kind,
@@ -96,8 +96,8 @@ def read_tasks(tasks: pa.Table) -> tuple[Asked, list[Left]]:
     _check_sizes(asked)
     others = ~trained & ~gold
     return asked, [
-        Left("task", ids.filter(pa.array(gold)), "gold tasks measure annotators and are not trained on"),
-        Left("task", ids.filter(pa.array(others)), "it compares or tests models and is not trained on"),
+        Excluded("task", ids.filter(pa.array(gold)), "gold tasks measure annotators and are not trained on"),
+        Excluded("task", ids.filter(pa.array(others)), "it compares or tests models and is not trained on"),
     ]
 
 
@@ -107,7 +107,7 @@ def _distinct(tasks: pa.Table) -> pa.Table:
     return tasks if len(first) == len(ids) else tasks.take(pa.array(np.sort(first)))
 
 
-def _check_sizes(asked: Asked) -> None:
+def _check_sizes(asked: TaskArrays) -> None:
     low = np.array([2, 2, 1, 1, 0])[asked.kind]
     high = np.array([2, 4, 1, 1, 1 << 30])[asked.kind]
     wrong = np.flatnonzero((asked.count < low) | (asked.count > high))
@@ -135,7 +135,7 @@ def _places(tasks: pa.Table, count: Array) -> Array:
     return place
 
 
-def read_judgements(judgements: pa.Table, asked: Asked) -> tuple[Said, list[Left]]:
+def read_judgements(judgements: pa.Table, asked: TaskArrays) -> tuple[JudgementArrays, list[Excluded]]:
     """What people said last about tasks that are compiled, and what was left out."""
     task = place_in(whole(judgements["task_id"]), asked.ids)
     annotator, names = ranked(whole(judgements["annotator"]))
@@ -150,7 +150,7 @@ def read_judgements(judgements: pa.Table, asked: Asked) -> tuple[Said, list[Left
     table = judgements.select(NEEDED).take(pa.array(kept))
     strength = numbers(table["strength"].combine_chunks()).astype(np.int8)
     _check_strength(table, strength)
-    said = Said(table, task[kept], annotator[kept], names, outcome[~skipped], strength, _flagged(table))
+    said = JudgementArrays(table, task[kept], annotator[kept], names, outcome[~skipped], strength, _flagged(table))
     return said, left
 
 
@@ -163,11 +163,11 @@ def _latest(task: Array, annotator: Array, revision: Array) -> Array:
     return order[last]
 
 
-def _rows(judgements: pa.Table, rows: Array, reason: str) -> Left:
-    return Left("judgement", whole(judgements["id"].take(pa.array(rows))), reason)
+def _rows(judgements: pa.Table, rows: Array, reason: str) -> Excluded:
+    return Excluded("judgement", whole(judgements["id"].take(pa.array(rows))), reason)
 
 
-def _outcomes(judgements: pa.Table, asked: Asked, task: Array, rows: Array) -> Array:
+def _outcomes(judgements: pa.Table, asked: TaskArrays, task: Array, rows: Array) -> Array:
     given = whole(judgements["outcome"].take(pa.array(rows)))
     found = np.full(len(rows), -1)
     for number, kind in enumerate(KINDS):

@@ -1,4 +1,4 @@
-"""Beliefs as rows: preferences, thumbs and edits."""
+"""Beliefs as rows: preferences, binary labels and edits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from align.ids import ID_BYTES, content_id
-from align.types import SCHEMAS, Edit, Preference, Thumb, preference_id, thumb_id
+from align.types import SCHEMAS, BinaryLabel, Edit, Preference, binary_label_id, preference_id
 from annotation.crowd.arrays import Array, ranked, whole
 from annotation.crowd.beliefs import Beliefs
 from annotation.crowd.evidence import ASIDE, TRAIN, Evidence
 from annotation.crowd.gaussian import labels
-from annotation.crowd.reading import Asked, Said
+from annotation.crowd.reading import JudgementArrays, TaskArrays
 
 MOST = 16
 """Of so many answers to one prompt that were judged one by one, all pairs are made; of more, each is paired with the one
@@ -33,7 +33,7 @@ class Pairs:
     """−1 where the two were judged one by one."""
     better: Array
     margin: Array
-    worth: Array
+    information: Array
 
     def take(self, rows: Array) -> "Pairs":
         return Pairs(*(getattr(self, f)[rows] for f in self.__dataclass_fields__))
@@ -55,7 +55,9 @@ def pairs_of(evidence: Evidence, beliefs: Beliefs) -> Pairs:
         factor=np.r_[factor, np.full(len(a), -1)],
         better=np.r_[beliefs.better[factor], beliefs.difference(gap, variance)],
         margin=np.r_[beliefs.margin[factor], gap],
-        worth=np.r_[beliefs.worth[factor], 0.5 * (beliefs.worth[single[a]] + beliefs.worth[single[b]])],
+        information=np.r_[
+            beliefs.information[factor], 0.5 * (beliefs.information[single[a]] + beliefs.information[single[b]])
+        ],
     )
 
 
@@ -94,7 +96,7 @@ def independent(pairs: Pairs, nodes: int) -> Array:
 class Source:
     """Where texts, ids and messages of the output come from, without a copy before the rows are known."""
 
-    def __init__(self, asked: Asked, said: Said, evidence: Evidence) -> None:
+    def __init__(self, asked: TaskArrays, said: JudgementArrays, evidence: Evidence) -> None:
         self.asked, self.said, self.evidence = asked, said, evidence
         ids, texts = whole(asked.table["candidates"]).flatten(), whole(asked.table["texts"]).flatten()
         self.ids = _with(ids, [e.id for e in evidence.edits]).take(pa.array(evidence.text)).cast(pa.string())
@@ -174,21 +176,21 @@ def preferences(source: Source, pairs: Pairs, weight: Array) -> pa.Table:
     return _table(Preference, source, columns, texts, task, source.of_factor(factors))
 
 
-def thumbs(source: Source, beliefs: Beliefs) -> pa.Table:
-    """Rows of `Thumb`, sorted by id."""
+def binary(source: Source, beliefs: Beliefs) -> pa.Table:
+    """Rows of `BinaryLabel`, sorted by id."""
     evidence = source.evidence
     factor = np.flatnonzero((evidence.second < 0) & np.isin(evidence.kind[evidence.first], (TRAIN, ASIDE)))
     nodes = evidence.first[factor]
     prompt, candidate = source.prompt(nodes), source.id(nodes)
     columns = {
-        "id": _ids("thumb", thumb_id, prompt, candidate),
+        "id": _ids("thumb", binary_label_id, prompt, candidate),
         "prompt_id": prompt,
         "candidate_id": candidate,
         "target": pa.array(beliefs.better[factor]),
-        "weight": pa.array(beliefs.worth[factor]),
+        "weight": pa.array(beliefs.information[factor]),
         "round": source.rounds.take(pa.array(evidence.task[factor])),
     }
-    return _table(Thumb, source, columns, {"text": nodes}, evidence.task[factor], source.of_factor([factor]))
+    return _table(BinaryLabel, source, columns, {"text": nodes}, evidence.task[factor], source.of_factor([factor]))
 
 
 def edits(source: Source) -> pa.Table:

@@ -5,7 +5,7 @@ import numpy as np
 from align.intervals import wilson
 from annotation.crowd.arrays import Array
 from annotation.crowd.evidence import COMPARE, PAIR, Evidence, shared
-from annotation.crowd.reading import Asked, Said
+from annotation.crowd.reading import JudgementArrays, TaskArrays
 
 FEW = 20
 """Of so many pairs that were drawn one in 500,000 has all sides alike."""
@@ -14,7 +14,7 @@ LOPSIDED = 0.65
 that is unheard of, and a reference that always stands there is common."""
 
 
-def held(asked: Asked, said: Said, evidence: Evidence, *, drawn: bool) -> str | None:
+def held(asked: TaskArrays, said: JudgementArrays, evidence: Evidence, *, drawn: bool) -> str | None:
     """Why position bias is to be held at its prior, or None. `drawn`: the sides are known to be drawn, as those of our own
     tasks are, so that a crowd that prefers one side is known to be biased."""
     tasks = np.unique(said.task[asked.kind[said.task] == PAIR])
@@ -35,5 +35,5 @@ def _majorities(evidence: Evidence) -> Array:
     said right."""
     votes = evidence.votes
     mine = shared(evidence) & (votes.family == COMPARE) & votes.main & (evidence.known[votes.factor] == 0)
-    net = np.bincount(votes.factor[mine], (votes.lean * votes.side)[mine], len(evidence.first))
+    net = np.bincount(votes.factor[mine], (votes.outcome * votes.position)[mine], len(evidence.first))
     return net[net != 0] > 0

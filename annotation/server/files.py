@@ -47,7 +47,7 @@ def read_json(path: Path) -> Any | None:
         raise ServiceError(
             f"this file cannot be read ({error})",
             where=str(path),
-            hint="restore it, or move it away to have it made anew",
+            hint="restore it, or move it away to have it made again",
         ) from error
 
 

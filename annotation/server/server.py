@@ -108,7 +108,7 @@ def start(
 ) -> ServerInfo:
     """Have the server of `home` answer, and say where; one that runs already is left as it is.
 
-    `port` None keeps the port that this home has (a free one is chosen the first time); 0 chooses anew. `database` is
+    `port` None keeps the port that this home has (a free one is chosen the first time); 0 chooses again. `database` is
     the URL of a PostgreSQL database, kept for the next start; None keeps what this home has, at first its own SQLite
     file. `hosts` are the names of a proxy in front, to which it answers beside those of loopback; they are kept too
     (None keeps those that this home has). Raises ConfigError for another kind of URL or what is no name, and ServiceError
@@ -250,7 +250,7 @@ def check_hosts(hosts: Sequence[str]) -> None:
 
 
 def _keep_secrets(home: Path, database: str | None) -> None:
-    """Make the secrets where there are none, and note a database that is named for the first time or anew."""
+    """Make the secrets where there are none, and note a database that is named for the first time or again."""
     known = read_json(home / SECRETS_FILE)
     if known is not None and database in (None, known.get("database")):
         return

@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 from align.types import Rating, Task
 from annotation.backend import Answer
 from tests.browser.conftest import OpenPage, sign_in
-from tests.browser.desk_page import FORMS, annotator, current, desk, kind_task, sent
+from tests.browser.session_page import FORMS, annotator, current, kind_task, sent, session
 from tests.server_fixtures import ArgillaServer
 
 SIZES = {"pair": 2, "rank": 4, "single": 1, "rating": 1, "blind_ab": 2}
@@ -140,7 +140,7 @@ def test_two_annotators_label_every_kind_by_keyboard_alone_and_by_mouse(
 ) -> None:
     run = f"run-{secrets.token_hex(4)}"
     tasks = {kind: two_orders(kind) for kind in SIZES}
-    backends = {kind: desk(argilla_server, run, kind, tasks[kind], overlap=2) for kind in SIZES}
+    backends = {kind: session(argilla_server, run, kind, tasks[kind], overlap=2) for kind in SIZES}
     said: dict[tuple[str, str], Answer] = {}
     for name, steps in (("keys", BY_KEYS), ("mouse", BY_MOUSE)):
         opened = annotator(argilla_server, f"{name}-{run}", run, watched)
@@ -175,7 +175,7 @@ def test_keys_that_are_typed_into_the_conversation_go_to_the_questions(
     run = f"run-{secrets.token_hex(4)}"
     pairs = [kind_task(f"task {n}", "pair", ["one", "two"], question=f"task {n}: hello") for n in range(2)]
     ranks = [kind_task("task r", "rank", ["1", "2", "3"], question="task r: hello")]
-    backend = desk(argilla_server, run, "pair", pairs)
+    backend = session(argilla_server, run, "pair", pairs)
     opened = annotator(argilla_server, f"ann-{run}", run, watched)
     page, frame = opened.page, opened.page.frame_locator("iframe")
 
@@ -196,7 +196,7 @@ def test_keys_that_are_typed_into_the_conversation_go_to_the_questions(
     found = {j.task_id: (j.outcome, j.strength, j.flags) for j in backend.collect()}
     assert found == {first: ("b", 3, ["b:unsafe"]), second: ("skipped", None, None)}
 
-    backend = desk(argilla_server, run, "rank", ranks)
+    backend = session(argilla_server, run, "rank", ranks)
     page.goto(backend.url)
     current(page, ["task r"], [])
     assert "There is no answer D here: rank it last." in frame.locator(".note").inner_text()
@@ -211,13 +211,13 @@ def test_a_suggestion_is_seen_only_where_it_was_asked_for(argilla_server: Argill
     run = f"run-{secrets.token_hex(4)}"
     tasks = [kind_task("task 0", "pair", ["one", "two"], [1, 0], question="task 0: hello")]
     tasks = [replace(task, suggested="a") for task in tasks]
-    backend = desk(argilla_server, run, "pair", tasks)
+    backend = session(argilla_server, run, "pair", tasks)
     opened = annotator(argilla_server, f"ann-{run}", run, watched)
     selected = opened.page.locator("form label.label-active")
     opened.page.goto(backend.url)
     current(opened.page, ["task 0"], [])
     assert selected.all_inner_texts() == []
-    backend = desk(
+    backend = session(
         argilla_server, run, "pair", tasks, dataset="with-suggestions", form=replace(FORMS["pair"], suggest=True)
     )
     opened.page.goto(backend.url)
@@ -233,7 +233,7 @@ def test_an_annotator_sees_nobody_elses_answer_and_the_owner_sees_the_page(
 ) -> None:
     run = f"run-{secrets.token_hex(4)}"
     tasks = [replace(kind_task("task 0", "pair", ["one", "two"], question="task 0: hello"), wanted=2)]
-    backend = desk(argilla_server, run, "pair", tasks, overlap=2)
+    backend = session(argilla_server, run, "pair", tasks, overlap=2)
     key = backend.ensure_annotator(f"first-{run}")
     backend.answer(key, [Answer("task 0", "a", reason="a secret of mine")])
     second = annotator(argilla_server, f"second-{run}", run, watched)

@@ -8,8 +8,8 @@ import pytest
 from playwright.sync_api import FrameLocator, Page, expect
 
 from tests.browser.conftest import OpenPage, sign_in
-from tests.browser.desk_page import ORIGIN, annotator, current, desk, kind_task, load, sent, show
 from tests.browser.hostile import EVIL, HOSTILE, HUGE, storable
+from tests.browser.session_page import ORIGIN, annotator, current, kind_task, load, sent, session, show
 from tests.server_fixtures import ArgillaServer
 
 SMALL = {name: case for name, case in HOSTILE.items() if name not in HUGE}
@@ -97,7 +97,7 @@ def test_hostile_text_is_text_on_our_server_and_in_what_annotators_write(
     four = ["\n\n".join(text for text, _ in cases[n::4]) for n in range(4)]
     task = replace(kind_task("hostile", "rank", four, question="hostile: " + cases[0][0]), wanted=2)
     task.messages[1:] = [{"role": "user", "content": text} for text, _ in cases]
-    backend = desk(argilla_server, run, "rank", [task], overlap=2)
+    backend = session(argilla_server, run, "rank", [task], overlap=2)
     opened = annotator(argilla_server, f"ann-{run}", run, watched)
     page = opened.page
     page.goto(backend.url)

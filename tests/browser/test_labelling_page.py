@@ -11,7 +11,7 @@ from playwright.sync_api import Locator, Page
 import annotation
 from annotation.form import Form
 from tests.browser.conftest import OpenPage
-from tests.browser.desk_page import kind_task, show
+from tests.browser.session_page import kind_task, show
 
 MARKDOWN = """# Title
 

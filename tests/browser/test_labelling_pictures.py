@@ -12,11 +12,11 @@ from playwright.sync_api import FrameLocator, Page
 
 from align.types import Task
 from tests.browser.conftest import OpenPage, Watched
-from tests.browser.desk_page import annotator, desk, kind_task, sent
+from tests.browser.session_page import annotator, kind_task, sent, session
 from tests.server_fixtures import ArgillaServer
 
-QUESTION = "Hello! My desk lamp (order 4471) came today, and its shade is cracked. What now? — Maria"
-KIND = """Hello Maria, I am sorry that your **desk lamp** arrived with a cracked shade.
+QUESTION = "Hello! My session lamp (order 4471) came today, and its shade is cracked. What now? — Maria"
+KIND = """Hello Maria, I am sorry that your **session lamp** arrived with a cracked shade.
 
 Here is what happens now:
 
@@ -35,7 +35,7 @@ SHORT = """Sorry about that, Maria. You can choose:
 | a new shade | Thursday |
 | your money back | 3 days |
 
-> Order 4471, desk lamp
+> Order 4471, session lamp
 
 Just reply with one of the two."""
 ALMOST = (
@@ -67,7 +67,7 @@ def stand(on: ArgillaServer, watched: OpenPage, *names: str, **options: object) 
     found = {}
     for n, name in enumerate(names):
         kind, texts = PICTURES[name]
-        found[name] = desk(on, run, kind, [picture_task(kind, texts)], dataset=f"round-{n + 1}").url
+        found[name] = session(on, run, kind, [picture_task(kind, texts)], dataset=f"round-{n + 1}").url
     return annotator(on, f"ann-{run}", run, watched, **options), found
 
 

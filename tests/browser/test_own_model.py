@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 from align.cli.recipes import shipped
 from align.pipeline.receipts import current
 from align.pipeline.stage import Ref
-from align.stages.desks import open_desk
+from align.stages.sessions import open_session
 from align.types import Task
 from reward.functions import load_function
 from tests.browser.conftest import OpenPage, sign_in
@@ -119,7 +119,7 @@ def test_people_click_through_a_round_that_is_closed_early_and_reopened(
         r"waiting for people: 0 of 7 answers are in; label at (http://127\.0\.0\.1:\d+/dataset/\S+)", waiting
     )
     assert found, waiting
-    tasks = open_desk(loop.run_folder).tasks
+    tasks = open_session(loop.run_folder).tasks
     assert len(tasks) == 7 and {tuple(t.shown) for t in tasks} == {(0, 1), (1, 0)}
 
     opened, done = watched(argilla_server.url), dict[str, str]()
@@ -157,7 +157,7 @@ def test_a_scoring_function_labels_and_judges(tmp_path: Path, argilla_server: Ar
     loop.run(expect=0)
     assert loop.trained()["pairs"] == 7
     score, labels = load_function("score.py:score", RECIPE), {label["task_id"]: label for label in loop.labels()}
-    tasks = open_desk(loop.run_folder).tasks
+    tasks = open_session(loop.run_folder).tasks
     assert labels.keys() == {t.id for t in tasks} and {label["annotator"] for label in labels.values()} == {"scorer"}
     for task in tasks:
         a, b = (score(task.messages, text) for text in task.texts)

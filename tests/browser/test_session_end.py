@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 
 from annotation.argilla_backend import ArgillaBackend
 from tests.browser.conftest import OpenPage
-from tests.browser.desk_page import annotator, current, desk, kind_task, sent
+from tests.browser.session_page import annotator, current, kind_task, sent, session
 from tests.server_fixtures import ArgillaServer
 
 TITLE = "Support desk: which answer is better? (round 2)"
@@ -32,8 +32,8 @@ def two_rounds(on: ArgillaServer, run: str, overlap: int, count: int) -> tuple[l
     tasks = [kind_task(name, "pair", ["one", "two"], question=f"{name}: hello") for name in names]
     tasks = [replace(task, wanted=overlap) for task in tasks]
     first = TITLE.replace("2", "1")
-    desk(on, run, "pair", tasks, dataset="round-1-aaaa", title=first, overlap=overlap).close()
-    backend = desk(on, run, "pair", tasks, dataset="round-2-bbbb", title=TITLE, overlap=overlap)
+    session(on, run, "pair", tasks, dataset="round-1-aaaa", title=first, overlap=overlap).close()
+    backend = session(on, run, "pair", tasks, dataset="round-2-bbbb", title=TITLE, overlap=overlap)
     return names, backend
 
 

@@ -199,7 +199,7 @@ def test_an_argilla_that_cannot_be_used(refuse: Refuse, here: Path, monkeypatch:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{taken.getsockname()[1]}"  # bound, and nobody listens
-        push = ("annotate", "push", "desk", "--candidates", "answers.jsonl", "--server", address)
+        push = ("annotate", "push", "session", "--candidates", "answers.jsonl", "--server", address)
         assert refuse(*push).startswith(
             "annotate.server.api_key_env: the environment variable ARGILLA_API_KEY is not set; "
         )
@@ -209,8 +209,8 @@ def test_an_argilla_that_cannot_be_used(refuse: Refuse, here: Path, monkeypatch:
         rf"{address}: Argilla does not answer \(ConnectError\); start it .*, or check the address.*", sentence
     )
     assert "a secret" not in sentence
-    assert sorted(p.name for p in (here / "desk").iterdir()) == [
-        "desk.json",
+    assert sorted(p.name for p in (here / "session").iterdir()) == [
+        "session.json",
         "suggestions.parquet",
         "tasks.parquet",
         "tasks_dropped.jsonl",
@@ -222,7 +222,7 @@ def test_a_wrong_api_key(
     refuse: Refuse, here: Path, argilla_server: ArgillaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ARGILLA_API_KEY", "not the key")
-    sentence = refuse("annotate", "push", "desk", "--candidates", "answers.jsonl", "--server", argilla_server.url)
+    sentence = refuse("annotate", "push", "session", "--candidates", "answers.jsonl", "--server", argilla_server.url)
     assert sentence == f"{argilla_server.url}: Argilla refuses the API key; give the owner's key of this server"
 
 
@@ -239,14 +239,14 @@ def test_a_port_in_use(refuse: Refuse, here: Path) -> None:
 
 def test_no_server_is_installed(refuse: Refuse, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALIGN_SERVER_ENV", str(here / "nothing"))
-    sentence = refuse("annotate", "push", "desk", "--candidates", "answers.jsonl")
+    sentence = refuse("annotate", "push", "session", "--candidates", "answers.jsonl")
     assert sentence == f"{here}/nothing: Argilla's server is not installed; run `align server install`"
 
 
 @pytest.mark.parametrize(
     "verb",
     [
-        ("annotate", "push", "desk", "--candidates", "answers.jsonl"),
+        ("annotate", "push", "session", "--candidates", "answers.jsonl"),
         ("server", "status"),
         ("server", "stop"),
         ("server", "logs"),
@@ -260,7 +260,7 @@ def test_a_home_that_has_no_server(refuse: Refuse, here: Path, verb: tuple[str, 
     """A slip would begin a second, empty server, to which nobody comes."""
     made = "check the folder; `align server start --home hoem` makes one there"
     assert refuse(*verb, "--home", "hoem") == f"there is no annotation server in hoem; {made}"
-    assert not (here / "hoem").exists() and not (here / "desk").exists()
+    assert not (here / "hoem").exists() and not (here / "session").exists()
 
 
 def test_a_run_that_another_process_works_on(refuse: Refuse, here: Path) -> None:
@@ -363,7 +363,7 @@ def test_a_defect_is_ours_and_shows_its_trace_only_when_asked(
 
     monkeypatch.setattr("align.report.data.report_data", broken)
     sentence = refuse("status", "runs/loop", code=1)
-    assert sentence == "this is a defect of align: RuntimeError: broken; run it again with --debug for the whole trace"
+    assert sentence == "this is a bug in align: RuntimeError: broken; run it again with --debug for the whole trace"
     monkeypatch.setattr(sys, "argv", ["align", "status", "runs/loop", "--debug"])
     with pytest.raises(RuntimeError, match="broken"):
         cli.main()

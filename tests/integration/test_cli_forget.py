@@ -1,4 +1,4 @@
-"""`align forget` in a finished run: compiled anew, marked, trained anew by the next `align run`."""
+"""`align forget` in a finished run: compiled again, marked, trained again by the next `align run`."""
 
 import json
 import secrets
@@ -41,7 +41,7 @@ def test_a_finished_run_forgets_an_annotator(tmp_path: Path, argilla_server: Arg
     assert sorted(line["judgement"] for line in lines if "judgement" in line) == sorted(from_bob)
     superseded = [f"round_001/{name}/{receipt.key}" for name, receipt in before.items() if receipt]
     assert set(found["remains"]) >= {*superseded}, "where the words still are, by folder"
-    assert found["checkpoints"] == [{"id": trained, "stage": "1/policy", "key": policy.key, "in_force": True}]
+    assert found["checkpoints"] == [{"id": trained, "stage": "1/policy", "key": policy.key, "valid": True}]
     assert not [j for j in rows(run, 1, "snapshot", "judgements.parquet") if j["annotator"] == "bob"]
     assert not [p for p in rows(run, 1, "preferences", "preferences.parquet") if set(p["judgements"]) & set(from_bob)]
     assert current(run, Ref(1, "policy")) == policy, "nothing is trained yet"
@@ -53,7 +53,7 @@ def test_a_finished_run_forgets_an_annotator(tmp_path: Path, argilla_server: Arg
     assert started == ["1/policy: start", "1/evaluation: start"]
     assert not [note for note in report_data(run)["notes"] if "forgotten" in note]
     bob = wish(run, annotator="bob")
-    assert [model["in_force"] for model in used_by(bob)["checkpoints"]] == [False]
+    assert [model["valid"] for model in used_by(bob)["checkpoints"]] == [False]
     remove(run)
     kept = used_by(bob)
     assert (kept["preferences"], kept["checkpoints"]) == ([], [])

@@ -1,4 +1,4 @@
-"""`align reward` on files of one's own: train, score, and eval by subset."""
+"""`align reward` on your own files: train, score, and eval by subset."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every verb for real, on files of one's own: `--json` is JSON alone, standard error is ours alone."""
+"""Every verb for real, on your own files: `--json` is JSON alone, standard error is ours alone."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from align.data.preferences import load_preferences
 from align.labelling.session import open_backend
 from align.pipeline.receipts import current
 from align.pipeline.stage import Ref
-from align.stages.desks import open_desk
+from align.stages.sessions import open_session
 from align.store import checkpoint_id, folder_id, read_rows, read_table
 from align.train.checkpoint import load_model
 from annotation.backend import Answer
@@ -175,47 +175,47 @@ def test_pairs_of_a_file_train_on_the_tokens_that_rollout_drew(ours: Path, answe
     told = json_of(*verb, "--rollouts", "answers", "--out", "as-drawn", cwd=ours)
     assert told["answers"]["as_sampled"] > told["answers"]["encoded"]
     assert json_of(*verb, "--out", "as-written", cwd=ours)["answers"]["as_sampled"] == 0
-    done = align(*verb, "--rollouts", "desk-of-nobody", "--out", "no", cwd=ours, expect=2)
+    done = align(*verb, "--rollouts", "session-of-nobody", "--out", "no", cwd=ours, expect=2)
     assert "there is no tokens.parquet" in done.stderr
 
 
 def label(folder: Path, key: str, outcomes: list[str]) -> None:
     """A person answers the first tasks of a folder."""
-    desk = open_desk(folder)
-    pairs = zip(desk.tasks, outcomes, strict=False)
-    open_backend(desk).answer(key, [Answer(task.id, outcome) for task, outcome in pairs])
+    session = open_session(folder)
+    pairs = zip(session.tasks, outcomes, strict=False)
+    open_backend(session).answer(key, [Answer(task.id, outcome) for task, outcome in pairs])
 
 
 def test_people_label_ones_own_candidates(ours: Path, answers: Path, argilla_server: ArgillaServer) -> None:
     person, key = f"ann-{secrets.token_hex(3)}", ""
-    push = ("annotate", "push", "desk", "--candidates", answers, "--tasks", "6", "--home", argilla_server.home)
+    push = ("annotate", "push", "session", "--candidates", answers, "--tasks", "6", "--home", argilla_server.home)
     first = json_of(*push, cwd=ours)
     assert (first["added"], first["present"]) == (6, 0)
     again = json_of(*push, cwd=ours)
     assert (again["added"], again["present"], again["url"]) == (0, 6, first["url"])
     other = align(*push, "--seed", "1", cwd=ours, expect=2)
     assert "was not made from these candidates with these options" in other.stderr
-    desk = open_desk(ours / "desk")
-    _, key = add_annotator(argilla_server, person, desk.workspace)
-    label(ours / "desk", key, ["a", "b", "skipped", "tie"])
-    state = json_of("annotate", "status", "desk", cwd=ours)
+    session = open_session(ours / "session")
+    _, key = add_annotator(argilla_server, person, session.workspace)
+    label(ours / "session", key, ["a", "b", "skipped", "tie"])
+    state = json_of("annotate", "status", "session", cwd=ours)
     assert (state["tasks"], state["answers"], state["closed"]) == (6, 3, None)
     assert [by_name(state)[person][what] for what in ("submitted", "skipped")] == [3, 1]
-    pulled = json_of("annotate", "pull", "desk", cwd=ours)
+    pulled = json_of("annotate", "pull", "session", cwd=ours)
     assert (pulled["new"], pulled["judgements"]) == (4, 4)
-    assert json_of("annotate", "pull", "desk", cwd=ours)["new"] == 0
-    preferences = [row for _, row in read_rows(ours / "desk" / "preferences.jsonl")]
+    assert json_of("annotate", "pull", "session", cwd=ours)["new"] == 0
+    preferences = [row for _, row in read_rows(ours / "session" / "preferences.jsonl")]
     assert len(preferences) == pulled["preferences"]
-    texts = {task.id: task.texts for task in desk.tasks}
+    texts = {task.id: task.texts for task in session.tasks}
     assert {(p["chosen"][0]["content"], p["rejected"][0]["content"]) for p in preferences} >= {
-        tuple(texts[desk.tasks[0].id]),
-        tuple(reversed(texts[desk.tasks[1].id])),
+        tuple(texts[session.tasks[0].id]),
+        tuple(reversed(texts[session.tasks[1].id])),
     }
-    assert json_of("annotate", "close", "desk", cwd=ours)["state"] == "closed"
-    assert json_of("annotate", "status", "desk", cwd=ours)["closed"] == "closed by `align annotate close`"
-    assert json_of("annotate", "reopen", "desk", cwd=ours)["state"] == "open"
-    assert json_of("annotate", "status", "desk", cwd=ours)["closed"] is None
-    assert len(load_preferences(ours / "desk" / "preferences.jsonl")[0]) == pulled["preferences"], (
+    assert json_of("annotate", "close", "session", cwd=ours)["state"] == "closed"
+    assert json_of("annotate", "status", "session", cwd=ours)["closed"] == "closed by `align annotate close`"
+    assert json_of("annotate", "reopen", "session", cwd=ours)["state"] == "open"
+    assert json_of("annotate", "status", "session", cwd=ours)["closed"] is None
+    assert len(load_preferences(ours / "session" / "preferences.jsonl")[0]) == pulled["preferences"], (
         "`align dpo` takes it"
     )
 
@@ -290,11 +290,11 @@ def test_a_stage_done_anew_and_what_clean_removes(from_file: Path) -> None:
     ]
     after = {name: folder_id(run / "round_001" / name / key(run, 1, name)) for name in ("policy", "evaluation")}
     assert after == before, "the same inputs give the same bytes"
-    retired = json_of("clean", run, cwd=folder)
-    assert sorted(Path(row["path"]).parent.name for row in retired) == ["evaluation", "policy"]
-    assert all(Path(folder / row["path"]).is_dir() and not row["removed"] for row in retired)
+    archived = json_of("clean", run, cwd=folder)
+    assert sorted(Path(row["path"]).parent.name for row in archived) == ["evaluation", "policy"]
+    assert all(Path(folder / row["path"]).is_dir() and not row["removed"] for row in archived)
     removed = json_of("clean", run, "--yes", cwd=folder)
-    assert [row["path"] for row in removed] == [row["path"] for row in retired]
+    assert [row["path"] for row in removed] == [row["path"] for row in archived]
     assert not [row for row in removed if Path(folder / row["path"]).exists()]
     assert align("run", from_file, cwd=folder).stdout.startswith("nothing to do")
 
@@ -315,8 +315,8 @@ def test_waiting_for_people_closing_and_reopening(tmp_path: Path, argilla_server
     assert "waiting for people: 0 of 8 answers are in; label at http://127.0.0.1:" in waiting.stderr
     assert align("run", recipe, cwd=tmp_path, expect=75).stdout, "and again"
     plan = {e["stage"]: e["state"] for e in json_of("run", recipe, "--dry-run", cwd=tmp_path)}
-    assert (plan["1/selection"], plan["1/labelling"], plan["1/policy"]) == ("done", "waiting for people", "to run")
-    _, person = add_annotator(argilla_server, f"ann-{secrets.token_hex(3)}", open_desk(run).workspace)
+    assert (plan["1/tasks"], plan["1/labelling"], plan["1/policy"]) == ("done", "waiting for people", "to run")
+    _, person = add_annotator(argilla_server, f"ann-{secrets.token_hex(3)}", open_session(run).workspace)
     label(run, person, ["a", "b", "a"])
     with follower(recipe) as following:  # closing works while `--wait` holds the run
         assert json_of("annotate", "close", run, cwd=tmp_path)["state"] == "closed"
@@ -331,7 +331,7 @@ def test_waiting_for_people_closing_and_reopening(tmp_path: Path, argilla_server
     assert "1/rollouts: start" in done.stderr
     assert "1/labelling: closed, 8 of 8 tasks have their answers" in done.stderr
     second = current(run, Ref(1, "snapshot"))
-    assert second is not None and second.summary["labels"] == 8, "labels are kept when answers are sampled anew"
+    assert second is not None and second.summary["labels"] == 8, "labels are kept when answers are sampled again"
     assert len(said(run)) == 8
     found = json_of("samples", run, cwd=tmp_path)
     assert all(set(entry) == {"round", "prompt_id", "messages", "answers", "labels"} for entry in found)

@@ -17,7 +17,7 @@ import pytest
 from align.errors import ConfigError, ServiceError
 from align.labelling.session import open_backend, take_in
 from align.provenance.forget import wish
-from align.stages.desks import open_desk
+from align.stages.sessions import open_session
 from annotation import server
 from annotation.argilla_api import Api, Refused, open_client
 from annotation.argilla_erase import erase
@@ -34,15 +34,15 @@ pytestmark = pytest.mark.slow
 TASKS = 4
 
 
-def make_desk(folder: Path, on: ArgillaServer, word: str) -> Path:
+def make_session(folder: Path, on: ArgillaServer, word: str) -> Path:
     rows = [
         {"prompt": f"question {n} {word}{n}", "text": f"{text} {n}"} for n in range(TASKS) for text in ("good", "bad")
     ]
     write_jsonl(folder / "candidates.jsonl", rows)
-    desk = folder / f"desk-{secrets.token_hex(3)}"
+    session = folder / f"session-{secrets.token_hex(3)}"
     options = ("--candidates", "candidates.jsonl", "--overlap", "2", "--home", on.home, "--ask", "edit,reason")
-    json_of("annotate", "push", desk.name, *options, cwd=folder)
-    return desk
+    json_of("annotate", "push", session.name, *options, cwd=folder)
+    return session
 
 
 def files_with(folder: Path, *words: str) -> list[str]:
@@ -82,17 +82,21 @@ def test_the_words_of_an_annotator_are_nowhere_any_more(
     tmp_path: Path, either_server: ArgillaServer, webhook: None, request: pytest.FixtureRequest
 ) -> None:
     on, word = either_server, f"zq{secrets.token_hex(6)}"
-    folder = make_desk(tmp_path, on, "shown")
-    desk = open_desk(folder)
-    backend = open_backend(desk)
-    (bob, key), (_, other) = (add_annotator(on, f"{n}-{secrets.token_hex(3)}", desk.workspace) for n in ("bob", "ann"))
-    backend.answer(key, [Answer(t.id, "a", reason=f"{word} first") for t in desk.tasks[:2]])
-    backend.answer(key, [Answer(desk.tasks[0].id, "b", reason=f"{word} second", edit=f"{word} edit")])
-    backend.answer(other, [Answer(t.id, "a", reason=f"kept {t.id[:6]}") for t in desk.tasks])
+    folder = make_session(tmp_path, on, "shown")
+    session = open_session(folder)
+    backend = open_backend(session)
+    (bob, key), (_, other) = (
+        add_annotator(on, f"{n}-{secrets.token_hex(3)}", session.workspace) for n in ("bob", "ann")
+    )
+    backend.answer(key, [Answer(t.id, "a", reason=f"{word} first") for t in session.tasks[:2]])
+    backend.answer(key, [Answer(session.tasks[0].id, "b", reason=f"{word} second", edit=f"{word} edit")])
+    backend.answer(other, [Answer(t.id, "a", reason=f"kept {t.id[:6]}") for t in session.tasks])
     json_of("annotate", "pull", folder, cwd=tmp_path)
     dataset = backend.url.split("/")[-2]
     (record,) = [
-        r["id"] for r in on.call("GET", f"/datasets/{dataset}/records")["items"] if r["external_id"] == desk.tasks[3].id
+        r["id"]
+        for r in on.call("GET", f"/datasets/{dataset}/records")["items"]
+        if r["external_id"] == session.tasks[3].id
     ]
     draft = {"status": "draft", "values": {"reason": {"value": f"{word} draft"}}}
     on.call("POST", f"/records/{record}/responses", draft, key=key)
@@ -113,7 +117,7 @@ def test_the_words_of_an_annotator_are_nowhere_any_more(
     assert in_database(on, request, word) == []
     name = done["name"]
     account = (
-        f"the account {name}, and what was said by it in other runs and desks of this server; "
+        f"the account {name}, and what was said by it in other runs and sessions of this server; "
         f"`align server users remove {name} --home {on.home} --with-answers` removes it with all of that"
     )
     assert done["remains"][-1] == account
@@ -128,13 +132,13 @@ def test_what_was_said_about_a_prompt_goes_with_the_tasks(
     tmp_path: Path, either_server: ArgillaServer, request: pytest.FixtureRequest
 ) -> None:
     on, word = either_server, f"zp{secrets.token_hex(6)}"
-    folder = make_desk(tmp_path, on, word)
-    desk = open_desk(folder)
-    backend = open_backend(desk)
-    _, key = add_annotator(on, f"bob-{secrets.token_hex(3)}", desk.workspace)
-    backend.answer(key, [Answer(t.id, "a", reason=f"said {word}") for t in desk.tasks[:1]])
-    take_in(desk, backend)
-    prompt, shown = desk.tasks[0].prompt_id, desk.tasks[0].messages[0]["content"].split()[-1]
+    folder = make_session(tmp_path, on, word)
+    session = open_session(folder)
+    backend = open_backend(session)
+    _, key = add_annotator(on, f"bob-{secrets.token_hex(3)}", session.workspace)
+    backend.answer(key, [Answer(t.id, "a", reason=f"said {word}") for t in session.tasks[:1]])
+    take_in(session, backend)
+    prompt, shown = session.tasks[0].prompt_id, session.tasks[0].messages[0]["content"].split()[-1]
     done = json_of("forget", folder, "--prompt", prompt, "--yes", cwd=tmp_path)
     assert (done["erased"], done["withdrawn"], done["drafts"]) == (1, 1, 0)
     assert in_database(on, request, shown) == [], "neither in the index of words nor in what was shown"
@@ -145,19 +149,19 @@ def test_what_was_said_about_a_prompt_goes_with_the_tasks(
 def test_who_was_renamed_since_is_found_by_the_new_name(tmp_path: Path, either_server: ArgillaServer) -> None:
     """And whoever took the old name is somebody else."""
     on = either_server
-    folder = make_desk(tmp_path, on, "x")
-    desk = open_desk(folder)
-    backend = open_backend(desk)
+    folder = make_session(tmp_path, on, "x")
+    session = open_session(folder)
+    backend = open_backend(session)
     before, after = (f"{name}-{secrets.token_hex(3)}" for name in ("maria", "mary"))
-    who, key = add_annotator(on, before, desk.workspace)
-    backend.answer(key, [Answer(t.id, "a") for t in desk.tasks[:3]])
-    take_in(desk, backend)
+    who, key = add_annotator(on, before, session.workspace)
+    backend.answer(key, [Answer(t.id, "a") for t in session.tasks[:3]])
+    take_in(session, backend)
     on.call("PATCH", f"/users/{who}", {"username": after})
     with pytest.raises(ConfigError, match=f"'{after}' has said nothing here; "):
         wish(folder, annotator=after)
     found = json_of("forget", folder, "--annotator", after, cwd=tmp_path)
     assert (found["annotator"], found["name"], len(found["judgements"])) == (who, after, 3)
-    other, _ = add_annotator(on, before, desk.workspace)
+    other, _ = add_annotator(on, before, session.workspace)
     assert json_of("forget", folder, "--annotator", before, cwd=tmp_path)["annotator"] == other
     wrong = align("forget", folder, "--annotator", f"{after}x", cwd=tmp_path, expect=2)
     assert f"'{after}x' has said nothing here; did you mean {after}?" in wrong.stderr
@@ -166,32 +170,32 @@ def test_who_was_renamed_since_is_found_by_the_new_name(tmp_path: Path, either_s
 def test_a_server_that_is_away_is_told_of_and_the_same_command_goes_on(
     tmp_path: Path, argilla_server: ArgillaServer
 ) -> None:
-    folder = make_desk(tmp_path, argilla_server, "x")
-    desk = open_desk(folder)
-    backend = open_backend(desk)
-    who, key = add_annotator(argilla_server, f"bob-{secrets.token_hex(3)}", desk.workspace)
-    backend.answer(key, [Answer(t.id, "a", reason="zaway") for t in desk.tasks])
-    take_in(desk, backend)
-    settings: dict[str, Any] = json.loads((folder / "desk.json").read_text())
+    folder = make_session(tmp_path, argilla_server, "x")
+    session = open_session(folder)
+    backend = open_backend(session)
+    who, key = add_annotator(argilla_server, f"bob-{secrets.token_hex(3)}", session.workspace)
+    backend.answer(key, [Answer(t.id, "a", reason="zaway") for t in session.tasks])
+    take_in(session, backend)
+    settings: dict[str, Any] = json.loads((folder / "session.json").read_text())
     there = settings["annotate"]["server"]
     settings["annotate"]["server"] = {"type": "remote", "url": "http://127.0.0.1:9", "api_key_env": "NO_KEY"}
-    (folder / "desk.json").write_text(json.dumps(settings))
+    (folder / "session.json").write_text(json.dumps(settings))
     away = align("forget", folder, "--annotator", who, "--yes", cwd=tmp_path, expect=2, env={"NO_KEY": "x"})
     assert "remains: all that was said on the annotation server, which was not reached" in away.stdout
     assert "erased: 4 judgements in the journal, 0 answers and 0 drafts" in away.stdout
     assert "Argilla does not answer" in away.stderr
     assert "zaway" not in (folder / "journal.jsonl").read_text()
-    (folder / "desk.json").write_text(json.dumps(settings | {"annotate": settings["annotate"] | {"server": there}}))
+    (folder / "session.json").write_text(json.dumps(settings | {"annotate": settings["annotate"] | {"server": there}}))
     assert json_of("forget", folder, "--annotator", who, "--yes", cwd=tmp_path)["withdrawn"] == 4
 
 
 def test_a_server_that_refuses_is_named(tmp_path: Path, argilla_server: ArgillaServer) -> None:
     """Another Argilla, of whose files we know nothing; and a key that may not delete."""
-    folder = make_desk(tmp_path, argilla_server, "x")
-    desk = open_desk(folder)
-    backend = open_backend(desk)
-    who, key = add_annotator(argilla_server, f"bob-{secrets.token_hex(3)}", desk.workspace)
-    backend.answer(key, [Answer(desk.tasks[0].id, "a")])
+    folder = make_session(tmp_path, argilla_server, "x")
+    session = open_session(folder)
+    backend = open_backend(session)
+    who, key = add_annotator(argilla_server, f"bob-{secrets.token_hex(3)}", session.workspace)
+    backend.answer(key, [Answer(session.tasks[0].id, "a")])
 
     class Stranger(Api):
         def call(self, method: str, path: str, **given: Any) -> Any:
@@ -202,11 +206,11 @@ def test_a_server_that_refuses_is_named(tmp_path: Path, argilla_server: ArgillaS
             return super().call(method, path, **given)
 
     with open_client(argilla_server.url, server.credentials(argilla_server.home).api_key) as client:
-        done = erase(Stranger(client, argilla_server.url, 5.0), desk.workspace, {who}, set())
+        done = erase(Stranger(client, argilla_server.url, 5.0), session.workspace, {who}, set())
     assert (done.answers, done.remains) == (
         0,
         [
-            f"an answer in {desk.title} at {argilla_server.url}: the API key's user may not delete; whoever runs that "
+            f"an answer in {session.title} at {argilla_server.url}: the API key's user may not delete; whoever runs that "
             "server can delete it",
             f"deleted rows, logs and an index at {argilla_server.url}, a server that is not ours: ask whoever runs it to "
             "erase them",
@@ -215,21 +219,21 @@ def test_a_server_that_refuses_is_named(tmp_path: Path, argilla_server: ArgillaS
 
 
 def test_a_journal_line_keeps_its_place(tmp_path: Path, argilla_server: ArgillaServer) -> None:
-    folder = make_desk(tmp_path, argilla_server, "x")
-    desk = open_desk(folder)
-    backend = open_backend(desk)
-    who, key = add_annotator(argilla_server, f"bob-{secrets.token_hex(3)}", desk.workspace)
-    backend.answer(key, [Answer(t.id, "a") for t in desk.tasks])
-    take_in(desk, backend)
-    following = read_journal(desk.journal)
-    size = desk.journal.stat().st_size
+    folder = make_session(tmp_path, argilla_server, "x")
+    session = open_session(folder)
+    backend = open_backend(session)
+    who, key = add_annotator(argilla_server, f"bob-{secrets.token_hex(3)}", session.workspace)
+    backend.answer(key, [Answer(t.id, "a") for t in session.tasks])
+    take_in(session, backend)
+    following = read_journal(session.journal)
+    size = session.journal.stat().st_size
     json_of("forget", folder, "--annotator", who, "--yes", cwd=tmp_path)
-    with desk.journal.open("rb") as file:
+    with session.journal.open("rb") as file:
         kinds = [json.loads(line)["type"] for line in file.read(size).splitlines()]
     assert kinds == ["person", "tombstone", "tombstone", "tombstone", "tombstone"]
     assert following.read_on().latest == {}
     assert replace(following.forgotten, judgements=frozenset()) == replace(
-        read_journal(desk.journal).forgotten, judgements=frozenset()
+        read_journal(session.journal).forgotten, judgements=frozenset()
     )
 
 
@@ -238,12 +242,14 @@ def test_words_that_wait_for_a_webhook_go_when_forgetting_was_cut_off(
 ) -> None:
     """The answers are deleted, the server does not come to its files: the next call finds none to delete, and erases all."""
     on, word = either_server, f"zc{secrets.token_hex(6)}"
-    folder = make_desk(tmp_path, on, "shown")
-    desk = open_desk(folder)
-    backend = open_backend(desk)
-    (bob, key), (_, other) = (add_annotator(on, f"{n}-{secrets.token_hex(3)}", desk.workspace) for n in ("bob", "ann"))
-    backend.answer(key, [Answer(t.id, "a", reason=f"{word} said") for t in desk.tasks])
-    backend.answer(other, [Answer(t.id, "a", reason=f"kept {word[2:]}") for t in desk.tasks])
+    folder = make_session(tmp_path, on, "shown")
+    session = open_session(folder)
+    backend = open_backend(session)
+    (bob, key), (_, other) = (
+        add_annotator(on, f"{n}-{secrets.token_hex(3)}", session.workspace) for n in ("bob", "ann")
+    )
+    backend.answer(key, [Answer(t.id, "a", reason=f"{word} said") for t in session.tasks])
+    backend.answer(other, [Answer(t.id, "a", reason=f"kept {word[2:]}") for t in session.tasks])
 
     class CutOff(Api):
         def call(self, method: str, path: str, **given: Any) -> Any:
@@ -253,9 +259,9 @@ def test_words_that_wait_for_a_webhook_go_when_forgetting_was_cut_off(
 
     with open_client(on.url, server.credentials(on.home).api_key) as client:
         with pytest.raises(ServiceError, match="the database is busy"):
-            erase(CutOff(client, on.url, 5.0), desk.workspace, {bob}, set())
+            erase(CutOff(client, on.url, 5.0), session.workspace, {bob}, set())
         assert in_outbox(on, word) == TASKS * 2, "created, and deleted"
-        done = erase(Api(client, on.url, 5.0), desk.workspace, {bob}, set())
+        done = erase(Api(client, on.url, 5.0), session.workspace, {bob}, set())
     assert (done.answers, len(done.remains)) == (0, 0 if on.database is None else 1)
     assert in_database(on, request, word) == []
     assert in_outbox(on, f"kept {word[2:]}") == TASKS, "what is not forgotten is delivered as it was said"

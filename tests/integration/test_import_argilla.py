@@ -10,12 +10,12 @@ import pytest
 
 from align.config.recipe import Annotate
 from align.errors import DataError
-from align.labelling.folder import make_desk
+from align.labelling.folder import make_session
 from align.labelling.outside.load import load_judgements
 from align.labelling.outside.words import Reading
-from align.labelling.session import Desk, offer
+from align.labelling.session import Session, offer
 from align.provenance.imported import import_into
-from align.stages.desks import open_desk
+from align.stages.sessions import open_session
 from align.types import Judgement, Rating
 from annotation.backend import Answer
 from tests.loop import write_jsonl
@@ -32,10 +32,10 @@ FORMS: dict[str, dict[str, Any]] = {
 BESIDE = {"flags": ["a:wrong"], "edit": "a better one", "reason": "it is wrong"}
 
 
-def answers(desk: Desk, turn: int) -> list[Answer]:
+def answers(session: Session, turn: int) -> list[Answer]:
     """What one person says: everything that can be said of the kind, by turns."""
     found = []
-    for number, task in enumerate(desk.tasks):
+    for number, task in enumerate(session.tasks):
         more: dict[str, Any] = BESIDE if number == turn else {}
         match task.kind:
             case "pair":
@@ -59,16 +59,18 @@ def labelled(
     """A folder whose tasks two people answered, its backend, its data set's id, and their keys."""
     rows = [{"prompt": f"question {n}?", "text": f"answer {k} <b>to</b> {n}"} for n in range(3) for k in range(3)]
     write_jsonl(tmp_path / "candidates.jsonl", rows)
-    folder = tmp_path / f"desk-{secrets.token_hex(3)}"
+    folder = tmp_path / f"session-{secrets.token_hex(3)}"
     server = {"type": "embedded", "home": str(argilla_server.home)}
-    make_desk(folder, tmp_path / "candidates.jsonl", Annotate(**FORMS[request.param], tasks=6, server=server), seed=0)
-    desk = open_desk(folder)
-    backend, _ = offer(desk)
+    make_session(
+        folder, tmp_path / "candidates.jsonl", Annotate(**FORMS[request.param], tasks=6, server=server), seed=0
+    )
+    session = open_session(folder)
+    backend, _ = offer(session)
     keys = [
-        add_annotator(argilla_server, f"{name}-{secrets.token_hex(3)}", desk.workspace)[1] for name in ("ann", "bob")
+        add_annotator(argilla_server, f"{name}-{secrets.token_hex(3)}", session.workspace)[1] for name in ("ann", "bob")
     ]
     for turn, key in enumerate(keys):
-        backend.answer(key, answers(desk, turn))
+        backend.answer(key, answers(session, turn))
     return folder, backend, backend.url.split("/dataset/")[1].split("/")[0], keys
 
 
@@ -84,25 +86,25 @@ def test_exports_of_our_own_page(labelled: Any, argilla_server: ArgillaServer, t
     import argilla
 
     folder, backend, dataset, keys = labelled
-    desk, collected = open_desk(folder), backend.collect()
-    assert len(collected) == 2 * len(desk.tasks)
+    session, collected = open_session(folder), backend.collect()
+    assert len(collected) == 2 * len(session.tasks)
     client = argilla.Argilla(api_url=argilla_server.url, api_key=argilla_server.api_key)
-    (found,) = [each for each in client.datasets if each.workspace.name == desk.workspace]
+    (found,) = [each for each in client.datasets if each.workspace.name == session.workspace]
     records = found.records
     records(with_responses=True).to_json(tmp_path / "sdk.json")
     records(with_responses=True).to_datasets().to_parquet(tmp_path / "hub.parquet")
     for name in ("sdk.json", "hub.parquet"):
-        if desk.form.kind == "rank":
+        if session.form.kind == "rank":
             with pytest.raises(DataError, match="Argilla's SDK writes rankings without their ranks"):
                 load_judgements(tmp_path / name)
             continue
         found = load_judgements(tmp_path / name)
         assert alike(found.judgements, time=False) == alike(collected, time=False), name
         assert found.dropped == []
-        tasks = {task.id: task for task in desk.tasks}
+        tasks = {task.id: task for task in session.tasks}
         assert all((t.texts, t.shown) == (tasks[t.id].texts, tasks[t.id].shown) for t in found.tasks)
 
-    backend.answer(keys[0], [Answer(desk.tasks[0].id, "skipped")])  # the SDK fails on it: a discard has no values
+    backend.answer(keys[0], [Answer(session.tasks[0].id, "skipped")])  # the SDK fails on it: a discard has no values
     page = argilla_server.call("GET", f"/datasets/{dataset}/records", include="responses", limit=100)
     (tmp_path / "api.json").write_text(json.dumps(page), encoding="utf-8")
     again = backend.collect()
@@ -110,9 +112,9 @@ def test_exports_of_our_own_page(labelled: Any, argilla_server: ArgillaServer, t
     assert alike(found.judgements, time=True) == alike(again, time=True)
     assert found.report["skips"] == 1
 
-    taken = import_into([tmp_path / "api.json"], desk, folder, Reading())
+    taken = import_into([tmp_path / "api.json"], session, folder, Reading())
     assert (taken["new"], taken["dropped"]) == (len(again), {})
-    assert import_into([tmp_path / "api.json"], desk, folder, Reading())["new"] == 0
+    assert import_into([tmp_path / "api.json"], session, folder, Reading())["new"] == 0
 
 
 def test_an_export_of_somebody_else_s_data_set(argilla_server: ArgillaServer, tmp_path: Path) -> None:

@@ -94,19 +94,19 @@ def test_where_it_is_ignored_it_stays_so(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def session(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("interrupt")
     make_tiny_model(folder / "model")
     write_rows(folder / "demos.jsonl", [{"prompt": f"Case {n}?", "completion": "Thank you."} for n in range(64)])
     return folder
 
 
-def interrupted(desk: Path, out: str, seconds: float, *more: str) -> tuple[int, str, float]:
+def interrupted(session: Path, out: str, seconds: float, *more: str) -> tuple[int, str, float]:
     """`align sft` with Ctrl-C after so many seconds: exit code, what it said, and how long it took to end."""
     verb = ["sft", "--model", "model", "--demonstrations", "demos.jsonl", "--out", out, "--threads", "1", "epochs=2000"]
     process = subprocess.Popen(
         [sys.executable, "-m", "align", *verb, *more],
-        cwd=desk, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        cwd=session, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     try:
         time.sleep(seconds)
@@ -138,30 +138,30 @@ def _session(entry: Path) -> int | None:
     return None if state == "Z" else int(session)
 
 
-def check(desk: Path, seconds: float, *more: str) -> None:
+def check(session: Path, seconds: float, *more: str) -> None:
     out = f"out-{seconds:.2f}"
-    code, said, took = interrupted(desk, out, seconds, *more)
+    code, said, took = interrupted(session, out, seconds, *more)
     if code == -signal.SIGINT:  # Python itself was still starting
-        assert not (desk / f"{out}.work").exists(), (seconds, said)
+        assert not (session / f"{out}.work").exists(), (seconds, said)
     else:
         assert code == 130, (seconds, code, said)
         assert said.endswith(SAID) and "Traceback" not in said, (seconds, said)
     assert took < 30, seconds
-    assert not (desk / out).exists()
+    assert not (session / out).exists()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.15, 0.6, 1.2, 2.0, 3.0, 4.5, 7.0])
-def test_while_sft_starts(desk: Path, seconds: float) -> None:
-    check(desk, seconds)
+def test_while_sft_starts(session: Path, seconds: float) -> None:
+    check(session, seconds)
 
 
 @pytest.mark.slow
-def test_with_two_processes(desk: Path) -> None:
-    check(desk, 6.0, "--nproc", "2")
+def test_with_two_processes(session: Path) -> None:
+    check(session, 6.0, "--nproc", "2")
 
 
 @pytest.mark.full
-def test_at_many_moments(desk: Path) -> None:
+def test_at_many_moments(session: Path) -> None:
     for n in range(80):
-        check(desk, 0.1 + 0.07 * n)
+        check(session, 0.1 + 0.07 * n)

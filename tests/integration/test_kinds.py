@@ -12,7 +12,7 @@ from align.pipeline.receipts import current, stage_folder
 from align.pipeline.stage import Ref
 from align.report.data import report_data
 from align.report.html import render
-from align.stages.desks import open_desk
+from align.stages.sessions import open_session
 from align.store import read_json
 from annotation.backend import Answer
 from annotation.journal import read_journal
@@ -60,20 +60,22 @@ def result(run: Path, stage: str, name: str) -> dict[str, Any]:
 
 def test_pairs_with_gold_repeats_and_suggestions(recipe: Path) -> None:
     run = run_of(recipe)
-    tasks = rows(run, 1, "selection", "tasks.parquet")
+    tasks = rows(run, 1, "tasks", "tasks.parquet")
     sorts = [(t["purpose"], t["repeat"]) for t in tasks]
     assert {sort: sorts.count(sort) for sort in sorts} == {("train", 0): 24, ("train", 1): 6, ("gold", 0): 8}
     labels = rows(run, 1, "snapshot", "judgements.parquet")
     assert sum(label["outcome"] != "skipped" for label in labels) == 2 * 38
     assert {label["strength"] for label in labels if label["outcome"] in "ab"} <= {None, 1, 2, 3}
     assert any(label["strength"] for label in labels), "strength travels through the server"
-    suggestions = rows(run, 1, "selection", "suggestions.parquet")
+    suggestions = rows(run, 1, "tasks", "suggestions.parquet")
     assert {t["id"] for t in tasks if t["suggested"]} == {s["task_id"] for s in suggestions if s["shown"]}
     agreement = result(run, "preferences", "agreement.json")
     people = agreement["compiled"]["annotators"]
     assert sum(p["gold"]["n"] for p in people.values()) == 16
     assert sum(p["consistency"]["n"] for p in people.values()) >= 6
-    assert agreement["sway"]["shown"]["answers"] + agreement["sway"]["not_shown"]["answers"] > 40
+    assert (
+        agreement["suggestion_effect"]["shown"]["answers"] + agreement["suggestion_effect"]["not_shown"]["answers"] > 40
+    )
     gold = {t["id"] for t in tasks if t["purpose"] == "gold"}
     taught = {j for p in rows(run, 1, "preferences", "preferences.parquet") for j in p["judgements"]}
     assert taught and not taught & {label["id"] for label in labels if label["task_id"] in gold}
@@ -109,7 +111,7 @@ def test_every_kind_becomes_pairs_and_a_policy(kind: str, recipe: Path, tmp_path
     shutil.copytree(recipe.parent / "runs", tmp_path / "runs")
     assert kill_at(recipe, "1/policy: done", 0.0, *changes, *ALONE, "--runs", tmp_path / "runs")
     run = tmp_path / "runs" / "kinds"
-    tasks, labels = rows(run, 1, "selection", "tasks.parquet"), rows(run, 1, "snapshot", "judgements.parquet")
+    tasks, labels = rows(run, 1, "tasks", "tasks.parquet"), rows(run, 1, "snapshot", "judgements.parquet")
     assert {t["kind"] for t in tasks} == {kind} and outcome in {label["outcome"] for label in labels}
     for label in labels:
         assert (label["ranking"] is not None) == (label["outcome"] == "ranked")
@@ -119,7 +121,7 @@ def test_every_kind_becomes_pairs_and_a_policy(kind: str, recipe: Path, tmp_path
     pairs = rows(run, 1, "preferences", "preferences.parquet")
     assert pairs and all(0.5 < p["target"] <= 1 and p["weight"] > 0 for p in pairs)
     if kind == "single":
-        assert rows(run, 1, "preferences", "thumbs.parquet")
+        assert rows(run, 1, "preferences", "binary.parquet")
     policy = current(run, Ref(1, "policy"))
     assert policy is not None and policy.summary["pairs"] == len(pairs)
     data = report_data(run)
@@ -138,17 +140,17 @@ def test_people_are_waited_for_a_second_time(recipe: Path, tmp_path: Path) -> No
     changes = ["annotate.by=people", "evaluate.judge.tasks=7", "evaluate.judge.overlap=1", "--runs", tmp_path / "runs"]
     waiting = align("run", recipe, *changes, cwd=recipe.parent, expect=75)
     assert "label at http" in waiting.stdout + waiting.stderr
-    desk = open_desk(run)
-    assert (desk.form.kind, desk.overlap) == ("blind_ab", 1)
+    session = open_session(run)
+    assert (session.form.kind, session.overlap) == ("blind_ab", 1)
 
     def status() -> dict[str, Any]:
         found: dict[str, Any] = json.loads(align("annotate", "status", run, "--json", cwd=tmp_path).stdout)
         return found
 
     assert (status()["answers"], status()["closed"]) == (0, None)
-    backend = open_backend(desk)
+    backend = open_backend(session)
     key = backend.ensure_annotator("kinds-judge")
-    first, second, *rest = desk.tasks
+    first, second, *rest = session.tasks
     assert rest, "somebody is left to ask"
     backend.answer(key, [Answer(first.id, "both_bad"), Answer(second.id, "a")])
     align("annotate", "close", run, cwd=tmp_path)
@@ -168,7 +170,7 @@ def test_a_late_change_of_mind_changes_no_finished_round(recipe: Path, tmp_path:
     blind = {t["id"] for t in rows(run, 1, "blind", "tasks.parquet")}
     before = {stage: current(run, Ref(1, stage)) for stage in ("snapshot", "policy", "blind_snapshot")}
     said = next(j for j in read_journal(run / "journal.jsonl").latest.values() if j.task_id in blind)
-    backend = open_backend(open_desk(run))
+    backend = open_backend(open_session(run))
     other = "tie" if said.outcome != "tie" else "both_bad"
     backend.answer(backend.ensure_annotator(said.annotator), [Answer(said.task_id, other)])
     pulled = json.loads(align("annotate", "pull", run, "--json", cwd=tmp_path).stdout)

@@ -96,7 +96,7 @@ def test_samples_lineage_and_annotators_can_be_looked_at(finished: Path) -> None
 KILLS: list[tuple[str, str | float]] = [
     ("0/policy: start", "*/round_000/policy/*.partial/logs/metrics.jsonl"),
     ("1/rollouts: start", "*/round_001/rollouts/*.work/shards/*/*.parquet"),
-    ("1/selection: done", 0.0),
+    ("1/tasks: done", 0.0),
     ("1/labelling: start", 0.3),
     ("1/policy: start", "*/round_001/policy/*.partial/logs/metrics.jsonl"),
     ("1/evaluation: start", 1.0),
@@ -112,7 +112,7 @@ def test_kills_at_several_points_change_nothing(finished: Path, tmp_path: Path, 
     align("run", recipe, cwd=recipe.parent)
     undisturbed, disturbed = run_of(finished), run_of(recipe)
     assert said(disturbed) == said(undisturbed)
-    for name in ("rollouts/candidates", "selection/tasks", "preferences/preferences"):
+    for name in ("rollouts/candidates", "tasks/tasks", "preferences/preferences"):
         stage, _, file = name.partition("/")
         assert rows(disturbed, 1, stage, f"{file}.parquet") == rows(undisturbed, 1, stage, f"{file}.parquet"), name
     policies = [current(run, Ref(1, "policy")) for run in (undisturbed, disturbed)]

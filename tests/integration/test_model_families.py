@@ -8,7 +8,7 @@ import pytest
 from align.config.base import Sampling
 from align.config.training import Dpo, Grpo, Kto, RewardModel, Sft
 from align.train.checkpoint import import_model, load_model
-from align.types import Preference, Prompt, Thumb, prompt_id
+from align.types import BinaryLabel, Preference, Prompt, prompt_id
 from tests.families import FAMILIES, ODD, make_family
 
 QUESTIONS = [[{"role": "user", "content": f"my order {n}"}] for n in range(6)]
@@ -21,8 +21,8 @@ def pair(n: int) -> Preference:
     return Preference(f"p{n}", prompt_id(QUESTIONS[n]), QUESTIONS[n], "c", "r", chosen, rejected, 0.9, 1.0, 0.0, 1, [])
 
 
-def thumb(n: int) -> Thumb:
-    return Thumb(f"t{n}", prompt_id(QUESTIONS[n]), QUESTIONS[n], "c", ANSWERS[n], float(n % 2), 1.0, 1, [])
+def label(n: int) -> BinaryLabel:
+    return BinaryLabel(f"t{n}", prompt_id(QUESTIONS[n]), QUESTIONS[n], "c", ANSWERS[n], float(n % 2), 1.0, 1, [])
 
 
 def score(prompts: Any, answers: Any) -> list[float | None]:
@@ -46,7 +46,7 @@ def train(method: str, model: Path, at: Path) -> dict[str, Any]:
     if method == "dpo":
         return train_dpo(model, [pair(n) for n in rows], Dpo(max_tokens=200, **FEW), **given)
     if method == "kto":
-        return train_kto(model, [thumb(n) for n in rows], Kto(max_tokens=200, **FEW), **given)
+        return train_kto(model, [label(n) for n in rows], Kto(max_tokens=200, **FEW), **given)
     if method == "reward":
         return train_reward(model, [pair(n) for n in rows], RewardModel(max_tokens=200, **FEW), **given)
     asked = [Prompt(prompt_id(q), q, "train", "here") for q in QUESTIONS]

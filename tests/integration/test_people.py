@@ -12,14 +12,14 @@ import pytest
 
 from align.config.recipe import Annotate
 from align.errors import ServiceError
-from align.labelling.folder import make_desk as make_desk_of_file
+from align.labelling.folder import make_session as make_session_of_file
 from align.labelling.session import (
-    Desk,
-    desk_of_folder,
+    Session,
     finish,
     judgements_of,
     offer,
     open_backend,
+    session_of_folder,
     take_in,
     waits,
 )
@@ -30,32 +30,32 @@ from align.types import judgement_id
 from annotation.argilla_backend import ArgillaBackend
 from annotation.backend import Answer
 from annotation.journal import close, read_journal, reopen
-from tests.labelling import desk_of_tasks, pair_tasks
+from tests.labelling import pair_tasks, session_of_tasks
 from tests.loop import write_jsonl
 from tests.server_fixtures import ArgillaServer, add_annotator
 
-MakeDesk = Callable[[int], tuple[Desk, ArgillaBackend]]
+MakeSession = Callable[[int], tuple[Session, ArgillaBackend]]
 
 
 @pytest.fixture
-def make_desk(tmp_path: Path, either_server: ArgillaServer) -> MakeDesk:
-    """A desk with so many pairs, on the server."""
+def make_session(tmp_path: Path, either_server: ArgillaServer) -> MakeSession:
+    """A session with so many pairs, on the server."""
 
-    def make(count: int) -> tuple[Desk, ArgillaBackend]:
-        folder = tmp_path / f"desk-{secrets.token_hex(3)}"
+    def make(count: int) -> tuple[Session, ArgillaBackend]:
+        folder = tmp_path / f"session-{secrets.token_hex(3)}"
         folder.mkdir()
         write_json(folder / "run.json", {"id": "r"})
         annotate = Annotate.model_validate({"server": {"type": "embedded", "home": str(either_server.home)}})
-        desk = desk_of_tasks(pair_tasks(count), folder, annotate, round=1, seed=0)
-        return desk, offer(desk)[0]
+        session = session_of_tasks(pair_tasks(count), folder, annotate, round=1, seed=0)
+        return session, offer(session)[0]
 
     return make
 
 
-def person(on: ArgillaServer, desk: Desk, name: str) -> tuple[str, str, str]:
+def person(on: ArgillaServer, session: Session, name: str) -> tuple[str, str, str]:
     """A new person: id, key, name."""
     called = f"{name}-{secrets.token_hex(3)}"
-    return *add_annotator(on, called, desk.workspace), called
+    return *add_annotator(on, called, session.workspace), called
 
 
 def rename(on: ArgillaServer, who: str, name: str) -> None:
@@ -76,98 +76,102 @@ def as_before(journal: Path, name: str) -> None:
     journal.write_text("".join(json.dumps(event) + "\n" for event in said))
 
 
-def people_of(desk: Desk) -> set[str]:
-    return {j.annotator for j in judgements_of(desk)}
+def people_of(session: Session) -> set[str]:
+    return {j.annotator for j in judgements_of(session)}
 
 
-def test_somebody_who_is_renamed_stays_one_person(either_server: ArgillaServer, make_desk: MakeDesk) -> None:
-    desk, backend = make_desk(3)
-    who, key, before = person(either_server, desk, "maria")
-    backend.answer(key, [Answer(t.id, "a") for t in desk.tasks])
-    assert len(take_in(desk, backend)) == 3
+def test_somebody_who_is_renamed_stays_one_person(either_server: ArgillaServer, make_session: MakeSession) -> None:
+    session, backend = make_session(3)
+    who, key, before = person(either_server, session, "maria")
+    backend.answer(key, [Answer(t.id, "a") for t in session.tasks])
+    assert len(take_in(session, backend)) == 3
     after = f"mary-{secrets.token_hex(3)}"
     rename(either_server, who, after)
-    assert take_in(desk, backend) == [], "nothing new was said"
-    assert [(j.annotator, j.outcome) for j in judgements_of(desk)] == [(who, "a")] * 3
-    journal = read_journal(desk.journal)
+    assert take_in(session, backend) == [], "nothing new was said"
+    assert [(j.annotator, j.outcome) for j in judgements_of(session)] == [(who, "a")] * 3
+    journal = read_journal(session.journal)
     assert (journal.called(who), journal.find(after), journal.find(before)) == (after, [who], [who])
-    found = survey(desk, backend)
+    found = survey(session, backend)
     assert {who: (p["name"], p["submitted"]) for who, p in found.people.items() if p["submitted"]} == {who: (after, 3)}
     assert found.people[who]["agreement"]["value"] is None, "nobody agrees with herself"
-    backend.answer(key, [Answer(desk.tasks[0].id, "b")])
-    (changed,) = take_in(desk, backend)
+    backend.answer(key, [Answer(session.tasks[0].id, "b")])
+    (changed,) = take_in(session, backend)
     assert (changed.annotator, changed.revision) == (who, 1)
 
 
 @pytest.mark.parametrize("renamed", [False, True])
-def test_a_journal_that_has_names_counts_once(either_server: ArgillaServer, make_desk: MakeDesk, renamed: bool) -> None:
-    desk, backend = make_desk(3)
-    who, key, before = person(either_server, desk, "maria")
-    backend.answer(key, [Answer(t.id, "a") for t in desk.tasks])
-    take_in(desk, backend)
-    as_before(desk.journal, before)
-    assert people_of(desk) == {before}
+def test_a_journal_that_has_names_counts_once(
+    either_server: ArgillaServer, make_session: MakeSession, renamed: bool
+) -> None:
+    session, backend = make_session(3)
+    who, key, before = person(either_server, session, "maria")
+    backend.answer(key, [Answer(t.id, "a") for t in session.tasks])
+    take_in(session, backend)
+    as_before(session.journal, before)
+    assert people_of(session) == {before}
     after = f"mary-{secrets.token_hex(3)}"
     if renamed:
         rename(either_server, who, after)
-        person(either_server, desk, "somebody")
-        rename(either_server, person(either_server, desk, "new")[0], before)  # somebody else has the old name now
-    written = [j.id for j in judgements_of(desk)]
-    assert sum(p["submitted"] for p in survey(desk, backend).people.values()) == 3, "also where nothing is written"
-    assert take_in(desk, backend) == []
-    assert (people_of(desk), [j.id for j in judgements_of(desk)]) == ({who}, written), "an id that was given stays"
-    backend.answer(key, [Answer(desk.tasks[0].id, "b")])
-    assert [(j.annotator, j.revision) for j in take_in(desk, backend)] == [(who, 1)]
-    assert len(judgements_of(desk)) == 3
+        person(either_server, session, "somebody")
+        rename(either_server, person(either_server, session, "new")[0], before)  # somebody else has the old name now
+    written = [j.id for j in judgements_of(session)]
+    assert sum(p["submitted"] for p in survey(session, backend).people.values()) == 3, "also where nothing is written"
+    assert take_in(session, backend) == []
+    assert (people_of(session), [j.id for j in judgements_of(session)]) == ({who}, written), (
+        "an id that was given stays"
+    )
+    backend.answer(key, [Answer(session.tasks[0].id, "b")])
+    assert [(j.annotator, j.revision) for j in take_in(session, backend)] == [(who, 1)]
+    assert len(judgements_of(session)) == 3
 
 
 @pytest.mark.parametrize("by", ["name", "id", "earlier name", "name in an old journal"])
 def test_who_is_forgotten_stays_forgotten_under_any_name(
-    either_server: ArgillaServer, make_desk: MakeDesk, by: str
+    either_server: ArgillaServer, make_session: MakeSession, by: str
 ) -> None:
-    desk, backend = make_desk(4)
-    who, key, before = person(either_server, desk, "maria")
-    other, other_key, _ = person(either_server, desk, "bob")
-    backend.answer(key, [Answer(t.id, "a") for t in desk.tasks[:3]])
-    take_in(desk, backend)
+    session, backend = make_session(4)
+    who, key, before = person(either_server, session, "maria")
+    other, other_key, _ = person(either_server, session, "bob")
+    backend.answer(key, [Answer(t.id, "a") for t in session.tasks[:3]])
+    take_in(session, backend)
     if by == "name in an old journal":
-        as_before(desk.journal, before)
+        as_before(session.journal, before)
     after = f"mary-{secrets.token_hex(3)}"
     if by in ("name", "earlier name", "id"):
         rename(either_server, who, after)
-        take_in(desk, backend)
-    folder = desk.journal.parent
+        take_in(session, backend)
+    folder = session.journal.parent
     wanted = wish(folder, annotator={"name": after, "id": who}.get(by, before))
     assert len(used_by(wanted)["judgements"]) == 3
     write_tombstones(wanted)
     if by == "name in an old journal":
-        done = erase(desk, wanted)
+        done = erase(session, wanted)
         assert (done.answers, done.judgements) == (3, 3), "before anybody was asked whose the name is"
-        add_member(either_server, who, desk.workspace)
-    take_in(desk, backend)
-    assert judgements_of(desk) == []
+        add_member(either_server, who, session.workspace)
+    take_in(session, backend)
+    assert judgements_of(session) == []
     if by == "name in an old journal":
         rename(either_server, who, after)
-    backend.answer(key, [Answer(t.id, "b") for t in desk.tasks])
-    backend.answer(other_key, [Answer(desk.tasks[0].id, "b")])
-    take_in(desk, backend)
-    assert people_of(desk) == {other}
-    assert erase(desk, wanted).answers == 4
-    offer(desk)
+    backend.answer(key, [Answer(t.id, "b") for t in session.tasks])
+    backend.answer(other_key, [Answer(session.tasks[0].id, "b")])
+    take_in(session, backend)
+    assert people_of(session) == {other}
+    assert erase(session, wanted).answers == 4
+    offer(session)
     members = either_server.call("GET", f"/users/{who}/workspaces")["items"]
-    assert desk.workspace not in {w["name"] for w in members}, "she is not let in again"
+    assert session.workspace not in {w["name"] for w in members}, "she is not let in again"
 
 
-def test_a_renamed_persona_is_the_same_persona(either_server: ArgillaServer, make_desk: MakeDesk) -> None:
-    desk, backend = make_desk(2)
+def test_a_renamed_persona_is_the_same_persona(either_server: ArgillaServer, make_session: MakeSession) -> None:
+    session, backend = make_session(2)
     name = f"ann-{secrets.token_hex(3)}"
     key = backend.ensure_annotator(name)
-    backend.answer(key, [Answer(t.id, "a") for t in desk.tasks])
-    assert len(take_in(desk, backend)) == 2
+    backend.answer(key, [Answer(t.id, "a") for t in session.tasks])
+    assert len(take_in(session, backend)) == 2
     rename(either_server, either_server.call("GET", "/me", key=key)["id"], f"{name}-x")
-    assert take_in(desk, backend) == []
+    assert take_in(session, backend) == []
     assert backend.ensure_annotator(name) == key
-    assert people_of(desk) == {name}
+    assert people_of(session) == {name}
 
 
 def records_of(on: ArgillaServer, backend: ArgillaBackend) -> dict[str, dict[str, Any]]:
@@ -176,12 +180,12 @@ def records_of(on: ArgillaServer, backend: ArgillaBackend) -> dict[str, dict[str
     return {r["external_id"]: r for r in found}
 
 
-def test_what_is_not_as_we_left_it_costs_itself_alone(either_server: ArgillaServer, make_desk: MakeDesk) -> None:
+def test_what_is_not_as_we_left_it_costs_itself_alone(either_server: ArgillaServer, make_session: MakeSession) -> None:
     """A record's metadata gone, its page edited, the record deleted, one of somebody else's, an answer of no question."""
-    desk, backend = make_desk(6)
-    _, key, _ = person(either_server, desk, "maria")
-    backend.answer(key, [Answer(t.id, "a") for t in desk.tasks])
-    records, tasks = records_of(either_server, backend), [t.id for t in desk.tasks]
+    session, backend = make_session(6)
+    _, key, _ = person(either_server, session, "maria")
+    backend.answer(key, [Answer(t.id, "a") for t in session.tasks])
+    records, tasks = records_of(either_server, backend), [t.id for t in session.tasks]
     dataset = backend.url.split("/")[-2]
     either_server.call("PATCH", f"/records/{records[tasks[0]]['id']}", {"metadata": {"purpose": "train"}})
     edited = {"comparison": {"payload": "e30=", "words": ""}}
@@ -194,9 +198,9 @@ def test_what_is_not_as_we_left_it_costs_itself_alone(either_server: ArgillaServ
     written = f"UPDATE responses SET \"values\" = '{values}' WHERE id = '{either_server.key(answer)}'"
     execute(either_server, written)
 
-    backend = open_backend(desk)
-    take_in(desk, backend)
-    assert sorted(j.task_id for j in judgements_of(desk)) == sorted([tasks[0], tasks[3], tasks[5]])
+    backend = open_backend(session)
+    take_in(session, backend)
+    assert sorted(j.task_id for j in judgements_of(session)) == sorted([tasks[0], tasks[3], tasks[5]])
     state = backend.progress()
     assert (state.tasks, state.completed, state.open) == (4, 3, 1)
     dropped = {row.where: (row.what, row.reason) for row in state.dropped}
@@ -206,8 +210,8 @@ def test_what_is_not_as_we_left_it_costs_itself_alone(either_server: ArgillaServ
         "theirs": ("record", "the record is of no task that was asked here"),
         tasks[4]: ("answer", "a submitted response has the unknown value 'neither' for 'preference'"),
     }
-    assert survey(desk, backend).as_dict()["dropped"] == [asdict(row) for row in state.dropped]
-    assert offer(desk)[1].added == 1, "what was deleted is asked again"
+    assert survey(session, backend).as_dict()["dropped"] == [asdict(row) for row in state.dropped]
+    assert offer(session)[1].added == 1, "what was deleted is asked again"
 
 
 def execute(on: ArgillaServer, statement: str) -> None:
@@ -222,30 +226,32 @@ def execute(on: ArgillaServer, statement: str) -> None:
         database.execute(statement)
 
 
-def test_what_is_said_after_a_closing_waits_for_a_person(either_server: ArgillaServer, make_desk: MakeDesk) -> None:
-    desk, backend = make_desk(3)
-    _, key, _ = person(either_server, desk, "maria")
-    backend.answer(key, [Answer(t.id, "a") for t in desk.tasks[:2]])
-    take_in(desk, backend)
-    close(desk.journal, desk.round, desk.tasks_id, "closed by `align annotate close`")
-    frozen = judgements_of(desk)
-    backend.answer(key, [Answer(desk.tasks[0].id, "b"), Answer(desk.tasks[2].id, "a")])
-    assert survey(desk, backend).late == 2, "also before anybody takes them in"
-    assert len(take_in(desk, backend)) == 2
-    found = survey(desk, backend)
+def test_what_is_said_after_a_closing_waits_for_a_person(
+    either_server: ArgillaServer, make_session: MakeSession
+) -> None:
+    session, backend = make_session(3)
+    _, key, _ = person(either_server, session, "maria")
+    backend.answer(key, [Answer(t.id, "a") for t in session.tasks[:2]])
+    take_in(session, backend)
+    close(session.journal, session.round, session.tasks_id, "closed by `align annotate close`")
+    frozen = judgements_of(session)
+    backend.answer(key, [Answer(session.tasks[0].id, "b"), Answer(session.tasks[2].id, "a")])
+    assert survey(session, backend).late == 2, "also before anybody takes them in"
+    assert len(take_in(session, backend)) == 2
+    found = survey(session, backend)
     assert (found.late, sorted(j.id for j in found.judgements)) == (2, sorted(j.id for j in frozen))
-    assert judgements_of(desk) == frozen
-    reopen(desk.journal, desk.round, desk.tasks_id)
-    assert sorted((j.task_id, j.outcome) for j in judgements_of(desk)) == sorted(
-        (t.id, o) for t, o in zip(desk.tasks, "baa", strict=True)
+    assert judgements_of(session) == frozen
+    reopen(session.journal, session.round, session.tasks_id)
+    assert sorted((j.task_id, j.outcome) for j in judgements_of(session)) == sorted(
+        (t.id, o) for t, o in zip(session.tasks, "baa", strict=True)
     )
-    assert survey(desk, backend).late == 0
+    assert survey(session, backend).late == 0
 
 
-def test_a_data_set_whose_place_another_took_is_closed(either_server: ArgillaServer, make_desk: MakeDesk) -> None:
+def test_a_data_set_whose_place_another_took_is_closed(either_server: ArgillaServer, make_session: MakeSession) -> None:
     """As when `annotate.tasks` is changed while people label: annotators see the new one alone, an answer to the old one
     is refused and told of, and going back takes it in."""
-    old, backend = make_desk(2)
+    old, backend = make_session(2)
     old = replace(old, family="round-1-")
     new = replace(old, tasks=pair_tasks(5), tasks_id="5", dataset="round-1-new")
     who, key, _ = person(either_server, old, "maria")
@@ -285,8 +291,8 @@ def seen(on: ArgillaServer, key: str) -> list[str]:
     return sorted(d["name"] for d in on.call("GET", "/me/datasets", key=key)["items"])
 
 
-def called(desk: Desk) -> str:
-    return desk.journal.parent.name.replace("-", " ").capitalize()
+def called(session: Session) -> str:
+    return session.journal.parent.name.replace("-", " ").capitalize()
 
 
 def next_record(on: ArgillaServer, backend: ArgillaBackend, key: str) -> int:
@@ -298,10 +304,10 @@ def next_record(on: ArgillaServer, backend: ArgillaBackend, key: str) -> int:
 
 
 def test_a_labelling_that_is_done_is_gone_from_the_home_page_and_loses_nothing(
-    either_server: ArgillaServer, make_desk: MakeDesk
+    either_server: ArgillaServer, make_session: MakeSession
 ) -> None:
     """Whoever has a record on the screen may still answer it; there is no next one, and what comes late is told of."""
-    first, backend = make_desk(3)
+    first, backend = make_session(3)
     first = replace(first, family="round-1-")
     _, key, _ = person(either_server, first, "maria")
     backend.answer(key, [Answer(first.tasks[0].id, "a")])
@@ -328,20 +334,20 @@ def test_a_labelling_that_is_done_is_gone_from_the_home_page_and_loses_nothing(
     assert next_record(either_server, again, key) == 0, "all three are answered"
 
 
-def test_a_session_of_an_earlier_version_goes_on(either_server: ArgillaServer, make_desk: MakeDesk) -> None:
+def test_a_session_of_an_earlier_version_goes_on(either_server: ArgillaServer, make_session: MakeSession) -> None:
     """Its data set is called by the name that it has for us."""
-    desk, backend = make_desk(2)
-    _, key, _ = person(either_server, desk, "maria")
-    backend.answer(key, [Answer(desk.tasks[0].id, "a")])
+    session, backend = make_session(2)
+    _, key, _ = person(either_server, session, "maria")
+    backend.answer(key, [Answer(session.tasks[0].id, "a")])
     dataset = backend.url.split("/")[-2]
     where = f"WHERE id = '{either_server.key(dataset)}'"
-    execute(either_server, f"UPDATE datasets SET name = '{desk.dataset}', metadata = NULL {where}")
-    again, submitted = offer(desk)
+    execute(either_server, f"UPDATE datasets SET name = '{session.dataset}', metadata = NULL {where}")
+    again, submitted = offer(session)
     assert (again.url, submitted.present, submitted.added) == (backend.url, 2, 0)
-    assert seen(either_server, key) == [desk.dataset]
-    assert [j.task_id for j in take_in(desk, again)] == [desk.tasks[0].id]
-    offer(replace(desk, dataset="round-1-new", tasks=pair_tasks(5), family="round-1-"))
-    assert seen(either_server, key) == [desk.title], "it is closed as any other"
+    assert seen(either_server, key) == [session.dataset]
+    assert [j.task_id for j in take_in(session, again)] == [session.tasks[0].id]
+    offer(replace(session, dataset="round-1-new", tasks=pair_tasks(5), family="round-1-"))
+    assert seen(either_server, key) == [session.title], "it is closed as any other"
 
 
 def test_people_are_not_asked_to_compare_what_reads_the_same(either_server: ArgillaServer, tmp_path: Path) -> None:
@@ -352,11 +358,11 @@ def test_people_are_not_asked_to_compare_what_reads_the_same(either_server: Argi
         {"prompt": "caf\u00e9 or\ntea?\u200b", "text": "tea"},
     ]
     write_jsonl(tmp_path / "candidates.jsonl", rows)
-    folder = tmp_path / f"desk-{secrets.token_hex(3)}"
+    folder = tmp_path / f"session-{secrets.token_hex(3)}"
     annotate = Annotate.model_validate({"server": {"type": "embedded", "home": str(either_server.home)}})
-    make_desk_of_file(folder, tmp_path / "candidates.jsonl", annotate, seed=0)
-    desk = desk_of_folder(folder)
-    backend, submitted = offer(desk)
+    make_session_of_file(folder, tmp_path / "candidates.jsonl", annotate, seed=0)
+    session = session_of_folder(folder)
+    backend, submitted = offer(session)
     assert submitted.added == 1
     (record,) = records_of(either_server, backend).values()
     seen = json.loads(base64.b64decode(record["fields"]["comparison"]["payload"]))

@@ -17,7 +17,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def session(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import subprocess
 
     folder = tmp_path_factory.mktemp("quickstart") / "support-desk"
@@ -26,16 +26,18 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(desk: Path, server: ArgillaServer, name: str, *overrides: str) -> dict[str, Any]:
+def run(session: Path, server: ArgillaServer, name: str, *overrides: str) -> dict[str, Any]:
     arguments = [f"name={name}", f"annotate.server={{type: embedded, home: {server.home}}}", *overrides]
-    align("run", desk, *arguments, cwd=desk.parent)
-    found: dict[str, Any] = json.loads(align("report", desk.parent / "runs" / name, "--json", cwd=desk.parent).stdout)
+    align("run", session, *arguments, cwd=session.parent)
+    found: dict[str, Any] = json.loads(
+        align("report", session.parent / "runs" / name, "--json", cwd=session.parent).stdout
+    )
     return found
 
 
-def test_three_rounds_beat_sft_within_eight_minutes(desk: Path, argilla_server: ArgillaServer) -> None:
+def test_three_rounds_beat_sft_within_eight_minutes(session: Path, argilla_server: ArgillaServer) -> None:
     start = time.monotonic()
-    data = run(desk, argilla_server, "three")
+    data = run(session, argilla_server, "three")
     assert time.monotonic() - start < 480
     assert data["rounds"][2]["win_rate_vs_sft"]["low"] > 0.6
     demonstrations = data["sft"]["demonstrations"]
@@ -43,9 +45,9 @@ def test_three_rounds_beat_sft_within_eight_minutes(desk: Path, argilla_server: 
     assert all(sample["first"]["text"] for sample in data["samples"]["rows"])
 
 
-def test_shuffled_labels_teach_nothing(desk: Path, argilla_server: ArgillaServer) -> None:
-    data = run(desk, argilla_server, "shuffled", "annotate.by.shuffle_labels=true")
+def test_shuffled_labels_teach_nothing(session: Path, argilla_server: ArgillaServer) -> None:
+    data = run(session, argilla_server, "shuffled", "annotate.by.shuffle_labels=true")
     interval = data["rounds"][2]["win_rate_vs_sft"]
     assert interval["low"] <= 0.5 <= interval["high"]
-    outcomes = [outcome for *_, outcome in said(desk.parent / "runs" / "shuffled")]
+    outcomes = [outcome for *_, outcome in said(session.parent / "runs" / "shuffled")]
     assert outcomes.count("a") > 100 < outcomes.count("b")

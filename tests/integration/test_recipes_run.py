@@ -71,7 +71,7 @@ ASKED = without(SMALL, "dpo")
 METHODS: dict[str, list[str]] = {
     "best-of-n": [*NO_ROLLOUTS, *online("best_of_n"), "best_of_n.samples=6"],
     "grpo-gsm8k": [*NO_ROLLOUTS, *online("grpo"), "grpo.samples=2", "grpo.micro_batch_size=4"],
-    "kto-thumbs": [*ASKED, *training("kto")],
+    "kto-binary": [*ASKED, *training("kto")],
     "ppo-support-desk": [*ASKED, *online("ppo"), *training("reward.model")],
     "reward-ensemble": [*ASKED, *online("rloo"), "rloo.samples=2", *training("reward.model")],
     "reward-hh": [
@@ -135,7 +135,7 @@ def test_a_recipe_without_labels_and_its_run_py_give_the_same_policy(name: str, 
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", ["kto-thumbs", "ppo-support-desk", "reward-ensemble", "sft-dpo-rounds"])
+@pytest.mark.parametrize("name", ["kto-binary", "ppo-support-desk", "reward-ensemble", "sft-dpo-rounds"])
 def test_a_recipe_that_asks_and_its_run_py_give_the_same_policy(
     name: str, tmp_path: Path, argilla_server: ArgillaServer
 ) -> None:

@@ -44,7 +44,7 @@ def asked(row: Preference) -> tuple[Task, list[Judgement]]:
 
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """preferences, selection and snapshot of two rounds; the reward model of the first."""
+    """preferences, tasks and snapshot of two rounds; the reward model of the first."""
     folder = tmp_path_factory.mktemp("check")
     labels = {1: [label(1, n, kind=True) for n in range(120)], 2: [label(2, n, kind=False) for n in range(60, 180)]}
     for number, rows in labels.items():

@@ -90,7 +90,7 @@ def child(kind: str, checkpoint: str, out: str) -> None:
     rows, _ = sample_candidates(
         [Prompt(prompt_id(m), m, "train", "made") for m in messages], Path(checkpoint), "model",
         sampling=Sampling(max_tokens=64), samples=4, engine=Engine(type=kind, shard=4), dtype="float32",
-        max_prompt_tokens=128, shard=4, seed=7, threads=1, resample=1, logprobs=True, tokens=Path(out) / "tokens.parquet",
+        max_prompt_tokens=128, shard=4, seed=7, threads=1, max_resamples=1, logprobs=True, tokens=Path(out) / "tokens.parquet",
         out=Path(out),
     )  # fmt: skip
     write_rows(Path(out) / "candidates.jsonl", map(as_dict, rows))

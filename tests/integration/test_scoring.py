@@ -20,7 +20,7 @@ from reward.load import load_scorer
 from reward.members import member_count
 from reward.model import ModelScorer
 from reward.scoring import KeptScorer, engine_for
-from reward.terms import Part, scorer_of
+from reward.terms import RewardTerm, scorer_of
 from tests.tiny import make_tiny_model, make_tiny_reward_model
 
 ROOT = Path(__file__).parents[2]
@@ -153,7 +153,7 @@ def test_an_ensemble_is_the_mean_of_its_members_less_the_bound(tmp_path: Path) -
 
 
 def test_best_of_n_keeps_its_scores(judge: Path, asked: list[list[str]]) -> None:
-    parts = [Part(str(judge), 2.0)]
+    parts = [RewardTerm(str(judge), 2.0)]
     found = [scorer_of(parts, dtype="float32", threads=1, keep=True).score(PROMPTS[:6], ANSWERS[:6]) for _ in range(2)]
     assert found[0] == found[1]
     assert sum(map(len, asked)) == 6

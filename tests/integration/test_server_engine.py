@@ -172,7 +172,7 @@ def test_weights_that_were_all_trained_restart_the_server_and_it_says_so(alone, 
             check_sync(generator, full, REQUESTS, dtype="float32")
         after = pids(home)
     assert before != after and gone(*before, *after, within=1)
-    assert "starts anew: the new checkpoint is not the server's model with adapters: all its weights were trained" in (
+    assert "starts again: the new checkpoint is not the server's model with adapters: all its weights were trained" in (
         capfd.readouterr().err
     )
 
@@ -188,7 +188,7 @@ def test_adapters_that_outgrow_the_server_restart_it(alone, chain, capfd):
                 check_sync(generator, chain[number], REQUESTS, dtype="float32")
             seen.append(pids(home))
     assert seen[0] == seen[1] == seen[2] != seen[3]
-    assert "starts anew: the adapters' ranks add up to 24, over max_lora_rank (16)" in capfd.readouterr().err
+    assert "starts again: the adapters' ranks add up to 24, over max_lora_rank (16)" in capfd.readouterr().err
 
 
 @pytest.mark.full

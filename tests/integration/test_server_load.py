@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from align.labelling.session import open_backend
-from align.stages.desks import open_desk
+from align.stages.sessions import open_session
 from annotation import server
 from annotation.argilla_backend import ArgillaBackend
 from annotation.backend import Answer
@@ -54,16 +54,16 @@ def check(on: ArgillaServer, folder: Path, monkeypatch: pytest.MonkeyPatch, *, e
         for text in ("on its way", "who knows")
     ]
     write_jsonl(folder / "candidates.jsonl", rows)
-    desk_folder = folder / f"load-{secrets.token_hex(3)}"
+    session_folder = folder / f"load-{secrets.token_hex(3)}"
     options = ["--candidates", "candidates.jsonl", "--server", on.url, "--tasks", str(tasks), "--overlap", str(overlap)]
-    align("annotate", "push", desk_folder, *options, cwd=folder)
-    desk = open_desk(desk_folder)
-    backend = open_backend(desk)
-    keys = make_people(on, desk.workspace)
-    wanted = share_out([task.id for task in desk.tasks], list(keys), overlap)
+    align("annotate", "push", session_folder, *options, cwd=folder)
+    session = open_session(session_folder)
+    backend = open_backend(session)
+    keys = make_people(on, session.workspace)
+    wanted = share_out([task.id for task in session.tasks], list(keys), overlap)
     give_all(on, backend, keys, wanted, kill=kill)
     check_stored(on, backend, wanted)
-    check_status(folder, desk_folder, wanted, overlap)
+    check_status(folder, session_folder, wanted, overlap)
 
 
 def make_people(on: ArgillaServer, workspace: str) -> dict[str, str]:
@@ -134,10 +134,10 @@ def check_stored(on: ArgillaServer, backend: ArgillaBackend, wanted: Given) -> N
     assert {(names[j.annotator], j.task_id): j.outcome for j in stored} == wanted, "none lost, none changed"
 
 
-def check_status(folder: Path, desk: Path, wanted: Given, overlap: int) -> None:
+def check_status(folder: Path, session: Path, wanted: Given, overlap: int) -> None:
     submitted = Counter(task for (_, task), outcome in wanted.items() if outcome != "skipped")
     tasks = {task for _, task in wanted}
-    said = json.loads(align("annotate", "status", desk, "--json", cwd=folder).stdout)
+    said = json.loads(align("annotate", "status", session, "--json", cwd=folder).stdout)
     assert said["tasks"] == len(tasks) and said["wanted"] == overlap * len(tasks)
     assert said["answers"] == submitted.total()
     assert said["completed"] == sum(submitted[task] >= overlap for task in tasks)

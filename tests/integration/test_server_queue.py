@@ -19,7 +19,7 @@ PAGE = 10
 APART = 20
 
 
-class Desk:
+class Session:
     """A dataset and its people, who answer what the queue gives them."""
 
     def __init__(self, on: ArgillaServer, metadata: list[dict[str, Any]], overlap: int) -> None:
@@ -74,8 +74,8 @@ def with_repeats(originals: int, repeats: int) -> list[dict[str, Any]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [1, PAGE])
 def test_a_repeat_comes_soon_after_twenty_others(either_server: ArgillaServer, page: int) -> None:
-    desk = Desk(either_server, with_repeats(60, 12), overlap=2)
-    order = desk.work(desk.person(), 100, page=page)
+    session = Session(either_server, with_repeats(60, 12), overlap=2)
+    order = session.work(session.person(), 100, page=page)
     assert sorted(order) == list(range(72)), "everything once"
     place = {number: at for at, number in enumerate(order)}
     fresh_until = max(place[n] for n in range(60))
@@ -90,56 +90,56 @@ def test_a_repeat_comes_soon_after_twenty_others(either_server: ArgillaServer, p
 
 
 def test_who_skipped_the_first_showing_gets_its_repeat_last(either_server: ArgillaServer) -> None:
-    desk = Desk(either_server, with_repeats(26, 4), overlap=1)
-    key = desk.person()
-    order = desk.work(key, 100, skip=frozenset({0, 1}), page=1)
+    session = Session(either_server, with_repeats(26, 4), overlap=1)
+    key = session.person()
+    order = session.work(key, 100, skip=frozenset({0, 1}), page=1)
     assert sorted(order) == list(range(30)) and set(order[-2:]) == {26, 27}
 
 
 def test_a_person_gets_one_of_an_item_shown_in_two_orders(either_server: ArgillaServer) -> None:
     twins = [{"item": f"i{n // 2}", "repeat": 0, "shown": ["0,1", "1,0"][n % 2]} for n in range(20)]
-    desk = Desk(either_server, twins, overlap=1)
-    ada, bob = desk.person(), desk.person()
-    assert sorted(n // 2 for n in desk.page(ada, limit=100)) == list(range(10)), "nor are both in one page"
-    assert desk.page(ada, 3, 4) == desk.page(ada, limit=100)[3:7]
-    first = desk.work(ada, 100)
-    assert sorted(n // 2 for n in first) == list(range(10)) and desk.page(ada) == []
+    session = Session(either_server, twins, overlap=1)
+    ada, bob = session.person(), session.person()
+    assert sorted(n // 2 for n in session.page(ada, limit=100)) == list(range(10)), "nor are both in one page"
+    assert session.page(ada, 3, 4) == session.page(ada, limit=100)[3:7]
+    first = session.work(ada, 100)
+    assert sorted(n // 2 for n in first) == list(range(10)) and session.page(ada) == []
     assert 0 < sum(n % 2 for n in first) < 10, "which of the two is left to chance"
-    assert sorted(desk.work(bob, 100)) == sorted(set(range(20)) - set(first)), "the other is another person's"
+    assert sorted(session.work(bob, 100)) == sorted(set(range(20)) - set(first)), "the other is another person's"
 
 
 def test_answers_are_spread_before_overlaps_fill_up(either_server: ArgillaServer) -> None:
-    desk = Desk(either_server, [{} for _ in range(18)], overlap=2)
-    people = [desk.person() for _ in range(3)]
+    session = Session(either_server, [{} for _ in range(18)], overlap=2)
+    people = [session.person() for _ in range(3)]
     answers: Counter[int] = Counter()
     for turn in range(6):
         for key in people:
-            answers.update(desk.work(key, 1))
+            answers.update(session.work(key, 1))
         assert max(answers.values()) == 1, f"turn {turn}: nobody answered what another had while others were left"
     assert len(answers) == 18
-    while more := [number for key in people for number in desk.work(key, 1)]:
+    while more := [number for key in people for number in session.work(key, 1)]:
         answers.update(more)
     assert len(answers) == 18 and set(answers.values()) == {2}, "what is complete is not shown"
 
 
 def test_what_is_worth_most_comes_first_to_everybody(either_server: ArgillaServer) -> None:
     priorities = [None, 1.0, 3.0, None, 2.5, 3.0, None]
-    desk = Desk(either_server, [{} if p is None else {"priority": p} for p in priorities], overlap=3)
-    ada, bob = desk.person(), desk.person()
+    session = Session(either_server, [{} if p is None else {"priority": p} for p in priorities], overlap=3)
+    ada, bob = session.person(), session.person()
     for key in (ada, bob):  # also after another has answered it
-        order = desk.work(key, 100)
+        order = session.work(key, 100)
         assert set(order[:2]) == {2, 5} and order[2:4] == [4, 1] and set(order[4:]) == {0, 3, 6}
 
 
 def test_the_order_is_a_persons_own_and_pages_are_slices_of_it(either_server: ArgillaServer) -> None:
-    desk = Desk(either_server, [{} for _ in range(40)], overlap=2)
-    ada, bob = desk.person(), desk.person()
-    whole = desk.page(ada, limit=40)
-    assert whole == desk.page(ada, limit=40) and sorted(whole) == list(range(40))
-    assert [n for at in range(0, 40, 7) for n in desk.page(ada, at, 7)] == whole
-    assert sum(a == b for a, b in zip(whole, desk.page(bob, limit=40), strict=True)) < 10
-    desk.answer(ada, whole[3])
-    assert desk.page(ada, limit=40) == [n for n in whole if n != whole[3]], (
+    session = Session(either_server, [{} for _ in range(40)], overlap=2)
+    ada, bob = session.person(), session.person()
+    whole = session.page(ada, limit=40)
+    assert whole == session.page(ada, limit=40) and sorted(whole) == list(range(40))
+    assert [n for at in range(0, 40, 7) for n in session.page(ada, at, 7)] == whole
+    assert sum(a == b for a, b in zip(whole, session.page(bob, limit=40), strict=True)) < 10
+    session.answer(ada, whole[3])
+    assert session.page(ada, limit=40) == [n for n in whole if n != whole[3]], (
         "what was answered drops out, the rest stays"
     )
 

@@ -14,7 +14,7 @@ from reward.ensemble import EnsembleScorer
 from reward.load import load_scorer
 from reward.members import FUNCTIONS, SUMMARY
 from reward.model import ModelScorer
-from reward.terms import Part, rewards_id, scorer_of
+from reward.terms import RewardTerm, rewards_id, scorer_of
 from tests.integration.test_train_reward import GOOD, PAIRS, stop_at, train
 from tests.tiny import make_tiny_model, make_tiny_reward_model
 
@@ -61,12 +61,12 @@ def test_a_score_is_the_mean_less_the_bound(judges: Path) -> None:
     too_long = EnsembleScorer(judges).members(messages[:1], ["word " * 600])
     assert too_long == [None]
     assert scorers[1.0].score(messages[:1], ["word " * 600]) == [None]
-    part = Part(str(judges), 2.0, 1.0)
+    part = RewardTerm(str(judges), 2.0, 1.0)
     (weighted,) = scorer_of([part], dtype="float32", threads=1).score(messages[:1], answers[:1])
     (alone,) = scorers[1.0].score(messages[:1], answers[:1])
     assert alone is not None
     assert weighted == pytest.approx(2 * alone)
-    assert rewards_id([part]) != rewards_id([Part(str(judges), 2.0)])
+    assert rewards_id([part]) != rewards_id([RewardTerm(str(judges), 2.0)])
 
 
 @pytest.mark.parametrize("lora", [None, Lora(r=4, alpha=8)])

@@ -21,7 +21,7 @@ from align.train.dpo import train_dpo
 from align.train.kto import train_kto
 from align.train.sft import train_sft
 from align.train.split import encoded_apart, is_held_out, opening
-from align.types import Preference, Thumb, prompt_id
+from align.types import BinaryLabel, Preference, prompt_id
 from tests.ranks import run_together
 from tests.tiny import make_tiny_model
 
@@ -36,8 +36,8 @@ PAIRS = [
     )
     for n, (messages, answer) in enumerate(NOISE)
 ]  # fmt: skip
-THUMBS = [
-    Thumb(f"t{n}", prompt_id(messages), messages, "c", answer, float(n % 3 > 0), 1.0, 1, [])
+BINARY = [
+    BinaryLabel(f"t{n}", prompt_id(messages), messages, "c", answer, float(n % 3 > 0), 1.0, 1, [])
     for n, (messages, answer) in enumerate(NOISE)
 ]
 HELD_ROWS = [2, 7, 10, 16, 17]
@@ -158,12 +158,14 @@ def test_cut_short_it_ends_with_the_same_bytes(
     assert measured(tmp_path / "cut") == measured(tmp_path / "whole")
 
 
-def test_pairs_and_thumbs_are_measured_too(tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_pairs_and_binary_labels_are_measured_too(
+    tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     given: dict[str, Any] = {"seed": 1, "dtype": "float32", "report_to": [], "threads": 1}
     settings: dict[str, Any] = {"learning_rate": 1e-2, "batch_size": 4, "epochs": 12, **HELD}
     trainings: dict[str, Callable[..., dict[str, Any]]] = {
         "dpo": lambda **at: train_dpo(tiny, PAIRS, Dpo(**settings), **given, **at),
-        "kto": lambda **at: train_kto(tiny, THUMBS, Kto(**settings), **given, **at),
+        "kto": lambda **at: train_kto(tiny, BINARY, Kto(**settings), **given, **at),
     }
     for name, train in trainings.items():
         found = train(out=tmp_path / name / "out", work=tmp_path / name / "work")
@@ -237,14 +239,14 @@ def test_the_head_works_where_tokens_are_taught_alone_and_its_logits_are_bounded
     assert heads == [6, 6, 3] * 4, "five answers of three tokens, at four measurements"
 
 
-@pytest.mark.parametrize("noise", [None, 0.1])
-def test_held_out_pairs_that_say_nothing_are_named(tiny: Path, tmp_path: Path, noise: float | None) -> None:
+@pytest.mark.parametrize("label_noise", [None, 0.1])
+def test_held_out_pairs_that_say_nothing_are_named(tiny: Path, tmp_path: Path, label_noise: float | None) -> None:
     """Under `robust` a target of one half weighs nothing: the rows that are learned from are fine."""
     rows = [replace(row, target=0.5 if n in HELD_ROWS else 0.9) for n, row in enumerate(PAIRS)]
-    config = Dpo(loss="robust", noise=noise, learning_rate=1e-3, batch_size=4, epochs=1, held_out=0.3)
+    config = Dpo(loss="robust", label_noise=label_noise, learning_rate=1e-3, batch_size=4, epochs=1, held_out=0.3)
     given: dict[str, Any] = {"seed": 1, "dtype": "float32", "report_to": [], "threads": 1}
     given |= {"out": tmp_path / "out", "work": tmp_path / "work"}
-    if noise is not None:
+    if label_noise is not None:
         told = train_dpo(tiny, rows, config, **given)["held_out"]
         assert told["rows"] == 5 and told["before"]["loss"] == pytest.approx(math.log(2), abs=1e-6)
         return
@@ -252,7 +254,7 @@ def test_held_out_pairs_that_say_nothing_are_named(tiny: Path, tmp_path: Path, n
         train_dpo(tiny, rows, config, **given)
     assert str(caught.value) == (
         "dpo.held_out: every target of the 5 held-out pairs is 0.5, which under `loss: robust` says nothing; "
-        "hold out another share, give `noise`, or another `loss`"
+        "hold out another share, give `label_noise`, or another `loss`"
     )
 
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 ANSWERS = ["It is on its way.", "We are sorry.", "You get a new one.", "Thank you, Anna!", "No.", "We will call you."]
 PROMPTS = [f"Case {n}: {'what now? ' * (n % 3)}" for n in range(24)]
 SCORE = "def score(messages, answer):\n    return sum(letter in 'aeiou' for letter in answer) / 10\n"
-ON_ROWS = {"sft": "--demonstrations", "dpo": "--preferences", "kto": "--thumbs"}
+ON_ROWS = {"sft": "--demonstrations", "dpo": "--preferences", "kto": "--binary"}
 STEPS = 20
 ONLINE = ["learning_rate=1e-3", "batch_size=8", "max_tokens=12", "type=transformers"]
 SETTINGS = {
@@ -54,7 +54,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def session(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny model and a file for each kind of rows."""
     folder = tmp_path_factory.mktemp("matrix")
     make_tiny_model(folder / "model", vocab_words=" ".join(ANSWERS).split(), seed=3)
@@ -63,8 +63,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_jsonl(folder / "demonstrations.jsonl", [{"prompt": p, "completion": a} for p, a in asked])
     pairs = [{"prompt": p, "chosen": a, "rejected": "That is not our fault."} for p, a in asked]
     write_jsonl(folder / "preferences.jsonl", pairs)
-    thumbs = [{"prompt": p, "completion": a, "label": n % 2 == 0} for n, (p, a) in enumerate(asked)]
-    write_jsonl(folder / "thumbs.jsonl", thumbs)
+    binary = [{"prompt": p, "completion": a, "label": n % 2 == 0} for n, (p, a) in enumerate(asked)]
+    write_jsonl(folder / "binary.jsonl", binary)
     (folder / "score.py").write_text(SCORE)
     return folder
 
@@ -79,9 +79,9 @@ def command(method: str, kind: str, out: str) -> list[str]:
     ]
 
 
-def start(method: str, kind: str, out: str, desk: Path) -> subprocess.Popen[str]:
+def start(method: str, kind: str, out: str, session: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        command(method, kind, out), cwd=desk, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        command(method, kind, out), cwd=session, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
 
@@ -111,24 +111,26 @@ def newest_checkpoint(work: Path) -> int:
 
 
 @pytest.mark.parametrize(("method", "kind"), MATRIX)
-def test_a_kill_changes_no_bit_and_vllm_gives_the_trainers_numbers(method: str, kind: str, desk: Path) -> None:
+def test_a_kill_changes_no_bit_and_vllm_gives_the_trainers_numbers(method: str, kind: str, session: Path) -> None:
     whole, cut = f"{method}-{kind}", f"{method}-{kind}-cut"
-    metrics = finished(start(method, kind, whole, desk))
+    metrics = finished(start(method, kind, whole, session))
     assert metrics["steps"] == STEPS
     assert float(str(metrics["reload_logp_difference"])) <= 1e-4, "what is published is what was trained"
-    training = json.loads((desk / whole / "logs" / "seconds.json").read_text())["train"]
+    training = json.loads((session / whole / "logs" / "seconds.json").read_text())["train"]
     step, seconds = random.randint(1, STEPS - 8), random.uniform(0, training / STEPS)
-    last = kill_after_a_save(start(method, kind, cut, desk), desk / f"{cut}.work", step, seconds)
+    last = kill_after_a_save(start(method, kind, cut, session), session / f"{cut}.work", step, seconds)
     assert last, "there is a checkpoint to go on from"
-    again = finished(start(method, kind, cut, desk))
+    again = finished(start(method, kind, cut, session))
     print(f"{whole}: trained {training} s, killed {seconds:.2f} s after the checkpoint of step {step}, at {last}")
     assert again == {**metrics, "out": cut}
-    assert folder_files(desk / cut) == folder_files(desk / whole)
-    assert (desk / cut / "model.safetensors").read_bytes() == (desk / whole / "model.safetensors").read_bytes()
-    start_of = int(json.loads((desk / cut / "logs" / "metrics.jsonl").read_text().splitlines()[0])["step"])
+    assert folder_files(session / cut) == folder_files(session / whole)
+    assert (session / cut / "model.safetensors").read_bytes() == (session / whole / "model.safetensors").read_bytes()
+    start_of = int(json.loads((session / cut / "logs" / "metrics.jsonl").read_text().splitlines()[0])["step"])
     assert start_of == 1, "the log has no gap"
-    assert (desk / whole / "model.safetensors").read_bytes() != (desk / "model" / "model.safetensors").read_bytes()
-    vllm_agrees(desk / whole)
+    assert (session / whole / "model.safetensors").read_bytes() != (
+        session / "model" / "model.safetensors"
+    ).read_bytes()
+    vllm_agrees(session / whole)
 
 
 def vllm_agrees(folder: Path) -> None:

@@ -14,7 +14,7 @@ from align.errors import DataError
 from align.text import load_tokenizer
 from align.train import arguments, checkpoint, collate, dpo, kto, loop
 from align.train import examples as ex
-from align.types import Preference, Thumb
+from align.types import BinaryLabel, Preference
 from tests.tiny import make_tiny_model
 
 WORDS = [
@@ -47,17 +47,17 @@ PAIRS = [
     )
     for n in range(16)
 ]
-THUMBS = [
-    Thumb(f"t{n}", f"q{n}", pair.messages, "a", pair.chosen, float(n % 3 > 0), 1.0, 1, [])
+BINARY = [
+    BinaryLabel(f"t{n}", f"q{n}", pair.messages, "a", pair.chosen, float(n % 3 > 0), 1.0, 1, [])
     for n, pair in enumerate(PAIRS)
 ]
 OURS_AND_TRLS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "sigmoid": ({}, {}),
     "hinge": ({"loss": "hinge"}, {"loss_type": ["hinge"]}),
     "ipo": ({"loss": "ipo"}, {"loss_type": ["ipo"]}),
-    "robust": ({"loss": "robust", "noise": 0.3}, {"loss_type": ["robust"], "label_smoothing": 0.3}),
+    "robust": ({"loss": "robust", "label_noise": 0.3}, {"loss_type": ["robust"], "label_smoothing": 0.3}),
     "length-normalised": ({"length": "mean", "beta": 5.0}, {"loss_type": ["sigmoid_norm"], "beta": 5.0}),
-    "length-desensitised": ({"length": "desensitised", "length_alpha": 0.3}, {"ld_alpha": 0.3}),
+    "length-ld": ({"length": "ld", "ld_alpha": 0.3}, {"ld_alpha": 0.3}),
 }
 
 
@@ -168,10 +168,10 @@ def test_fifty_steps_are_trls(parent: Path, tmp_path: Path, name: str) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-3, abs=1e-4)
 
 
-def thumbs_trainer(parent: Path, work: Path, rows: list[Thumb], **changes: Any) -> Any:
+def binary_trainer(parent: Path, work: Path, rows: list[BinaryLabel], **changes: Any) -> Any:
     config = Kto(**{"learning_rate": 1e-3, "batch_size": 4, **changes})
     tokenizer = load_tokenizer(parent)
-    kept, _ = ex.encode_thumbs(tokenizer, rows, [2, 3], ex.Limit(500, "too long"))
+    kept, _ = ex.encode_binary(tokenizer, rows, [2, 3], ex.Limit(500, "too long"))
     options = arguments.trainer_options(
         config, rows=len(kept), seed=arguments.prepare_process(1, 1), dtype="float32", report_to=[], out=work, work=work
     )  # fmt: skip
@@ -185,7 +185,7 @@ def test_kto_is_trls(parent: Path, tmp_path: Path) -> None:
     import torch
     from trl import KTOTrainer
 
-    mine = thumbs_trainer(parent, tmp_path, THUMBS, desirable_weight=1.5, undesirable_weight=0.5)
+    mine = binary_trainer(parent, tmp_path, BINARY, desirable_weight=1.5, undesirable_weight=0.5)
     mine.desirable_weight, mine.undesirable_weight = 1.5, 0.5
     torch.manual_seed(5)
     with torch.no_grad():
@@ -205,7 +205,7 @@ def test_kto_is_trls(parent: Path, tmp_path: Path) -> None:
     assert (found[0][1] - found[1][1]).abs().max() < 1e-6
 
 
-def test_a_thumb_in_the_middle_moves_nothing_and_sides_are_balanced() -> None:
+def test_a_binary_label_in_the_middle_moves_nothing_and_sides_are_balanced() -> None:
     rows = [ex.Verdict([1], [2], target, weight) for target, weight in ((1, 3.0), (0, 1.0), (0.5, 2.0))]
     assert kto.sides(rows, Kto()) == (1.0, 2.0)  # good 3 + 1, bad 1 + 1
     assert kto.sides(rows, Kto(undesirable_weight=3)) == (1.0, 3.0)
@@ -221,7 +221,7 @@ def test_the_neighbours_answer_stays_within_the_pass() -> None:
     )
 
 
-def train(parent: Path, at: Path, rows: list[Thumb], *, progress: Any = None, **changes: Any) -> dict[str, Any]:
+def train(parent: Path, at: Path, rows: list[BinaryLabel], *, progress: Any = None, **changes: Any) -> dict[str, Any]:
     config = Kto(**{"learning_rate": 1e-3, "batch_size": 4, "epochs": 4, **changes})
     return kto.train_kto(
         parent, rows, config, seed=1, dtype="float32", report_to=[], threads=1, out=at / "out", work=at / "work",
@@ -239,7 +239,7 @@ def test_kto_learns_and_resumes_with_the_same_bytes(
 
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(loop, "SAVE_SHARE", float("inf"))
-    rows = [replace(row, target=abs(row.target - 0.1), weight=1 + n % 2) for n, row in enumerate(THUMBS)]
+    rows = [replace(row, target=abs(row.target - 0.1), weight=1 + n % 2) for n, row in enumerate(BINARY)]
     metrics = train(parent, tmp_path / "whole", rows, **changes)
     assert metrics["steps"] == 16
     assert metrics["step0_logp_difference"] == 0
@@ -257,6 +257,6 @@ def test_kto_learns_and_resumes_with_the_same_bytes(
     assert whole == cut
 
 
-def test_one_thumb_is_too_few(parent: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="KTO needs two thumbs or more"):
-        train(parent, tmp_path, THUMBS[:1])
+def test_one_binary_label_is_too_few(parent: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="KTO needs two binary labels or more"):
+        train(parent, tmp_path, BINARY[:1])

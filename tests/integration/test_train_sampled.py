@@ -14,7 +14,7 @@ from align.store import read_table
 from align.text import encode_prompt, load_tokenizer
 from align.train import dpo
 from align.train.kto import train_kto
-from align.types import Candidate, Preference, Prompt, Thumb, preference_id, prompt_id
+from align.types import BinaryLabel, Candidate, Preference, Prompt, preference_id, prompt_id
 from reward.train import train_reward
 from rollouts.sample import sample_candidates
 from tests.tiny import make_tiny_model
@@ -135,11 +135,12 @@ def test_kto_and_reward_models_train_on_them_too(
 ) -> None:
     folder, rows = drawn
     tokens, messages = read_tokens([folder]), {p.id: p.messages for p in prompts}
-    thumbs = [
-        Thumb(c.id, c.prompt_id, messages[c.prompt_id], c.id, c.text, n % 2, 1.0, 1, []) for n, c in enumerate(rows)
+    binary = [
+        BinaryLabel(c.id, c.prompt_id, messages[c.prompt_id], c.id, c.text, n % 2, 1.0, 1, [])
+        for n, c in enumerate(rows)
     ]
     common: dict[str, Any] = {"seed": 1, "dtype": "float32", "report_to": [], "threads": 1, "tokens": tokens}
-    kto = train_kto(model, thumbs, Kto(batch_size=4), out=tmp_path / "k", work=tmp_path / "kw", **common)
+    kto = train_kto(model, binary, Kto(batch_size=4), out=tmp_path / "k", work=tmp_path / "kw", **common)
     told = train_reward(
         model, pairs_of(prompts, rows), RewardModel(batch_size=4), out=tmp_path / "r", work=tmp_path / "rw", **common
     )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from align.types import Task
-from annotation.agreement import krippendorff_alpha, summary, sway
+from annotation.agreement import krippendorff_alpha, suggestion_effect, summary
 from annotation.kappa import Sums, cohen, fleiss
 from tests.labelling import judge, make_task
 
@@ -193,24 +193,24 @@ def swayed(follow_shown: int, follow_hidden: int) -> dict:
     hidden: list[Task] = [make_task(f"h{n}", prompt=f"q{n}") for n in range(40)]
     said = [judge(t.id, "ann", "a" if n < follow_shown else "b") for n, t in enumerate(shown)]
     said += [judge(t.id, "ann", "b" if n < follow_hidden else "tie") for n, t in enumerate(hidden)]
-    return sway(shown + hidden, said, {t.id: "b" for t in hidden})
+    return suggestion_effect(shown + hidden, said, {t.id: "b" for t in hidden})
 
 
 def test_sway_is_what_a_shown_suggestion_adds() -> None:
     found = swayed(36, 20)
     assert (found["shown"]["value"], found["not_shown"]["value"]) == (0.9, 0.5)
     assert (
-        found["sway"]["value"] == pytest.approx(0.4)
-        and 0.15 < found["sway"]["low"] < 0.4 < found["sway"]["high"] < 0.65
+        found["effect"]["value"] == pytest.approx(0.4)
+        and 0.15 < found["effect"]["low"] < 0.4 < found["effect"]["high"] < 0.65
     )
-    none = swayed(20, 20)["sway"]
+    none = swayed(20, 20)["effect"]
     assert none["low"] < 0 < none["high"]
 
 
 def test_sway_without_one_side_says_why() -> None:
-    found = sway([replace(make_task("t"), suggested="a")], [judge("t", "ann", "a")], {})
+    found = suggestion_effect([replace(make_task("t"), suggested="a")], [judge("t", "ann", "a")], {})
     assert found["not_shown"]["value"] is None and "without" in found["not_shown"]["reason"]
-    assert sway([], [], {})["sway"]["value"] is None
+    assert suggestion_effect([], [], {})["effect"]["value"] is None
     json.dumps(found, allow_nan=False)
 
 

@@ -93,7 +93,7 @@ def test_a_function_takes_at_most_eight_parameters_and_says_what_it_raises_or_gi
 
 
 def test_the_page_has_every_name_as_it_is() -> None:
-    assert with_reference(PAGE) == PAGE, "`python -m align.api.document docs/api.md` writes it anew"
+    assert with_reference(PAGE) == PAGE, "`python -m align.api.document docs/api.md` writes it again"
     told = {name for names in GROUPS.values() for name in names.split()}
     settings = PAGE.split("### Settings", 1)[1]
     assert set(align.__all__) - told == {name for name in align.__all__ if f"`{name}`" in settings}
@@ -416,15 +416,15 @@ def test_thoughts_that_a_recipe_hides_are_hidden_in_code(tmp_path: Path, monkeyp
         align.Compute(hide_thinking=("people",))  # type: ignore[arg-type]
     prompts, _ = world(1)
     answers = [make_candidate(prompts[0], f"<think>{said}</think>said {said}") for said in ("a", "b")]
-    desks, given = [], []
+    sessions, given = [], []
     for name, compute in (("hidden", align.Compute(hide_thinking=("annotators", "loss"))), ("shown", align.Compute())):
         where = align.Workspace(tmp_path / name)
         align.ask(prompts, answers, align.Annotate(tasks=1), backend=Notebook(["a"]), workspace=where, compute=compute)
-        desks.append(read_json(where.out / "desk.json").get("hide_thinking", False))
+        sessions.append(read_json(where.out / "session.json").get("hide_thinking", False))
         monkeypatch.setattr("align.api.training.checkpoint_in", lambda place, model, compute, random: Path(model))
         train = lambda parent, rows, config, **more: given.append(more.get("mask_thinking", False)) or {}  # noqa: E731
         _trained(train, "m", [1], None, align.Workspace(tmp_path / f"trained {name}"), compute)
-    assert (desks, given) == ([True, False], [True, False])
+    assert (sessions, given) == ([True, False], [True, False])
 
 
 def test_a_program_trains_on_the_tokens_that_were_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

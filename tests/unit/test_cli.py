@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from align.cli import display
+from align.cli.command_output import command_output
 from align.cli.display import counting, indented, one_line, plain, print_table, value_text
 from align.cli.document import markdown
-from align.cli.workplace import workplace
 from align.errors import ConfigError, ServiceError
 from align.pipeline.lock import run_lock
 from align.pipeline.stage_worker import thread_settings
@@ -110,7 +110,7 @@ def test_progress_without_a_terminal_is_a_line_now_and_then_and_one_at_the_end(m
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """`workplace` sets the threads of its process."""
+    """`command_output` sets the threads of its process."""
     for name in thread_settings(None):
         monkeypatch.setenv(name, "1")
     yield
@@ -119,8 +119,8 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 PRINTS = """
 import os, sys
 from pathlib import Path
-from align.cli.workplace import workplace
-with workplace(Path("out"), 1) as place:
+from align.cli.command_output import command_output
+with command_output(Path("out"), 1) as place:
     print("by Python")
     os.system("echo from below >&2")
     place.terminal.write("ours\\n")
@@ -140,16 +140,16 @@ def test_what_libraries_print_goes_to_the_log(tmp_path: Path) -> None:
 
 def test_a_failed_attempt_leaves_its_work_and_no_result(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with contextlib.suppress(KeyError), workplace(out, 1) as place:
+    with contextlib.suppress(KeyError), command_output(out, 1) as place:
         (place.out / "result").write_text("of the first attempt")
         (place.work / "shard").write_text("1")
         raise KeyError
     assert not out.exists()
-    with workplace(out, 1) as place:
+    with command_output(out, 1) as place:
         assert not (place.out / "result").exists(), "it may have had other settings"
         assert (place.work / "shard").read_text() == "1"
     assert sorted(p.name for p in out.iterdir()) == ["logs"]
-    with pytest.raises(ConfigError, match="is there already"), workplace(out, 1):
+    with pytest.raises(ConfigError, match="is there already"), command_output(out, 1):
         pass
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
@@ -157,12 +157,12 @@ def test_a_failed_attempt_leaves_its_work_and_no_result(tmp_path: Path) -> None:
 def test_a_kill_at_the_end_loses_no_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, work = tmp_path / "out", tmp_path / "out.work"
     for killed_in, published in (("publish", False), ("remove_folder", True)):
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), workplace(out, 1) as place:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), command_output(out, 1) as place:
             (place.work / "checkpoint").write_text("trained")
             patch.setattr(f"align.pipeline.output_dir.{killed_in}", _killed)
         assert out.exists() == published
         assert (work / "checkpoint").read_text() == "trained"
-    with pytest.raises(ConfigError, match="is there already"), workplace(out, 1):
+    with pytest.raises(ConfigError, match="is there already"), command_output(out, 1):
         pass
     assert [p.name for p in tmp_path.iterdir()] == ["out"], "nothing is left to go on from"
 
@@ -178,7 +178,7 @@ def test_two_processes_do_not_share_a_workplace(tmp_path: Path) -> None:
     with (
         run_lock(tmp_path / "out.work"),
         pytest.raises(ServiceError, match="another process works"),
-        workplace(tmp_path / "out", 1),
+        command_output(tmp_path / "out", 1),
     ):
         pass
     assert (tmp_path / "out.partial" / "half").exists()
@@ -198,7 +198,7 @@ def test_a_verb_that_was_cut_short_keeps_its_date(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr("align.train.checkpoint.import_model", import_model)
     for day in (None, None, "2026-01-31"):
-        with contextlib.suppress(KeyError), workplace(tmp_path / "out", 1) as place:
+        with contextlib.suppress(KeyError), command_output(tmp_path / "out", 1) as place:
             place.checkpoint("a", revision=None, dtype="float32", date=day)
             monkeypatch.setattr("align.pipeline.output_dir.date", Tomorrow)
             raise KeyError
@@ -213,7 +213,7 @@ def test_another_model_never_meets_the_work_of_the_first(tmp_path: Path, monkeyp
     monkeypatch.setattr("align.train.checkpoint.import_model", import_model)
     folders = []
     for model in ("a", "a", "b"):
-        with contextlib.suppress(KeyError), workplace(tmp_path / "out", 1) as place:
+        with contextlib.suppress(KeyError), command_output(tmp_path / "out", 1) as place:
             (place.work / "arriving").mkdir(exist_ok=True)  # as a kill leaves it
             (place.work / "arriving" / "half.json").write_text("")
             folders.append(place.checkpoint(model, revision=None, chat_template=None, dtype="float32"))

@@ -1,4 +1,4 @@
-"""Judgements → preferences, thumbs and edits."""
+"""Judgements → preferences, binary labels and edits."""
 
 import json
 import math
@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from align.errors import ConfigError, DataError
 from align.types import (
     SCHEMAS,
+    BinaryLabel,
     Dropped,
     Edit,
     Judgement,
     Preference,
     Task,
-    Thumb,
+    binary_label_id,
     candidate_id,
     judgement_id,
     preference_id,
-    thumb_id,
     to_table,
 )
 from annotation.compile import MODELS, Compiled, compile_labels, compile_preferences
@@ -96,14 +96,14 @@ def test_skips_are_dropped_with_a_reason_and_never_ties() -> None:
 
 
 @EACH_MODEL
-def test_both_bad_is_a_tie_and_a_bad_thumb_for_each(model: str) -> None:
+def test_both_bad_is_a_tie_and_a_bad_binary_label_for_each(model: str) -> None:
     said = [judge("t", "ann", "both_bad"), judge("t", "bob", "a"), judge("t", "cyd", "a")]
     found = compiled([make_task("t")], said, model)
     assert [row["chosen_id"] for row in found.preferences.to_pylist()] == ["c0"]
-    thumbs = {row["candidate_id"]: row for row in found.thumbs.to_pylist()}
-    assert set(thumbs) == {"c0", "c1"} and all(row["target"] < 0.5 for row in thumbs.values())
-    assert thumbs["c0"]["judgements"] == [said[0].id] and thumbs["c0"]["id"] == thumb_id("p", "c0")
-    assert thumbs["c0"]["text"] == "one"
+    binary = {row["candidate_id"]: row for row in found.binary.to_pylist()}
+    assert set(binary) == {"c0", "c1"} and all(row["target"] < 0.5 for row in binary.values())
+    assert binary["c0"]["judgements"] == [said[0].id] and binary["c0"]["id"] == binary_label_id("p", "c0")
+    assert binary["c0"]["text"] == "one"
 
 
 def test_a_pair_that_nobody_scored_is_dropped_once() -> None:
@@ -160,7 +160,7 @@ def test_a_gold_repeat_does_not_vote_on_the_trained_pair() -> None:
 @pytest.mark.parametrize("task", [make_task("e", purpose="eval"), made("blind_ab", "e", "ab", purpose="eval")])
 def test_evaluation_is_not_trained_on(task: Task) -> None:
     found = compiled([task], [say("e", "ann", task.kind, "a")])
-    assert found.preferences.num_rows == found.thumbs.num_rows == 0
+    assert found.preferences.num_rows == found.binary.num_rows == 0
     assert [d["where"] for d in found.dropped.to_pylist()] == ["e"]
 
 
@@ -183,10 +183,10 @@ def test_a_flag_on_one_answer_is_evidence_against_it(model: str) -> None:
     flagged = say("t", "ann", "pair", "tie", flags=["b:wrong", "a:format"])
     found = compiled([made("pair", "t", "ab")], [flagged], model)
     assert list(by_pair(found)) == ["ab"]
-    [thumb] = found.thumbs.to_pylist()
-    assert thumb["candidate_id"] == "b" and thumb["target"] < 0.5
+    [label] = found.binary.to_pylist()
+    assert label["candidate_id"] == "b" and label["target"] < 0.5
     both = compiled([made("pair", "t", "ab")], [replace(flagged, flags=["a:unsafe", "b:wrong"])], model)
-    assert both.preferences.num_rows == 0 and both.thumbs.num_rows == 2
+    assert both.preferences.num_rows == 0 and both.binary.num_rows == 2
 
 
 @EACH_MODEL
@@ -207,12 +207,12 @@ def test_equal_ranks_are_ties() -> None:
 
 
 @EACH_MODEL
-def test_thumbs_give_verdicts_and_pairs(model: str) -> None:
+def test_binary_labels_give_outcomes_and_pairs(model: str) -> None:
     tasks = [made("single", f"t{c}", c) for c in "abc"]
     said = [say(f"t{c}", who, "single", "bad" if c == "b" else "good") for c in "abc" for who in ("ann", "bob")]
     found = compiled(tasks, said, model)
-    thumbs = {row["candidate_id"]: row["target"] for row in found.thumbs.to_pylist()}
-    assert thumbs["a"] == pytest.approx(thumbs["c"]) and thumbs["a"] > 0.6 > 0.5 > thumbs["b"]
+    binary = {row["candidate_id"]: row["target"] for row in found.binary.to_pylist()}
+    assert binary["a"] == pytest.approx(binary["c"]) and binary["a"] > 0.6 > 0.5 > binary["b"]
     pairs = by_pair(found)
     assert set(pairs) == {"ab", "cb"} and len(pairs["ab"]["judgements"]) == 4
     assert [d["reason"] for d in found.dropped.to_pylist()] == ["no preference: judged alike"]
@@ -234,7 +234,7 @@ def test_ratings_lose_each_annotators_offset_and_scale() -> None:
     ]
     found = compiled(tasks, said)
     assert {row["chosen_id"] + row["rejected_id"] for row in found.preferences.to_pylist()} == {"ba", "ca", "cb"}
-    targets = {row["candidate_id"]: row["target"] for row in found.thumbs.to_pylist()}
+    targets = {row["candidate_id"]: row["target"] for row in found.binary.to_pylist()}
     assert targets["c"] > 0.8 and 0.3 < targets["b"] < 0.7 and targets["a"] < 0.2
     lonely = compiled(tasks, [j for j in said if j.annotator == "bob" or j.task_id.startswith(("t0", "t1"))])
     assert {r["chosen_id"] + r["rejected_id"] for r in lonely.preferences.to_pylist()} == {"ba", "ca", "cb"}
@@ -293,7 +293,7 @@ def test_no_data_at_all(model: str) -> None:
     for tasks in ([], [make_task("t")]):
         found = compiled(tasks, [], model)
         assert found.preferences.schema == SCHEMAS[Preference] and found.preferences.num_rows == 0
-        assert found.thumbs.schema == SCHEMAS[Thumb] and found.edits.schema == SCHEMAS[Edit]
+        assert found.binary.schema == SCHEMAS[BinaryLabel] and found.edits.schema == SCHEMAS[Edit]
         assert found.dropped.schema == SCHEMAS[Dropped] and found.annotators == {}
         json.dumps(found.conflicts)
 
@@ -414,7 +414,7 @@ def said_by(rows: list[tuple[int, int, str, bool]]) -> tuple[list[Task], list[Ju
 
 def close(one: Compiled, other: Compiled, names: dict[str, str] | None = None) -> None:
     """Tables and numbers are the same to 1e-9, annotators by their new names."""
-    for table in ("preferences", "thumbs"):
+    for table in ("preferences", "binary"):
         left, right = getattr(one, table).to_pylist(), getattr(other, table).to_pylist()
         assert [r["id"] for r in left] == [r["id"] for r in right]
         for a, b in zip(left, right, strict=True):

@@ -15,7 +15,7 @@ from annotation.crowd import bradley_terry, choice, dawid_skene, majority, sides
 from annotation.crowd.advice import name_people
 from annotation.crowd.beliefs import Beliefs
 from annotation.crowd.evidence import Evidence, gather
-from annotation.crowd.reading import Asked, read_judgements, read_tasks
+from annotation.crowd.reading import TaskArrays, read_judgements, read_tasks
 from benchmarks import label_beliefs
 from benchmarks.crowds import good_three
 from benchmarks.label_compiler import evidence_of
@@ -90,13 +90,13 @@ def test_of_a_measured_side_bias_the_favoured_side_counts_less() -> None:
 
 
 @pytest.mark.parametrize(("good", "count"), [(10, 40), (5, 100), (22, 200), (200, 200), (0, 50), (1000, 2000)])
-def test_a_rare_thumb_up_stays_up(good: int, count: int) -> None:
+def test_a_rare_good_label_stays_up(good: int, count: int) -> None:
     tasks = [
         replace(make_task(f"t{n}", prompt=f"p{n}"), kind="single", candidates=[f"c{n}"], texts=["x"], shown=[0])
         for n in range(count)
     ]
     said = [replace(judge(f"t{n}", "ann", "good" if n < good else "bad"), kind="single") for n in range(count)]
-    rows = {row["prompt_id"]: row for row in compiled(tasks, said).thumbs.to_pylist()}
+    rows = {row["prompt_id"]: row for row in compiled(tasks, said).binary.to_pylist()}
     up = [rows[f"p{n}"]["target"] for n in range(good)]
     down = [rows[f"p{n}"]["target"] for n in range(good, count)]
     assert min(up, default=1) >= 0.7 and max(down, default=0) <= 0.3
@@ -136,7 +136,7 @@ def test_three_good_annotators_with_ties_are_predicted_as_well_as_by_dawid_and_s
     assert np.mean(losses["ours"]) <= 1.02 * np.mean(losses["dawid_skene"])
 
 
-def evidence(tasks: list[Task], said: list[Judgement]) -> tuple[Asked, Evidence, str | None]:
+def evidence(tasks: list[Task], said: list[Judgement]) -> tuple[TaskArrays, Evidence, str | None]:
     asked, _ = read_tasks(to_table(Task, tasks))
     given, _ = read_judgements(to_table(Judgement, said), asked)
     found, _ = gather(asked, given)
@@ -315,7 +315,7 @@ def test_a_weak_word_of_one_person_is_doubt_and_no_word_for_the_other_side() -> 
     assert 0.55 < weak < clear < far < 0.9 and found.preferences.num_rows == 200
 
 
-def thumb(n: int, repeat: int = 0) -> Task:
+def label(n: int, repeat: int = 0) -> Task:
     name = f"t{n}{'r' * repeat}"
     task = make_task(name, prompt=f"p{n}", repeat=repeat)
     return replace(task, kind="single", candidates=[f"c{n}"], texts=["x"], shown=[0])
@@ -327,21 +327,21 @@ def up(task: Task, who: str, good: bool) -> Judgement:
 
 @pytest.mark.parametrize(("count", "good"), [(1000, 200), (1000, 50), (100, 5), (100, 80), (40, 20)])
 @pytest.mark.parametrize("people", [("ann", "bob"), ("ann", "bob", "cyd")])
-def test_thumbs_on_which_people_agree_are_believed_whatever_their_share(
+def test_binary_labels_on_which_people_agree_are_believed_whatever_their_share(
     count: int, good: int, people: tuple[str, ...]
 ) -> None:
-    tasks = [thumb(n) for n in range(count)]
+    tasks = [label(n) for n in range(count)]
     said = [up(task, who, n < good) for n, task in enumerate(tasks) for who in people]
-    rows = {row["prompt_id"]: row["target"] for row in compiled(tasks, said).thumbs.to_pylist()}
+    rows = {row["prompt_id"]: row["target"] for row in compiled(tasks, said).binary.to_pylist()}
     assert min(rows[f"p{n}"] for n in range(good)) >= 0.7 and max(rows[f"p{n}"] for n in range(good, count)) <= 0.3
 
 
 @pytest.mark.parametrize(("count", "good", "repeats"), [(100, 5, 20), (100, 1, 20), (100, 10, 50), (100, 100, 40)])
-def test_repeats_that_are_answered_alike_raise_a_persons_thumbs(count: int, good: int, repeats: int) -> None:
-    tasks = [thumb(n) for n in range(count)] + [thumb(n, 1) for n in range(count - repeats, count)]
+def test_repeats_that_are_answered_alike_raise_a_persons_binary_labels(count: int, good: int, repeats: int) -> None:
+    tasks = [label(n) for n in range(count)] + [label(n, 1) for n in range(count - repeats, count)]
     said = [up(task, "ann", int(task.prompt_id[1:]) < good) for task in tasks]
     found = compiled(tasks, said)
-    rows = {row["prompt_id"]: row["target"] for row in found.thumbs.to_pylist()}
+    rows = {row["prompt_id"]: row["target"] for row in found.binary.to_pylist()}
     assert min(rows[f"p{n}"] for n in range(good)) >= 0.75
     assert max((rows[f"p{n}"] for n in range(good, count)), default=0) <= 0.27
     assert not any(note.startswith("ann ") for note in found.notes)
@@ -349,14 +349,14 @@ def test_repeats_that_are_answered_alike_raise_a_persons_thumbs(count: int, good
 
 def test_what_an_adversary_called_good_is_preferred_to_nothing() -> None:
     gold = [
-        replace(thumb(n), id=f"g{n}", prompt_id=f"q{n}", purpose="gold", expected=("good", "bad")[n % 2])
+        replace(label(n), id=f"g{n}", prompt_id=f"q{n}", purpose="gold", expected=("good", "bad")[n % 2])
         for n in range(40)
     ]
-    pair = [replace(thumb(n), prompt_id="p") for n in (1, 2)]
+    pair = [replace(label(n), prompt_id="p") for n in (1, 2)]
     said = [up(t, "eve", t.expected == "bad") for t in gold] + [up(pair[0], "eve", True), up(pair[1], "eve", False)]
     found = compiled([*gold, *pair], said)
     assert found.preferences.num_rows == 0
-    assert {row["candidate_id"]: row["target"] for row in found.thumbs.to_pylist()} == pytest.approx(
+    assert {row["candidate_id"]: row["target"] for row in found.binary.to_pylist()} == pytest.approx(
         {"c1": 0.51, "c2": 0.49}
     )
 

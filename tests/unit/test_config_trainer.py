@@ -38,7 +38,7 @@ from align.config.training import Dpo, Grpo, Kto, Ppo, RewardModel, Rloo, Sft, T
         ),
         ("dpo", {"loss_type": "ipo"}, "loss_type: ipo is not to be set here; use dpo.loss: ipo"),
         ("dpo", {"loss_type": ["sigmoid_norm"]}, "use dpo.length: mean"),
-        ("dpo", {"ld_alpha": 0.5}, "ld_alpha: not to be set here; use dpo.length and dpo.length_alpha"),
+        ("dpo", {"ld_alpha": 0.5}, "ld_alpha: not to be set here; use dpo.length and dpo.ld_alpha"),
         ("kto", {"loss_type": "kto"}, "loss_type: not to be set here; the loss is KTO's"),
         ("dpo", {"loss_weights": [1, 1]}, "loss_weights: has 2 numbers for 1 losses"),
         ("dpo", {"padding_free": True}, "padding_free: not to be set here; examples are batched whole"),

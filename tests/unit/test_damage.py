@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 
 from align import lock
+from align.cli.command_output import command_output
 from align.cli.recipes import copy_recipe
-from align.cli.workplace import workplace
 from align.config.rollouts import Cpu
 from align.errors import ConfigError, DataError, ServiceError
 from align.pipeline import runner
@@ -107,7 +107,7 @@ def test_from_does_a_damaged_stage_again_whatever_is_damaged(run: Path) -> None:
         (folder(run, 0, "first") / name).write_text(text)
         with pytest.raises(DataError, match="0/first"):
             go(run, chain(second=len(CALLS)))
-        runner.retire(run, chain()[:1])
+        runner.archive(run, chain()[:1])
         assert go(run, chain()[:1]) == ["0/first"]
         assert number(run, 0, "first") == "1"
 
@@ -289,7 +289,7 @@ def test_a_users_folder_of_a_working_folders_name_stays(tmp_path: Path) -> None:
         if ending == ".partial":
             with pytest.raises(ConfigError, match=message):
                 copy_recipe("own-model", tmp_path / "foo")
-        with pytest.raises(ConfigError, match=message), workplace(tmp_path / "foo", 1):
+        with pytest.raises(ConfigError, match=message), command_output(tmp_path / "foo", 1):
             pass
         assert [path.name for path in theirs.iterdir()] == ["novel.txt"]
         for path in (tmp_path / "foo.partial", tmp_path / "foo.work"):

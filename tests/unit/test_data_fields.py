@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from align.data.binary import load_binary
 from align.data.candidates import load_candidates
 from align.data.demonstrations import load_demonstrations
 from align.data.preferences import load_preferences
 from align.data.prompts import read_prompts
-from align.data.thumbs import load_thumbs
 from align.types import Dropped, Message
 
 CHAT = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]
@@ -39,7 +39,7 @@ def write(folder: Path, *rows: Any) -> Path:
         (load_demonstrations, {"prompt": "Why?", "completion": "So."}),
         (load_preferences, {"prompt": "Why?", "chosen": "So.", "rejected": "No."}),
         (load_preferences, {"chosen": [USER, ANSWER], "rejected": [USER, {**ANSWER, "content": "No."}]}),
-        (load_thumbs, {"conversations": CHAT, "label": True}),
+        (load_binary, {"conversations": CHAT, "label": True}),
         (load_candidates, {"prompt": "Why?", "text": "So."}),
     ],
 )
@@ -148,12 +148,12 @@ def test_an_answer_of_a_pair_is_not_weighed_by_its_turn(tmp_path: Path, row: Any
     assert dropped == [Dropped("preference", "rows.jsonl:2", f"unusable field: {reason}")]
 
 
-def test_an_answer_of_a_thumb_is_not_weighed_by_its_turn(tmp_path: Path) -> None:
+def test_an_answer_of_a_binary_label_is_not_weighed_by_its_turn(tmp_path: Path) -> None:
     rows = [{"prompt": "Why?", "completion": ANSWER, "label": True}]
     rows += [{"messages": [USER, {**OTHER, "weight": 0}], "label": True}]
-    thumbs, dropped = load_thumbs(write(tmp_path, *rows))
-    assert len(thumbs) == 1
-    assert dropped == [Dropped("thumb", "rows.jsonl:2", f"unusable field: `messages[1].weight` is 0, {WHOLE}")]
+    binary, dropped = load_binary(write(tmp_path, *rows))
+    assert len(binary) == 1
+    assert dropped == [Dropped("binary label", "rows.jsonl:2", f"unusable field: `messages[1].weight` is 0, {WHOLE}")]
 
 
 def test_other_fields_are_named_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

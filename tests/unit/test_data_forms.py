@@ -13,14 +13,14 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from align.cli.workplace import keep_dropped
+from align.cli.command_output import keep_dropped
 from align.config.recipe import Prompts
+from align.data.binary import load_binary
 from align.data.candidates import load_candidates
-from align.data.contamination import drop_held_out_demonstrations, drop_held_out_preferences, drop_held_out_thumbs
+from align.data.contamination import drop_held_out_binary, drop_held_out_demonstrations, drop_held_out_preferences
 from align.data.demonstrations import load_demonstrations, read_demonstrations, write_demonstrations
 from align.data.preferences import is_number, load_preferences
 from align.data.prompts import load_prompts, read_prompts, split_of
-from align.data.thumbs import load_thumbs
 from align.dropped import count_reasons
 from align.errors import DataError
 from align.store import read_rows
@@ -302,8 +302,8 @@ def test_numbers_of_tables(tmp_path: Path) -> None:
         "weight": pa.array([Decimal("0.25")], number),
     }
     pq.write_table(pa.table(table), tmp_path / "t.parquet")
-    thumbs, dropped = load_thumbs(tmp_path / "t.parquet")
-    assert ([(t.messages, t.text, t.target, t.weight) for t in thumbs], dropped) == ([(user("a"), "b", 1.0, 0.25)], [])
+    binary, dropped = load_binary(tmp_path / "t.parquet")
+    assert ([(t.messages, t.text, t.target, t.weight) for t in binary], dropped) == ([(user("a"), "b", 1.0, 0.25)], [])
     rows = [{"prompt": "a", "text": "b", "sample": 1.0, "tokens": 4.0}]
     assert [(c.sample, c.tokens) for c in load_candidates(write(tmp_path / "c.jsonl", *rows))[1]] == [(1, 4)]
 
@@ -361,10 +361,10 @@ def test_what_is_held_out_is_not_trained_on(tmp_path: Path) -> None:
     assert [p.messages for p in left] == [user("b")]
     assert gone == [Dropped("preference", preferences[0].id, "held out: the prompt is used for evaluation")]
     up = {"completion": "x", "label": True}
-    thumbs, _ = load_thumbs(write(tmp_path / "t.jsonl", {"prompt": "a", **up}, {"prompt": "b", **up}))
-    good, out = drop_held_out_thumbs(thumbs, prompts)
+    binary, _ = load_binary(write(tmp_path / "t.jsonl", {"prompt": "a", **up}, {"prompt": "b", **up}))
+    good, out = drop_held_out_binary(binary, prompts)
     assert [t.messages for t in good] == [user("b")]
-    assert out == [Dropped("thumb", thumbs[0].id, "held out: the prompt is used for evaluation")]
+    assert out == [Dropped("binary label", binary[0].id, "held out: the prompt is used for evaluation")]
 
 
 def test_candidates(tmp_path: Path) -> None:
@@ -404,7 +404,7 @@ FIELDS += ["system_prompt", "context", "tools", "reasoning_content", "response"]
 @given(st.lists(st.dictionaries(st.sampled_from(FIELDS), json_values, max_size=4), max_size=3))
 def test_no_row_crashes_a_loader(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     path = write(tmp_path / "any.jsonl", *rows)
-    for load in (read_prompts, load_demonstrations, load_preferences, load_thumbs, load_candidates):
+    for load in (read_prompts, load_demonstrations, load_preferences, load_binary, load_candidates):
         try:
             good, other = load(path)  # type: ignore[operator]
         except DataError:
@@ -429,7 +429,7 @@ def test_gzip(tmp_path: Path) -> None:
         ("Prompts", read_prompts),
         ("Demonstrations", load_demonstrations),
         ("Preferences", load_preferences),
-        ("Thumbs", load_thumbs),
+        ("Binary labels", load_binary),
         ("Candidates", load_candidates),
     ],
 )

@@ -16,7 +16,7 @@ from align.labelling.session import follow
 from align.types import Judgement
 from annotation.backend import Answer, Progress, Submitted, progress_of
 from annotation.journal import forget
-from tests.labelling import desk_of_tasks, judge, make_prompt, make_task
+from tests.labelling import judge, make_prompt, make_task, session_of_tasks
 
 TRAIN = [make_prompt(f"train {n}") for n in range(7)]
 TEST = [make_prompt(f"test {n}", split="test") for n in range(5)]
@@ -52,9 +52,9 @@ class Server:
     def __init__(self, states: list[tuple[str, int] | None]) -> None:
         self.states, self.at, self.read, self.opened = states, ("", 0), 0, 0
 
-    def open(self, desk: labelling.Desk, own: object = None) -> "tuple[Server, Submitted]":
+    def open(self, session: labelling.Session, own: object = None) -> "tuple[Server, Submitted]":
         self.opened += 1
-        return self, Submitted(0, len(desk.tasks))
+        return self, Submitted(0, len(session.tasks))
 
     def admit(self, without: object = ()) -> list[str]:
         return []
@@ -81,41 +81,43 @@ class Server:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> labelling.Desk:
+def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> labelling.Session:
     monkeypatch.setattr(labelling, "POLL_SECONDS", 0.0)
     (tmp_path / "mine").mkdir()
-    return desk_of_tasks([make_task("t")], tmp_path / "mine", Annotate(), round=2, seed=0)
+    return session_of_tasks([make_task("t")], tmp_path / "mine", Annotate(), round=2, seed=0)
 
 
 def test_who_follows_hears_each_change_once_and_unchanged_answers_are_not_read_again(
-    desk: labelling.Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    session: labelling.Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = Server([("1", 0), ("1", 0), ("2", 0), ("3", 1), ("3", 1), ("4", 2)])
     monkeypatch.setattr(labelling, "offer", server.open)
     heard: list[str] = []
-    assert {j.annotator for j in follow(desk, lambda waiting: heard.append(str(waiting)))} == {"ann", "bob"}
+    assert {j.annotator for j in follow(session, lambda waiting: heard.append(str(waiting)))} == {"ann", "bob"}
     assert heard == [f"{n} of 2 answers are in; label at http://127.0.0.1:1/dataset/x" for n in (0, 1)]
     # once at each change, and before and behind the closing, when somebody may have answered
     assert (server.read, server.opened, server.states) == (6, 1, [])
-    assert labelling.closed(desk) == "1 of 1 tasks have their answers"
-    assert (desk.workspace, desk.journal, desk.round) == ("mine", tmp_path / "mine" / "journal.jsonl", 2)
-    assert follow(desk, lambda waiting: heard.append("again")) and len(heard) == 2
+    assert labelling.closed(session) == "1 of 1 tasks have their answers"
+    assert (session.workspace, session.journal, session.round) == ("mine", tmp_path / "mine" / "journal.jsonl", 2)
+    assert follow(session, lambda waiting: heard.append("again")) and len(heard) == 2
 
 
 def test_a_server_that_comes_back_is_followed_on_and_one_that_does_not_is_an_error(
-    desk: labelling.Desk, monkeypatch: pytest.MonkeyPatch
+    session: labelling.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = Server([("1", 1), None, ("1", 1), None, None])
     monkeypatch.setattr(labelling, "offer", server.open)
     heard: list[str] = []
     with pytest.raises(ServiceError, match="the server is away"):
-        follow(desk, lambda waiting: heard.append(str(waiting)))
-    assert len(heard) == 1 and server.opened == 3 and labelling.closed(desk) is None
+        follow(session, lambda waiting: heard.append(str(waiting)))
+    assert len(heard) == 1 and server.opened == 3 and labelling.closed(session) is None
 
 
-def test_a_labelling_without_tasks_is_closed_at_once(desk: labelling.Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(labelling, "offer", lambda desk, own=None: pytest.fail("nobody needs a server"))
-    nothing = replace(desk, tasks=[], tasks_id="none")
+def test_a_labelling_without_tasks_is_closed_at_once(
+    session: labelling.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labelling, "offer", lambda session, own=None: pytest.fail("nobody needs a server"))
+    nothing = replace(session, tasks=[], tasks_id="none")
     assert follow(nothing, lambda waiting: None) == [] and labelling.closed(nothing) == "there is nothing to ask"
 
 
@@ -146,10 +148,10 @@ def test_forgotten_personas_and_tasks_take_no_part(tmp_path: Path, monkeypatch: 
     (tmp_path / "score.py").write_text("def score(messages, answer):\n    return float(len(answer))\n")
     by = {"type": "personas", "utility": f"{tmp_path}/score.py:score", "personas": [{"name": "ann"}, {"name": "bob"}]}
     tasks = [make_task(name, prompt=name) for name in ("t", "u", "v", "w", "x", "y")]
-    desk = desk_of_tasks(tasks, tmp_path, Annotate.model_validate({"by": by}), round=1, seed=0)
-    forget(desk.journal, "annotator", ["bob"])
-    forget(desk.journal, "task", ["u"])
+    session = session_of_tasks(tasks, tmp_path, Annotate.model_validate({"by": by}), round=1, seed=0)
+    forget(session.journal, "annotator", ["bob"])
+    forget(session.journal, "task", ["u"])
     server = Simulated()
     monkeypatch.setattr(labelling, "offer", server.open)
-    assert len(follow(desk, lambda waiting: pytest.fail("nothing is waited for"))) == 5
+    assert len(follow(session, lambda waiting: pytest.fail("nothing is waited for"))) == 5
     assert sorted(server.said) == [("ann", name) for name in ("t", "v", "w", "x", "y")]

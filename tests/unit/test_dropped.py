@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
+from align.cli.command_output import command_output
 from align.cli.push import _settings
-from align.cli.workplace import workplace
 from align.config.recipe import Annotate
+from align.data.binary import load_binary
 from align.data.preferences import load_preferences
 from align.data.prompts import read_prompts
-from align.data.thumbs import load_thumbs
 from align.dropped import mostly_dropped, reasons_text
-from align.labelling.folder import make_desk
+from align.labelling.folder import make_session
 from align.labelling.tasks import ask
 from align.pipeline.stage import Job
 from align.stages import data, labels
@@ -42,7 +42,7 @@ def test_reasons_with_counts_and_the_way_out_of_the_most_frequent() -> None:
     )
     assert mostly_dropped("demonstration", 857, long) is None
     assert mostly_dropped("answer", 1, {"the same answer as sample 0": 2}) == (
-        "2 of 3 answers were dropped: 2 × the same answer as sample 0; raise the temperature, or resample"
+        "2 of 3 answers were dropped: 2 × the same answer as sample 0; raise the temperature, or max_resamples"
     )
     assert reasons_text({"a": 1, "b": 5, "c": 4, "d": 3, "e": 2, "f": 2}) == (
         "5 × b, 4 × c, 3 × d, 2 × e, 3 for other reasons"
@@ -54,7 +54,7 @@ def test_reasons_with_counts_and_the_way_out_of_the_most_frequent() -> None:
     [
         (read_prompts, {"prompt": "a"}, "prompt"),
         (load_preferences, {"prompt": "a", "chosen": "b", "rejected": "c"}, "preference"),
-        (load_thumbs, {"prompt": "a", "completion": "b", "label": True}, "thumb"),
+        (load_binary, {"prompt": "a", "completion": "b", "label": True}, "binary label"),
     ],
 )
 def test_a_file_that_is_mostly_duplicates(
@@ -69,9 +69,11 @@ def test_a_file_that_is_mostly_duplicates(
 
 
 def test_training_says_before_it_begins_that_most_rows_are_too_long(caplog: pytest.LogCaptureFixture) -> None:
-    require_rows([1], [Dropped("thumb", "t", "longer than the model's context (512 tokens)")] * 2, "thumb")
+    require_rows(
+        [1], [Dropped("binary label", "t", "longer than the model's context (512 tokens)")] * 2, "binary label"
+    )
     assert said(caplog) == [
-        "2 of 3 thumbs were dropped: 2 × longer than the model's context (512 tokens); give shorter rows, or take a "
+        "2 of 3 binary labels were dropped: 2 × longer than the model's context (512 tokens); give shorter rows, or take a "
         "model with a longer context (dropped.parquet names each)"
     ]
     assert note_of("row", {"rows": 2, "dropped": {"the answer is empty": 2}}) == {}
@@ -92,11 +94,15 @@ def job_of(folder: Path, prompts: list[Prompt], **given: Any) -> Job:
     return Job(1, "any", inputs, given.pop("settings", {}), given, folder / "out")
 
 
-@pytest.mark.parametrize("kind", ["preference", "thumb", "demonstration"])
+@pytest.mark.parametrize("kind", ["preference", "binary label", "demonstration"])
 def test_a_run_says_that_most_rows_are_held_out(tmp_path: Path, kind: str) -> None:
     row = {"chosen": "b", "rejected": "c", "completion": "b", "label": True}
     rows = write(tmp_path / "rows.jsonl", [{"prompt": text, **row} for text in ("a", "b", "c")])
-    stage = {"preference": labels.given_preferences, "thumb": labels.given_thumbs, "demonstration": data.demonstrations}
+    stage = {
+        "preference": labels.given_preferences,
+        "binary label": labels.given_binary,
+        "demonstration": data.demonstrations,
+    }
     held_out = [make_prompt(text, split="test") for text in ("a", "b")]
     job = job_of(tmp_path, held_out, path=str(rows), mix=[])
     assert stage[kind](job, lambda done, total: None)["notes"] == [
@@ -137,14 +143,14 @@ def test_a_run_tells_it_after_the_selection(tmp_path: Path) -> None:
     write_table(tmp_path / "candidates.parquet", to_table(Candidate, candidates))
     settings = {"asked": {"tasks": 24}, "shares": {}, "seed": 0}
     job = job_of(tmp_path, prompts, inputs={"rollouts": tmp_path}, settings=settings)
-    summary = labels.selection(job, lambda done, total: None)
+    summary = labels.tasks(job, lambda done, total: None)
     assert summary["tasks"] == 16
     assert [note[:33] for note in summary["notes"]] == ["16 pairs and not the 24 asked for"]
 
 
-def test_a_desk_tells_it_with_the_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_session_tells_it_with_the_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write(tmp_path / "c.jsonl", [{"prompt": f"q{n}", "text": text} for n in range(3) for text in "ab"[: n + 1]])
-    make_desk(tmp_path / "desk", path, Annotate(tasks=5), seed=0)
+    make_session(tmp_path / "session", path, Annotate(tasks=5), seed=0)
     assert said(caplog) == [
         f"{path}: 2 pairs and not the 5 asked for: 3 prompts with answers give no more (1 × it has only one answer); "
         "give more prompts or more different answers to each, or lower --tasks"
@@ -157,22 +163,22 @@ def test_a_default_is_not_what_somebody_asked_for(tmp_path: Path, caplog: pytest
     gold = write(tmp_path / "gold.jsonl", [{"prompt": "g", "chosen": "yes", "rejected": "no"}])
     settings = _settings({"gold": gold}, None, None)
     assert "tasks" not in settings.model_fields_set
-    make_desk(tmp_path / "desk", path, settings, seed=0)
+    make_session(tmp_path / "session", path, settings, seed=0)
     new = write(tmp_path / "new.jsonl", [{"prompt": f"q{n}", "text": "same" if n else "new"} for n in range(6)])
     old = write(tmp_path / "old.jsonl", [{"prompt": f"q{n}", "text": "same" if n else "old"} for n in range(6)])
-    make_desk(tmp_path / "blind", new, _settings({}, None, None), seed=0, against=old)
+    make_session(tmp_path / "blind", new, _settings({}, None, None), seed=0, against=old)
     assert said(caplog) == []
     alike = write(tmp_path / "alike.jsonl", [{"prompt": f"q{n}", "text": t} for n in range(3) for t in "ab"[: n + 1]])
-    make_desk(tmp_path / "more", alike, _settings({}, None, None), seed=0)
+    make_session(tmp_path / "more", alike, _settings({}, None, None), seed=0)
     assert said(caplog) == [f"{alike}: 2 pairs of 3 prompts with answers (1 × it has only one answer)"]
 
 
 def test_blind_comparisons_that_are_ties_are_not_missing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     new = write(tmp_path / "new.jsonl", [{"prompt": f"q{n}", "text": "same" if n < 2 else "new"} for n in range(6)])
     old = write(tmp_path / "old.jsonl", [{"prompt": f"q{n}", "text": "same" if n < 2 else "old"} for n in range(6)])
-    make_desk(tmp_path / "six", new, Annotate(tasks=6), seed=0, against=old)
+    make_session(tmp_path / "six", new, Annotate(tasks=6), seed=0, against=old)
     assert said(caplog) == []
-    make_desk(tmp_path / "nine", new, Annotate(tasks=9), seed=0, against=old)
+    make_session(tmp_path / "nine", new, Annotate(tasks=9), seed=0, against=old)
     assert said(caplog) == [
         "4 blind comparisons and not the 9 asked for: 6 prompts with answers give no more "
         "(2 × both answers are the same, a tie); give more prompts that both files answer, or lower --tasks"
@@ -182,7 +188,7 @@ def test_blind_comparisons_that_are_ties_are_not_missing(tmp_path: Path, caplog:
 def test_a_verb_says_what_we_warn_of_at_once_and_keeps_it_in_its_log(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with workplace(tmp_path / "out", 1):
+    with command_output(tmp_path / "out", 1):
         logging.getLogger("align.train.examples").warning("8 of 12 preferences were dropped: \x1b[31m")
         logging.getLogger("transformers").warning("for the log")
         assert capfd.readouterr().err == "8 of 12 preferences were dropped: \\x1b[31m\n"

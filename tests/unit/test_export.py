@@ -12,27 +12,27 @@ from align.config.recipe import Annotate
 from align.data.demonstrations import load_demonstrations
 from align.data.preferences import load_preferences
 from align.errors import ConfigError
-from align.labelling.folder import make_desk
+from align.labelling.folder import make_session
 from align.provenance.export import export, pseudonymous, pull_files
 from align.provenance.forget import used_by, wish, write_tombstones
-from align.stages.desks import open_desk
+from align.stages.sessions import open_session
 from align.store import read_rows, read_table
 from align.types import Judgement, judgement_id
 from annotation.journal import record
-from tests.labelling import desk_of_tasks, judge, make_task
+from tests.labelling import judge, make_task, session_of_tasks
 from tests.loop import write_jsonl
 
 CLOCK = "2026-11-02T10:00:00+00:00"
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Path:
+def session(tmp_path: Path) -> Path:
     """A folder with twelve pairs, of which xaver says which is the good one, and zoltan too, but on the last with a better answer."""
     candidates = [{"prompt": f"p{n}", "text": f"{word} {n}"} for n in range(12) for word in ("good", "bad")]
     write_jsonl(tmp_path / "candidates.jsonl", candidates)
-    folder = tmp_path / "desk"
-    make_desk(folder, tmp_path / "candidates.jsonl", Annotate(tasks=12, overlap=2), seed=0)
-    opened = open_desk(folder)
+    folder = tmp_path / "session"
+    make_session(folder, tmp_path / "candidates.jsonl", Annotate(tasks=12, overlap=2), seed=0)
+    opened = open_session(folder)
     said = [
         replace(judge(t.id, name, _good(t.texts)), time=CLOCK) for t in opened.tasks for name in ("xaver", "zoltan")
     ]
@@ -49,12 +49,12 @@ def parts(out: Path, suffix: str = "parquet") -> dict[str, list[dict[str, Any]]]
     return {p.stem: [row for _, row in read_rows(p)] for p in sorted((out / "data").glob(f"*.{suffix}"))}
 
 
-def test_the_data_set_has_its_parts_and_a_card(desk: Path, tmp_path: Path) -> None:
-    counts = export(desk, tmp_path / "out", names=False, format="parquet")
+def test_the_data_set_has_its_parts_and_a_card(session: Path, tmp_path: Path) -> None:
+    counts = export(session, tmp_path / "out", names=False, format="parquet")
     found = parts(tmp_path / "out")
     assert counts == {name: len(rows) for name, rows in found.items()}
     assert counts["judgements"] == 24
-    assert "thumbs" not in counts, "a part without rows is not there"
+    assert "binary" not in counts, "a part without rows is not there"
     (edited,) = found["demonstrations"]
     assert edited["completion"] == [{"role": "assistant", "content": "best"}]
     good = [row for row in found["preferences"] if row["chosen"][0]["content"].startswith("good")]
@@ -76,13 +76,13 @@ def test_the_data_set_has_its_parts_and_a_card(desk: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("format", ["parquet", "jsonl"])
 def test_datasets_and_our_verbs_read_it(
-    desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: Any
+    session: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: Any
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     import datasets
 
     out = tmp_path / "out"
-    counts = export(desk, out, names=False, format=format)
+    counts = export(session, out, names=False, format=format)
     for part, count in counts.items():
         loaded = datasets.load_dataset(str(out), part, split="train", cache_dir=str(tmp_path / "cache"))
         assert len(loaded) == count
@@ -98,16 +98,16 @@ def test_datasets_and_our_verbs_read_it(
     assert (dropped, [d.answer for d in demonstrations]) == ([], ["best"])
 
 
-def test_nobody_can_be_found_by_name_id_or_time(desk: Path, tmp_path: Path) -> None:
-    export(desk, tmp_path / "out", names=False, format="jsonl")
+def test_nobody_can_be_found_by_name_id_or_time(session: Path, tmp_path: Path) -> None:
+    export(session, tmp_path / "out", names=False, format="jsonl")
     text = "".join(p.read_text() for p in (tmp_path / "out").rglob("*") if p.is_file())
-    real = [judgement_id(t.id, name, 0) for t in open_desk(desk).tasks for name in ("xaver", "zoltan")]
+    real = [judgement_id(t.id, name, 0) for t in open_session(session).tasks for name in ("xaver", "zoltan")]
     assert not [secret for secret in ("xaver", "zoltan", CLOCK, *real) if secret in text]
     assert {row["annotator"] for row in parts(tmp_path / "out", "jsonl")["judgements"]} == {
         "annotator-1",
         "annotator-2",
     }
-    export(desk, tmp_path / "named", names=True, format="jsonl")
+    export(session, tmp_path / "named", names=True, format="jsonl")
     rows = parts(tmp_path / "named", "jsonl")["judgements"]
     assert {(row["annotator"], row["time"]) for row in rows} == {("xaver", CLOCK), ("zoltan", CLOCK)}
     assert sorted(row["id"] for row in rows) == sorted(real)
@@ -135,48 +135,48 @@ def test_pseudonyms_depend_on_the_folder_and_not_on_the_order_of_names() -> None
     assert sorted(called(said, "one").values()) == [f"annotator-{n}" for n in range(1, 9)]
 
 
-def test_thumbs_are_in_ktos_form(tmp_path: Path) -> None:
+def test_binary_labels_are_in_ktos_form(tmp_path: Path) -> None:
     tasks = [
         replace(
             make_task(f"t{n}", prompt=f"p{n}"), kind="single", candidates=[f"c{n}"], texts=[f"answer {n}"], shown=[0]
         )
         for n in range(6)
     ]
-    desk = desk_of_tasks(tasks, tmp_path, Annotate(kind="single", ask=[]), round=1, seed=0)
+    session = session_of_tasks(tasks, tmp_path, Annotate(kind="single", ask=[]), round=1, seed=0)
     verdicts = ["good", "bad"] * 3
     record(
-        desk.journal, [replace(judge(t.id, "xaver", v), kind="single") for t, v in zip(tasks, verdicts, strict=True)]
+        session.journal, [replace(judge(t.id, "xaver", v), kind="single") for t, v in zip(tasks, verdicts, strict=True)]
     )
-    counts, notes = pull_files(desk, tmp_path)
-    assert (counts["thumbs"], counts["preferences"]) == (6, 0) and notes[0].startswith("No task was judged twice")
-    rows = {row["completion"][0]["content"]: row for _, row in read_rows(tmp_path / "thumbs.jsonl")}
+    counts, notes = pull_files(session, tmp_path)
+    assert (counts["binary"], counts["preferences"]) == (6, 0) and notes[0].startswith("No task was judged twice")
+    rows = {row["completion"][0]["content"]: row for _, row in read_rows(tmp_path / "binary.jsonl")}
     assert [rows[f"answer {n}"]["label"] for n in range(6)] == [True, False] * 3
     assert all(row["weight"] > 0 and (row["target"] > 0.5) == row["label"] for row in rows.values())
 
 
-def test_what_a_desk_wrote_is_found_by_its_annotator(desk: Path) -> None:
-    assert used_by(wish(desk, annotator="zoltan"))["preferences"] == [], "nothing is written yet"
-    pull_files(open_desk(desk), desk)
-    found = used_by(wish(desk, annotator="zoltan"))
+def test_what_a_session_wrote_is_found_by_its_annotator(session: Path) -> None:
+    assert used_by(wish(session, annotator="zoltan"))["preferences"] == [], "nothing is written yet"
+    pull_files(open_session(session), session)
+    found = used_by(wish(session, annotator="zoltan"))
     assert len(found["judgements"]) == 12
-    assert found["preferences"] == sorted(row["id"] for _, row in read_rows(desk / "preferences.jsonl"))
-    assert found["edits"] == [row["id"] for _, row in read_rows(desk / "demonstrations.jsonl")]
-    assert used_by(wish(desk, annotator="xaver"))["edits"] == []
+    assert found["preferences"] == sorted(row["id"] for _, row in read_rows(session / "preferences.jsonl"))
+    assert found["edits"] == [row["id"] for _, row in read_rows(session / "demonstrations.jsonl")]
+    assert used_by(wish(session, annotator="xaver"))["edits"] == []
 
 
-def test_what_is_forgotten_is_not_exported(desk: Path, tmp_path: Path) -> None:
-    write_tombstones(wish(desk, annotator="zoltan"))
-    counts = export(desk, tmp_path / "out", names=True, format="parquet")
+def test_what_is_forgotten_is_not_exported(session: Path, tmp_path: Path) -> None:
+    write_tombstones(wish(session, annotator="zoltan"))
+    counts = export(session, tmp_path / "out", names=True, format="parquet")
     assert counts["judgements"] == 12
     assert "demonstrations" not in counts
     assert set(read_table(tmp_path / "out" / "data" / "judgements.parquet")["annotator"].to_pylist()) == {"xaver"}
 
 
-def test_a_folder_that_is_there_and_one_where_nobody_spoke(desk: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_there_and_one_where_nobody_spoke(session: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(ConfigError, match="out is there already"):
-        export(desk, tmp_path / "out", names=False, format="parquet")
-    (desk / "journal.jsonl").write_text("")
+        export(session, tmp_path / "out", names=False, format="parquet")
+    (session / "journal.jsonl").write_text("")
     with pytest.raises(ConfigError, match="there are no judgements in"):
-        export(desk, tmp_path / "new", names=False, format="parquet")
-    assert json.loads((desk / "desk.json").read_text()), "the desk is untouched"
+        export(session, tmp_path / "new", names=False, format="parquet")
+    assert json.loads((session / "session.json").read_text()), "the session is untouched"

@@ -43,7 +43,7 @@ def test_an_annotators_judgements_and_all_that_used_them(run: Path) -> None:
     cited = sorted(p["id"] for p in made if said & set(p["judgements"]))
     assert found["preferences"] == cited
     assert 0 < len(cited) < len(made)
-    assert [(c["id"], c["stage"], c["in_force"]) for c in found["checkpoints"]] == [
+    assert [(c["id"], c["stage"], c["valid"]) for c in found["checkpoints"]] == [
         (checkpoint(run, 1), "1/policy", True),
         (checkpoint(run, 2), "2/policy", True),
     ]
@@ -52,7 +52,7 @@ def test_an_annotators_judgements_and_all_that_used_them(run: Path) -> None:
 
 
 def test_a_prompt_is_found_by_its_beginning_and_in_all_rounds(run: Path) -> None:
-    tasks = [t for n in (1, 2) for t in rows(run, n, "selection", "tasks.parquet")]
+    tasks = [t for n in (1, 2) for t in rows(run, n, "tasks", "tasks.parquet")]
     judged = {j["task_id"] for j in rows(run, 2, "snapshot", "judgements.parquet")}
     prompt = next(t["prompt_id"] for t in tasks if t["id"] in judged)
     asked = {t["id"] for t in tasks if t["prompt_id"] == prompt}
@@ -112,7 +112,7 @@ def test_mistakes_are_answered_with_the_way_out(run: Path) -> None:
     with pytest.raises(ConfigError, match="no task asks about a prompt ''"):
         wish(run, prompt="")
     with pytest.raises(ConfigError, match=r"prompts begin with '\w'; give more of its id"):
-        wish(run, prompt=rows(run, 1, "selection", "tasks.parquet")[0]["prompt_id"][:1])
+        wish(run, prompt=rows(run, 1, "tasks", "tasks.parquet")[0]["prompt_id"][:1])
     with pytest.raises(ConfigError, match="give either --annotator NAME or --prompt ID"):
         wish(run)
     with pytest.raises(ConfigError, match="there is no run in"):
@@ -146,24 +146,24 @@ def test_a_person_is_one_person_in_snapshots_of_any_age(run: Path) -> None:
 
 def test_a_snapshot_is_of_the_bytes_that_its_key_was_made_of(run: Path, tmp_path: Path) -> None:
     """People write on between the two."""
-    receipt = current(run, Ref(1, "selection"))
+    receipt = current(run, Ref(1, "tasks"))
     assert receipt is not None
-    tasks = [row["id"] for row in rows(run, 1, "selection", "tasks.parquet")]
+    tasks = [row["id"] for row in rows(run, 1, "tasks", "tasks.parquet")]
     journal = read_journal(run / "journal.jsonl")
     first = journal.judgements(tasks)[0]
     record(run / "journal.jsonl", [replace(first, outcome="both_bad" if first.outcome != "both_bad" else "tie")])
     out = tmp_path / "out"
     out.mkdir()
     runtime = {"journal": str(run / "journal.jsonl"), "labelling": receipt.output, "until": journal.length}
-    source = run / "round_001" / "selection" / receipt.key
+    source = run / "round_001" / "tasks" / receipt.key
     snapshot(Job(1, "snapshot", {"tasks": source}, {}, runtime, out), lambda done, total: None)
     assert from_table(Judgement, read_table(out / "judgements.parquet")) == journal.judgements(tasks)
 
 
 def test_what_is_said_after_a_closing_is_in_the_report_and_in_no_snapshot(run: Path) -> None:
-    receipt = current(run, Ref(1, "selection"))
+    receipt = current(run, Ref(1, "tasks"))
     assert receipt is not None
-    path, tasks = run / "journal.jsonl", [row["id"] for row in rows(run, 1, "selection", "tasks.parquet")]
+    path, tasks = run / "journal.jsonl", [row["id"] for row in rows(run, 1, "tasks", "tasks.parquet")]
     close(path, 1, receipt.output, "done")
     assert report_data(run)["notes"] == []
     counted = read_journal(path).judgements(tasks, receipt.output)

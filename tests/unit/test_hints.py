@@ -258,19 +258,19 @@ def test_help_lists_settings_with_their_defaults(
 
 
 def test_what_goes_on_when_a_labelling_is_complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Of a run, `align run`; of a desk of one's own there is no run to go on with."""
-    from align.cli import watching
+    """Of a run, `align run`; of a session of your own there is no run to go on with."""
+    from align.cli import status
 
     open_no_more = SimpleNamespace(
         closed=None, url="http://here", left={"answers": 0, "nobody": 0}, superseded={}, late=[],
         progress=SimpleNamespace(completed=2, tasks=2, answers=2, wanted=2, exhausted=0, drafts=0, dropped=[]),
     )  # fmt: skip
-    monkeypatch.setattr(watching, "_looks", lambda folder, every: iter([open_no_more]))
+    monkeypatch.setattr(status, "_looks", lambda folder, every: iter([open_no_more]))
     said: list[str] = []
     monkeypatch.setattr("align.cli.display.say", said.append)
-    watching.watch(tmp_path, 3.0)
+    status.watch(tmp_path, 3.0)
     assert said[-1] == f"nothing is open any more; `align annotate pull {tmp_path}` takes them in"
     assert refusal(re.findall("`([^`]+)`", said[-1])[0]) is None
     (tmp_path / "run.json").touch()
-    watching.watch(tmp_path, 3.0)
+    status.watch(tmp_path, 3.0)
     assert said[-1] == "nothing is open any more; `align run` goes on"

@@ -12,15 +12,15 @@ from typer.testing import CliRunner
 
 from align.cli.app import app
 from align.config.recipe import Annotate
+from align.data.binary import load_binary
 from align.data.preferences import load_preferences
-from align.data.thumbs import load_thumbs
 from align.errors import ConfigError
-from align.labelling.folder import make_desk
+from align.labelling.folder import make_session
 from align.labelling.outside.load import load_judgements
 from align.labelling.session import journal_of, judgements_of
 from align.provenance.export import _judgement, export, pseudonymous, pull_files
 from align.provenance.forget import wish, write_tombstones
-from align.stages.desks import open_desk
+from align.stages.sessions import open_session
 from align.store import read_json, read_rows, write_rows
 from align.types import FLAGS, LETTERS, OUTCOMES, Judgement, Task, judgement_id, task_id
 from annotation.controls import repeats
@@ -96,12 +96,12 @@ def test_export_and_import_give_the_same_judgements(tmp_path: Path, said: list[J
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Path:
+def session(tmp_path: Path) -> Path:
     """A folder with twelve pairs, on which two people say which is the good one."""
     rows = [{"prompt": f"p{n}", "text": f"{word} {n}"} for n in range(12) for word in ("good", "bad")]
     write_jsonl(tmp_path / "candidates.jsonl", rows)
-    make_desk(tmp_path / "desk", tmp_path / "candidates.jsonl", Annotate(tasks=12, overlap=2), seed=0)
-    return tmp_path / "desk"
+    make_session(tmp_path / "session", tmp_path / "candidates.jsonl", Annotate(tasks=12, overlap=2), seed=0)
+    return tmp_path / "session"
 
 
 def right(task: Task) -> str:
@@ -109,7 +109,7 @@ def right(task: Task) -> str:
 
 
 def label(folder: Path) -> list[Judgement]:
-    opened = open_desk(folder)
+    opened = open_session(folder)
     said = [
         replace(judge(t.id, who, right(t)), time="2026-11-02T10:00:00+00:00")
         for t in opened.tasks
@@ -119,29 +119,29 @@ def label(folder: Path) -> list[Judgement]:
 
 
 @pytest.mark.parametrize("format", ["parquet", "jsonl"])
-def test_a_data_set_comes_back_and_trains_alike(desk: Path, tmp_path: Path, format: Any) -> None:
-    said = label(desk)
-    export(desk, tmp_path / "named", names=True, format=format)
+def test_a_data_set_comes_back_and_trains_alike(session: Path, tmp_path: Path, format: Any) -> None:
+    said = label(session)
+    export(session, tmp_path / "named", names=True, format=format)
     found = load_judgements(tmp_path / "named" / "data" / f"judgements.{format}")
     assert found.judgements == sorted(said, key=lambda j: j.id)
-    export(desk, tmp_path / "out", names=False, format=format)
+    export(session, tmp_path / "out", names=False, format=format)
     anonymous = load_judgements(tmp_path / "out" / "data" / f"judgements.{format}")
-    assert anonymous.judgements == sorted(pseudonymous(said, open_desk(desk).workspace), key=lambda j: j.id)
-    pull_files(open_desk(desk), desk)
-    assert load_judgements(desk / "judgements.jsonl").judgements == found.judgements
+    assert anonymous.judgements == sorted(pseudonymous(said, open_session(session).workspace), key=lambda j: j.id)
+    pull_files(open_session(session), session)
+    assert load_judgements(session / "judgements.jsonl").judgements == found.judgements
     done = run("import", tmp_path / "named" / "data" / f"judgements.{format}", "--out", tmp_path / "back")
     assert (
         "understood: 24 judgements (24 of kind pair) by 2 annotators on 12 tasks, 12 prompts; 0 ties, 0 skips" in done
     )
-    ours, theirs = (load_preferences(folder / "preferences.jsonl")[0] for folder in (desk, tmp_path / "back"))
+    ours, theirs = (load_preferences(folder / "preferences.jsonl")[0] for folder in (session, tmp_path / "back"))
     assert {(p.chosen, p.rejected) for p in theirs} == {(f"good {n}", f"bad {n}") for n in range(12)}
     assert {p.id: p.target for p in theirs} == pytest.approx({p.id: p.target for p in ours}, abs=1e-9)
 
 
-def test_two_pseudonymous_exports_are_not_mixed(desk: Path, tmp_path: Path) -> None:
-    label(desk)
+def test_two_pseudonymous_exports_are_not_mixed(session: Path, tmp_path: Path) -> None:
+    label(session)
     for name in ("one", "two"):
-        export(desk, tmp_path / name, names=False, format="jsonl")
+        export(session, tmp_path / name, names=False, format="jsonl")
         (tmp_path / name / "data" / "judgements.jsonl").rename(tmp_path / f"{name}.jsonl")
     with pytest.raises(ConfigError, match=r"annotator-. is another person in one.jsonl than in two.jsonl; import"):
         load_judgements([tmp_path / "one.jsonl", tmp_path / "two.jsonl"])
@@ -162,27 +162,27 @@ def outside(tmp_path: Path, **more: Any) -> Path:
     return tmp_path / "outside.jsonl"
 
 
-def test_into_a_labelling_by_content_and_never_twice(desk: Path, tmp_path: Path) -> None:
-    label(desk)
-    first = json.loads(run("import", outside(tmp_path), "--into", desk, "--json"))
+def test_into_a_labelling_by_content_and_never_twice(session: Path, tmp_path: Path) -> None:
+    label(session)
+    first = json.loads(run("import", outside(tmp_path), "--into", session, "--json"))
     assert (first["new"], first["judgements"], first["dropped"]) == (12, 12, {"unknown task": 1})
-    opened = open_desk(desk)
+    opened = open_session(session)
     tasks = {task.id: task for task in opened.tasks}
     mine = [j for j in judgements_of(opened) if j.annotator == "max"]
     assert len(mine) == 12 and all(j.outcome == right(tasks[j.task_id]) for j in mine)
-    before = (desk / "journal.jsonl").read_bytes()
-    again = json.loads(run("import", outside(tmp_path), "--into", desk, "--json"))
+    before = (session / "journal.jsonl").read_bytes()
+    again = json.loads(run("import", outside(tmp_path), "--into", session, "--json"))
     assert (again["new"], again["dropped"]["duplicate"], again["mostly_dropped"]) == (0, 12, None)
-    assert (desk / "journal.jsonl").read_bytes() == before
-    lost = {row["where"]: row["reason"] for _, row in read_rows(desk / "imported_dropped.jsonl")}
+    assert (session / "journal.jsonl").read_bytes() == before
+    lost = {row["where"]: row["reason"] for _, row in read_rows(session / "imported_dropped.jsonl")}
     assert lost.pop("outside.jsonl:13").startswith("unknown task: ")
     assert lost == {f"outside.jsonl:{n}": "duplicate: the journal has it" for n in range(1, 13)}
 
 
-def test_a_name_in_a_file_is_nobody_on_the_server(desk: Path, tmp_path: Path) -> None:
+def test_a_name_in_a_file_is_nobody_on_the_server(session: Path, tmp_path: Path) -> None:
     """A user called max who labels on the server is another person than the file's max."""
-    run("import", outside(tmp_path), "--into", desk)
-    opened = open_desk(desk)
+    run("import", outside(tmp_path), "--into", session)
+    opened = open_session(session)
     task = opened.tasks[0]
     record(opened.journal, [judge(task.id, "7c1e", "tie")], {"7c1e": "max", "55": "kim"})
     said = {j.annotator: j.outcome for j in judgements_of(opened) if j.task_id == task.id}
@@ -190,33 +190,33 @@ def test_a_name_in_a_file_is_nobody_on_the_server(desk: Path, tmp_path: Path) ->
     assert journal_of(opened).strangers == set()
 
 
-def test_what_the_journal_has_of_a_later_time_stays(desk: Path, tmp_path: Path) -> None:
-    label(desk)
+def test_what_the_journal_has_of_a_later_time_stays(session: Path, tmp_path: Path) -> None:
+    label(session)
     older = outside(tmp_path, annotator="kim", outcome="a", time="2026-11-01T10:00:00Z")
-    found = json.loads(run("import", older, "--into", desk, "--json"))
+    found = json.loads(run("import", older, "--into", session, "--json"))
     assert (found["dropped"]["superseded"], found["known_annotators"]) == (12, {"kim": 12})
-    assert "taken for the same people as in the journal: kim (12)" in run("import", older, "--into", desk)
+    assert "taken for the same people as in the journal: kim (12)" in run("import", older, "--into", session)
     timeless = outside(tmp_path, annotator="kim", outcome="a")
-    assert json.loads(run("import", timeless, "--into", desk, "--json"))["dropped"]["contradiction"] == 12
+    assert json.loads(run("import", timeless, "--into", session, "--json"))["dropped"]["contradiction"] == 12
     later = outside(tmp_path, annotator="kim", outcome="a", time="2026-11-03T10:00:00Z")
-    assert json.loads(run("import", later, "--into", desk, "--json"))["new"] == 12
-    assert {j.revision for j in judgements_of(open_desk(desk)) if j.annotator == "kim"} == {1}
+    assert json.loads(run("import", later, "--into", session, "--json"))["new"] == 12
+    assert {j.revision for j in judgements_of(open_session(session)) if j.annotator == "kim"} == {1}
 
 
-def test_who_is_forgotten_does_not_come_back_by_a_file(desk: Path, tmp_path: Path) -> None:
-    run("import", outside(tmp_path), "--into", desk)
-    write_tombstones(wish(desk, annotator="max"))
-    found = json.loads(run("import", outside(tmp_path), "--into", desk, "--json"))
-    assert (found["new"], found["forgotten"], judgements_of(open_desk(desk))) == (0, 12, [])
+def test_who_is_forgotten_does_not_come_back_by_a_file(session: Path, tmp_path: Path) -> None:
+    run("import", outside(tmp_path), "--into", session)
+    write_tombstones(wish(session, annotator="max"))
+    found = json.loads(run("import", outside(tmp_path), "--into", session, "--json"))
+    assert (found["new"], found["forgotten"], judgements_of(open_session(session))) == (0, 12, [])
 
 
-def test_into_a_labelling_that_is_closed(desk: Path, tmp_path: Path) -> None:
+def test_into_a_labelling_that_is_closed(session: Path, tmp_path: Path) -> None:
     """What comes in is kept, and said not to count yet."""
-    label(desk)
-    opened = open_desk(desk)
+    label(session)
+    opened = open_session(session)
     close(opened.journal, opened.round, opened.tasks_id, "enough")
-    text = run("import", outside(tmp_path), "--into", desk)
-    assert f"12 new judgements in {desk}" in text
+    text = run("import", outside(tmp_path), "--into", session)
+    assert f"12 new judgements in {session}" in text
     assert "12 answers came after the closing and do not count; `align annotate reopen` counts them" in text
     assert {j.annotator for j in judgements_of(opened)} == {"kim", "lee"}
     reopen(opened.journal, opened.round, opened.tasks_id)
@@ -241,12 +241,12 @@ def test_what_the_verb_writes_and_says(tmp_path: Path) -> None:
     assert "compiled by " in text
     preferences, dropped = load_preferences(tmp_path / "out" / "preferences.jsonl")
     assert (len(preferences), dropped) == (8, []) and all(p.chosen.startswith("good") for p in preferences)
-    thumbs, _ = load_thumbs(tmp_path / "out" / "thumbs.jsonl")
-    assert {t.text: t.target > 0.5 for t in thumbs} == {f"other {n}": n % 2 == 0 for n in range(8)}
+    binary, _ = load_binary(tmp_path / "out" / "binary.jsonl")
+    assert {t.text: t.target > 0.5 for t in binary} == {f"other {n}": n % 2 == 0 for n in range(8)}
     [lost] = [row for _, row in read_rows(tmp_path / "out" / "dropped.jsonl") if row["what"] == "judgement"]
     assert lost["where"] == "said.jsonl:25" and lost["reason"].startswith("missing field: needs `answers`")
     report = read_json(tmp_path / "out" / "report.json")
-    assert report["compiled"] == {"preferences": 8, "thumbs": 8, "demonstrations": 0}
+    assert report["compiled"] == {"preferences": 8, "binary": 8, "demonstrations": 0}
     assert report["agreement"]["percent_agreement"]["value"] == 1.0
 
 

@@ -1,4 +1,4 @@
-"""Judgements in rows of one's own: what each field means, and what becomes of rows that cannot be used."""
+"""Judgements in rows of your own: what each field means, and what becomes of rows that cannot be used."""
 
 import json
 import re

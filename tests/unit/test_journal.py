@@ -272,7 +272,7 @@ def test_a_journal_is_followed_from_where_it_was_read(tmp_path: Path, monkeypatc
     assert [(j.outcome, j.revision) for j in journal.read_on().judgements(["t1"])] == [("a", 2)]
     path.unlink()
     record(path, [judged("t2", "bob")])
-    assert [j.annotator for j in journal.read_on().judgements(["t1", "t2"])] == ["bob"], "another file is read anew"
+    assert [j.annotator for j in journal.read_on().judgements(["t1", "t2"])] == ["bob"], "another file is read again"
 
 
 def test_what_is_read_up_to_a_byte_stays_the_same(tmp_path: Path) -> None:

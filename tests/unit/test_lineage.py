@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from align.ids import content_id, with_check
-from align.pipeline.receipts import Receipt, current, partial_folder, point_to, seal, stage_folder
+from align.pipeline.receipts import Receipt, current, partial_folder, point_to, publish_stage, stage_folder
 from align.pipeline.stage import Declaration, Ref, Stage
 from align.provenance.lineage import trace
 from align.store import read_json, write_json, write_table
@@ -21,7 +21,7 @@ def publish(run: Path, round: int, stage: str, **tables: pa.Table) -> None:
     """A published stage of these files."""
     for name, table in tables.items():
         write_table(partial_folder(run, Ref(round, stage), content_id(stage)) / f"{name}.parquet", table)
-    seal(
+    publish_stage(
         run,
         Stage(Ref(round, stage), Declaration(stage, "")),
         content_id(stage),
@@ -35,7 +35,7 @@ def publish(run: Path, round: int, stage: str, **tables: pa.Table) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """One single task with a thumb, one blind comparison; ann corrects an answer."""
+    """One single task with a binary label, one blind comparison; ann corrects an answer."""
     write_json(tmp_path / "run.json", {"id": "r"})
     single = replace(make_task("t1", prompt="p1"), kind="single", candidates=["c1"], texts=["one"], shown=[0])
     blind = replace(make_task("t2", prompt="p2", purpose="eval", candidates=("c2", "c3")), kind="blind_ab")
@@ -45,25 +45,25 @@ def run(tmp_path: Path) -> Path:
     ]
     compared = [replace(judge("t2", "ann", "a"), kind="blind_ab")]
     compiled = compile_labels(to_table(Task, [single]), to_table(Judgement, said))
-    assert compiled.thumbs.num_rows == compiled.edits.num_rows == 1
-    publish(tmp_path, 1, "selection", tasks=to_table(Task, [single]))
+    assert compiled.binary.num_rows == compiled.edits.num_rows == 1
+    publish(tmp_path, 1, "tasks", tasks=to_table(Task, [single]))
     publish(tmp_path, 1, "snapshot", judgements=to_table(Judgement, said))
-    tables = {name: getattr(compiled, name) for name in ("preferences", "thumbs", "edits")}
+    tables = {name: getattr(compiled, name) for name in ("preferences", "binary", "edits")}
     publish(tmp_path, 1, "preferences", **tables)
     publish(tmp_path, 1, "blind", tasks=to_table(Task, [blind]))
     publish(tmp_path, 1, "blind_snapshot", judgements=to_table(Judgement, compared))
     return tmp_path
 
 
-def test_thumbs_edits_and_blind_comparisons_lead_to_their_annotators(run: Path) -> None:
+def test_binary_labels_edits_and_blind_comparisons_lead_to_their_annotators(run: Path) -> None:
     ann, bob = trace(run, "ann")["into"], trace(run, "bob")["into"]
     assert (len(ann["judgements"]), len(bob["judgements"])) == (2, 1)
-    assert ann["thumbs"] == bob["thumbs"]
+    assert ann["binary labels"] == bob["binary labels"]
     assert len(ann["edits"]) == 1
     assert "edits" not in bob
-    (thumb,) = bob["thumbs"]
-    assert trace(run, thumb)["from"]["annotators"] == ["ann", "bob"]
-    assert trace(run, thumb)["from"]["candidates"] == ["c1"]
+    (label,) = bob["binary labels"]
+    assert trace(run, label)["from"]["annotators"] == ["ann", "bob"]
+    assert trace(run, label)["from"]["candidates"] == ["c1"]
     assert trace(run, ann["edits"][0])["from"]["annotators"] == ["ann"]
     assert trace(run, "c2")["into"]["tasks"] == ["t2"]
 
@@ -76,7 +76,7 @@ def model(run: Path, stage: str, checkpoint: str, inputs: dict[str, Receipt], **
     for name, table in tables.items():
         write_table(partial_folder(run, ref, content_id(stage)) / f"{name}.parquet", table)
     summary = {"checkpoint": checkpoint, "parent": "given"}
-    return seal(run, made, content_id(stage), inputs, summary, "2026-11-02", "2026-11-02", 0.1)
+    return publish_stage(run, made, content_id(stage), inputs, summary, "2026-11-02", "2026-11-02", 0.1)
 
 
 def test_a_policy_leads_back_to_the_reward_model_its_pairs_and_the_prompts_it_answered(tmp_path: Path) -> None:

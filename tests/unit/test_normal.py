@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from align.config.recipe import Prompts
-from align.data.contamination import drop_held_out_demonstrations, drop_held_out_preferences, drop_held_out_thumbs
+from align.data.binary import load_binary
+from align.data.contamination import drop_held_out_binary, drop_held_out_demonstrations, drop_held_out_preferences
 from align.data.demonstrations import Demonstration, load_demonstrations
 from align.data.preferences import load_preferences
 from align.data.prompts import load_prompts, read_prompts
-from align.data.thumbs import load_thumbs
 from align.ids import content_id
 from align.normal import normal
 from align.sweep.swept import rows_left
@@ -123,10 +123,10 @@ def test_nothing_is_trained_on_whose_twin_is_held_out(tmp_path: Path, held_out: 
     write_jsonl(tmp_path / "pairs.jsonl", [{"prompt": twin, "chosen": "tea", "rejected": "no"}])
     pairs, _ = load_preferences(tmp_path / "pairs.jsonl")
     assert (len(pairs), drop_held_out_preferences(pairs, held_out)[0]) == (1, [])
-    write_jsonl(tmp_path / "thumbs.jsonl", [{"prompt": twin, "completion": "tea", "label": True}])
-    thumbs, _ = load_thumbs(tmp_path / "thumbs.jsonl")
-    assert (len(thumbs), drop_held_out_thumbs(thumbs, held_out)[0]) == (1, [])
-    assert rows_left([*pairs, *thumbs, (ask(twin), "tea")], held_out) == []
+    write_jsonl(tmp_path / "binary.jsonl", [{"prompt": twin, "completion": "tea", "label": True}])
+    binary, _ = load_binary(tmp_path / "binary.jsonl")
+    assert (len(binary), drop_held_out_binary(binary, held_out)[0]) == (1, [])
+    assert rows_left([*pairs, *binary, (ask(twin), "tea")], held_out) == []
 
 
 def test_nobody_compares_what_reads_the_same() -> None:
@@ -143,7 +143,7 @@ def test_nobody_compares_what_reads_the_same() -> None:
     assert blind_tasks([test], [new], [old], round=1, count=9, overlap=1, seed=0) == ([], [test.id])
 
 
-def test_pairs_and_thumbs_that_read_the_same_are_one(tmp_path: Path) -> None:
+def test_pairs_and_binary_labels_that_read_the_same_are_one(tmp_path: Path) -> None:
     rows = [
         {"prompt": "?", "chosen": "a\nb", "rejected": "no"},
         {"prompt": "?\u200b", "chosen": "a\r\nb", "rejected": "no\ufeff"},
@@ -161,9 +161,9 @@ def test_pairs_and_thumbs_that_read_the_same_are_one(tmp_path: Path) -> None:
         ("pairs.jsonl:2", "duplicate"),
     ]
     assert pairs[0].chosen == "a\nb" and pairs[1].messages[0]["content"] == "cafe\u0301?"
-    thumbs = [{"prompt": "?", "completion": text, "label": True} for text in ("a\nb", "a\r\nb")]
-    write_jsonl(tmp_path / "thumbs.jsonl", thumbs)
-    kept, left_out = load_thumbs(tmp_path / "thumbs.jsonl")
+    binary = [{"prompt": "?", "completion": text, "label": True} for text in ("a\nb", "a\r\nb")]
+    write_jsonl(tmp_path / "binary.jsonl", binary)
+    kept, left_out = load_binary(tmp_path / "binary.jsonl")
     assert ([t.text for t in kept], len(left_out)) == (["a\nb"], 1)
     asked = [{"prompt": "cafe\u0301", "completion": [*ask("caf\u00e9"), {"role": "assistant", "content": "yes"}]}]
     write_jsonl(tmp_path / "demonstrations.jsonl", asked)

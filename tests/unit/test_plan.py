@@ -1,8 +1,10 @@
 """Which steps a recipe makes, and what their keys depend on; which labelling of a run is the open one."""
 
 import json
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,13 +13,14 @@ from align.config.recipe import METHODS, SCORED, Recipe
 from align.data.demonstrations import read_demonstrations
 from align.errors import ConfigError
 from align.ids import content_id
+from align.pipeline import migration
 from align.pipeline.fingerprint import Fingerprints
-from align.pipeline.receipts import Receipt, current, in_force, partial_folder, seal, stage_key
+from align.pipeline.receipts import Receipt, current, partial_folder, publish_stage, stage_key, valid
 from align.pipeline.run import create_run, open_run, planned_run
 from align.pipeline.stage import Declaration, Job, Ref, Stage, Wait, function_of
 from align.stages import data
-from align.stages.desks import open_desk
 from align.stages.plan import make_plan
+from align.stages.sessions import open_session
 from align.store import write_table
 from align.types import Prompt, Task, prompt_id, to_table
 from annotation.journal import close, reopen
@@ -55,7 +58,7 @@ def test_people_judge_behind_every_evaluation(folder: Path) -> None:
     steps = make_plan(recipe, Fingerprints(folder / "fingerprints.json"))
     names = [str(step.ref) for step in steps if step.ref.round == 2]
     assert names == [
-        *("2/rollouts", "2/selection", "2/labelling", "2/snapshot", "2/preferences", "2/policy", "2/evaluation"),
+        *("2/rollouts", "2/tasks", "2/labelling", "2/snapshot", "2/preferences", "2/policy", "2/evaluation"),
         *("2/blind", "2/blind_labelling", "2/blind_snapshot", "2/blind_result"),
     ]
     assert [str(step.ref) for step in steps if isinstance(step, Wait)] == [
@@ -102,7 +105,7 @@ def names(recipe: Recipe, folder: Path, round: int) -> list[str]:
     return [step.ref.stage for step in steps if step.ref.round == round]
 
 
-ASKED = ["rollouts", "selection", "labelling", "snapshot", "preferences"]
+ASKED = ["rollouts", "tasks", "labelling", "snapshot", "preferences"]
 NO_LABELS = ("annotate=null", "dpo=null", "ppo={}", "reward.functions=[{path: 'score.py:score'}]")
 
 
@@ -121,10 +124,10 @@ def test_where_functions_alone_say_what_is_good_nobody_is_asked(folder: Path) ->
     assert other["1/policy"].settings["weights"] == {"model": 1.0, "bound": 0.0, "functions": [2.0]}
 
 
-def test_a_run_that_asks_nobody_has_no_desk_and_says_so(folder: Path, tmp_path: Path) -> None:
+def test_a_run_that_asks_nobody_has_no_session_and_says_so(folder: Path, tmp_path: Path) -> None:
     run = create_run(load_recipe(folder / "recipe.yaml", [*NO_LABELS]), tmp_path / "runs")
     with pytest.raises(ConfigError, match="this run asks nobody: its labels come from a file, or it needs none"):
-        open_desk(run.folder)
+        open_session(run.folder)
 
 
 def test_annotators_who_only_judge_are_asked_blind_alone(folder: Path) -> None:
@@ -150,17 +153,17 @@ def test_a_reward_model_is_trained_before_the_policy_on_this_rounds_labels_and_e
     assert "earlier_001" not in alone["2/reward"].inputs
 
 
-def test_kto_takes_the_thumbs_of_this_round_and_a_share_of_earlier_ones(folder: Path) -> None:
+def test_kto_takes_the_binary_labels_of_this_round_and_a_share_of_earlier_ones(folder: Path) -> None:
     kto = ("dpo=null", "kto.replay=0.5", "annotate.kind=single", "rounds=2")
     recipe = recipe_of(folder, *kto)
     assert names(recipe, folder, 2) == [*ASKED, "policy", "evaluation"]
     policy = stages(recipe, folder)["2/policy"]
     assert policy.declared.function == "align.stages.policy:kto_policy"
     assert policy.inputs["earlier_001"] == Ref(1, "preferences")
-    write_jsonl(folder / "thumbs.jsonl", [{"prompt": "a?", "completion": "b", "label": True}])
-    given = recipe_of(folder, "dpo=null", "kto={}", "annotate=null", "thumbs.from=thumbs.jsonl")
+    write_jsonl(folder / "binary.jsonl", [{"prompt": "a?", "completion": "b", "label": True}])
+    given = recipe_of(folder, "dpo=null", "kto={}", "annotate=null", "binary.from=binary.jsonl")
     assert names(given, folder, 1) == ["preferences", "policy", "evaluation"]
-    assert stages(given, folder)["1/preferences"].declared.function == "align.stages.labels:given_thumbs"
+    assert stages(given, folder)["1/preferences"].declared.function == "align.stages.labels:given_binary"
 
 
 def test_every_work_that_a_plan_names_is_there(folder: Path) -> None:
@@ -195,7 +198,7 @@ def test_every_key_about_what_is_asked_changes_the_selection(folder: Path) -> No
     keys = set()
     for choice in CHOICES:
         changes = [change.replace("path:", "path: ").replace("share:", "share: ") for change in choice.split()]
-        stage = stages(recipe_of(folder, *changes), folder)["1/selection"]
+        stage = stages(recipe_of(folder, *changes), folder)["1/tasks"]
         keys.add(json.dumps([stage.settings, stage.files], sort_keys=True))
     assert len(keys) == len(CHOICES)
 
@@ -224,36 +227,36 @@ def publish(run: Path, name: str, inputs: dict[str, Receipt], task: str) -> Rece
     kind = "blind_ab" if stage == "blind" else "pair"
     rows = [Task(**{**{f: getattr(make_task(task), f) for f in make_task(task).__slots__}, "kind": kind})]
     write_table(partial_folder(run, ref, key) / "tasks.parquet", to_table(Task, rows))
-    return seal(run, made, key, inputs, {}, "", "", 0.0)
+    return publish_stage(run, made, key, inputs, {}, "", "", 0.0)
 
 
 def test_the_open_labelling_is_found_be_it_of_pairs_or_blind(folder: Path, tmp_path: Path) -> None:
     run = create_run(load_recipe(folder / "recipe.yaml", ["rounds=2", PEOPLE]), tmp_path / "runs")
     with pytest.raises(ConfigError, match="has no tasks yet"):
-        open_desk(run.folder)
+        open_session(run.folder)
 
     def state(receipt: Receipt, is_open: bool) -> None:
         (reopen if is_open else lambda *a: close(*a, "done"))(run.journal, receipt.round, receipt.output)
 
     def asked() -> tuple[str, str]:
-        desk = open_desk(run.folder)
-        return desk.form.kind, desk.dataset.rpartition("-")[0]
+        session = open_session(run.folder)
+        return session.form.kind, session.dataset.rpartition("-")[0]
 
-    first = publish(run.folder, "1/selection", {}, "one")
+    first = publish(run.folder, "1/tasks", {}, "one")
     assert asked() == ("pair", "round-1")
     state(first, False)
     assert asked() == ("pair", "round-1"), "the last one, where none is open"
     blind = publish(run.folder, "1/blind", {"first": first}, "two")
     assert asked() == ("blind_ab", "blind-1")
     state(blind, False)
-    second = publish(run.folder, "2/selection", {"blind": blind}, "three")
+    second = publish(run.folder, "2/tasks", {"blind": blind}, "three")
     assert asked() == ("pair", "round-2")
     state(first, True)
     assert asked() == ("pair", "round-1"), "the first open one: nothing after it can go on"
     state(first, False)
-    publish(run.folder, "1/selection", {}, "another task")
-    assert in_force(run.folder, second.ref) is None and current(run.folder, second.ref) is not None
-    assert asked() == ("pair", "round-1"), "what was made of the old tasks is not in force"
+    publish(run.folder, "1/tasks", {}, "another task")
+    assert valid(run.folder, second.ref) is None and current(run.folder, second.ref) is not None
+    assert asked() == ("pair", "round-1"), "what was made of the old tasks is not valid"
 
 
 def test_only_what_trains_gets_processes_and_they_change_no_key(folder: Path) -> None:
@@ -327,8 +330,8 @@ def test_a_run_of_before_mixtures_goes_on_and_how_answers_are_sampled_makes_no_o
     how = stages(recipe_of(folder, "rollouts.retries=5", "rollouts.cpu={threads: 1}"), folder)["1/rollouts"]
     assert how.settings == plain.settings
     assert (how.runtime["how"]["retries"], how.runtime["how"]["cpu"]["threads"]) == (5, 1)
-    other = stages(recipe_of(folder, "rollouts.logprobs=true", "rollouts.resample=2"), folder)["1/rollouts"]
-    assert (other.settings["rollouts"]["logprobs"], other.settings["rollouts"]["resample"]) == (True, 2)
+    other = stages(recipe_of(folder, "rollouts.logprobs=true", "rollouts.max_resamples=2"), folder)["1/rollouts"]
+    assert (other.settings["rollouts"]["logprobs"], other.settings["rollouts"]["max_resamples"]) == (True, 2)
 
 
 BEGUN_BEFORE = {
@@ -351,14 +354,34 @@ BEGUN_BEFORE = {
 """What the keys of a plan were made of, files apart, as the code of November 2026 planned it → the recipe's changes."""
 
 
+def as_before(
+    stage: str, inputs: dict[str, str], settings: dict[str, Any]
+) -> tuple[str, dict[str, str], dict[str, Any]]:
+    """A stage as it was called in November 2026: what `align.pipeline.migration` does, backwards."""
+
+    def back(given: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+        return {{new: old for old, new in names.items()}.get(name, name): value for name, value in given.items()}
+
+    name = stage.rpartition("/")[2]
+    inputs = back(inputs, migration.INPUTS.get(name, {}))
+    old = {f"{n}/{now}": f"{n}/{before}" for n in range(9) for before, now in migration.STAGES.items()}
+    settings = {
+        key: back(value, migration.SECTIONS[key]) if key in migration.SECTIONS else value
+        for key, value in settings.items()
+    }
+    return old.get(stage, stage), {key: old.get(ref, ref) for key, ref in inputs.items()}, settings
+
+
 @pytest.mark.parametrize("before", BEGUN_BEFORE)
 def test_a_run_begun_before_goes_on_under_its_keys(folder: Path, before: str) -> None:
     recipe = recipe_of(folder, *BEGUN_BEFORE[before])
     steps = make_plan(recipe, Fingerprints(folder / "fingerprints.json"))
-    made_of = [
-        ["wait", str(step.ref), str(step.tasks)]
-        if isinstance(step, Wait)
-        else [str(step.ref), step.declared.version, {n: str(r) for n, r in step.inputs.items()}, dict(step.settings)]
-        for step in steps
-    ]
+    made_of: list[Any] = []
+    for step in steps:
+        if isinstance(step, Wait):
+            made_of.append(["wait", str(step.ref), as_before(str(step.tasks), {}, {})[0]])
+        else:
+            inputs = {name: str(ref) for name, ref in step.inputs.items()}
+            stage, inputs, settings = as_before(str(step.ref), inputs, dict(step.settings))
+            made_of.append([stage, step.declared.version, inputs, settings])
     assert content_id(json.loads(json.dumps(made_of, default=str)))[:12] == before

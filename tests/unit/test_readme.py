@@ -28,7 +28,7 @@ def test_the_list_of_files_is_today_s() -> None:
     if not (ROOT / ".git").exists():
         pytest.skip("this is no git checkout, so what belongs to the project is not known")
     page = PAGE.read_text(encoding="utf-8")
-    assert page == with_listing(page), "`python -m tests.architecture` writes it anew"
+    assert page == with_listing(page), "`python -m tests.architecture` writes it again"
 
 
 def test_links_and_pictures_are_there() -> None:

@@ -28,7 +28,7 @@ OWN = RECIPES["own-model"]
 METHODS = {
     "best-of-n": "best_of_n",
     "grpo-gsm8k": "grpo",
-    "kto-thumbs": "kto",
+    "kto-binary": "kto",
     "own-model": "dpo",
     "ppo-support-desk": "ppo",
     "reward-ensemble": "rloo",

@@ -203,7 +203,7 @@ def test_a_sample_is_better_by_the_judges_tie_width(run: Path, data: dict[str, A
     assert {r["better"] for r in data["samples"]["rows"]} == {"latest", "first", "tie"}
 
 
-STAGES = ("rollouts", "selection", "snapshot", "preferences", "policy", "evaluation")
+STAGES = ("rollouts", "tasks", "snapshot", "preferences", "policy", "evaluation")
 PARTS = ["0/prompts", "0/policy", "0/evaluation", *(f"{n}/{name}" for n in (1, 2) for name in STAGES)]
 
 
@@ -262,8 +262,8 @@ def test_a_run_made_with_two_versions_says_so(tmp_path: Path) -> None:
 
 def test_errors_name_the_place_and_the_way_out(tmp_path: Path) -> None:
     run = make_run(tmp_path, rounds=1, stop_before="0/evaluation")
-    with pytest.raises(ConfigError, match=r"supprt-desk: there is no run .*; the runs there are support-desk"):
-        report_data(tmp_path / "supprt-desk")
+    with pytest.raises(ConfigError, match=r"supprt-session: there is no run .*; the runs there are support-desk"):
+        report_data(tmp_path / "supprt-session")
     stage_file(run, 0, "policy", "receipt.json").write_text("{")
     with pytest.raises(DataError, match=r"the receipt of 0/policy is damaged; .*`align run RECIPE --from 0/policy`"):
         report_data(run)
@@ -305,11 +305,11 @@ def test_control_items_and_repeats_are_counted_for_each_annotator(controlled: Pa
 
 
 def test_what_suggestions_did_is_said_and_stands_in_the_table(controlled: Path) -> None:
-    found = report_data(controlled)["rounds"][0]["sway"]
-    assert found["sway"]["value"] == pytest.approx(found["shown"]["value"] - found["not_shown"]["value"])
-    assert 0.05 < found["sway"]["value"] < 0.4, "these annotators follow three in ten suggestions"
+    found = report_data(controlled)["rounds"][0]["suggestion_effect"]
+    assert found["effect"]["value"] == pytest.approx(found["shown"]["value"] - found["not_shown"]["value"])
+    assert 0.05 < found["effect"]["value"] < 0.4, "these annotators follow three in ten suggestions"
     page = render(report_data(controlled))
-    assert "Swayed, in points</th>" in page and f"<span>+{100 * found['sway']['value']:.0f} <small>" in page
+    assert "Swayed, in points</th>" in page and f"<span>+{100 * found['effect']['value']:.0f} <small>" in page
     assert f"Round 1: the suggested answer was given in {share(found['shown']['value'])}" in page
 
 

@@ -10,7 +10,7 @@ from align.config.section import load_function_section
 from align.config.yaml_text import parse
 from align.errors import ConfigError
 from align.types import Message
-from reward.terms import Part, judged_by, parse_reward, rewards_id, scorer_of
+from reward.terms import RewardTerm, judged_by, parse_reward, rewards_id, scorer_of
 
 DOCS = Path(__file__).parents[2] / "docs" / "reward-functions.md"
 ASKED: list[Message] = [{"role": "user", "content": "Hi"}]
@@ -19,11 +19,11 @@ ASKED: list[Message] = [{"role": "user", "content": "Hi"}]
 def test_a_reward_is_a_folder_or_a_function_with_a_weight_behind_it(tmp_path: Path) -> None:
     odd = tmp_path / "a=2"
     odd.mkdir()
-    assert parse_reward("score.py:score") == Part("score.py:score", 1.0)
-    assert parse_reward("score.py:score=0.25") == Part("score.py:score", 0.25)
-    assert parse_reward("score.py:score=-1e-1") == Part("score.py:score", -0.1)
-    assert parse_reward(str(odd)) == Part(str(odd), 1.0), "a folder's own name comes first"
-    assert parse_reward(f"{odd}=3") == Part(str(odd), 3.0)
+    assert parse_reward("score.py:score") == RewardTerm("score.py:score", 1.0)
+    assert parse_reward("score.py:score=0.25") == RewardTerm("score.py:score", 0.25)
+    assert parse_reward("score.py:score=-1e-1") == RewardTerm("score.py:score", -0.1)
+    assert parse_reward(str(odd)) == RewardTerm(str(odd), 1.0), "a folder's own name comes first"
+    assert parse_reward(f"{odd}=3") == RewardTerm(str(odd), 3.0)
     assert parse_reward(f"{odd}=3").is_model and not parse_reward("score.py:score").is_model
 
 
@@ -51,25 +51,25 @@ def test_what_is_no_reward_is_said_in_one_sentence(text: str, said: str) -> None
 def test_the_id_changes_with_code_and_share(tmp_path: Path) -> None:
     file = tmp_path / "score.py"
     file.write_text("def score(messages, answer):\n    return 1.0\n")
-    part = Part(f"{file}:score")
+    part = RewardTerm(f"{file}:score")
     first = rewards_id([part])
     assert rewards_id([part]) == first
-    assert rewards_id([Part(part.source, 2.0)]) != first
+    assert rewards_id([RewardTerm(part.source, 2.0)]) != first
     file.write_text("def score(messages, answer):\n    return 2.0\n")
     assert rewards_id([part]) != first
 
 
 def test_an_entry_of_the_recipe_is_a_reward_too_and_all_add_up(tmp_path: Path) -> None:
     length = parse_reward("{type: length, high: 2, weight: 0.5}")
-    assert length == Part(Length(high=2, weight=0.5), 0.5) and not length.is_model
+    assert length == RewardTerm(Length(high=2, weight=0.5), 0.5) and not length.is_model
     file = tmp_path / "score.py"
     file.write_text("def score(messages, answer):\n    return None if answer == 'x' else len(answer)\n")
-    parts = [length, Part(Regex(pattern="b"), -2.0), parse_reward(f"{file}:score=0.1")]
+    parts = [length, RewardTerm(Regex(pattern="b"), -2.0), parse_reward(f"{file}:score=0.1")]
     scorer = scorer_of(parts, dtype="float32", threads=None)
     assert scorer.score([ASKED] * 3, ["a", "a b", "a b c"]) == [pytest.approx(v) for v in (0.6, -1.2, -1.5)]
     assert scorer.score([ASKED] * 2, ["x", "x"]) == [None, None]
     assert scorer.why_unscored() == {"unscored_reasons": {"score.py:score gave None": 2}}
-    assert rewards_id(parts) != rewards_id([*parts[:2], Part(parts[2].source, 0.2)])
+    assert rewards_id(parts) != rewards_id([*parts[:2], RewardTerm(parts[2].source, 0.2)])
 
 
 def test_a_judge_may_be_an_entry_too() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from align.config.base import Sampling
-from align.config.rollouts import Mixed
+from align.config.rollouts import SamplingConfig
 from align.errors import ConfigError
 from align.store import read_table
 from align.sync import Agreement
@@ -45,7 +45,7 @@ def test_counts_hold_over_prompts():
 
 
 def test_sources_of_a_recipe():
-    config = Mixed(samples=4, mixture=[
+    config = SamplingConfig(samples=4, mixture=[
         {"share": 2}, {"checkpoint": "parent", "temperature": 0.5}, {"checkpoint": "sft"}, {"temperature": 0.3},
     ])  # fmt: skip
     three = {"current": NEW, "parent": OLD, "sft": Policy(Path("first"), "first")}
@@ -54,16 +54,16 @@ def test_sources_of_a_recipe():
     ]  # fmt: skip
     first_round = dict.fromkeys(three, NEW)
     assert sources_of(config, first_round) == [Source(NEW, 1.0, 3), Source(NEW, 0.5, 1), Source(NEW, 0.3, 1)]
-    assert sources_of(Mixed(temperature=0.7), {"current": NEW}) == [Source(NEW, 0.7)]
+    assert sources_of(SamplingConfig(temperature=0.7), {"current": NEW}) == [Source(NEW, 0.7)]
 
 
 def test_what_a_mixture_may_not_be():
     with pytest.raises(ValidationError, match="names one checkpoint with one temperature twice"):
-        Mixed(mixture=[{}, {"temperature": 1.0}])
-    Mixed(samples=2, mixture=[{"temperature": 0}, {}])
+        SamplingConfig(mixture=[{}, {"temperature": 1.0}])
+    SamplingConfig(samples=2, mixture=[{"temperature": 0}, {}])
     with pytest.raises(ValidationError, match=r"every time, and 1\.5 are asked for to each prompt"):
-        Mixed(samples=2, mixture=[{"temperature": 0, "share": 3}, {}])
-    parent = Mixed(mixture=[{"checkpoint": "parent"}])
+        SamplingConfig(samples=2, mixture=[{"temperature": 0, "share": 3}, {}])
+    parent = SamplingConfig(mixture=[{"checkpoint": "parent"}])
     with pytest.raises(ConfigError, match=r"the mixture has answers of `parent`, .*; name it with --parent"):
         require_named(parent, {"current"})
     with pytest.raises(ConfigError, match="--sft: this model has no use here"):
@@ -143,7 +143,7 @@ def says_little(checkpoint, name, number, temperature, seed):
 
 
 def test_repeated_answers_are_drawn_again_up_to_a_limit(monkeypatch, folders, tmp_path: Path):
-    rows, dropped = run(monkeypatch, folders, tmp_path / "a", Engine(says_little), resample=3)
+    rows, dropped = run(monkeypatch, folders, tmp_path / "a", Engine(says_little), max_resamples=3)
     of = {p.id: [(r.sample, r.text, r.redrawn) for r in rows if r.prompt_id == p.id] for p in PROMPTS}
     assert of[PROMPTS[0].id] == [(0, "yes", 0)]
     assert all(of[p.id] == [(0, "yes", 0), (1, "no 1", 2), (2, "no 2", 2)] for p in PROMPTS[1:])
@@ -156,20 +156,20 @@ def test_repeated_answers_are_drawn_again_up_to_a_limit(monkeypatch, folders, tm
 def test_the_likeliest_answer_is_not_drawn_again(monkeypatch, folders, tmp_path: Path):
     engine = Engine(lambda *_: "yes")
     sources = [Source(folders["new"], 1.0), Source(folders["old"], 0.0)]
-    run(monkeypatch, folders, tmp_path, engine, sources=sources, samples=2, resample=2)
+    run(monkeypatch, folders, tmp_path, engine, sources=sources, samples=2, max_resamples=2)
     assert [asked for asked in engine.asked if len(asked[1][0].split()) > 1] == []
 
 
 @pytest.mark.parametrize("die_after", range(1, 12, 2))
 def test_a_kill_changes_nothing(monkeypatch, folders, tmp_path: Path, die_after: int):
-    expected = run(monkeypatch, folders, tmp_path / "whole", Engine(says_little), resample=2)
+    expected = run(monkeypatch, folders, tmp_path / "whole", Engine(says_little), max_resamples=2)
     engine = Engine(says_little)
     engine.die_after = die_after
     with pytest.raises(KeyboardInterrupt):
-        run(monkeypatch, folders, tmp_path / "killed", engine, resample=2)
+        run(monkeypatch, folders, tmp_path / "killed", engine, max_resamples=2)
     there = {f: f.read_bytes() for f in (tmp_path / "killed").rglob("*.parquet")}
     engine.die_after = None
-    assert run(monkeypatch, folders, tmp_path / "killed", engine, resample=2) == expected
+    assert run(monkeypatch, folders, tmp_path / "killed", engine, max_resamples=2) == expected
     assert all(f.read_bytes() == data for f, data in there.items())
 
 

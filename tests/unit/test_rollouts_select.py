@@ -53,7 +53,7 @@ def test_a_small_beta_is_the_best_of_n(scores: list[float], seed: int):
 
 
 def test_beta_goes_with_rejection_sampling():
-    assert load_section(Answers, ["keep=accepted", "beta=0.5"]).beta == 0.5
-    for settings in (["keep=accepted"], ["beta=0.5"], ["keep=best", "beta=0.5"]):
-        with pytest.raises(ConfigError, match="`beta` goes with `keep: accepted` and is needed there"):
+    assert load_section(Answers, ["keep=rejection", "beta=0.5"]).beta == 0.5
+    for settings in (["keep=rejection"], ["beta=0.5"], ["keep=best", "beta=0.5"]):
+        with pytest.raises(ConfigError, match="`beta` goes with `keep: rejection` and is needed there"):
             load_section(Answers, settings)

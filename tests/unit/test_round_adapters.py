@@ -1,4 +1,4 @@
-"""A run that was moved says anew where its adapters' parents lie."""
+"""A run that was moved says again where its adapters' parents lie."""
 
 import json
 from dataclasses import asdict

@@ -95,11 +95,11 @@ def test_a_changed_setting_redoes_what_depends_on_it_and_the_old_result_is_found
 
 
 def test_logs_are_no_content(tmp_path: Path) -> None:
-    """A stage done anew with another log but the same content leaves what follows as it is."""
+    """A stage done again with another log but the same content leaves what follows as it is."""
     go(tmp_path, chain())
     receipt = current(tmp_path, Ref(0, "first"))
     assert receipt is not None
-    runner.retire(tmp_path, chain()[:1])
+    runner.archive(tmp_path, chain()[:1])
     assert go(tmp_path, chain()) == ["0/first"]
     again = current(tmp_path, Ref(0, "first"))
     assert again is not None

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from align.cli.app import app
 from align.cli.chat import newest_policy
 from align.cli.recipes import copy_recipe
-from align.cli.watching import desk_or_run
+from align.cli.status import session_or_run
 from align.config.load import load_recipe
 from align.errors import ConfigError, DataError
 from align.ids import content_id, with_check
@@ -224,11 +224,11 @@ def test_every_verb_that_looks_finds_the_run_by_its_recipe_its_folder_or_a_path_
                 assert done.exit_code == 0 and done.exception is None, (verb, path, done.exception)
         assert find_run(Path("my-loop")) == Path("runs/my-loop")
         assert [find_run(tmp_path / name) for name in ("absent", "runs")] == [None, None]
-        desk = run / "own-questions"
-        desk.mkdir()
-        assert [desk_or_run(path) for path in (Path("my-loop"), desk)] == [run, run]
-        (desk / "desk.json").write_text("{}")
-        assert desk_or_run(desk) == desk, "it asks on its own account"
+        session = run / "own-questions"
+        session.mkdir()
+        assert [session_or_run(path) for path in (Path("my-loop"), session)] == [run, run]
+        (session / "session.json").write_text("{}")
+        assert session_or_run(session) == session, "it asks on its own account"
         with chdir(run / "round_002"):
             assert find_run(Path("policy")) == tmp_path / run
             assert find_run(Path("org/model")) is None, "a Hub id is no place in the run where one happens to be"
@@ -250,7 +250,7 @@ def test_a_part_of_a_run_is_not_cleaned_as_the_whole(tmp_path: Path) -> None:
 
 
 def test_a_stage_done_anew_with_the_same_result_leaves_the_report_whole(tmp_path: Path) -> None:
-    """It is younger than what was made from the old one, which is in force all the same."""
+    """It is younger than what was made from the old one, which is valid all the same."""
     run = make_run(tmp_path / "runs", rounds=1)
     before = report_data(run)
     rollouts = current(run, Ref(1, "rollouts"))

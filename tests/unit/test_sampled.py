@@ -15,7 +15,7 @@ from align.stages.stage_io import tokens_of
 from align.text import decode_answer, encode_answer, load_tokenizer
 from align.train import examples as ex
 from align.train.split import encoded_apart, is_held_out
-from align.types import Preference, Thumb
+from align.types import BinaryLabel, Preference
 from tests.chat_templates import CHATML, FIXTURES, make_spaced_tokenizer, saved_tokenizer
 from tests.tiny import make_tokenizer
 
@@ -87,16 +87,16 @@ def test_held_out_answers_are_not_counted_as_trained_on(tmp_path: Path, capfd: p
     )
 
 
-def test_thumbs_and_demonstrations_have_them_too(tmp_path: Path) -> None:
+def test_binary_labels_and_demonstrations_have_them_too(tmp_path: Path) -> None:
     tokenizer = byte_level(tmp_path)
     drawn = ids(tokenizer, "Par", "is")
     assert len(drawn) == 3
-    thumb = Thumb("t", "q", ASK, "a", "Paris", 1.0, 1.0, 1, [])
+    label = BinaryLabel("t", "q", ASK, "a", "Paris", 1.0, 1.0, 1, [])
     sampled = sampled_by(tokenizer, table(tokenizer, {"a": drawn}))
-    (verdict,), _ = ex.encode_thumbs(tokenizer, [thumb], [END], WIDE, sampled)
+    (example,), _ = ex.encode_binary(tokenizer, [label], [END], WIDE, sampled)
     rows = [(ASK, "Paris"), (ASK, "Paris"), (ASK, "")]
     shown, _ = ex.encode_demonstrations(tokenizer, rows, [END], WIDE, candidates=["a", "b", "c"], sampled=sampled)
-    assert verdict.answer_ids == shown[0].answer_ids == shown[0].labels[-3:] == drawn
+    assert example.answer_ids == shown[0].answer_ids == shown[0].labels[-3:] == drawn
     assert shown[1].answer_ids == ids(tokenizer, "Paris")
     assert sampled.counts == {"answers": {"as_sampled": 2, "encoded": 1}}
 
@@ -154,7 +154,7 @@ def test_without_tokens_rows_are_what_they_were(tmp_path: Path) -> None:
 
 def test_tokens_go_with_the_candidates_that_are_passed_on(tmp_path: Path) -> None:
     tokenizer = byte_level(tmp_path / "t")
-    rollouts, selection, labels, earlier = (tmp_path / name for name in ("rollouts", "selection", "labels", "earlier"))
+    rollouts, selection, labels, earlier = (tmp_path / name for name in ("rollouts", "tasks", "labels", "earlier"))
     for folder in (rollouts, selection, labels, earlier):
         folder.mkdir()
     pass_tokens_on(rollouts, selection, [pa.array(["a"])])

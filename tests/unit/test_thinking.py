@@ -15,7 +15,7 @@ from align.text import load_tokenizer, thinking_tokens
 from align.train import examples as ex
 from align.train.online import require_maskable
 from align.train.reference import pair_id
-from align.types import Candidate, Preference, Prompt, Task, Thumb, candidate_id, prompt_id
+from align.types import BinaryLabel, Candidate, Preference, Prompt, Task, candidate_id, prompt_id
 from annotation.form import Form, form_of
 from annotation.page import payload, seen_otherwise
 from annotation.tasks import blind_tasks
@@ -62,16 +62,16 @@ def test_the_tokens_of_thoughts_end_where_the_template_closes_them(
     assert thinking_tokens(tokenizer, ids(tokenizer, sampled)) == len(ids(tokenizer, hidden))
 
 
-def test_demonstrations_and_thumbs_see_thoughts_and_do_not_learn_them(tokenizer: Any) -> None:
+def test_demonstrations_and_binary_labels_see_thoughts_and_do_not_learn_them(tokenizer: Any) -> None:
     end = [tokenizer.eos_token_id]
     (row,), _ = ex.encode_demonstrations(tokenizer, [(ASK, THINK + "Sorry.")], end, WIDE, mask_thinking=True)
     (kept,), _ = ex.encode_demonstrations(tokenizer, [(ASK, THINK + "Sorry.")], end, WIDE)
     thoughts = len(ids(tokenizer, "<think>\nhm\n</think>"))
     assert row.prompt_ids + row.answer_ids == kept.prompt_ids + kept.answer_ids
     assert row.labels == [-100] * (len(kept.prompt_ids) + thoughts) + ids(tokenizer, "\n\nSorry.<|im_end|>")
-    thumb = Thumb("t", "q", ASK, "a", THINK + "Sorry.", 1.0, 1.0, 1, [])
-    (verdict,), _ = ex.encode_thumbs(tokenizer, [thumb], end, WIDE, mask_thinking=True)
-    assert (verdict.prompt_ids, verdict.answer_ids) == (row.prompt_ids, row.answer_ids)
+    label = BinaryLabel("t", "q", ASK, "a", THINK + "Sorry.", 1.0, 1.0, 1, [])
+    (example,), _ = ex.encode_binary(tokenizer, [label], end, WIDE, mask_thinking=True)
+    assert (example.prompt_ids, example.answer_ids) == (row.prompt_ids, row.answer_ids)
 
 
 def test_the_thoughts_of_earlier_turns_are_not_learned_either(tmp_path: Path) -> None:
@@ -183,22 +183,22 @@ def test_answers_that_differ_in_hidden_thoughts_alone_are_one() -> None:
 
 
 def test_a_folder_of_tasks_remembers_what_it_hides_and_exports_what_was_shown(tmp_path: Path) -> None:
-    from align.labelling.folder import make_desk
-    from align.labelling.session import desk_of_folder
+    from align.labelling.folder import make_session
+    from align.labelling.session import session_of_folder
     from align.provenance.export import _judgement
     from align.types import Judgement
 
     rows = [{"messages": ASK, "text": text} for text in (THINK + "Yes.", "No.")]
     (tmp_path / "candidates.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name, hide in (("open", False), ("hidden", True)):
-        make_desk(tmp_path / name, tmp_path / "candidates.jsonl", Annotate(), seed=0, hide_thinking=hide)
-        make_desk(tmp_path / name, tmp_path / "candidates.jsonl", Annotate(), seed=0, hide_thinking=hide)
+        make_session(tmp_path / name, tmp_path / "candidates.jsonl", Annotate(), seed=0, hide_thinking=hide)
+        make_session(tmp_path / name, tmp_path / "candidates.jsonl", Annotate(), seed=0, hide_thinking=hide)
         with pytest.raises(ConfigError, match="was not made from these candidates with these options"):
-            make_desk(tmp_path / name, tmp_path / "candidates.jsonl", Annotate(), seed=0, hide_thinking=not hide)
-        desk = desk_of_folder(tmp_path / name)
-        assert desk.form.hide_thinking is hide
-        said = Judgement("j", desk.tasks[0].id, "pair", "ann", 0, "a")
-        exported = _judgement(said, desk.tasks[0], None, desk.hide_thinking)["answers"]
+            make_session(tmp_path / name, tmp_path / "candidates.jsonl", Annotate(), seed=0, hide_thinking=not hide)
+        session = session_of_folder(tmp_path / name)
+        assert session.form.hide_thinking is hide
+        said = Judgement("j", session.tasks[0].id, "pair", "ann", 0, "a")
+        exported = _judgement(said, session.tasks[0], None, session.hide_thinking)["answers"]
         assert ("Yes." in exported) is hide
 
 
@@ -237,7 +237,7 @@ def test_the_key_is_in_what_it_changes_and_nowhere_else(tmp_path: Path) -> None:
     changed = {
         name: {ref for ref, text in settings(name).items() if text != plain[ref]} for name in ("annotators", "loss")
     }
-    assert changed == {"annotators": {"1/selection"}, "loss": {"1/policy"}}
+    assert changed == {"annotators": {"1/tasks"}, "loss": {"1/policy"}}
     assert "thinking" not in "".join(plain.values())
 
 

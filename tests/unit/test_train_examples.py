@@ -8,7 +8,7 @@ import pytest
 from align.errors import ConfigError, DataError, StageError
 from align.store import read_table
 from align.train import examples as ex
-from align.types import Dropped, Preference, Thumb, from_table
+from align.types import BinaryLabel, Dropped, Preference, from_table
 from tests.tiny import CHATML, make_tokenizer
 
 END, STOPS = 2, [2, 3]
@@ -102,9 +102,9 @@ def test_preferences_are_dropped_with_id_and_reason(tokenizer) -> None:
 def test_an_empty_answer_is_learned_from_where_it_is_the_worse_one(tokenizer) -> None:
     kept, dropped = ex.encode_preferences(tokenizer, [preference(rejected="")], STOPS, WIDE)
     assert ([pair.rejected_ids for pair in kept], dropped) == ([[END]], [])
-    thumbs = [Thumb("t", "q", ASK, "a", "", target, 1.0, 1, []) for target in (0.2, 0.5)]
-    verdicts, dropped = ex.encode_thumbs(tokenizer, thumbs, STOPS, WIDE)
-    assert [verdict.answer_ids for verdict in verdicts] == [[END]]
+    binary = [BinaryLabel("t", "q", ASK, "a", "", target, 1.0, 1, []) for target in (0.2, 0.5)]
+    examples, dropped = ex.encode_binary(tokenizer, binary, STOPS, WIDE)
+    assert [example.answer_ids for example in examples] == [[END]]
     assert [row.reason for row in dropped] == ["the answer is empty"]
 
 
@@ -210,13 +210,13 @@ def test_many_rows_are_a_few_calls_of_the_tokenizer_whatever_their_number(tokeni
 
     asked = [[{"role": "user", "content": f"Where is kettle {n // 2}?"}] for n in range(60)]
     pairs = [preference(id=str(n), messages=m, chosen=f"It is at {n}.") for n, m in enumerate(asked)]
-    thumbs = [Thumb(str(n), "q", m, "a", f"It is at {n}.", 1.0, 1.0, 1, []) for n, m in enumerate(asked)]
+    binary = [BinaryLabel(str(n), "q", m, "a", f"It is at {n}.", 1.0, 1.0, 1, []) for n, m in enumerate(asked)]
     rows = [(m, f"It is at {n}.") for n, m in enumerate(asked)]
     ex.encode_preferences(tokenizer, pairs[:2], STOPS, WIDE)  # what is known of a tokenizer is kept
     monkeypatch.setattr(type(tokenizer), "__call__", counted)
     for encode, given, texts in (
         (ex.encode_preferences, pairs, 30 + 1 + 120),
-        (ex.encode_thumbs, thumbs, 30 + 1 + 60),
+        (ex.encode_binary, binary, 30 + 1 + 60),
         (ex.encode_demonstrations, rows, 30 + 1 + 60),
     ):
         calls.clear()

@@ -99,7 +99,7 @@ def test_soft_hinge_and_ipo_do_not_care_which_answer_is_called_chosen(margin: fl
 
 def test_one_rate_for_all_pairs_is_no_reason_to_learn_less() -> None:
     pairs = [Pair([1], [2], [3], target, 1.0) for target in (1.0, 0.75, 0.5)]
-    config = Dpo(loss="robust", noise=0.45)
+    config = Dpo(loss="robust", label_noise=0.45)
     assert targets_and_weights(pairs, config) == {"target": [0.55] * 3, "weight": [1.0] * 3}
     own = targets_and_weights(pairs, Dpo(loss="robust"))
     assert own == {"target": [1.0, 0.75, 0.5], "weight": pytest.approx([2.4, 0.6, 0.0])}
@@ -118,13 +118,13 @@ def test_ktos_literal_values() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"length_alpha": 0.3}, "`length_alpha` acts with `length: desensitised` alone, found length: sum"),
+        ({"ld_alpha": 0.3}, "`ld_alpha` acts with `length: ld` alone, found length: sum"),
         ({"loss": "ipo", "length": "mean"}, "`length: mean` is what `loss: ipo` does anyway"),
         (
             {"loss": "hinge", "trainer": {"loss_type": "aot"}},
             "`loss` cannot act on a loss of TRL's own; found trainer.lo",
         ),
-        ({"noise": 0.5}, "noise"),
+        ({"label_noise": 0.5}, "label_noise"),
     ],
 )
 def test_an_option_that_cannot_act_is_an_error_that_names_it(options: dict[str, Any], said: str) -> None:

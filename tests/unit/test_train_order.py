@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from align.train.order import LengthGrouped, Shares, length_grouped_order
+from align.train.order import DistributedBatchSampler, LengthGrouped, length_grouped_order
 
 LENGTHS = st.lists(st.integers(1, 200), min_size=1, max_size=150)
 
@@ -52,12 +52,14 @@ def test_the_sampler_follows_the_epoch_it_is_told() -> None:
 
 @given(rows=st.integers(1, 60), per_process=st.integers(1, 8), processes=st.integers(1, 5), micro=st.integers(1, 8))
 def test_processes_share_the_steps_of_one(rows: int, per_process: int, processes: int, micro: int) -> None:
-    """Together they see each step's rows once, in as many micro-batches each, and blanks in the last step alone."""
+    """Together they see each step's rows once, in as many micro-batches each, and padding rows in the last step alone."""
     batch, lengths = per_process * processes, [n % 7 for n in range(rows)]
     whole = list(LengthGrouped(lengths, batch, 5))
     steps = [whole[start : start + batch] for start in range(0, rows, batch)]
     shares = [
-        Shares(LengthGrouped(lengths, batch, 5), batch=batch, micro=micro, rank=r, processes=processes, blank=rows)
+        DistributedBatchSampler(
+            LengthGrouped(lengths, batch, 5), batch=batch, micro=micro, rank=r, processes=processes, padding=rows
+        )
         for r in range(processes)
     ]
     dealt = [list(share) for share in shares]
@@ -75,7 +77,7 @@ def test_processes_share_the_steps_of_one(rows: int, per_process: int, processes
 
 
 def test_shares_follow_the_epoch() -> None:
-    share = Shares(LengthGrouped(range(40), 4, 5), batch=4, micro=2, rank=1, processes=2, blank=40)
+    share = DistributedBatchSampler(LengthGrouped(range(40), 4, 5), batch=4, micro=2, rank=1, processes=2, padding=40)
     first = list(share)
     share.set_epoch(1)
     assert list(share) != first

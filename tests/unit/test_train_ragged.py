@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from align.train.ragged import by_chunks, chunks
+from align.train.padding_free import by_chunks, chunks
 
 
 def masked(lengths: list[tuple[int, int]]) -> tuple[torch.Tensor, int]:

@@ -45,13 +45,13 @@ def test_comparisons() -> None:
     assert found == list(rows.values())
 
 
-def test_rankings_thumbs_and_ratings() -> None:
+def test_rankings_binary_labels_and_ratings() -> None:
     ranks = task("r", "rank", ["c1", "c2", "c3"])
     first = said("1", ranks, "ann", "ranked", ranking=[1, 2, 2])
     second = said("2", ranks, "bob", "ranked", ranking=[2, 3, 1])
-    thumbs = [task(f"s{c}", "single", [c]) for c in ("c1", "c2")]
-    up, down = said("3", thumbs[0], "ann", "good"), said("4", thumbs[1], "ann", "bad")
-    alone = said("5", thumbs[0], "bob", "good")
+    binary = [task(f"s{c}", "single", [c]) for c in ("c1", "c2")]
+    up, down = said("3", binary[0], "ann", "good"), said("4", binary[1], "ann", "bad")
+    alone = said("5", binary[0], "bob", "good")
     stars = [task(f"x{c}", "rating", [c]) for c in ("c1", "c2")]
     four, two = (said(f"6{n}", t, "cyd", "rated", ratings=[{"criterion": "tone", "score": n}])
                  for t, n in zip(stars, (4, 2), strict=True))  # fmt: skip
@@ -63,5 +63,5 @@ def test_rankings_thumbs_and_ratings() -> None:
         pair("c2", "c1", four, two, first),
         pair("c1", "edit", first),
     ]
-    found = unanimity(rows, [ranks, *thumbs, *stars], [first, second, up, down, alone, four, two])
+    found = unanimity(rows, [ranks, *binary, *stars], [first, second, up, down, alone, four, two])
     assert found == ["all agreed", "they disagreed", "one annotator", "all agreed", "all agreed", None]

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from align.cli.watching import _lines, _rows, winner
+from align.cli.status import _lines, _rows, winner
 from align.labelling.session import dropped_text, short_text
 from align.labelling.survey import SILENT, Survey
 from align.types import Dropped

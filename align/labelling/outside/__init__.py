@@ -1,1 +1,1 @@
-"""Judgements from outside: files of other tools and of one's own, read into tasks and judgements like ours."""
+"""Judgements from outside: files of other tools and your own, read into tasks and judgements like ours."""

@@ -27,7 +27,7 @@ PSEUDONYM = re.compile(r"annotator-\d+")
 """What `align annotate export` calls people."""
 
 
-class Said(NamedTuple):
+class Read(NamedTuple):
     """What files say. `formats` has the format of each file, `rows` how many there are, `ignored` the fields that nobody
     reads with the number of rows that have them, `notes` what else was left out or is uncertain, with its count."""
 
@@ -75,14 +75,14 @@ def load_judgements(
     return Imported(tasks, judgements, dropped, understood(said, tasks, judgements, dropped), sides_drawn(said))
 
 
-def sides_drawn(said: Said) -> bool:
+def sides_drawn(said: Read) -> bool:
     """Whether all is about tasks of ours, whose sides are known to be drawn."""
     return all(word.task is not None for word in said.words)
 
 
-def read_files(paths: Sequence[Path], reading: Reading) -> Said:
+def read_files(paths: Sequence[Path], reading: Reading) -> Read:
     """What the files say, row by row; a row that cannot be used is dropped with its place and the reason."""
-    said = Said([], [], {}, 0, Counter(), Counter())
+    said = Read([], [], {}, 0, Counter(), Counter())
     rows = 0
     for path in paths:
         if path.name in said.formats:
@@ -131,7 +131,7 @@ def format_of(path: Path, records: Sequence[tuple[str, dict[str, Any]]]) -> Form
     return next(iter(found))
 
 
-def require_most(said: Said, kept: int, dropped: Sequence[Dropped]) -> None:
+def require_most(said: Read, kept: int, dropped: Sequence[Dropped]) -> None:
     """DataError where more rows cannot be used than can, or nothing is said: the file is not what it was taken for."""
     bad = [row for row in dropped if not row.reason.startswith(NO_DEFECT)]
     if not kept and not dropped:
@@ -149,7 +149,7 @@ def require_most(said: Said, kept: int, dropped: Sequence[Dropped]) -> None:
 
 
 def understood(
-    said: Said, tasks: Sequence[Task], judgements: Sequence[Judgement], dropped: Sequence[Dropped]
+    said: Read, tasks: Sequence[Task], judgements: Sequence[Judgement], dropped: Sequence[Dropped]
 ) -> dict[str, Any]:
     """What was understood, in numbers and names."""
     outcomes = Counter(j.outcome for j in judgements)
@@ -173,7 +173,7 @@ def understood(
     }
 
 
-def _read_rows(records: Sequence[tuple[str, dict[str, Any]]], reading: Reading, said: Said) -> None:
+def _read_rows(records: Sequence[tuple[str, dict[str, Any]]], reading: Reading, said: Read) -> None:
     for where, fields in records:
         row = Row(fields)
         try:
@@ -188,7 +188,7 @@ def _read_rows(records: Sequence[tuple[str, dict[str, Any]]], reading: Reading, 
 def _read_tool(
     records: Sequence[tuple[str, dict[str, Any]]],
     reading: Reading,
-    said: Said,
+    said: Read,
     record_of: Callable[[dict[str, Any], str], Record],
 ) -> None:
     read: list[Record] = []
@@ -212,15 +212,15 @@ def _read_tool(
         said.notes["records that nobody answered"] += unsaid
 
 
-def _read_argilla(records: Sequence[tuple[str, dict[str, Any]]], reading: Reading, said: Said) -> None:
+def _read_argilla(records: Sequence[tuple[str, dict[str, Any]]], reading: Reading, said: Read) -> None:
     _read_tool(records, reading, said, lambda row, where: argilla.record_of(row, where, said.notes))
 
 
-def _read_label_studio(records: Sequence[tuple[str, dict[str, Any]]], reading: Reading, said: Said) -> None:
+def _read_label_studio(records: Sequence[tuple[str, dict[str, Any]]], reading: Reading, said: Read) -> None:
     _read_tool(records, reading, said, lambda row, where: label_studio.record_of(row, where, reading, said.notes))
 
 
-_READERS: Mapping[Format, Callable[[Sequence[tuple[str, dict[str, Any]]], Reading, Said], None]] = {
+_READERS: Mapping[Format, Callable[[Sequence[tuple[str, dict[str, Any]]], Reading, Read], None]] = {
     "rows": _read_rows,
     "argilla": _read_argilla,
     "label-studio": _read_label_studio,

@@ -1,4 +1,4 @@
-"""Rows of one's own: one judgement a row, in the fields that docs/files.md lists. What we export is such a file."""
+"""Your own rows: one judgement a row, in the fields that docs/files.md lists. What we export is such a file."""
 
 from collections.abc import Sequence
 from dataclasses import replace

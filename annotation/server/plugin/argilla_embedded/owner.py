@@ -26,6 +26,6 @@ async def ensure() -> None:
                 db, first_name=name, username=name, role=UserRole.owner, password_hash=password_hash, api_key=key
             )
             log.info("owner %s made", name)
-        else:  # the file was made anew beside an older database; whoever owns the folder owns the server
+        else:  # the file was made again beside an older database; whoever owns the folder owns the server
             await user.update(db, password_hash=password_hash, api_key=key)
             log.warning("owner %s now has the password and API key that are in its secrets now", name)

@@ -259,7 +259,7 @@ SCRUB = [
         for table in ("responses", "suggestions", "records", "align_text", "align_outbox")
     ),
 ]
-"""Write the tables' files without deleted rows, and their statistics anew."""
+"""Write the tables' files without deleted rows, and their statistics again."""
 
 
 def is_scrubbed(result: "CursorResult") -> bool:

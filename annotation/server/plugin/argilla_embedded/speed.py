@@ -1,4 +1,4 @@
-"""Bulk logging is slow for two reasons: settings are parsed with a pydantic adapter built anew each time, and the
+"""Bulk logging is slow for two reasons: settings are parsed with a pydantic adapter built again each time, and the
 payload of every webhook event is built even where no webhook wants it."""
 
 from collections.abc import Awaitable, Callable

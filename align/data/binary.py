@@ -1,4 +1,4 @@
-"""Thumbs from a file: a prompt, one answer, and whether it is good."""
+"""Binary labels from a file: a prompt, one answer, and whether it is good."""
 
 from pathlib import Path
 from typing import Any
@@ -8,36 +8,36 @@ from align.data.messages import BadRowError, excerpt
 from align.data.preferences import GIVEN, is_number, number_of
 from align.data.rows import lacking, parse_rows, say_dropped
 from align.normal import normal
-from align.types import SCHEMAS, Dropped, Thumb, candidate_id, prompt_id, thumb_id
+from align.types import SCHEMAS, BinaryLabel, Dropped, binary_label_id, candidate_id, prompt_id
 
 
-def load_thumbs(path: Path) -> tuple[list[Thumb], list[Dropped]]:
-    """The distinct thumbs of `path` in the file's order and the rows that were dropped.
+def load_binary(path: Path) -> tuple[list[BinaryLabel], list[Dropped]]:
+    """The distinct binary labels of `path` in the file's order and the rows that were dropped.
 
     `round` is 0 and there are no judgements; weight 1 stands where a row gives none. A second verdict on the same answer
     is dropped: how two verdicts become one is for `target` and `weight` to say.
     """
-    good, dropped = parse_rows(path, "thumb", _thumb, known=SCHEMAS[Thumb].names)
+    good, dropped = parse_rows(path, "binary label", _binary_label, known=SCHEMAS[BinaryLabel].names)
     first: dict[tuple[str, str], str] = {}
     kept = []
-    for where, thumb in good:
-        answer = thumb.prompt_id, normal(thumb.text)
+    for where, label in good:
+        answer = label.prompt_id, normal(label.text)
         if answer in first:
-            dropped.append(Dropped("thumb", where, f"duplicate: the same answer as {first[answer]}"))
+            dropped.append(Dropped("binary label", where, f"duplicate: the same answer as {first[answer]}"))
         else:
             first[answer] = where
-            kept.append(thumb)
-    say_dropped(path, "thumb", len(kept), dropped)
+            kept.append(label)
+    say_dropped(path, "binary label", len(kept), dropped)
     return kept, dropped
 
 
-def _thumb(row: dict[str, Any], where: str) -> Thumb:
+def _binary_label(row: dict[str, Any], where: str) -> BinaryLabel:
     target = _target(row)
     messages, text, _ = demonstration_of(row, where, empty=target < 0.5)
     prompt = prompt_id(messages)
     candidate = candidate_id(prompt, text, GIVEN)
-    return Thumb(
-        id=thumb_id(prompt, candidate),
+    return BinaryLabel(
+        id=binary_label_id(prompt, candidate),
         prompt_id=prompt,
         messages=messages,
         candidate_id=candidate,

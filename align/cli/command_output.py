@@ -16,14 +16,14 @@ PRINTED = "printed.log"
 
 
 @dataclass(frozen=True, slots=True)
-class Workplace(OutputDir):
+class CommandOutput(OutputDir):
     """`terminal` is for our words."""
 
     terminal: TextIO
 
 
 @contextmanager
-def workplace(out: Path, threads: int | None) -> Iterator[Workplace]:
+def command_output(out: Path, threads: int | None) -> Iterator[CommandOutput]:
     """`output_dir`, with the threads of this process set. What libraries print goes to `out/logs/printed.log`; what we warn
     of is said at once, too."""
     from align.pipeline.stage_worker import thread_settings
@@ -34,7 +34,7 @@ def workplace(out: Path, threads: int | None) -> Iterator[Workplace]:
         os.environ.update(thread_settings(threads))
         log = place.out / LOGS / PRINTED
         with _library_output(log) as terminal, _our_warnings(terminal, log):
-            yield Workplace(place.out, place.work, terminal)
+            yield CommandOutput(place.out, place.work, terminal)
 
 
 def keep_dropped(folder: Path, dropped: Sequence[Any]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from align.errors import ServiceError
 from align.labelling.session import open_backend
 from align.provenance.forget import wish, write_tombstones
-from align.stages.desks import open_desk
+from align.stages.sessions import open_session
 from align.store import read_rows
 from annotation.backend import Answer
 from annotation.journal import read_journal
@@ -25,20 +25,20 @@ TASKS = 6
 
 @pytest.fixture
 def asked(tmp_path: Path, argilla_server: ArgillaServer) -> tuple[Path, dict[str, str]]:
-    """A desk of six pairs for two people each, and its annotators' keys by name."""
+    """A session of six pairs for two people each, and its annotators' keys by name."""
     rows = [{"prompt": f"question {n}", "text": f"{word} {n}"} for n in range(TASKS) for word in ("good", "bad")]
     write_jsonl(tmp_path / "candidates.jsonl", rows)
-    folder = tmp_path / f"desk-{secrets.token_hex(3)}"
+    folder = tmp_path / f"session-{secrets.token_hex(3)}"
     options = ("--candidates", "candidates.jsonl", "--overlap", "2", "--home", argilla_server.home)
     json_of("annotate", "push", folder.name, *options, cwd=tmp_path)
-    workspace = open_desk(folder).workspace
+    workspace = open_session(folder).workspace
     names = [f"{name}-{secrets.token_hex(3)}" for name in ("ann", "bob")]
     return folder, {name: add_annotator(argilla_server, name, workspace)[1] for name in names}
 
 
 def label(folder: Path, key: str, outcomes: list[str]) -> None:
-    desk = open_desk(folder)
-    open_backend(desk).answer(key, [Answer(t.id, o) for t, o in zip(desk.tasks, outcomes, strict=False)])
+    session = open_session(folder)
+    open_backend(session).answer(key, [Answer(t.id, o) for t, o in zip(session.tasks, outcomes, strict=False)])
 
 
 def test_status_says_how_each_annotator_gets_on(asked: tuple[Path, dict[str, str]]) -> None:
@@ -57,7 +57,7 @@ def test_status_says_how_each_annotator_gets_on(asked: tuple[Path, dict[str, str
     assert {n: (people[n]["submitted"], people[n]["skipped"]) for n in keys} == {ann: (5, 0), bob: (3, 1)}
     assert people[bob]["agreement"]["value"] == pytest.approx(2 / 3)
     assert people[bob]["agreement"]["n"] == 3
-    said = [t.shown[0] == "ab".index(o) for t, o in zip(open_desk(folder).tasks, "abxab", strict=False) if o != "x"]
+    said = [t.shown[0] == "ab".index(o) for t, o in zip(open_session(folder).tasks, "abxab", strict=False) if o != "x"]
     assert people[ann]["left"]["value"] == sum(said) / 4
     assert people[ann]["gold"]["value"] is None
     assert people[ann]["consistency"]["value"] is None
@@ -101,10 +101,10 @@ def test_pull_export_and_forget(asked: tuple[Path, dict[str, str]]) -> None:
     assert (pulled["new"], pulled["judgements"], pulled["preferences"]) == (11, 11, 6)
     assert pulled["notes"][0].startswith("Only 5 tasks were judged twice")
     files = {p.name for p in folder.glob("*.jsonl")} - {"tasks_dropped.jsonl", "journal.jsonl"}
-    assert files == {f"{n}.jsonl" for n in ("judgements", "preferences", "thumbs", "demonstrations", "dropped")}
+    assert files == {f"{n}.jsonl" for n in ("judgements", "preferences", "binary", "demonstrations", "dropped")}
     made = json_of("annotate", "export", folder, "--out", "shared", cwd=folder.parent)
     assert made == {"judgements": 11, "preferences": 6, "out": "shared"} | {
-        k: v for k, v in made.items() if k == "thumbs"
+        k: v for k, v in made.items() if k == "binary"
     }
     assert ann not in "".join(p.read_text(errors="replace") for p in (folder.parent / "shared").rglob("*.md"))
 
@@ -126,7 +126,7 @@ def test_pull_export_and_forget(asked: tuple[Path, dict[str, str]]) -> None:
     mistake = align("forget", folder, "--annotator", "nobody-here", "--yes", cwd=folder.parent, expect=2)
     assert "'nobody-here' has said nothing here" in mistake.stderr
 
-    prompt = open_desk(folder).tasks[0].prompt_id
+    prompt = open_session(folder).tasks[0].prompt_id
     gone = json_of("forget", folder, "--prompt", prompt[:10], "--yes", cwd=folder.parent)
     assert (gone["prompt"], len(gone["judgements"]), gone["withdrawn"]) == (prompt, 1, 1)
     assert json_of("annotate", "push", folder, cwd=folder.parent)["present"] == TASKS - 1, "it is not asked again"
@@ -152,9 +152,9 @@ def test_two_files_are_compared_blind(tmp_path: Path, argilla_server: ArgillaSer
     folder = tmp_path / f"blind-{secrets.token_hex(3)}"
     files = ("--candidates", "new.jsonl", "--against", "old.jsonl", "--home", argilla_server.home)
     assert json_of("annotate", "push", folder.name, *files, cwd=tmp_path)["added"] == TASKS - 1
-    desk = open_desk(folder)
-    _, key = add_annotator(argilla_server, f"ann-{secrets.token_hex(3)}", desk.workspace)
-    better = ["ab"[t.texts.index(next(x for x in t.texts if x.startswith("good")))] for t in desk.tasks]
+    session = open_session(folder)
+    _, key = add_annotator(argilla_server, f"ann-{secrets.token_hex(3)}", session.workspace)
+    better = ["ab"[t.texts.index(next(x for x in t.texts if x.startswith("good")))] for t in session.tasks]
     worse = "ab"["ba".index(better[3])]
     label(folder, key, [*better[:3], worse, "both_bad"])
     won = json_of("annotate", "status", folder, cwd=tmp_path)["win_rate"]
@@ -169,8 +169,8 @@ def test_two_files_are_compared_blind(tmp_path: Path, argilla_server: ArgillaSer
     ("options", "answer", "kept"),
     [
         (("--kind", "rank", "--rank-of", "3"), {"outcome": "ranked", "ranking": [2, 1, 3]}, "preferences"),
-        (("--kind", "rating", "--criteria", "helpful,correct"), {"outcome": "rated"}, "thumbs"),
-        (("--kind", "single", "--ask", "nothing", "--repeats", "0.5"), {"outcome": "good"}, "thumbs"),
+        (("--kind", "rating", "--criteria", "helpful,correct"), {"outcome": "rated"}, "binary"),
+        (("--kind", "single", "--ask", "nothing", "--repeats", "0.5"), {"outcome": "good"}, "binary"),
     ],
 )
 def test_other_kinds_from_a_file(
@@ -181,12 +181,12 @@ def test_other_kinds_from_a_file(
     folder = tmp_path / f"kind-{secrets.token_hex(3)}"
     files = ("--candidates", "candidates.jsonl", "--home", argilla_server.home)
     added = json_of("annotate", "push", folder.name, *files, *options, cwd=tmp_path)["added"]
-    desk = open_desk(folder)
-    assert added == len(desk.tasks) == {"rank": 4, "rating": 12, "single": 18}[options[1]]
-    _, key = add_annotator(argilla_server, f"ann-{secrets.token_hex(3)}", desk.workspace)
+    session = open_session(folder)
+    assert added == len(session.tasks) == {"rank": 4, "rating": 12, "single": 18}[options[1]]
+    _, key = add_annotator(argilla_server, f"ann-{secrets.token_hex(3)}", session.workspace)
     if answer["outcome"] == "rated":
         answer["ratings"] = [{"criterion": name, "score": 5} for name in ("helpful", "correct")]
-    open_backend(desk).answer(key, [Answer(t.id, **answer) for t in desk.tasks])
+    open_backend(session).answer(key, [Answer(t.id, **answer) for t in session.tasks])
     pulled = json_of("annotate", "pull", folder, cwd=tmp_path)
     assert pulled["judgements"] == added
     assert pulled[kept] > 0

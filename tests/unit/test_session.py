@@ -1,4 +1,4 @@
-"""Desks from files of candidates: which options act, and blind comparisons of two files."""
+"""Labelling sessions from files of candidates: which options act, and blind comparisons of two files."""
 
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,8 @@ from align.cli.push import _check, _settings
 from align.config.recipe import Annotate
 from align.errors import ConfigError, DataError
 from align.labelling.comparison import win_rate
-from align.labelling.folder import make_desk
-from align.stages.desks import open_desk
+from align.labelling.folder import make_session
+from align.stages.sessions import open_session
 from align.store import read_json, read_rows
 from tests.labelling import judge
 from tests.loop import write_jsonl
@@ -26,45 +26,45 @@ def two_files(folder: Path) -> tuple[Path, Path]:
 
 def test_shared_prompts_are_compared_and_the_rest_is_left_out_with_the_reason(tmp_path: Path) -> None:
     new, old = two_files(tmp_path)
-    make_desk(tmp_path / "desk", new, Annotate(), seed=0, against=old)
-    desk = open_desk(tmp_path / "desk")
-    assert [(t.kind, t.purpose) for t in desk.tasks] == [("blind_ab", "eval")] * 6
-    assert desk.form.kind == "blind_ab"
-    assert {t.texts["ab".index("a")].split()[0] for t in desk.tasks} == {"new", "old"}, "a is not always the new one"
-    reasons = [row["reason"] for _, row in read_rows(tmp_path / "desk" / "tasks_dropped.jsonl")]
+    make_session(tmp_path / "session", new, Annotate(), seed=0, against=old)
+    session = open_session(tmp_path / "session")
+    assert [(t.kind, t.purpose) for t in session.tasks] == [("blind_ab", "eval")] * 6
+    assert session.form.kind == "blind_ab"
+    assert {t.texts["ab".index("a")].split()[0] for t in session.tasks} == {"new", "old"}, "a is not always the new one"
+    reasons = [row["reason"] for _, row in read_rows(tmp_path / "session" / "tasks_dropped.jsonl")]
     assert reasons.count("only one of the two files answers it") == 4
     assert reasons.count("both answers are the same, a tie") == 2
-    make_desk(tmp_path / "desk", new, Annotate(), seed=0, against=old)
+    make_session(tmp_path / "session", new, Annotate(), seed=0, against=old)
     with pytest.raises(ConfigError, match="was not made from these candidates"):
-        make_desk(tmp_path / "desk", new, Annotate(), seed=0)
-    make_desk(tmp_path / "few", new, Annotate(tasks=5), seed=0, against=old)
-    few = read_json(tmp_path / "few" / "desk.json")["blind"]
-    assert len(open_desk(tmp_path / "few").tasks) + len(few["same"]) == 5
+        make_session(tmp_path / "session", new, Annotate(), seed=0)
+    make_session(tmp_path / "few", new, Annotate(tasks=5), seed=0, against=old)
+    few = read_json(tmp_path / "few" / "session.json")["blind"]
+    assert len(open_session(tmp_path / "few").tasks) + len(few["same"]) == 5
 
 
 def test_the_win_rate_by_hand(tmp_path: Path) -> None:
     new, old = two_files(tmp_path)
-    make_desk(tmp_path / "desk", new, Annotate(), seed=0, against=old)
-    tasks = open_desk(tmp_path / "desk").tasks
+    make_session(tmp_path / "session", new, Annotate(), seed=0, against=old)
+    tasks = open_session(tmp_path / "session").tasks
     wins = [judge(t.id, "ann", "ab"[[text.startswith("new") for text in t.texts].index(True)]) for t in tasks]
-    found = win_rate(tmp_path / "desk", tasks, wins)
+    found = win_rate(tmp_path / "session", tasks, wins)
     assert found is not None
     assert (found["wins"], found["ties"], found["losses"], found["mean"]) == (6, 2, 0, (6 + 1) / 8)
-    none = win_rate(tmp_path / "desk", tasks, [judge(t.id, "ann", "skipped") for t in tasks])
+    none = win_rate(tmp_path / "session", tasks, [judge(t.id, "ann", "skipped") for t in tasks])
     assert none is not None and none["unscored"] == 6
     write_jsonl(tmp_path / "pairs.jsonl", [{"prompt": "q", "text": text} for text in ("x", "y")])
-    make_desk(tmp_path / "pairs", tmp_path / "pairs.jsonl", Annotate(), seed=0)
+    make_session(tmp_path / "pairs", tmp_path / "pairs.jsonl", Annotate(), seed=0)
     assert win_rate(tmp_path / "pairs", [], []) is None
 
 
 def test_two_files_without_anything_to_compare(tmp_path: Path) -> None:
     new, _ = two_files(tmp_path)
     with pytest.raises(DataError, match="the two files say the same on all 10 prompts"):
-        make_desk(tmp_path / "desk", new, Annotate(), seed=0, against=new)
+        make_session(tmp_path / "session", new, Annotate(), seed=0, against=new)
     write_jsonl(tmp_path / "other.jsonl", [{"prompt": "another", "text": "x"}])
     with pytest.raises(DataError, match="the 10 prompts of --candidates and the 1 of --against have none in common"):
-        make_desk(tmp_path / "desk", new, Annotate(), seed=0, against=tmp_path / "other.jsonl")
-    assert not (tmp_path / "desk").exists()
+        make_session(tmp_path / "session", new, Annotate(), seed=0, against=tmp_path / "other.jsonl")
+    assert not (tmp_path / "session").exists()
 
 
 @pytest.mark.parametrize(("kind", "asked"), [("pair", 4), ("rank", 3), ("single", 3), ("rating", 3)])

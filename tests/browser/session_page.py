@@ -74,7 +74,7 @@ def show(watched: OpenPage, task: Task, form: Form | None = None, **options: Any
     return opened, load(opened.page, task, form)
 
 
-def desk(on: ArgillaServer, workspace: str, kind: str, tasks: Collection[Task], **options: Any) -> ArgillaBackend:
+def session(on: ArgillaServer, workspace: str, kind: str, tasks: Collection[Task], **options: Any) -> ArgillaBackend:
     """A dataset with `tasks` of one kind, of the name of the kind."""
     known: dict[str, Any] = {
         "dataset": kind,

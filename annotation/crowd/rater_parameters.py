@@ -1,7 +1,7 @@
-"""The M step: annotators' habits given what is believed to be true.
+"""The M step: rater parameters given what is believed to be true.
 
-The habits have normal priors, one for each family of votes, whose means and variances are fitted too (empirical Bayes).
-Each habit is fitted to the votes that tell about it (`Codes.tells`) alone.
+The parameters have normal priors, one for each family of votes, whose means and variances are fitted too (empirical Bayes).
+Each parameter is fitted to the votes that tell about it (`Codes.tells`) alone.
 """
 
 from dataclasses import replace
@@ -36,7 +36,7 @@ CLEAREST = 6.0
 """The largest α: a step of the grid is 1.5 log-odds then; with more, pairs of which nobody is sure could pass for hard ones."""
 
 
-def fit_habits(raters: Raters, codes: Codes, seen: Array, looked: Array) -> Raters:
+def fit_parameters(raters: Raters, codes: Codes, seen: Array, looked: Array) -> Raters:
     """One Newton step for the crowd and one for all raters; `seen` [U, G + 1] is how often each code met each
     difference, `looked` [U, G + 1] the probability that it was no lapse.
 
@@ -45,7 +45,7 @@ def fit_habits(raters: Raters, codes: Codes, seen: Array, looked: Array) -> Rate
     of the votes as they are, the truth being unknown (Louis 1982): with the complete information the crowd's variance
     would shrink to nothing.
     """
-    habits, mean, variance = raters.habits.copy(), raters.mean.copy(), raters.variance.copy()
+    parameters, mean, variance = raters.parameters.copy(), raters.mean.copy(), raters.variance.copy()
     told = np.bincount(codes.rater, codes.tells[:, 0], len(raters.family)) > 0
     families = [(f, told & (raters.family == f)) for f in np.unique(raters.family[told]).tolist()]
     gradient, information = _derivatives(raters, codes, seen, looked)
@@ -53,23 +53,23 @@ def fit_habits(raters: Raters, codes: Codes, seen: Array, looked: Array) -> Rate
         pull = gradient[mine].sum(0) + (GUESS_MEAN[family] - mean[family]) / MEAN_SPREAD**2
         curve = information[mine].sum(0) + np.diag(1 / MEAN_SPREAD**2)
         step = np.clip(np.linalg.solve(curve, pull), -1, 1)
-        habits[mine] += step
+        parameters[mine] += step
         mean[family] += step
         gradient[mine] -= information[mine] @ step
     precision = 1 / variance[raters.family]
     prior = precision[:, :, None] * np.eye(3)
-    gradient += precision * (mean[raters.family] - habits)
-    habits += np.clip(np.linalg.solve(information + prior, gradient[:, :, None])[:, :, 0], -1, 1)
-    habits[:, 0] = np.clip(habits[:, 0], -CLEAREST, CLEAREST)
+    gradient += precision * (mean[raters.family] - parameters)
+    parameters += np.clip(np.linalg.solve(information + prior, gradient[:, :, None])[:, :, 0], -1, 1)
+    parameters[:, 0] = np.clip(parameters[:, 0], -CLEAREST, CLEAREST)
     root = np.sqrt(raters.share)
     covariance = np.linalg.inv(root[:, :, None] * information * root[:, None, :] + prior)
     for family, mine in families:
-        mean[family] = _crowd_mean(habits[mine], variance[family], GUESS_MEAN[family])
-        around = (habits[mine] - mean[family]) ** 2 + np.diagonal(covariance[mine], axis1=1, axis2=2)
+        mean[family] = _crowd_mean(parameters[mine], variance[family], GUESS_MEAN[family])
+        around = (parameters[mine] - mean[family]) ** 2 + np.diagonal(covariance[mine], axis1=1, axis2=2)
         variance[family] = (around.sum(0) + PRIOR_RATERS * GUESS_VARIANCE[family]) / (mine.sum() + PRIOR_RATERS)
-    habits[raters.family != COMPARE, 2] = ABSENT
+    parameters[raters.family != COMPARE, 2] = ABSENT
     mean[:, 0] = np.maximum(mean[:, 0], 0.05)  # a crowd that is mostly wrong cannot be told from one that is right
-    return replace(raters, habits=habits, covariance=covariance, mean=mean, variance=variance)
+    return replace(raters, parameters=parameters, covariance=covariance, mean=mean, variance=variance)
 
 
 def fit_lapses(raters: Raters, codes: Codes, seen: Array, looked: Array) -> Raters:
@@ -77,7 +77,7 @@ def fit_lapses(raters: Raters, codes: Codes, seen: Array, looked: Array) -> Rate
 
     Repeats of single answers do not count: who says "good" each time may mean it or not look.
     """
-    weight = seen * (codes.worth * codes.tells[:, 0] * codes.tells[:, 1])[:, None]
+    weight = seen * (codes.weight * codes.tells[:, 0] * codes.tells[:, 1])[:, None]
     slips = np.bincount(codes.rater, (weight * (1 - looked)).sum(1), len(raters.lapse))
     words = np.bincount(codes.rater, weight.sum(1), len(raters.lapse))
     mean = np.array(
@@ -94,19 +94,19 @@ def fit_lapses(raters: Raters, codes: Codes, seen: Array, looked: Array) -> Rate
 def _scores(raters: Raters, codes: Codes) -> tuple[Array, Array, Array, Array]:
     """Derivatives of log P at each difference [U, G], given that the annotator looked: by x, by log ν; and the curvatures
     of x and of both."""
-    alpha, beta, log_nu = raters.habits[codes.rater].T[:, :, None]
-    x = alpha * GRID + beta * codes.side[:, None]
+    alpha, beta, log_nu = raters.parameters[codes.rater].T[:, :, None]
+    x = alpha * GRID + beta * codes.position[:, None]
     log = log_z(x, log_nu)
     p_first, p_second, p_tie = np.exp(x / 2 - log), np.exp(-x / 2 - log), np.exp(log_nu - log)
-    lean = 0.5 * (p_first - p_second)
-    by_x, by_tie = codes.lean[:, None] - lean, codes.tie[:, None] - p_tie
-    return by_x, by_tie, 0.25 * (p_first + p_second) - lean**2, p_tie * np.stack([-lean, 1 - p_tie])
+    outcome = 0.5 * (p_first - p_second)
+    by_x, by_tie = codes.outcome[:, None] - outcome, codes.tie[:, None] - p_tie
+    return by_x, by_tie, 0.25 * (p_first + p_second) - outcome**2, p_tie * np.stack([-outcome, 1 - p_tie])
 
 
 def _derivatives(raters: Raters, codes: Codes, seen: Array, looked: Array) -> tuple[Array, Array]:
-    """Gradient [R, 3] and information [R, 3, 3] of the expected log likelihood of what tells about each habit."""
+    """Gradient [R, 3] and information [R, 3, 3] of the expected log likelihood of what tells about each parameter."""
     by_x, by_tie, curve, (both, tie) = _scores(raters, codes)
-    weight, side = seen[:, :SAME] * codes.worth[:, None] * looked[:, :SAME], codes.side
+    weight, position = seen[:, :SAME] * codes.weight[:, None] * looked[:, :SAME], codes.position
     off, one, d_one, dd_one = (
         weight * by_x,
         (weight * curve).sum(1),
@@ -114,9 +114,11 @@ def _derivatives(raters: Raters, codes: Codes, seen: Array, looked: Array) -> tu
         (weight * curve) @ GRID**2,
     )
     mixed = weight * both
-    gradient = np.stack([off @ GRID, off.sum(1) * side, (weight * by_tie).sum(1)], 1)
-    at, bt, tt = mixed @ GRID, mixed.sum(1) * side, (weight * tie).sum(1)
-    information = np.stack([dd_one, d_one * side, at, d_one * side, one * side**2, bt, at, bt, tt], 1).reshape(-1, 3, 3)
+    gradient = np.stack([off @ GRID, off.sum(1) * position, (weight * by_tie).sum(1)], 1)
+    at, bt, tt = mixed @ GRID, mixed.sum(1) * position, (weight * tie).sum(1)
+    information = np.stack(
+        [dd_one, d_one * position, at, d_one * position, one * position**2, bt, at, bt, tt], 1
+    ).reshape(-1, 3, 3)
     root = np.sqrt(codes.tells)
     n = len(raters.family)
     return (
@@ -128,17 +130,17 @@ def _derivatives(raters: Raters, codes: Codes, seen: Array, looked: Array) -> tu
 def observed_share(
     raters: Raters, codes: Codes, code: Array, belief: Array, factor: Array, seen: Array, looked: Array
 ) -> Array:
-    """How much of the information about each habit is left [R, 3], the truth being known by `belief` [F, G + 1] alone.
+    """How much of the information about each parameter is left [R, 3], the truth being known by `belief` [F, G + 1] alone.
 
     What is missing is the variance of each vote's score under the belief (Louis 1982, "Finding the Observed Information
     Matrix when Using the EM Algorithm").
     """
     by_x, by_tie, _, _ = _scores(raters, codes)
-    side = codes.side[:, None]
+    position = codes.position[:, None]
     root = np.sqrt(codes.tells)
     scores = [
-        root[:, k, None] * codes.worth[:, None] * looked[:, :SAME] * s
-        for k, s in enumerate((by_x * GRID, by_x * side, by_tie))
+        root[:, k, None] * codes.weight[:, None] * looked[:, :SAME] * s
+        for k, s in enumerate((by_x * GRID, by_x * position, by_tie))
     ]
     n = len(raters.family)
     missing = np.empty((n, 3))
@@ -155,9 +157,9 @@ def observed_share(
     return np.clip(1 - missing / np.maximum(complete, 1e-12), LEAST_SHARE, 1)
 
 
-def _crowd_mean(habits: Array, variance: Array, guess: Array) -> Array:
-    weight, prior = len(habits) / variance, 1 / MEAN_SPREAD**2
-    return (weight * habits.mean(0) + prior * guess) / (weight + prior)
+def _crowd_mean(parameters: Array, variance: Array, guess: Array) -> Array:
+    weight, prior = len(parameters) / variance, 1 / MEAN_SPREAD**2
+    return (weight * parameters.mean(0) + prior * guess) / (weight + prior)
 
 
 def fit_steepness(raters: Raters, codes: Codes, seen: Array) -> float:
@@ -172,7 +174,7 @@ def fit_steepness(raters: Raters, codes: Codes, seen: Array) -> float:
     )
     p = odds / odds.sum(2, keepdims=True)
     expected = p @ steps
-    weight = seen[strong, :SAME] * codes.worth[strong, None]
+    weight = seen[strong, :SAME] * codes.weight[strong, None]
     slope = (weight * x * ((codes.strength[strong, None] - 2) - expected)).sum()
     curve = (weight * x**2 * (p @ steps**2 - expected**2)).sum()
     slope += (STEEPNESS_MEAN - raters.steepness) / STEEPNESS_SPREAD**2

@@ -1,4 +1,4 @@
-"""Thumbs from a file: their forms, and what is dropped with which reason."""
+"""Binary labels from a file: their forms, and what is dropped with which reason."""
 
 import json
 from pathlib import Path
@@ -6,28 +6,28 @@ from typing import Any
 
 import pytest
 
-from align.data.thumbs import load_thumbs
+from align.data.binary import load_binary
 from align.errors import DataError
 
 
 def load(tmp_path: Path, *rows: dict[str, Any]) -> Any:
-    path = tmp_path / "thumbs.jsonl"
+    path = tmp_path / "binary.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return load_thumbs(path)
+    return load_binary(path)
 
 
 def test_a_label_is_a_target_and_a_target_goes_before_it(tmp_path: Path) -> None:
-    thumbs, dropped = load(
+    binary, dropped = load(
         tmp_path,
         {"prompt": "Hi", "completion": "Hello!", "label": True},
         {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "What?"}], "label": 0},
         {"prompt": "Hi", "response": "Yes?", "target": 0.3, "label": False, "weight": 2},
     )
     assert dropped == []
-    assert [(t.text, t.target, t.weight) for t in thumbs] == [
+    assert [(t.text, t.target, t.weight) for t in binary] == [
         ("Hello!", 1.0, 1.0), ("What?", 0.0, 1.0), ("Yes?", 0.3, 2.0),
     ]  # fmt: skip
-    assert len({t.prompt_id for t in thumbs}) == 1
+    assert len({t.prompt_id for t in binary}) == 1
 
 
 @pytest.mark.parametrize(
@@ -43,20 +43,20 @@ def test_a_label_is_a_target_and_a_target_goes_before_it(tmp_path: Path) -> None
     ],
 )
 def test_what_cannot_be_used_is_dropped_with_its_reason(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
-    thumbs, dropped = load(tmp_path, {"prompt": "Hi", "completion": "Hello!", "label": True}, row)
-    assert len(thumbs) == 1
+    binary, dropped = load(tmp_path, {"prompt": "Hi", "completion": "Hello!", "label": True}, row)
+    assert len(binary) == 1
     assert dropped[0].reason.startswith(reason)
     assert dropped[0].where.endswith(":2")
 
 
 def test_a_file_of_something_else_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="rows are no thumbs"):
+    with pytest.raises(DataError, match="rows are no binary labels"):
         load(tmp_path, {"prompt": "a", "chosen": "b", "rejected": "c"})
 
 
 def test_an_empty_answer_can_be_bad_and_not_good(tmp_path: Path) -> None:
     rows = [{"prompt": f"Hi {n}", "completion": "", "label": label} for n, label in enumerate([False, 0.0, True])]
     rows += [{"prompt": "Hi", "completion": "Yes", "label": 1.0}]
-    thumbs, dropped = load(tmp_path, *rows)
-    assert [(t.text, t.target) for t in thumbs] == [("", 0.0), ("", 0.0), ("Yes", 1.0)]
+    binary, dropped = load(tmp_path, *rows)
+    assert [(t.text, t.target) for t in binary] == [("", 0.0), ("", 0.0), ("Yes", 1.0)]
     assert [row.reason for row in dropped] == ["empty: `completion` is ''"]

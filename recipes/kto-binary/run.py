@@ -24,7 +24,7 @@ if __name__ == "__main__":
     policy = align.train_sft(recipe.model, shown, recipe.sft, **at("policy_0")).checkpoint
     first = align.evaluate(policy, **judged, **at("evaluation_0"))
     print("after SFT, mean score:", first.mean_score, flush=True)
-    earlier: list[align.Thumb] = []
+    earlier: list[align.BinaryLabel] = []
     for number in range(1, recipe.rounds + 1):
         asked = align.prompts_of_round(prompts, round=number, count=recipe.rollouts.prompts, seed=recipe.seed)
         drawn = at(f"rollouts_{number}") | {"compute": compute.seeded(f"rollouts {number}")}

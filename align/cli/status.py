@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from align.labelling.survey import Survey
 
 
-def desk_or_run(path: Path) -> Path:
+def session_or_run(path: Path) -> Path:
     """The folder that asks people: one that `align annotate push --candidates` made, or the run that `path` means."""
-    from align.labelling.session import DESK
+    from align.labelling.session import has_session
 
-    return path if (path / DESK).is_file() else run_of(path)
+    return path if has_session(path) else run_of(path)
 
 
 FOLDER = typer.Argument(
     ...,
-    callback=desk_or_run,
+    callback=session_or_run,
     help="A run's folder or its recipe's, or a folder that `align annotate push --candidates` made.",
 )
 JSON = typer.Option(False, "--json", help="Print the result as JSON.")
@@ -48,11 +48,11 @@ def status(folder: Path = FOLDER, as_json: bool = JSON) -> None:
     from align.labelling.comparison import win_rate
     from align.labelling.session import open_backend
     from align.labelling.survey import survey
-    from align.stages.desks import open_desk
+    from align.stages.sessions import open_session
 
-    desk = open_desk(folder)
-    found = survey(desk, open_backend(desk))
-    won = win_rate(folder, desk.tasks, found.judgements)
+    session = open_session(folder)
+    found = survey(session, open_backend(session))
+    won = win_rate(folder, session.tasks, found.judgements)
     if as_json:
         print_json(found.as_dict() | ({"win_rate": won} if won else {}))
         return
@@ -110,18 +110,18 @@ def _looks(folder: Path, every: float) -> Iterator["Survey"]:
     on looking, for at fifty thousand tasks a look is work for the server too."""
     from align.labelling.session import open_backend
     from align.labelling.survey import survey
-    from align.stages.desks import open_desk
+    from align.stages.sessions import open_session
     from annotation.journal import read_journal
 
-    desk = open_desk(folder)
-    backend, journal = open_backend(desk), read_journal(desk.journal, ())
+    session = open_session(folder)
+    backend, journal = open_backend(session), read_journal(session.journal, ())
     before: tuple[Any, ...] = ()
     while True:
         journal.read_on()
         began = time.monotonic()
-        now = (backend.version(), journal.closed.get(desk.tasks_id), journal.forgotten)
+        now = (backend.version(), journal.closed.get(session.tasks_id), journal.forgotten)
         if now != before:
-            before, found = now, survey(desk, backend)
+            before, found = now, survey(session, backend)
             yield found
             if found.closed is not None or found.progress.open == 0:
                 return
