@@ -129,7 +129,8 @@ async def _one(client: "httpx.AsyncClient", endpoint: Endpoint, body: dict[str, 
 async def _send(
     client: "httpx.AsyncClient", body: dict[str, Any], seconds: float
 ) -> "tuple[httpx.Response | None, str]":
-    """The response, whole within `seconds` however it drips; else why there is none. OverflowError for more than LARGEST."""
+    """The response, whole within `seconds` however it drips; else why there is none. OverflowError for more than
+    LARGEST."""
     import httpx
 
     # json.dumps escapes what UTF-8 refuses, which httpx's own JSON does not; unpacked, a small reply may be a large one

@@ -44,8 +44,8 @@ def code_point(character: str) -> str:
 
 
 def shown(text: str, limit: int, unseen: Callable[[str], str] = code_point) -> str:
-    """`text` of whoever it may be, for people: what works unseen is written by `unseen`, beyond MARKS combining marks in
-    a row and beyond `limit` characters only their number is. Line ends and tabs stay.
+    """`text` of whoever it may be, for people: what works unseen is written by `unseen`, beyond MARKS combining marks
+    in a row and beyond `limit` characters only their number is. Line ends and tabs stay.
 
     >>> shown("a\\u202eb", 10), shown("abcdef", 3), shown("e" + "\\u0301" * 10, 99) == "e" + "\\u0301" * 8 + "‹2 more marks›"
     ('a‹U+202E›b', 'abc… (3 more characters)', True)

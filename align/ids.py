@@ -27,7 +27,8 @@ def with_check(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_whole(value: Mapping[str, Any]) -> bool:
-    """Whether a record is as `with_check` made it. One without a check is of a version that wrote none, and taken for it."""
+    """Whether a record is as `with_check` made it. One without a check is of a version that wrote none, and taken for
+    it."""
     return value.get("check", "") in ("", with_check(value)["check"])
 
 

@@ -1,9 +1,9 @@
 """A language model as a judge of answers: of two, in both orders, or of one on a scale (Zheng et al. 2023).
 
-What is judged is hostile. It stands between marks made of a hash of all that is judged, so that no text can hold the mark
-that ends it; the judge is told that nothing between them is addressed to it. A verdict is one line of a fixed form at
-the very end of the reply, and a reply with two different ones has none. None of this keeps a judge from being persuaded:
-that is a matter of the judge.
+What is judged is hostile. It stands between marks made of a hash of all that is judged, so that no text can hold the
+mark that ends it; the judge is told that nothing between them is addressed to it. A verdict is one line of a fixed form
+at the very end of the reply, and a reply with two different ones has none. None of this keeps a judge from being
+persuaded: that is a matter of the judge.
 """
 
 import json

@@ -55,8 +55,8 @@ def by_layers(
 ) -> Value:
     """What `compute` makes of a folder's model by forward passes; each reads the weights once, layer by layer.
 
-    A model that does not let itself be read by layers is loaded whole, and the log says so. `kind` is transformers' class
-    that loads it. StageError where weights are missing, are damaged or have other shapes than the model's.
+    A model that does not let itself be read by layers is loaded whole, and the log says so. `kind` is transformers'
+    class that loads it. StageError where weights are missing, are damaged or have other shapes than the model's.
     """
     import torch
     import transformers
@@ -203,7 +203,8 @@ def _pass(model: Any, several: Sequence[PromptAndAnswer]) -> list[list[float]]:
 
 
 def stored_parts(checkpoint: Path, dtype: str) -> Iterator[dict[str, Tensor]]:
-    """The weights of a folder by their names in the model, one part after the other; a tied one comes under each name."""
+    """The weights of a folder by their names in the model, one part after the other; a tied one comes under each
+    name."""
     model = empty_model(checkpoint, dtype)
     fill = Stored(checkpoint, model)
     for _, names in _parts(model):
@@ -228,8 +229,8 @@ def given(weights: Callable[[str], Tensor | None]) -> Fill:
 
 @contextmanager
 def filled_in_turn(model: Any, fill: Fill) -> Iterator[None]:
-    """Inside the block each part of an `empty_model` has its weights while it computes; what did not is read at its end,
-    for weights that no forward pass asks for have to be whole too."""
+    """Inside the block each part of an `empty_model` has its weights while it computes; what did not is read at its
+    end, for weights that no forward pass asks for have to be whole too."""
     guard, parts, read = _no_absent(), _parts(model), set[int]()
     empty = [{name: w for name in names if (w := _weight(model, name)).is_meta} for _, names in parts]
 
@@ -288,7 +289,8 @@ def _no_absent() -> Any:
 
 
 def _parts(model: Any) -> list[tuple[Any, list[str]]]:
-    """The modules that get their weights together, with the names of these: the layers, and each other one by itself."""
+    """The modules that get their weights together, with the names of these: the layers, and each other one by
+    itself."""
     from torch.nn import ModuleList
 
     names = list(model.state_dict(keep_vars=True))

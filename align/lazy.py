@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 def lazily(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` for `package`: each name of `homes` comes from the module it stands with, and a notebook
-    completes it."""
+    """`__getattr__` and `__dir__` for `package`: each name of `homes` comes from the module it stands with, and a
+    notebook completes it."""
 
     def get(name: str) -> Any:
         if name not in homes:

@@ -1,6 +1,7 @@
 """Locks that the kernel lets go of when their holder dies, however it dies.
 
-Where a file system knows no locks, the lock lies among this machine's temporary files and keeps out its processes alone.
+Where a file system knows no locks, the lock lies among this machine's temporary files and keeps out its processes
+alone.
 """
 
 import errno
@@ -21,7 +22,8 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 
 def open_lock(path: Path) -> TextIO:
-    """The file of a lock, made where it is not there. ServiceError for a link and all else whose content is not ours."""
+    """The file of a lock, made where it is not there. ServiceError for a link and all else whose content is not
+    ours."""
     with disk_errors(path):
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
@@ -44,7 +46,8 @@ def _not_ours(path: Path) -> ServiceError:
 
 @contextmanager
 def acquired(file: IO[Any], path: Path, *, wait: bool) -> Iterator[None]:
-    """Hold the lock of `file`, which lies at `path`. Without `wait` raises BlockingIOError where another process has it."""
+    """Hold the lock of `file`, which lies at `path`. Without `wait` raises BlockingIOError where another process has
+    it."""
     how = fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)
     try:
         fcntl.flock(file, how)

@@ -2,8 +2,8 @@
 
 A pair's margin m is the reward of chosen minus that of rejected. For a reward model these are its scores, less the
 margin that is asked for where there is one; for DPO an answer's reward is β · log π(y|x)/π_ref(y|x), summed over its
-tokens, or their mean in the length-normalised form (LN-DPO: Lambert et al. 2024, §5.1.1; after SimPO: Meng et al. 2024),
-or with the tokens beyond the shorter answer's length counted α times (LD-DPO: Liu et al. 2024, equation 10;
+tokens, or their mean in the length-normalised form (LN-DPO: Lambert et al. 2024, §5.1.1; after SimPO: Meng et al.
+2024), or with the tokens beyond the shorter answer's length counted α times (LD-DPO: Liu et al. 2024, equation 10;
 `align.train.collate.answer_logps`). A pair's target p in [0, 1] is the probability that chosen is the better answer.
 """
 
@@ -97,7 +97,8 @@ def weights_of_mean_one(weights: Sequence[float]) -> list[float]:
 
 
 def kto(reward_B: Tensor, target_B: Tensor, zero: Tensor, good_B: Tensor, bad_B: Tensor) -> Tensor:
-    """Kahneman–Tversky optimisation of binary labels, (B,), ≥ 0:  λ_D · p · [1 − σ(r − z)] + λ_U · (1 − p) · [1 − σ(z − r)].
+    """Kahneman–Tversky optimisation of binary labels, (B,), ≥ 0:  λ_D · p · [1 − σ(r − z)] + λ_U · (1 − p) · [1 − σ(z −
+    r)].
 
     `reward_B` (r) is β · log π(y|x)/π_ref(y|x), `zero` (z) ≥ 0 a scalar, β times the estimate of KL(π‖π_ref);
     `target_B` (p) in [0, 1] is the probability that the answer is good; `good_B` (λ_D) and `bad_B` (λ_U) weigh the two

@@ -3,10 +3,12 @@
 It decides which prompts are the same, on which side of the split they fall, what must not be trained on, and which
 answers are equal. It is compared and never kept: what people and models wrote stays as it is.
 
-1. What cannot be seen goes: zero-width space, byte order mark, word joiner, soft hyphen, invisible operators of formulas.
-2. Joiners (U+200C, U+200D) go where neither neighbour can join: between letters of alphabets that are not written joined
-   or stacked, figures, punctuation and spaces. Beside letters of Arabic, Indic and other such scripts, and beside emoji,
-   they change what is read, and stay.
+1. What cannot be seen goes: zero-width space, byte order mark, word joiner, soft hyphen, invisible operators of
+formulas.
+2. Joiners (U+200C, U+200D) go where neither neighbour can join: between letters of alphabets that are not written
+joined
+   or stacked, figures, punctuation and spaces. Beside letters of Arabic, Indic and other such scripts, and beside
+   emoji, they change what is read, and stay.
 3. Marks of direction (U+200E, U+200F) go where nothing in the text runs from right to left; elsewhere they move signs
    about, as embeddings, overrides and isolates do, which always stay.
 4. Every line end is a line feed; a no-break space is a space; outer white space goes.

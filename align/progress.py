@@ -28,7 +28,8 @@ class TimeLeft:
         self._at = (0, 0)
 
     def seconds(self, done: int, total: int) -> float | None:
-        """None where that is not known yet, or nothing is left. Other work (another total, fewer steps done) starts again."""
+        """None where that is not known yet, or nothing is left. Other work (another total, fewer steps done) starts
+        again."""
         if self._first is None or total != self._at[1] or done < self._at[0]:
             self._first = done, self._clock()
         self._at = done, total

@@ -7,5 +7,6 @@ SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 
 
 def python_module(module: str, *arguments: str) -> list[str]:
-    """The command for `python -m module`. Without `-P` a user's `reward.py` there would stand for the package `reward`."""
+    """The command for `python -m module`. Without `-P` a user's `reward.py` there would stand for the package
+    `reward`."""
     return [sys.executable, "-P", "-m", module, *arguments]

@@ -1,9 +1,10 @@
 """The tokens that an answer was sampled as, and where a training may take them for its text.
 
-A text can be written in several tokens, and a model seldom samples the ones that encoding gives. What is trained on other
-tokens is another thing than what was sampled: its log-probability under the policy is not that of the draw. So ids are
-kept beside the candidates (`TOKENS`), go with the candidates that people were asked about, and stand in training for
-every text of which they say the same, character for character, in the place where the chat template puts it.
+A text can be written in several tokens, and a model seldom samples the ones that encoding gives. What is trained on
+other tokens is another thing than what was sampled: its log-probability under the policy is not that of the draw. So
+ids are kept beside the candidates (`TOKENS`), go with the candidates that people were asked about, and stand in
+training for every text of which they say the same, character for character, in the place where the chat template puts
+it.
 """
 
 import sys
@@ -39,8 +40,8 @@ def tokenizer_id(tokenizer: "PreTrainedTokenizerBase") -> str:
 
 
 def pass_tokens_on(source: Path, folder: Path, candidates: Iterable[pa.Array | pa.ChunkedArray]) -> None:
-    """Write into `folder` what the folder `source` knows of `candidates`; nothing where it has no tokens of them, as in runs
-    begun by a version that kept none."""
+    """Write into `folder` what the folder `source` knows of `candidates`; nothing where it has no tokens of them, as in
+    runs begun by a version that kept none."""
     if not (source / TOKENS_FILE).is_file():
         return
     table = read_table(source / TOKENS_FILE, columns=TOKENS.names)
@@ -105,8 +106,8 @@ def sampled_by(tokenizer: "PreTrainedTokenizerBase", tokens: pa.Table | None) ->
 def as_sampled(
     tokenizer: "PreTrainedTokenizerBase", written: Sequence[int], drawn: Sequence[int] | None
 ) -> list[int] | None:
-    """`drawn`, where these tokens say what `written` says, the encoding of an answer's text with the token that ends it;
-    else None. A drawn answer that the limit cut gets that token behind it.
+    """`drawn`, where these tokens say what `written` says, the encoding of an answer's text with the token that ends
+    it; else None. A drawn answer that the limit cut gets that token behind it.
 
     None too where control tokens differ: those of `written` are all that the template puts there.
     """

@@ -27,7 +27,8 @@ LOGS = "logs"
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a `.jsonl`, `.jsonl.gz` or `.parquet` file, each with its `file:line` (for Parquet `file:row`).
 
-    Raises DataError for a missing file, a folder, a line that is not a JSON object (with its line number) or another format.
+    Raises DataError for a missing file, a folder, a line that is not a JSON object (with its line number) or another
+    format.
     """
     if path.is_dir():
         raise DataError(f"{path} is a folder", hint=_rows_in(path))
@@ -107,7 +108,8 @@ _DEEPEST = 64
 
 
 def _require_shallow(line: bytes) -> None:
-    """ValueError for lists and objects that lie more than 64 deep in each other: whoever walks through them would fail."""
+    """ValueError for lists and objects that lie more than 64 deep in each other: whoever walks through them would
+    fail."""
     if line.count(b"[") + line.count(b"{") <= _DEEPEST:
         return
     depth = 0
@@ -228,7 +230,8 @@ _MARKED = "A working folder of align, which removes it.\n"
 
 
 def working_folder(folder: Path) -> Path:
-    """Make `folder` for work, or find it as a killed command left it. Raises ConfigError where it is somebody else's."""
+    """Make `folder` for work, or find it as a killed command left it. Raises ConfigError where it is somebody
+    else's."""
     if not is_ours(folder):
         if folder.is_symlink() or (folder.exists() and not _is_empty(folder)):
             what = f"{folder} is in the way: align works in a folder of that name, and did not make this one"

@@ -102,8 +102,8 @@ def require_syntax(template: str, name: str) -> None:
 def written_in(template: str, variables: Mapping[str, Any], date: str | None) -> str:
     """The template with its variables, and `date` (ISO) where one is given and it asks for today's, at its head.
 
-    A value that the caller of the template gives itself still counts before these. Raises ConfigError for a variable that
-    the template does not read or that everyone gives it. A date that stands there already stays.
+    A value that the caller of the template gives itself still counts before these. Raises ConfigError for a variable
+    that the template does not read or that everyone gives it. A date that stands there already stays.
     """
     read = sorted(variables_of(template))
     for name in variables:

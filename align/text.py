@@ -69,7 +69,8 @@ def load_tokenizer(
 
     `chat_template` is `plain`, `chatml` or the path of a Jinja file, for a tokenizer that has none, or with
     `replace_chat_template` in the place of its own. `chat_template_kwargs` and `date` are written into it
-    (`align.templates.written_in`). Raises ConfigError where there is no tokenizer, no template, two different ones, or one that cannot be used.
+    (`align.templates.written_in`). Raises ConfigError where there is no tokenizer, no template, two different ones, or
+    one that cannot be used.
     """
     from transformers import AutoTokenizer
 
@@ -213,8 +214,8 @@ def decode_answer(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int]
 
 
 def thinking_tokens(tokenizer: "PreTrainedTokenizerBase", answer_ids: Sequence[int]) -> int:
-    """How many of an answer's first tokens are thoughts, or an empty block of them, with what closes them; all of one that
-    was cut off while it thought, 0 where it has none."""
+    """How many of an answer's first tokens are thoughts, or an empty block of them, with what closes them; all of one
+    that was cut off while it thought, 0 where it has none."""
     shape = thoughts_of(tokenizer, tokenizer.chat_template)
     if not shape.closer:
         return 0
@@ -306,7 +307,8 @@ def _require_faithful(tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
 
 
 def token_text(tokenizer: "PreTrainedTokenizerBase", token_id: int) -> str:
-    """The text by which the tokenizer knows a token; that of an added one may differ from its piece in the vocabulary."""
+    """The text by which the tokenizer knows a token; that of an added one may differ from its piece in the
+    vocabulary."""
     added = tokenizer.added_tokens_decoder.get(token_id)
     return str(added.content if added is not None else tokenizer.convert_ids_to_tokens(token_id))
 

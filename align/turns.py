@@ -28,7 +28,8 @@ _FIELDS = ("reasoning_content", "thinking", "reasoning")
 
 
 def split_thoughts(text: str) -> tuple[str | None, str]:
-    """An answer's thoughts, None where it has none, and what it says. Thoughts that were cut off leave nothing to say."""
+    """An answer's thoughts, None where it has none, and what it says. Thoughts that were cut off leave nothing to
+    say."""
     before, opened, rest = text.partition(OPEN)
     if not opened or before.strip():
         return None, text

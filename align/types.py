@@ -71,8 +71,9 @@ class Prompt:
 class Candidate:
     """One answer to a prompt. `tokens` counts what the engine sampled, the stop token included.
 
-    `finish` is "stop" where the model ended the answer itself and "length" where the limit cut it. `temperature` is that
-    of the draw, where it is known; `redrawn` counts the draws before it that repeated another answer and were thrown away.
+    `finish` is "stop" where the model ended the answer itself and "length" where the limit cut it. `temperature` is
+    that of the draw, where it is known; `redrawn` counts the draws before it that repeated another answer and were
+    thrown away.
     """
 
     id: str
@@ -123,8 +124,9 @@ class Judgement:
     `outcome` is one of `OUTCOMES[kind]`. For a pair "a" and "b" always mean the *canonical* candidates 0 and 1, never
     the sides of the screen; so do the letters of `flags`. `strength` (of a preference) is one of `STRENGTHS`. `ranking`
     (kind rank) has the rank of each canonical candidate, 1 the best, equal numbers for ties; `ratings` (kind rating)
-    has a score for each criterion. `edit` is an answer that the person wrote instead. `revision` counts the person's later changes of mind, from 0. `time` is ISO 8601
-    in UTC; `seconds` is how long the person took, where that is known.
+    has a score for each criterion. `edit` is an answer that the person wrote instead. `revision` counts the person's
+    later changes of mind, from 0. `time` is ISO 8601 in UTC; `seconds` is how long the person took, where that is
+    known.
     """
 
     id: str

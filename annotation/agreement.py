@@ -33,10 +33,10 @@ def summary(tasks: list[Task], judgements: list[Judgement]) -> dict[str, Any]:
     of choices that fell on the left answer {value, low, high, n} with Wilson's 95% interval; with random sides an
     unbiased annotator has 0.5.
 
-    `questions` has the same for each thing that was asked: the outcome of each kind, strength, each flag, each criterion
-    and ranks, with its `level`. `slices` has the main question's alpha and percent agreement by purpose, round, repeat
-    and how much the answers differ in length. `cohen` lists Cohen's kappa for couples of annotators, those with the most
-    tasks in common first.
+    `questions` has the same for each thing that was asked: the outcome of each kind, strength, each flag, each
+    criterion and ranks, with its `level`. `slices` has the main question's alpha and percent agreement by purpose,
+    round, repeat and how much the answers differ in length. `cohen` lists Cohen's kappa for couples of annotators,
+    those with the most tasks in common first.
     """
     kind = next((k for k in KINDS if any(t.kind == k for t in tasks)), "pair")
     mine = {t.id: t for t in tasks if t.kind == kind}

@@ -65,9 +65,9 @@ def pace(judgements: Iterable[Judgement]) -> dict[str, Any]:
 
 
 def time_left(progress: Progress, people: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What is still to do: `answers`, and the `hours` that it takes the `people` who have something left to do and whose
-    pace is known, together. `nobody` counts the missing answers that nobody here can give, since they have all answered
-    or skipped the task: they are in no time, and wait for somebody new.
+    """What is still to do: `answers`, and the `hours` that it takes the `people` who have something left to do and
+    whose pace is known, together. `nobody` counts the missing answers that nobody here can give, since they have all
+    answered or skipped the task: they are in no time, and wait for somebody new.
 
     `people` is what `statistics` says. `hours` is None, with the reason, where nobody's pace is known.
     """

@@ -1,9 +1,9 @@
 """Argilla's HTTP API with patience and one-sentence errors that never hold a key.
 
-One rule for every call. What certainly did nothing (no connection, "too many requests") is sent again. What may have been
-done, its reply lost or a server's error in its place, is sent again where doing it twice is doing it once: reading,
-replacing, deleting, and making what has a name of its own, where a conflict then says that it is there. A second try that
-is refused because the first one succeeded is told from a real refusal by reading back.
+One rule for every call. What certainly did nothing (no connection, "too many requests") is sent again. What may have
+been done, its reply lost or a server's error in its place, is sent again where doing it twice is doing it once:
+reading, replacing, deleting, and making what has a name of its own, where a conflict then says that it is there. A
+second try that is refused because the first one succeeded is told from a real refusal by reading back.
 """
 
 import time

@@ -210,18 +210,18 @@ class ArgillaBackend:
         self._api.call("POST", f"/workspaces/{self._workspace}/users", json={"user_id": user_id}, conflict=True)
 
     def close(self) -> None:
-        """Close the dataset for annotators: it is not listed any more and has no next record. An answer that somebody has
-        before them is still taken. On an Argilla that is not ours its guidelines alone say so."""
+        """Close the dataset for annotators: it is not listed any more and has no next record. An answer that somebody
+        has before them is still taken. On an Argilla that is not ours its guidelines alone say so."""
         close(self._api, self._made)
 
     def close_others(self, family: str) -> None:
-        """Close the datasets of a run's other labellings for annotators. Of those whose names begin with `family`, whose
-        place this one took, no answer is taken either."""
+        """Close the datasets of a run's other labellings for annotators. Of those whose names begin with `family`,
+        whose place this one took, no answer is taken either."""
         self._shut |= set(close_others(self._api, self._made, family))
 
     def given_in_others(self) -> dict[str, list[tuple[str, str, str]]]:
-        """What another dataset is called → (task, annotator, time) of each answer and skip in it; none without. Those in
-        which nobody answered since they were closed as done are left out."""
+        """What another dataset is called → (task, annotator, time) of each answer and skip in it; none without. Those
+        in which nobody answered since they were closed as done are left out."""
         known = self._known()
         found = {
             other["name"]: [
@@ -367,8 +367,8 @@ def _simulated(user: dict[str, Any]) -> bool:
 
 
 def annotator_of(user: dict[str, Any]) -> str:
-    """Who an answer is by: a person's id; a persona's name in the recipe, so that a run with the same seed comes out the
-    same on every server. (Personas of earlier versions have no last name.)"""
+    """Who an answer is by: a person's id; a persona's name in the recipe, so that a run with the same seed comes out
+    the same on every server. (Personas of earlier versions have no last name.)"""
     return str((user["last_name"] or user["username"]) if _simulated(user) else user["id"])
 
 

@@ -1,4 +1,5 @@
-"""Workspaces and datasets of an Argilla: found, made where they are missing, and never taken for ours when they are not."""
+"""Workspaces and datasets of an Argilla: found, made where they are missing, and never taken for ours when they are
+not."""
 
 import itertools
 import re
@@ -16,11 +17,12 @@ METADATA = {"purpose": "terms", "shown": "terms", "item": "terms", "repeat": "in
 
 CLOSED = "This data set is closed: what it asks was replaced. Please go on in the other one of this workspace."
 DONE = "This data set is done: its questions have the answers they want. Thank you!"
-"""Guidelines of a dataset that is closed for annotators: every Argilla shows them, and the embedded server acts on them."""
+"""Guidelines of a dataset that is closed for annotators: every Argilla shows them, and the embedded server acts on
+them."""
 
 IDENTITY = "align"
-"""Key of a dataset's metadata under which the name stands that it has for us. What it is called is for people; datasets of
-earlier versions are called by the name that they have for us."""
+"""Key of a dataset's metadata under which the name stands that it has for us. What it is called is for people; datasets
+of earlier versions are called by the name that they have for us."""
 NAME_LIMIT = 200
 
 _LABELLING = re.compile(r"(round|blind)-\d+-")
@@ -34,8 +36,9 @@ def ensure_dataset(
 ) -> Dataset:
     """The dataset that asks `form` of `overlap` people, made and published where it is missing.
 
-    `name` is what it is for us, `title` what people read (the name where it is empty); of several with one title the later
-    ones are numbered. Raises ConfigError where the guidelines are too long or a dataset of that name asks something else.
+    `name` is what it is for us, `title` what people read (the name where it is empty); of several with one title the
+    later ones are numbered. Raises ConfigError where the guidelines are too long or a dataset of that name asks
+    something else.
     """
     if guidelines is not None and len(guidelines) > GUIDELINES_LIMIT:
         raise ConfigError(
@@ -60,8 +63,8 @@ def ensure_dataset(
 
 
 def close_others(api: Api, dataset: Dataset, family: str) -> list[str]:
-    """Close for annotators the datasets of the other labellings beside `dataset`: those whose names begin with `family`,
-    whose place it took, and those of others, which are done. Returns the ids of those that were open."""
+    """Close for annotators the datasets of the other labellings beside `dataset`: those whose names begin with
+    `family`, whose place it took, and those of others, which are done. Returns the ids of those that were open."""
     shut = []
     for other in others(api, dataset):
         words = CLOSED if identity_of(other).startswith(family) else DONE

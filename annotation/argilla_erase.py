@@ -1,4 +1,5 @@
-"""What is forgotten leaves an Argilla: answers, skips and drafts in every data set of a workspace, and tasks as a whole."""
+"""What is forgotten leaves an Argilla: answers, skips and drafts in every data set of a workspace, and tasks as a
+whole."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -16,8 +17,8 @@ EMBEDDED = "embedded"
 
 @dataclass(slots=True)
 class Erased:
-    """How many `answers` (and skips) and `drafts` went, what the `accounts` of whoever said them are called, and sentences
-    about what `remains`, with the way out."""
+    """How many `answers` (and skips) and `drafts` went, what the `accounts` of whoever said them are called, and
+    sentences about what `remains`, with the way out."""
 
     answers: int = 0
     drafts: int = 0
@@ -31,9 +32,9 @@ def people(api: Api) -> dict[str, str]:
 
 
 def erase(api: Api, workspace: str, annotators: Collection[str], tasks: Collection[str]) -> Erased:
-    """Delete what `annotators` said in `workspace`, and let them label there no more, and delete `tasks` with all that was
-    said about them. What a server refuses is among what remains. Doing it again goes on. Raises ServiceError where the
-    server does not answer.
+    """Delete what `annotators` said in `workspace`, and let them label there no more, and delete `tasks` with all that
+    was said about them. What a server refuses is among what remains. Doing it again goes on. Raises ServiceError where
+    the server does not answer.
     """
     done = Erased()
     places = [w["id"] for w in api.call("GET", "/me/workspaces")["items"] if w["name"] == workspace]

@@ -43,12 +43,12 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the labelling is. `answers` of the `wanted` are in (more than a task wants are not counted); of those that
-    are missing, `reachable` are such that somebody here can still give them.
+    """How far the labelling is. `answers` of the `wanted` are in (more than a task wants are not counted); of those
+    that are missing, `reachable` are such that somebody here can still give them.
 
     A task is `completed` when it has the answers it wants, and `exhausted` when it has not and every annotator has
-    answered or skipped it, so that nobody is left to ask. `annotators` are counted by id. `dropped` are tasks, records and
-    answers that are not as they were left, each with the reason; they count nowhere else.
+    answered or skipped it, so that nobody is left to ask. `annotators` are counted by id. `dropped` are tasks, records
+    and answers that are not as they were left, each with the reason; they count nowhere else.
     """
 
     tasks: int
@@ -85,19 +85,19 @@ class AnnotationBackend(Protocol):
         """Changes whenever `progress`, `collect` or `people` may: whoever follows reads these only then."""
 
     def admit(self, without: Collection[str] = ()) -> list[str]:
-        """Let every person who can log in label here, `without` some of them, by annotator or by name; returns what the new
-        ones are called."""
+        """Let every person who can log in label here, `without` some of them, by annotator or by name; returns what the
+        new ones are called."""
 
     def close(self) -> None:
         """Nothing more is asked here. An answer that somebody has before them is still taken."""
 
     def close_others(self, family: str) -> None:
-        """Close what a run asked elsewhere on this server. Where it is called as `family` begins, this took its place, and
-        no answer is taken either."""
+        """Close what a run asked elsewhere on this server. Where it is called as `family` begins, this took its place,
+        and no answer is taken either."""
 
     def given_in_others(self) -> dict[str, list[tuple[str, str, str]]]:
-        """What another labelling of the run is called → (task, annotator, time) of each answer and skip that was given in it
-        though it is closed."""
+        """What another labelling of the run is called → (task, annotator, time) of each answer and skip that was given
+        in it though it is closed."""
 
     def progress(self) -> Progress:
         """How far the labelling is."""

@@ -34,15 +34,16 @@ MODELS: dict[str, Callable[[Evidence], Beliefs]] = {
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """What judgements compile to. The tables have the schemas of Preference, BinaryLabel, Edit and Dropped, sorted by id
-    (Dropped: by what and where); all else is JSON-able.
+    """What judgements compile to. The tables have the schemas of Preference, BinaryLabel, Edit and Dropped, sorted by
+    id (Dropped: by what and where); all else is JSON-able.
 
     A preference's `target` is the probability that `chosen` is better; `weight`, in [0, 1], how much of the doubt about
     the pair the votes have removed, less where a prompt's pairs say the same thing; `margin` the log-odds with which a
     typical annotator would choose so. A binary label's `target` is the probability that the answer is good.
     `annotators` and `conflicts` are described at `annotation.crowd.people.numbers_of` and
     `annotation.crowd.conflicts.find`. `model` is the one that was taken, and `choice` why, where it was to be chosen
-    (`annotation.crowd.choice.Choice`). `notes` are sentences for people: which labels count little, and what would help.
+    (`annotation.crowd.choice.Choice`). `notes` are sentences for people: which labels count little, and what would
+    help.
     """
 
     preferences: pa.Table
@@ -60,8 +61,9 @@ def compile_labels(tasks: pa.Table, judgements: pa.Table, *, model: str = AUTO, 
     """Compile `judgements` (schema of Judgement) of `tasks` (schema of Task), in any order, by one of MODELS.
 
     With `auto` it is `bradley_terry`, unless another one predicts held-out labels better (`annotation.crowd.choice`).
-    `sides_drawn`: who stands left was drawn at random, as for tasks of `annotation.tasks`, so that a crowd which prefers
-    one side is biased; else a crowd that does so much too often is taken as one that met the better answers there.
+    `sides_drawn`: who stands left was drawn at random, as for tasks of `annotation.tasks`, so that a crowd which
+    prefers one side is biased; else a crowd that does so much too often is taken as one that met the better answers
+    there.
 
     Of each annotator the last revision on a task counts. Gold tasks tell about annotators and become no rows; tasks of
     purpose eval and blind A/B tasks tell nothing here. Whatever becomes no row is in `dropped` with a reason.

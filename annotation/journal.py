@@ -14,8 +14,8 @@ are, a line says so, and they count as that person's.
 
 A closing freezes what stands before it: what is said later is kept, and counts once a person reopens the labelling.
 
-Of what is forgotten the words are erased: a judgement's line becomes a tombstone of the same length. Nothing else in the
-file ever changes.
+Of what is forgotten the words are erased: a judgement's line becomes a tombstone of the same length. Nothing else in
+the file ever changes.
 """
 
 import os
@@ -271,8 +271,8 @@ def introduce(path: Path, collected: Collection[Judgement], people: Mapping[str,
 def _introductions(
     journal: Journal, collected: Collection[Judgement], people: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """Lines that say who people are: whoever said something and is called otherwise than before, and whose the lines are
-    that have a name in place of an id."""
+    """Lines that say who people are: whoever said something and is called otherwise than before, and whose the lines
+    are that have a name in place of an id."""
     was = _owners(journal, collected, people)
     concerned = {j.annotator for j in journal.valid(collected)} | journal.names.keys() | was.keys()
     return [

@@ -1,5 +1,5 @@
-"""The journal's bytes: whole lines appended and fsynced by one process at a time, lines read from where one was, and words
-blotted out.
+"""The journal's bytes: whole lines appended and fsynced by one process at a time, lines read from where one was, and
+words blotted out.
 
 A line is one JSON object in UTF-8. A kill in mid-write leaves at most one torn last line; it was never acknowledged, no
 reader sees it, and the next writer cuts it off.
@@ -106,8 +106,8 @@ def write(path: Path, file: BinaryIO, events: list[dict[str, Any]]) -> None:
 def lines(file: BinaryIO, path: Path, place: Place, until: int | None, tasks: Collection[str] | None) -> Iterator[Line]:
     """The whole lines of `file` from `place`, which goes along, up to byte `until`.
 
-    With `tasks` a judgement about any other task is left out: of a million lines only those are taken apart that matter.
-    Raises DataError with the line's number for a line that is no entry of a journal.
+    With `tasks` a judgement about any other task is left out: of a million lines only those are taken apart that
+    matter. Raises DataError with the line's number for a line that is no entry of a journal.
     """
     wanted = None if tasks is None else {task.encode() for task in tasks}
     file.seek(place.length)
@@ -130,8 +130,8 @@ def lines(file: BinaryIO, path: Path, place: Place, until: int | None, tasks: Co
 def blot(path: Path, hidden: Callable[[dict[str, Any]], bool]) -> int:
     """Put a tombstone of the same length in the place of each judgement that is `hidden`; returns how many there were.
 
-    Every other line keeps its bytes and the byte at which it begins, since closings, and whoever follows the journal, go by
-    that. The file is replaced as a whole: a kill leaves the old one or the new one.
+    Every other line keeps its bytes and the byte at which it begins, since closings, and whoever follows the journal,
+    go by that. The file is replaced as a whole: a kill leaves the old one or the new one.
     """
     if not path.is_file():
         return 0

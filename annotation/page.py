@@ -48,7 +48,8 @@ def payload(task: Task, form: Form) -> dict[str, str]:
 
 
 def seen_otherwise(fields: object, task: Task, form: Form) -> str | None:
-    """In which way a record's `fields`, as the server has them, show something else than `task`; None where they show it."""
+    """In which way a record's `fields`, as the server has them, show something else than `task`; None where they show
+    it."""
     given = fields.get(FIELD) if isinstance(fields, dict) else None
     packed = given.get("payload") if isinstance(given, dict) else None
     if packed == _packed(task, form):

@@ -91,9 +91,10 @@ TIED = "both answers are the same, a tie"
 def shortfall(
     made: int, count: int, name: str, answered: int, reasons: Mapping[str, int], *, asked: bool = True
 ) -> str | None:
-    """A sentence where fewer tasks, called `name`, were `made` of `answered` prompts than the `count` asked for; with the
-    reasons why prompts gave none. None where they are enough, or where all the others are ties that nobody is asked about.
-    Where nobody `asked` for so many, since the count is a default, only what became of prompts with answers is said.
+    """A sentence where fewer tasks, called `name`, were `made` of `answered` prompts than the `count` asked for; with
+    the reasons why prompts gave none. None where they are enough, or where all the others are ties that nobody is asked
+    about. Where nobody `asked` for so many, since the count is a default, only what became of prompts with answers is
+    said.
     """
     if made + reasons.get(TIED, 0) >= count:
         return None

@@ -13,8 +13,8 @@ def unanimity(
 ) -> list[Agreement | None]:
     """For each preference whether those who judged it said the same: which answer is better, or that neither is.
 
-    An annotator's word about a pair is read off a comparison, a ranking, or binary labels and ratings of both answers. None
-    where no judgement that the preference names says anything about both answers.
+    An annotator's word about a pair is read off a comparison, a ranking, or binary labels and ratings of both answers.
+    None where no judgement that the preference names says anything about both answers.
     """
     asked = {task.id: task for task in tasks}
     said = {j.id: j for j in judgements if j.task_id in asked}

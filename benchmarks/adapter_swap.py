@@ -2,12 +2,12 @@
 
     python benchmarks/adapter_swap.py [--short]
 
-Support-desk's SFT policy is trained for three more rounds under LoRA, each on the merged one before, as `align run` does.
-One server starts with the first policy. Then each round's adapter is loaded while it runs, several times over, idle and
-while it answers 64 other requests; the time goes from the published checkpoint to the first token of the new policy.
-Processor time, ours and the server's, stands beside the clock's. The sync check follows. Then it is lied to: the adapter of the round before, the base model in the policy's place, and
-policies that differ less and less from what the server has. The last line is JSON. `--short` is for a look: random
-weights and adapters, two rounds.
+Support-desk's SFT policy is trained for three more rounds under LoRA, each on the merged one before, as `align run`
+does. One server starts with the first policy. Then each round's adapter is loaded while it runs, several times over,
+idle and while it answers 64 other requests; the time goes from the published checkpoint to the first token of the new
+policy. Processor time, ours and the server's, stands beside the clock's. The sync check follows. Then it is lied to:
+the adapter of the round before, the base model in the policy's place, and policies that differ less and less from what
+the server has. The last line is JSON. `--short` is for a look: random weights and adapters, two rounds.
 """
 
 from __future__ import annotations

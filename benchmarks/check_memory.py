@@ -1,9 +1,9 @@
 """Memory and time of the sync check and of publishing, by layers and as it was: with whole models beside the engine's.
 
 `python benchmarks/check_memory.py` writes a random Llama (219 M parameters; `--short`: 18 M) and measures each way in a
-process of its own: the highest resident memory over what the engine, or the trainer, holds before, in copies of the model
-(its float32 weights; pages of mapped files count too). The last line is JSON: `value` is the worst of the new ways,
-`baseline` the worst of the old ones.
+process of its own: the highest resident memory over what the engine, or the trainer, holds before, in copies of the
+model (its float32 weights; pages of mapped files count too). The last line is JSON: `value` is the worst of the new
+ways, `baseline` the worst of the old ones.
 """
 
 import argparse

@@ -43,7 +43,8 @@ Draw = np.random.Generator
 
 
 def large(draw: Draw, pairs: int, overlap: int) -> tuple[Array, Array, Array, Array, Array]:
-    """Who labels what, on which side, with which reliability, and what is compiled: all but the last label of a pair."""
+    """Who labels what, on which side, with which reliability, and what is compiled: all but the last label of a
+    pair."""
     people = pairs * overlap // EACH
     who = np.concatenate([draw.permutation(np.resize(np.arange(people), pairs)) for _ in range(overlap + 1)])
     pair = np.tile(np.arange(pairs), overlap + 1)
@@ -163,7 +164,8 @@ def two_people(draw: Draw, pairs: int) -> World:
 
 
 def binary(draw: Draw, answers: int) -> World:
-    """Three people, one binary label an answer, of which a share between 5% and 50% is up; what is predicted is another one's."""
+    """Three people, one binary label an answer, of which a share between 5% and 50% is up; what is predicted is another
+    one's."""
     r, d, share = careful(draw, 3), draw.normal(size=answers), draw.uniform(0.05, 0.5)
     first = asked(draw, answers, 3, 1)
     second = first[0], (first[1] + draw.integers(1, 3, answers)) % 3, np.ones(answers)
@@ -174,7 +176,8 @@ def binary(draw: Draw, answers: int) -> World:
 
 
 def shared_binary(draw: Draw, answers: int) -> World:
-    """Three people and two binary labels an answer, of which a share between 5% and 50% is up; what is predicted is the third's."""
+    """Three people and two binary labels an answer, of which a share between 5% and 50% is up; what is predicted is the
+    third's."""
     r, d, share = careful(draw, 3), draw.normal(size=answers), draw.uniform(0.05, 0.5)
     first = asked(draw, answers, 3, 2)
     last = 3 - first[1].reshape(answers, 2).sum(1)
@@ -201,8 +204,8 @@ def a_stranger(draw: Draw, pairs: int) -> World:
 
 
 def tie_state(draw: Draw, pairs: int) -> World:
-    """Twelve people, three labels a pair: one pair in seven has nothing to choose, and people slip at rates with a heavy
-    tail, most hardly ever and some half of the time, by their own mix of left, right and tie."""
+    """Twelve people, three labels a pair: one pair in seven has nothing to choose, and people slip at rates with a
+    heavy tail, most hardly ever and some half of the time, by their own mix of left, right and tie."""
     people = 12
     same, d = draw.random(pairs) < 1 / 7, draw.normal(size=pairs)
     r, lapse, mix = careful(draw, people), draw.beta(0.4, 3.0, people), draw.dirichlet([2, 2, 1], people)

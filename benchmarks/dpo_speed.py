@@ -13,9 +13,9 @@ Sides, in float32, each with AdamW and the same pairs in each step:
   ours      `align.train`: what `align dpo` runs, its reference and its checks counted; once for each side of TRL
 
 A paired run times all of them one after the other, so that what else the machine does falls on each; processor time, in
-which other processes count less, is shown beside the clock's. Each is a process of its own, which does a step before its
-time is taken: TRL's with OpenMP's idle threads as they are by default (they spin, which is faster where nobody else needs
-the cores), ours as `align` sets them (they sleep). Peak memory is that of such a process. The floor is the matrix
+which other processes count less, is shown beside the clock's. Each is a process of its own, which does a step before
+its time is taken: TRL's with OpenMP's idle threads as they are by default (they spin, which is faster where nobody else
+needs the cores), ours as `align` sets them (they sleep). Peak memory is that of such a process. The floor is the matrix
 operations that DPO on these pairs cannot do without (prompt once, what is masked not computed) over the rate of this
 machine's own matrix product.
 """

@@ -5,7 +5,8 @@
 
 Ways to have several opinions on an answer:
 
-  members   what `members` gives: one model, and functions of what an answer says that are drawn from what the pairs leave
+  members   what `members` gives: one model, and functions of what an answer says that are drawn from what the pairs
+  leave
             open; MEMBERS of them, and the first five of these alone
   lora      five LoRA adapters on one frozen trunk, each with an order and a bootstrap of the pairs of its own
   separate  five whole models, each with an order and a bootstrap of the pairs of its own
@@ -16,10 +17,11 @@ pairs to learn from are judged by the recipe's annotators, and the held-out ones
 `../shared/models/stories260k`, whose context of 512 tokens has room for the last question and the answer) a seed splits
 the prompts into five folds in its own way, and each pair is asked about where its fold is held out.
 
-Held-out pairs of a model are matched by the mean difference of their scores: sorted by it, and cut into strata of STRATUM.
-The certain third of a stratum is that with the smallest standard deviation of the members' differences. What is reported
-is the accuracy of the certain thirds less that of the uncertain ones, in points, with a 95% interval by a bootstrap over
-seeds and prompts together (pigeonhole bootstrap: Owen 2007); `random`, the control, takes thirds at random.
+Held-out pairs of a model are matched by the mean difference of their scores: sorted by it, and cut into strata of
+STRATUM. The certain third of a stratum is that with the smallest standard deviation of the members' differences. What
+is reported is the accuracy of the certain thirds less that of the uncertain ones, in points, with a 95% interval by a
+bootstrap over seeds and prompts together (pigeonhole bootstrap: Owen 2007); `random`, the control, takes thirds at
+random.
 
 The cost is that of training and of scoring, each in a process of its own, one way after the other, several times: time
 by the clock and of processors, and peak memory above that of a process that has imported everything. The settings were
@@ -212,7 +214,8 @@ def first(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def together(seeds: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
-    """The parts of several seeds as one ensemble's, of which each seed's model is a member; pairs that all were asked."""
+    """The parts of several seeds as one ensemble's, of which each seed's model is a member; pairs that all were
+    asked."""
     of_seeds = [
         {pair: (prompt, float(np.mean(d))) for part in models for pair, prompt, d in zip(part["pairs"], part["prompts"], part["differences"], strict=True)}
         for models in seeds

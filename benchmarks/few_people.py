@@ -5,8 +5,9 @@
 `one` is one careful person who labels each pair once, as five of six recipes with annotators ask; `three` are three
 people of mixed reliability, two on each pair. The SFT policy answers train prompts, two answers each, and DPO with the
 recipe's settings learns from the same judgements as each of the two compiles them, for three epochs over the pairs that
-each keeps: majority drops those on which two people disagree. (--steps N: as many steps for both.) What counts is the win rate on
-held-out prompts, by the hidden utility, of the one policy over the other, less one half: 0 is no difference.
+each keeps: majority drops those on which two people disagree. (--steps N: as many steps for both.) What counts is the
+win rate on held-out prompts, by the hidden utility, of the one policy over the other, less one half: 0 is no
+difference.
 
 Intervals are over seeds. With --folder each seed's numbers stay there, so that the whole may be done in parts.
 """

@@ -3,8 +3,8 @@
     python benchmarks/label_compile_scale.py [--short]
 
 Each size runs in a process of its own, whose peak of memory holds everything: the interpreter, the tables that go in
-(made before the clock starts) and the rows that come out. Three judgements a task; prompts of 300 characters, answers of
-500; one prompt in five has three pairs that share answers; 5% skips, 10% ties, strengths on half, flags on 2%.
+(made before the clock starts) and the rows that come out. Three judgements a task; prompts of 300 characters, answers
+of 500; one prompt in five has three pairs that share answers; 5% skips, 10% ties, strengths on half, flags on 2%.
 """
 
 import argparse

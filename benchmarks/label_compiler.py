@@ -1,18 +1,19 @@
-"""The label compiler against simulated crowds whose truth is known: held-out log loss, calibration, recovered reliability.
+"""The label compiler against simulated crowds whose truth is known: held-out log loss, calibration, recovered
+reliability.
 
     python benchmarks/label_compiler.py [--short] [--first-seed N] [--recovery-overlap N] [--only small|large]
 
-Small crowds (`benchmarks/crowds.py`) are those of most users: one person, two, binary labels, three good annotators, sides that
-were never drawn, people who disagree. What is predicted is the next word of somebody whose other words are known, or of
-a stranger. `over the best` is the log loss of the default over that of the model which is best in that world, with the
-95% interval of a bootstrap over seeds; the default is as good as any where that interval holds 0.
+Small crowds (`benchmarks/crowds.py`) are those of most users: one person, two, binary labels, three good annotators,
+sides that were never drawn, people who disagree. What is predicted is the next word of somebody whose other words are
+known, or of a stranger. `over the best` is the log loss of the default over that of the model which is best in that
+world, with the 95% interval of a bootstrap over seeds; the default is as good as any where that interval holds 0.
 
 Large crowds have 20,000 pairs, six labels on each; five are compiled, 50 of each annotator, the sixth is predicted.
 Everybody's reliability is between 0.55 and 0.98. `ece` is the expected calibration error of `target` in ten bins of
 equal width; `before` is the default's log loss less that of the compiler before lapses and ties as a state, on the same
-seeds. `recovery` is the rank correlation of recovered and true reliability over that of an oracle which counts how often
-each annotator agrees with the true answers, in a crowd of the same world with ten labels on each of 10,000 pairs, again
-50 of each annotator.
+seeds. `recovery` is the rank correlation of recovered and true reliability over that of an oracle which counts how
+often each annotator agrees with the true answers, in a crowd of the same world with ten labels on each of 10,000 pairs,
+again 50 of each annotator.
 """
 
 import argparse
@@ -44,7 +45,8 @@ BINS = 10
 FRESH = 2000
 """Seeds of large crowds from here on were first looked at when everything else was settled."""
 SMALL_LATER = 1000
-"""So much later begin those of small crowds: at the ones before it was seen that shares of evenness are better averaged."""
+"""So much later begin those of small crowds: at the ones before it was seen that shares of evenness are better
+averaged."""
 BEFORE = {
     "clean": 0.62222,
     "one coin": 0.55125,

@@ -4,8 +4,8 @@
 
 Two people give 240 judgements about pairs with normal differences: each pair once; nine in ten of them on new pairs and
 one repeated, turned round, to the same person; or each pair to both. `value` is the sum of what each preference says,
-weight · (2·target − 1), counted up where it is right and down where it is wrong, over the root of the sum of squares: how
-far what is learned points towards the truth, in standard deviations of its noise. Intervals are 95%, over crowds.
+weight · (2·target − 1), counted up where it is right and down where it is wrong, over the root of the sum of squares:
+how far what is learned points towards the truth, in standard deviations of its noise. Intervals are 95%, over crowds.
 """
 
 import argparse

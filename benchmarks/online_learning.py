@@ -1,4 +1,5 @@
-"""PPO, RLOO and GRPO on support-desk: how far each raises the hidden utility with a reward model that people's choices taught.
+"""PPO, RLOO and GRPO on support-desk: how far each raises the hidden utility with a reward model that people's choices
+taught.
 
     python benchmarks/online_learning.py [--short] [--folder DIR] [--methods ppo rloo grpo] [--seeds 0 1 2]
         [--threads N] [--figure FILE]

@@ -1,15 +1,17 @@
-"""Over-optimisation on support-desk: best-of-n against one member of an ensemble of reward models and against all of them.
+"""Over-optimisation on support-desk: best-of-n against one member of an ensemble of reward models and against all of
+them.
 
     python benchmarks/overoptimisation.py [--short] [--folder DIR] [--seeds 0 1 … 9] [--ensemble members|separate]
         [--threads N] [--figure FILE]
 
-In the shape of Gao et al. (2022): the more answers a reward model chooses from, the further best-of-n is from the policy
-(the square root of the KL divergence, `kl_of_best`), the higher its score, and, from some point on, the lower the utility
-that the score stands for. For each seed the SFT policy answers train prompts, simulated annotators say which of two
-answers is better, and reward models learn from few such pairs. Then every reward chooses among the same answers to
-held-out prompts: each member of an ensemble by itself (`member`, the mean over members), a model trained alone on all the
-pairs (`alone`), the ensemble's mean (`mean`), and its mean less BOUND standard deviations (`lower`). A random choice stays
-at 0. Expectations for every n come from one sample of answers without bias (align.evaluation.best_of_n).
+In the shape of Gao et al. (2022): the more answers a reward model chooses from, the further best-of-n is from the
+policy (the square root of the KL divergence, `kl_of_best`), the higher its score, and, from some point on, the lower
+the utility that the score stands for. For each seed the SFT policy answers train prompts, simulated annotators say
+which of two answers is better, and reward models learn from few such pairs. Then every reward chooses among the same
+answers to held-out prompts: each member of an ensemble by itself (`member`, the mean over members), a model trained
+alone on all the pairs (`alone`), the ensemble's mean (`mean`), and its mean less BOUND standard deviations (`lower`). A
+random choice stays at 0. Expectations for every n come from one sample of answers without bias
+(align.evaluation.best_of_n).
 
 The members are those that `members: 64` makes (`members`), whose mean is a model trained alone; or five
 whole models, each of a bootstrap of the pairs (`separate`: Coste et al. 2023).
@@ -78,7 +80,8 @@ class Curves:
 
 @dataclass(frozen=True)
 class Peak:
-    """The highest point of a smoothed curve: how high, at which root of the KL divergence; `ends` where it is the last."""
+    """The highest point of a smoothed curve: how high, at which root of the KL divergence; `ends` where it is the
+    last."""
 
     height: float
     root: float

@@ -1,4 +1,5 @@
-"""PPO on ragged answers (1 to 256 tokens, about 70 on average): ours against TRL 1.12.0's PPOTrainer, the last that TRL had.
+"""PPO on ragged answers (1 to 256 tokens, about 70 on average): ours against TRL 1.12.0's PPOTrainer, the last that TRL
+had.
 
     python benchmarks/ppo_speed.py [--short] [--seeds 3] [--folder DIR]
 
@@ -7,7 +8,8 @@ an index the first time). Both sides get the same model (a million parameters, r
 answer), prompts, reward (the share of wanted words, of 48 where an answer has fewer: without that, and with more weight
 on the KL divergence, which a short answer has less of, both sides learned to end at once), batch (64 answers, four
 passes) and seeds, each in a process of its own, one after the other. The ratio is of answers per second of training, at
-the median over seeds; the reward is the mean of the last fifth of the batches. The floor is the multiplications that ours cannot avoid, at the machine's own rate.
+the median over seeds; the reward is the mean of the last fifth of the batches. The floor is the multiplications that
+ours cannot avoid, at the machine's own rate.
 """
 
 import argparse
@@ -39,7 +41,8 @@ TRL = "trl==1.12.0"
 def make_model(folder: Path) -> Path:
     """A Llama of a million random weights that says each word alike, and ends an answer with odds of 1 in 70.
 
-    All embeddings share one direction; the head's row of the end token points there, which gives that token constant odds.
+    All embeddings share one direction; the head's row of the end token points there, which gives that token constant
+    odds.
     """
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -259,8 +262,8 @@ def matrix_rate(threads: int) -> float:
 
 
 def floor(tokens: float, threads: int) -> float:
-    """Seconds for the multiplications by weights: an answer's token is sampled, seen by reference and critic, and learned
-    from in each pass by policy and critic, which costs three times a forward pass."""
+    """Seconds for the multiplications by weights: an answer's token is sampled, seen by reference and critic, and
+    learned from in each pass by policy and critic, which costs three times a forward pass."""
     weights = LAYERS * (4 * WIDTH * WIDTH + 3 * WIDTH * INNER) + WIDTH * 306
     return 2 * weights * tokens * (3 + 2 * 3 * PASSES) / matrix_rate(threads)
 

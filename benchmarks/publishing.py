@@ -1,14 +1,14 @@
 """How much of a trained change survives being published in bfloat16, for each way of publishing; and being served so.
 
-`python benchmarks/publishing.py` trains DPO at the default learning rates on pairs of the model's own answers (the better
-one has more of one letter), in full and with LoRA, and prints for each way the share of the trained change of margins,
-Σ (p − w)(t − w) / Σ (t − w)², and the residual. Here all margins are computed in float32: on a CPU bfloat16's arithmetic
-alone differs by several times the change. `served` are vLLM's own margins of the full training, parent and checkpoint in
-the same dtype, against the same trained change.
+`python benchmarks/publishing.py` trains DPO at the default learning rates on pairs of the model's own answers (the
+better one has more of one letter), in full and with LoRA, and prints for each way the share of the trained change of
+margins, Σ (p − w)(t − w) / Σ (t − w)², and the residual. Here all margins are computed in float32: on a CPU bfloat16's
+arithmetic alone differs by several times the change. `served` are vLLM's own margins of the full training, parent and
+checkpoint in the same dtype, against the same trained change.
 
 The model is `../shared/models/tinystories656k`, where that is absent a random one; `--model` names another. `--short`
-trains a fifth of the steps and serves nothing. The last line is JSON: `value` is the least share of the default (rounded
-at random, the mean of the draws), `baseline` that of rounding to the nearest.
+trains a fifth of the steps and serves nothing. The last line is JSON: `value` is the least share of the default
+(rounded at random, the mean of the draws), `baseline` that of rounding to the nearest.
 """
 
 import argparse

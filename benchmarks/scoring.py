@@ -6,7 +6,8 @@ The reward model is random, of 5 M parameters; 10,000 answers to 2,500 prompts o
 four to each, of log-normal lengths from 16 to 256 tokens. Sides, in float32 on two threads:
 
   ours  from texts to published shards: chat template, tokens, content ids, batches, tables (`KeptScorer`, no cache)
-  bare  the engine's own call on token ids that are ready. vLLM: one `LLM.encode` of the pooling runner, with our options
+  bare  the engine's own call on token ids that are ready. vLLM: one `LLM.encode` of the pooling runner, with our
+  options
         and, once, with its own. transformers: forward passes of padded batches, sorted by length, of the number of
         answers that is fastest here
 

@@ -54,7 +54,8 @@ def prompts(split: Split) -> list[Prompt]:
 
 
 def sft_policy(folder: Path) -> Path:
-    """The recipe's policy before the first round, trained into `folder` (about a minute on two cores) or found there."""
+    """The recipe's policy before the first round, trained into `folder` (about a minute on two cores) or found
+    there."""
     if not (folder / "model.safetensors").is_file():
         from align.train.checkpoint import import_model
         from align.train.sft import train_sft

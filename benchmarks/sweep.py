@@ -2,11 +2,11 @@
 
     python benchmarks/sweep.py [--short]
 
-On recipes/support-desk: the SFT policy answers train prompts, a simulated annotator says which of two answers is better,
-and DPO learns from that. `align sweep dpo` searches learning rate, beta and batch size with 20 trials (6 with --short),
-once from a learning rate that spoils the policy (5e-2) and once from the recipe's own (2e-4). The first sweep is killed
-by SIGKILL in the middle of it, and the same command goes on. What counts is the win rate of the best settings over the
-starting ones on prompts that no trial saw, after training both again with a seed that no trial had.
+On recipes/support-desk: the SFT policy answers train prompts, a simulated annotator says which of two answers is
+better, and DPO learns from that. `align sweep dpo` searches learning rate, beta and batch size with 20 trials (6 with
+--short), once from a learning rate that spoils the policy (5e-2) and once from the recipe's own (2e-4). The first sweep
+is killed by SIGKILL in the middle of it, and the same command goes on. What counts is the win rate of the best settings
+over the starting ones on prompts that no trial saw, after training both again with a seed that no trial had.
 """
 
 import argparse

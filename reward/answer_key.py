@@ -1,4 +1,5 @@
-"""What is known about prompts beside their text, such as their solutions: read from the prompts' file or one like it."""
+"""What is known about prompts beside their text, such as their solutions: read from the prompts' file or one like
+it."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -111,8 +111,8 @@ def build(function: AnyFunction) -> Scorer:
 
 
 def identity(function: AnyFunction) -> str:
-    """Content id of what a function says about answers: its settings, its file, and the version of what decides. Where a
-    judge is reached is no part of it: the same model at another address is the same judge."""
+    """Content id of what a function says about answers: its settings, its file, and the version of what decides. Where
+    a judge is reached is no part of it: the same model at another address is the same judge."""
     if isinstance(function, OwnFunction):
         return function_id(function.path, Path())
     made_of: dict[str, Any] = function.model_dump(mode="json", exclude=HOW)

@@ -1,9 +1,9 @@
 """Calibration: which probability a difference of two scores stands for, and how far it can be taken at its word.
 
 A reward model says that the answer with the higher score is the better one with probability σ(d), d being the
-difference of the scores. Its order may be right and its probabilities wrong, since scores learn their scale from little;
-one number, the temperature T, mends the scale: σ(d / T) (Guo et al. 2017, "On Calibration of Modern Neural Networks").
-Orders, and so accuracy, stay as they are.
+difference of the scores. Its order may be right and its probabilities wrong, since scores learn their scale from
+little; one number, the temperature T, mends the scale: σ(d / T) (Guo et al. 2017, "On Calibration of Modern Neural
+Networks"). Orders, and so accuracy, stay as they are.
 
 Pairs have no natural first answer, so everything is said of the answer that the model prefers: its *confidence* lies in
 [½, 1], and what is *observed* is how often people prefer it too (of a soft target, with which probability).
@@ -72,15 +72,15 @@ def calibration(
     clusters. `before` is σ(d), `after` σ(d / T): each has its `log_loss` in nats with a 95% interval over prompts, its
     `ece` (see `calibration_error`) and the `bins` of its reliability diagram. `change` is log loss after less before.
 
-    With `temperature` `after` has that one, which must come from other pairs. Without, the result's `temperature` is the
-    one that fits all pairs, and `after` is cross-fitted: of each fifth of the prompts by the temperature that fits the
-    other fifths. So no pair speaks for a temperature that it helped to choose. `limit` says "high" or "low" where the
-    temperature went as far as it may (see `fit_temperature`).
+    With `temperature` `after` has that one, which must come from other pairs. Without, the result's `temperature` is
+    the one that fits all pairs, and `after` is cross-fitted: of each fifth of the prompts by the temperature that fits
+    the other fifths. So no pair speaks for a temperature that it helped to choose. `limit` says "high" or "low" where
+    the temperature went as far as it may (see `fit_temperature`).
 
-    A temperature is *offered* where it has no `limit` and does not raise the cross-fitted log loss by more than twice what
-    choosing one number costs anyway (1 / 2N nats of N prompts): few pairs, all or
-    nearly all of them ordered right, fit one that a single other pair would pay for dearly. `temperature` is None where
-    it is not, and `fit` is what these pairs would want.
+    A temperature is *offered* where it has no `limit` and does not raise the cross-fitted log loss by more than twice
+    what choosing one number costs anyway (1 / 2N nats of N prompts): few pairs, all or nearly all of them ordered
+    right, fit one that a single other pair would pay for dearly. `temperature` is None where it is not, and `fit` is
+    what these pairs would want.
     """
     d_N, p_N = np.asarray(differences, np.float64), np.asarray(targets, np.float64)
     if len(set(prompts)) < PROMPTS:
@@ -114,8 +114,8 @@ def calibration_error(confidence: Numbers, observed: Numbers, prompts: Sequence[
     over `BINS` bins of equal number (Nguyen & O'Connor 2015). It never is 0, since in each bin luck is left over:
     `chance` is what a perfectly calibrated model would have on these pairs on average, found by turning the signs of
     whole prompts' deviations at random. The 95% interval is the bootstrap's over prompts, less its bias twice: that of
-    resampling, and that of `value` itself. It begins at 0 where luck alone explains `value`. In simulations of 600 pairs
-    and of 200 it covered the true error in 82 of 100 at least (`tests/unit/test_reward_calibrate.py`).
+    resampling, and that of `value` itself. It begins at 0 where luck alone explains `value`. In simulations of 600
+    pairs and of 200 it covered the true error in 82 of 100 at least (`tests/unit/test_reward_calibrate.py`).
     """
     confidence_N, observed_N = np.asarray(confidence, np.float64), np.asarray(observed, np.float64)
     groups = _bins(confidence_N)

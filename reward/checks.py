@@ -134,8 +134,8 @@ MAKERS: dict[str, Callable[..., Check]] = {"regex": regex, "json_schema": json_s
 
 
 def result(text: str, after: str | None) -> str | None:
-    """Where the result stands: the first line with something in it behind the last `after`, the whole text where no mark
-    is asked for. None where the mark is not there, or nothing behind it."""
+    """Where the result stands: the first line with something in it behind the last `after`, the whole text where no
+    mark is asked for. None where the mark is not there, or nothing behind it."""
     if after is None:
         return text
     _, mark, rest = text.rpartition(after)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 HEAD = "score.weight"
 TOKENS = {"cpu": 4096, "cuda": 16_384}
-"""Most tokens of a forward pass of scoring, padding included; a longer sequence goes alone. On CPU larger passes no longer
-fit its caches: with 28,000 tokens they took twice as long."""
+"""Most tokens of a forward pass of scoring, padding included; a longer sequence goes alone. On CPU larger passes no
+longer fit its caches: with 28,000 tokens they took twice as long."""
 
 
 def require_head(folder: Path) -> None:
@@ -90,7 +90,8 @@ def _quiet() -> Any:
 
 
 def sequence_scores(model: Any, sequences: Sequence[Sequence[int]], pad: int) -> Tensor:
-    """The scores of sequences of token ids, which must not end with `pad`; shape [sequences, labels], float32 on CPU."""
+    """The scores of sequences of token ids, which must not end with `pad`; shape [sequences, labels], float32 on
+    CPU."""
     import torch
 
     model.config.get_text_config().pad_token_id = pad  # the model finds the last token by it

@@ -1,9 +1,9 @@
 """Answers that are programs, scored by their prompt's tests in `reward.sandbox`.
 
 A prompt has `tests`, Python that raises where the answer is wrong, and `cases`, what the program must print for what it
-reads. PromptTests run in the answer's own process, behind it: an answer that sets out to fool them can (it may replace what
-they call, or find the word that marks their end), and a policy that is trained long enough on them may learn to. Cases
-cannot be fooled so, for what is expected never enters the sandbox; take them where you can.
+reads. PromptTests run in the answer's own process, behind it: an answer that sets out to fool them can (it may replace
+what they call, or find the word that marks their end), and a policy that is trained long enough on them may learn to.
+Cases cannot be fooled so, for what is expected never enters the sandbox; take them where you can.
 """
 
 import os

@@ -16,8 +16,8 @@ def drift(fresh: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, An
     """How much worse (or better) a reward model is on `fresh` labels than on those of `baseline`.
 
     Both are results of `reward.measure.measure` on different prompts. Returns the differences, fresh less baseline, of
-    `accuracy` and of `log_loss`, each with its 95% interval; the log loss is that behind the temperature where both have
-    one, so that a scale that was wrong before does not count as drift. None where either was not measured.
+    `accuracy` and of `log_loss`, each with its 95% interval; the log loss is that behind the temperature where both
+    have one, so that a scale that was wrong before does not count as drift. None where either was not measured.
     """
     if fresh["accuracy"] is None or baseline["accuracy"] is None:
         return None
@@ -32,8 +32,8 @@ def drift(fresh: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, An
 def warnings(fresh: Mapping[str, Any], change: Mapping[str, Any] | None, *, round: int, against: str) -> list[str]:
     """Sentences for people about what the intervals say; none where they say nothing bad.
 
-    `fresh` is how the reward model of the round before `round` did on that round's labels, `change` what `drift` made of
-    it, and `against` what that is compared with, in words that follow "than".
+    `fresh` is how the reward model of the round before `round` did on that round's labels, `change` what `drift` made
+    of it, and `against` what that is compared with, in words that follow "than".
     """
     accuracy = fresh["accuracy"]
     if accuracy is None:

@@ -20,7 +20,8 @@ from reward.scorer import scores_in
 
 
 def spread(scores: Sequence[float]) -> tuple[float, float]:
-    """The mean of K ≥ 2 members' scores and their sample standard deviation (divided by K − 1), in the score's units."""
+    """The mean of K ≥ 2 members' scores and their sample standard deviation (divided by K − 1), in the score's
+    units."""
     mean = fmean(scores)
     return mean, math.dist(scores, [mean] * len(scores)) / math.sqrt(len(scores) - 1)
 

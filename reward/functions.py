@@ -39,8 +39,8 @@ class ScoringFunction:
     def __call__(self, messages: list[Message], answer: str) -> float | None:
         """The score, a finite float, or None where the function gives None.
 
-        Raises DataError, naming the prompt, where the function raises, wants to end the program, or returns anything else.
-        It gets copies, so that what it changes stays with it.
+        Raises DataError, naming the prompt, where the function raises, wants to end the program, or returns anything
+        else. It gets copies, so that what it changes stays with it.
         """
         try:
             value = self.function([{**message} for message in messages], answer)
@@ -104,10 +104,10 @@ class FunctionScorer:
 def load_function(spec: str, base: Path) -> ScoringFunction:
     """The function that `spec` (`file.py:name`) names; a relative file starts at `base`.
 
-    While it loads, its folder comes first on `sys.path`, and a neighbour that it imports stands for any other module of that
-    name, this project's among them; afterwards all is as it was. So imports of neighbours belong at its top.
-    Raises ConfigError where the file or the function is missing, the file does not load or imports a neighbour later, or
-    the function cannot be called with (messages, answer).
+    While it loads, its folder comes first on `sys.path`, and a neighbour that it imports stands for any other module of
+    that name, this project's among them; afterwards all is as it was. So imports of neighbours belong at its top.
+    Raises ConfigError where the file or the function is missing, the file does not load or imports a neighbour later,
+    or the function cannot be called with (messages, answer).
     """
     path, name = _parse(spec, base)
     identity = function_id(spec, base)
@@ -124,8 +124,8 @@ def load_function(spec: str, base: Path) -> ScoringFunction:
 def in_memory(function: Callable[[list[Message], str], Any]) -> ScoringFunction:
     """A function of (messages, answer) that a program hands over, as one of a file.
 
-    Its id changes with its code, its defaults and what it closes over, not with what it reads or calls elsewhere. Raises
-    ConfigError for what is no function written in Python, and for one that takes other arguments.
+    Its id changes with its code, its defaults and what it closes over, not with what it reads or calls elsewhere.
+    Raises ConfigError for what is no function written in Python, and for one that takes other arguments.
     """
     spec = getattr(function, "__qualname__", type(function).__name__)
     if not inspect.isfunction(function):
@@ -202,8 +202,8 @@ def _imported(node: ast.AST, file: Path, folder: Path) -> Iterator[Path]:
 
 
 def _require_imported_at_top(file: Path, folder: Path) -> None:
-    """ConfigError where a function of `file` imports a neighbour when it is called: it would not be found then, or another
-    module of that name would."""
+    """ConfigError where a function of `file` imports a neighbour when it is called: it would not be found then, or
+    another module of that name would."""
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
     inside = (node for f in ast.walk(ast.parse(file.read_bytes())) if isinstance(f, functions) for node in ast.walk(f))
     for node in inside:
@@ -240,9 +240,9 @@ def _load(path: Path, identity: str, neighbours: Sequence[Path]) -> ModuleType:
 
 @contextmanager
 def _importing_from(folder: Path, names: set[str]) -> Iterator[None]:
-    """`folder` first on sys.path, with modules of these top-level `names` put aside, ours among them: what is loaded already
-    would be found before any path is looked at. Modules of that folder are forgotten afterwards, so that two folders may
-    each have a neighbour of the same name, and those put aside are back."""
+    """`folder` first on sys.path, with modules of these top-level `names` put aside, ours among them: what is loaded
+    already would be found before any path is looked at. Modules of that folder are forgotten afterwards, so that two
+    folders may each have a neighbour of the same name, and those put aside are back."""
     aside = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in names}
     before = set(sys.modules)
     sys.path.insert(0, str(folder))

@@ -31,7 +31,8 @@ def load_scorer(
 
 
 def resolve_engine(engine: Engine) -> ModelEngine:
-    """Which engine `auto` means where answers come a few at a time: transformers. Imports neither. Raises ConfigError where vLLM is not installed."""
+    """Which engine `auto` means where answers come a few at a time: transformers. Imports neither. Raises ConfigError
+    where vLLM is not installed."""
     if engine == "vllm" and importlib.util.find_spec("vllm") is None:
         raise ConfigError("vLLM is not installed", where="engine", hint="install it, or use transformers")
     return "vllm" if engine == "vllm" else "transformers"

@@ -47,9 +47,9 @@ def measure(
     temperature: float | None = None,
     reasons: Sequence[str | None] = (),
 ) -> dict[str, Any]:
-    """`order_accuracy` of all pairs; `unscored_reasons` says how many pairs have no score for each of `reasons` (of each
-    pair, as `score_pairs` gives them); `slices` has the same of each slice, by what they slice, where that makes more than
-    one of them; `calibration` is `reward.calibrate.calibration`, of pairs that are no ties and have scores.
+    """`order_accuracy` of all pairs; `unscored_reasons` says how many pairs have no score for each of `reasons` (of
+    each pair, as `score_pairs` gives them); `slices` has the same of each slice, by what they slice, where that makes
+    more than one of them; `calibration` is `reward.calibrate.calibration`, of pairs that are no ties and have scores.
 
     `differences` are `align.evaluation.pairs.score_differences`. A `temperature` must come from other pairs.
     """
@@ -72,8 +72,9 @@ def measure(
 def score_pairs(
     preferences: Sequence[Preference], scorer: RewardModelScorer
 ) -> tuple[list[float | None], list[str | None], dict[str, Any]]:
-    """The score of `chosen` less that of `rejected` for each pair, None where one has none; why it has none; and how the
-    scorer itself slices them: an ensemble by `doubt`, the standard deviation of its members' differences, in thirds."""
+    """The score of `chosen` less that of `rejected` for each pair, None where one has none; why it has none; and how
+    the scorer itself slices them: an ensemble by `doubt`, the standard deviation of its members' differences, in
+    thirds."""
     messages = [row.messages for row in preferences]
     chosen, rejected = (
         scorer.outputs(messages, [getattr(p, side) for p in preferences]) for side in ("chosen", "rejected")

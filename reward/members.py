@@ -58,7 +58,8 @@ class Members:
     middle: NDArray[np.float32]
 
     def deviations(self, answers: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """By how much each member scores answers, as token ids, above the model: [answers, members], in units of score."""
+        """By how much each member scores answers, as token ids, above the model: [answers, members], in units of
+        score."""
         return np.asarray((ngram_counts(answers) - self.middle) @ self.functions.T, dtype=np.float32)
 
 

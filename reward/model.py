@@ -100,7 +100,8 @@ class ModelScorer:
         self._model.close()
 
     def outputs(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[list[float] | str]:
-        """As `explain`, with all the numbers that there are for an answer: one, or an ensemble's one for each member."""
+        """As `explain`, with all the numbers that there are for an answer: one, or an ensemble's one for each
+        member."""
         encoded, scores = self._read(prompts, answers)
         found = np.array(scores)[:, None]
         if self.members is not None and scores:
@@ -172,7 +173,8 @@ def _name_padding(out: Path, pad: int) -> None:
 def publish_and_verify(
     model: Any, source: Path, sequences: Sequence[Sequence[int]], pad: int, *, out: Path, dtype: str
 ) -> float:
-    """Write a trained reward model that started from `source` as the folder `out`, read it again by layers, compare scores.
+    """Write a trained reward model that started from `source` as the folder `out`, read it again by layers, compare
+    scores.
 
     Returns the largest difference on `sequences`; StageError where it is over `RELOAD_TOLERANCE`. A PEFT model is
     merged (in place) and its adapter written to `out/adapter`.

@@ -1,13 +1,14 @@
 """Runs a Python program that nobody trusts, such as a model's answer, in a process with walls and limits around it.
 
 With `isolation="namespaces"` (Linux that lets users make namespaces) the program sees no network, no other process, no
-environment and no files but Python's own, which it cannot write, and an empty folder in memory. With `isolation="limits"`
-(Linux with Landlock) the same kernel shows it the machine, but it opens no file beyond Python's own and its folder, makes
-no socket, and neither signals nor looks into a process that is not its own. With either it has limits on CPU seconds of
-each process, seconds by the clock, address space of each process, what it writes, and processes and threads; a filter of
-system calls refuses memory that no limit counts (System V's, memfds, message queues), namespaces, tracing, io_uring and
-the kernel's other large parts. Where root trains, each program runs as a user of its own. Nothing of it runs on when
-`run` returns, or when the process that called it is killed (a temporary folder then stays, empty with namespaces).
+environment and no files but Python's own, which it cannot write, and an empty folder in memory. With
+`isolation="limits"` (Linux with Landlock) the same kernel shows it the machine, but it opens no file beyond Python's
+own and its folder, makes no socket, and neither signals nor looks into a process that is not its own. With either it
+has limits on CPU seconds of each process, seconds by the clock, address space of each process, what it writes, and
+processes and threads; a filter of system calls refuses memory that no limit counts (System V's, memfds, message
+queues), namespaces, tracing, io_uring and the kernel's other large parts. Where root trains, each program runs as a
+user of its own. Nothing of it runs on when `run` returns, or when the process that called it is killed (a temporary
+folder then stays, empty with namespaces).
 
 What this does **not** protect against:
 
@@ -15,7 +16,8 @@ What this does **not** protect against:
   answers may come from somebody who wants to break in, run training in a virtual machine;
 - use of the machine within the limits: `processes` times `memory_mb`, `disk_mb` and some megabytes in pipes and socket
   pairs on top, and all cores for `wall_seconds`; no control group holds them together;
-- with `isolation="limits"`: it sees which files are there, how large they are and whose (it cannot open them); many small
+- with `isolation="limits"`: it sees which files are there, how large they are and whose (it cannot open them); many
+  small
   files may fill a disk; before Linux 6.12 its own processes cannot signal each other; in a container with few users
   root's programs share nobody's; a program that moved to the background lives until it is found, and a `kill -9` of the
   sandbox's own small process lets it live on. That is why it is refused for programs that are not `trusted`;
@@ -65,7 +67,8 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a program ended: by itself with exit code `code` ("exit") or by signal `code` ("signal"), or killed for using
-    up its CPU seconds, its time or its output. `output` and `error` are what it printed, at most `OUTPUT` bytes each."""
+    up its CPU seconds, its time or its output. `output` and `error` are what it printed, at most `OUTPUT` bytes
+    each."""
 
     end: End
     code: int
@@ -118,7 +121,8 @@ def run(program: str, limits: Limits, *, given: str = "", files: Mapping[str, st
 
 
 def require(limits: Limits) -> None:
-    """Run a program of nothing. Raises ConfigError, with the way out, where the sandbox does not work on this machine."""
+    """Run a program of nothing. Raises ConfigError, with the way out, where the sandbox does not work on this
+    machine."""
     found = run("print(1)", limits)
     if not found.succeeded or found.output != "1\n":
         raise ConfigError(
@@ -128,7 +132,8 @@ def require(limits: Limits) -> None:
 
 
 def visible() -> list[str]:
-    """What a program sees of the machine's files: Python with its packages, and the libraries that it is linked with."""
+    """What a program sees of the machine's files: Python with its packages, and the libraries that it is linked
+    with."""
     prefixes = [sys.prefix, sys.base_prefix, sys.base_exec_prefix]
     wanted = [*SYSTEM, *prefixes, *(os.path.realpath(prefix) for prefix in prefixes)]
     found: list[str] = []

@@ -1,8 +1,8 @@
 """The program that `reward.sandbox` starts for each program to run: it builds the walls, runs it inside, tells the end.
 
-Standard library only, started as `python -I -S -B sandbox_child.py REPORT_FD` with an order as JSON on standard input. It
-lives in a process of its own because namespaces and limits cannot be taken off again, and because a fork of a process
-with threads (torch, vLLM) may run nothing but another program.
+Standard library only, started as `python -I -S -B sandbox_child.py REPORT_FD` with an order as JSON on standard input.
+It lives in a process of its own because namespaces and limits cannot be taken off again, and because a fork of a
+process with threads (torch, vLLM) may run nothing but another program.
 
     us → this program → namespaces: first process of a process namespace → the program
                       → limits:     the program
@@ -84,8 +84,8 @@ def in_namespaces(order: dict[str, Any]) -> dict[str, Any]:
 
 
 def become_root_of_a_namespace() -> None:
-    """New namespaces in which this process may mount. What runs in them later is a user without any right: one of its own
-    where we are root (the kernel does not limit the processes of root), else ourselves without capabilities."""
+    """New namespaces in which this process may mount. What runs in them later is a user without any right: one of its
+    own where we are root (the kernel does not limit the processes of root), else ourselves without capabilities."""
     uid, gid, me = os.getuid(), os.getgid(), os.getpid()
     done, ready = os.pipe()
     helper = os.fork()
@@ -187,7 +187,8 @@ def first_process(root: str, order: dict[str, Any], go: int, tells: int) -> NoRe
         os._exit(1)  # whoever started us died in between
     os.close(go)
     try:
-        # Where the machine's own /proc is masked (some containers) the kernel refuses a new one; Python runs without it.
+        # Where the machine's own /proc is masked (some containers) the kernel refuses a new one; Python runs without
+        # it.
         proc = LIBC.mount(b"proc", f"{root}/proc".encode(), b"proc", MS_NOSUID | MS_NODEV | 8, None) == 0
         if proc:
             forbid_namespaces(f"{root}/proc")
@@ -220,7 +221,8 @@ def forbid_namespaces(proc: str) -> None:
 
 
 def in_limits(order: dict[str, Any]) -> dict[str, Any]:
-    """Run the program in a folder of its own, with limits and what the kernel lets it give up; returns its wait status."""
+    """Run the program in a folder of its own, with limits and what the kernel lets it give up; returns its wait
+    status."""
     folder, user = order["folder"], own_user(os.getpid())
     check(LIBC.prctl(PR_SET_DUMPABLE, 0), "prctl")
     check(LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1), "prctl")  # whatever leaves its parent becomes our child

@@ -1,4 +1,5 @@
-"""The seam behind which every judge of answers stands: a function, a check, a reward model, an ensemble, a judge model."""
+"""The seam behind which every judge of answers stands: a function, a check, a reward model, an ensemble, a judge
+model."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable

@@ -6,8 +6,8 @@ answers asked for alone, and those of a shard that no other shard has are scored
 killed and repeated goes on with the missing shards and gives the same bits as one that is not.
 
 Scores are kept by reward model, number type and engine in a folder of the user's, `scores_folder`, and found again by
-later rounds and other runs. A row there is a hash of prompt and answer, and numbers: no text. Whoever removes the folder
-loses the time to score again and nothing else.
+later rounds and other runs. A row there is a hash of prompt and answer, and numbers: no text. Whoever removes the
+folder loses the time to score again and nothing else.
 """
 
 from __future__ import annotations

@@ -135,7 +135,8 @@ def train_reward(
 
 
 def _fresh(parent: Path, config: RewardModel, seed: int, dtype: str) -> Any:
-    """The parent with a new head that says 0; beside a length head both begin at random, since 0 correlates with nothing."""
+    """The parent with a new head that says 0; beside a length head both begin at random, since 0 correlates with
+    nothing."""
     import torch
 
     model: Any = load_reward_model(parent, dtype, fresh=True, labels=2 if config.length_head else 1)

@@ -26,8 +26,8 @@ class Work:
     """What one policy answers, into which folder.
 
     `sources` are the policy's, by their number among all; `amounts` has for each prompt id how many answers each of all
-    sources gives. `shards` hold the prompts as this policy's tokenizer has them. `before` are the folders of the policies
-    that answer before this one: what repeats their answers is drawn again too, `max_resamples` times.
+    sources gives. `shards` hold the prompts as this policy's tokenizer has them. `before` are the folders of the
+    policies that answer before this one: what repeats their answers is drawn again too, `max_resamples` times.
     """
 
     policy: Policy

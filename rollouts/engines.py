@@ -28,8 +28,9 @@ def open_generator(
     """The engine with `checkpoint` loaded, closed at the end of the `with` block; a type alone has its defaults.
 
     `max_tokens_total` is the longest prompt plus answer. It runs on a GPU where torch sees one. `ancestors` are the
-    checkpoints that this one was trained from, the nearest first: a server that runs with one of them needs the adapters
-    since then and no new start. vLLM in process splits the model over `gpus` GPUs. Raises ConfigError for an engine that is not there or cannot run the model, and for a length beyond the model's context.
+    checkpoints that this one was trained from, the nearest first: a server that runs with one of them needs the
+    adapters since then and no new start. vLLM in process splits the model over `gpus` GPUs. Raises ConfigError for an
+    engine that is not there or cannot run the model, and for a length beyond the model's context.
     """
     context = context_length(checkpoint)
     if context is not None and max_tokens_total > context:

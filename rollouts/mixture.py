@@ -21,7 +21,8 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Answers of one policy at one temperature; of all answers it gives `share`, in proportion to the others' shares."""
+    """Answers of one policy at one temperature; of all answers it gives `share`, in proportion to the others'
+    shares."""
 
     policy: Policy
     temperature: float

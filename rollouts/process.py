@@ -64,8 +64,8 @@ class EngineProcess:
     ) -> Callable[[], list[list[Completion]]]:
         """Order what `generate` gives, and return at once with a function that waits for it. Orders are done in turn.
 
-        The function raises the AlignError that the engine raised, or StageError where it could not be loaded or died too
-        often.
+        The function raises the AlignError that the engine raised, or StageError where it could not be loaded or died
+        too often.
         """
         self._tickets += 1
         order = {

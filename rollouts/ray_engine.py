@@ -32,7 +32,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """What a worker opens, with `opener`. `known_on` is the node whose checkpoint has the id `id`, where other nodes must agree."""
+    """What a worker opens, with `opener`. `known_on` is the node whose checkpoint has the id `id`, where other nodes
+    must agree."""
 
     checkpoint: Path
     engine: Engine
@@ -87,7 +88,8 @@ class _Job:
 
 
 class RayGenerator:
-    """`rollouts.Generator` over a Ray cluster. `redone` counts the batches that were done again, as their worker died."""
+    """`rollouts.Generator` over a Ray cluster. `redone` counts the batches that were done again, as their worker
+    died."""
 
     def __init__(self, checkpoint: Path, engine: Engine, *, dtype: str, max_tokens_total: int, opener: Opener) -> None:
         """`opener` is `rollouts.engines.open_generator`, by which each worker opens an engine of its own."""

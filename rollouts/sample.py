@@ -68,9 +68,9 @@ def sample_candidates(
     (for evaluation) every sampled answer stays; equal ones then have equal ids.
 
     `tokens` is a file for the candidates' tokens (`rollouts.shards.SAMPLED`), which it is to hold with their
-    log-probabilities where `logprobs` asks for these. `out/shards` keeps the samples until the caller removes it, those of each order (all that
-    they depend on) apart; `shard` is prompts per file. `ancestors` are those of `open_generator`. `progress` is told
-    (prompts done, prompts in all); with several checkpoints each counts.
+    log-probabilities where `logprobs` asks for these. `out/shards` keeps the samples until the caller removes it, those
+    of each order (all that they depend on) apart; `shard` is prompts per file. `ancestors` are those of
+    `open_generator`. `progress` is told (prompts done, prompts in all); with several checkpoints each counts.
     """
     sources = list(sources) or [Source(Policy(checkpoint, checkpoint_id), sampling.temperature)]
     engine, drawn = as_engine(engine), Sampling.like(sampling, logprobs=logprobs)
@@ -121,7 +121,8 @@ def sample_answers(
 
     `known_id` is the checkpoint's id where the caller knows it, so that its weights need not be read for that.
     `policies` has the `parent` and the `sft` that a mixture names; without them all is `checkpoint`, as it is in the
-    first round. `tokens` is a file for the answers' tokens, with their log-probabilities where the recipe asks for them.
+    first round. `tokens` is a file for the answers' tokens, with their log-probabilities where the recipe asks for
+    them.
     """
     current = Policy(checkpoint, known_id or checkpoint_id(checkpoint))
     mixed = sampling if isinstance(sampling, Rollouts) else None
@@ -157,7 +158,8 @@ def _plan(
     max_prompt_tokens: int,
     out: Path,
 ) -> tuple[list[Work], list[Dropped]]:
-    """What each policy does, in the order in which `sources` name them, and the prompts that one of them cannot take."""
+    """What each policy does, in the order in which `sources` name them, and the prompts that one of them cannot
+    take."""
     from align.text import load_tokenizer
 
     policies = {source.policy.id: source.policy for source in sources}
@@ -229,8 +231,8 @@ def _encode(
 
 @contextmanager
 def _opened(engine: Engine, work: Work, *, dtype: str, threads: int | None, ancestors: Sequence[Path]) -> Iterator[Ask]:
-    """The engine with the policy loaded: in a process of its own, unless others keep it apart already, or the model is so
-    small that another process would take more than it could save."""
+    """The engine with the policy loaded: in a process of its own, unless others keep it apart already, or the model is
+    so small that another process would take more than it could save."""
     checkpoint, kind, older = work.policy.path, resolve_engine(engine.type), list(ancestors)
     if checkpoint in older:  # in a mixture it may be one of them
         older = older[older.index(checkpoint) + 1 :]
@@ -263,7 +265,8 @@ def _later(generator: Generator, *order: Any, **how: Any) -> Callable[[], Comple
 
 
 def _of_this_machine(engine: Engine, work: Work, dtype: str) -> Engine:
-    """The engine with what it takes of a machine without a GPU: as asked for, as when the order was begun, or chosen."""
+    """The engine with what it takes of a machine without a GPU: as asked for, as when the order was begun, or
+    chosen."""
     import torch
 
     if torch.cuda.is_available():

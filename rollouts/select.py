@@ -11,8 +11,8 @@ UNSCORED = "it cannot be scored"
 
 
 def best_of_n(candidates: Sequence[Candidate], scores: Sequence[float | None]) -> tuple[list[int], list[Dropped]]:
-    """Places of the answer with the highest score to each prompt (of equal scores the earliest sample), in order, and why
-    the others were left out. An answer without a score is never chosen."""
+    """Places of the answer with the highest score to each prompt (of equal scores the earliest sample), in order, and
+    why the others were left out. An answer without a score is never chosen."""
     best = _best(candidates, scores)
     samples = {prompt: candidates[place].sample for prompt, place in best.items()}
     chosen = sorted(best.values())
@@ -23,8 +23,8 @@ def best_of_n(candidates: Sequence[Candidate], scores: Sequence[float | None]) -
 def rejection_sample(
     candidates: Sequence[Candidate], scores: Sequence[float | None], *, beta: float, seed: int
 ) -> tuple[list[int], list[Dropped]]:
-    """Places of the answers that statistical rejection sampling accepts (Liu et al. 2023, "Statistical Rejection Sampling
-    Improves Preference Optimization", algorithm 1), and why the others were left out.
+    """Places of the answers that statistical rejection sampling accepts (Liu et al. 2023, "Statistical Rejection
+    Sampling Improves Preference Optimization", algorithm 1), and why the others were left out.
 
     An answer with the score r is kept with probability exp((r − m) / beta), m being the highest score of the prompt's
     answers: what stays is a sample of the policy times exp(r / beta), the optimum of reward minus `beta` times the KL

@@ -42,8 +42,8 @@ class ServerGenerator:
     """`rollouts.Generator` over HTTP. `threads` are those of a server of ours; None leaves them to vLLM.
 
     `ancestors` are the checkpoints that `checkpoint` was trained from, the nearest first. Inside
-    `server_process.kept_server` the server stays for the next one, else it ends with `close`. A server of ours that dies
-    is started again, `engine.retries` times for one call, and does the call's requests again.
+    `server_process.kept_server` the server stays for the next one, else it ends with `close`. A server of ours that
+    dies is started again, `engine.retries` times for one call, and does the call's requests again.
     """
 
     def __init__(
@@ -188,8 +188,8 @@ class ServerGenerator:
         if (room := base.get("max_model_len")) is not None and tokens > room:
             what = f"prompt and answer may take {tokens} tokens, but the server at {url} has room for {room}"
             raise ConfigError(what, where="rollouts.server.url", hint="start it with a larger --max-model-len")
-        # The server may have a copy of the model, or see other folders than we do: then all adapters that there are make
-        # the policy of what it serves, and the sync check says whether that is so.
+        # The server may have a copy of the model, or see other folders than we do: then all adapters that there are
+        # make the policy of what it serves, and the sync check says whether that is so.
         root, own = Path(str(base.get("root"))), [model_print(p) for p in (self._checkpoint, *self._ancestors)]
         known = model_print(root) if root.is_dir() else None
         adapters, _ = adapters_until(known if known in own else None, self._checkpoint, self._ancestors)

@@ -219,7 +219,8 @@ def _write_private(path: Path, text: str) -> None:
 
 
 def _locked(path: Path) -> IO[bytes] | None:
-    """The file with an exclusive lock, which the system takes back when the holder dies; None where another holds it."""
+    """The file with an exclusive lock, which the system takes back when the holder dies; None where another holds
+    it."""
     file = _private(path, "ab")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -27,8 +27,8 @@ RAW = pa.schema(
     + [("token_ids", pa.list_(pa.int32())), ("logprobs", pa.list_(pa.float32()))]
 )
 """A shard's columns. `redrawn` counts the draws that were thrown away because they repeated another sample; `same` says
-that encoding the text and decoding it again gives the text, `refused` why it cannot be encoded; `logprobs` are kept where
-asked for, and `token_ids` in all but shards that an earlier version left."""
+that encoding the text and decoding it again gives the text, `refused` why it cannot be encoded; `logprobs` are kept
+where asked for, and `token_ids` in all but shards that an earlier version left."""
 _HEAVY = ("token_ids", "logprobs")
 
 SAMPLED = pa.schema(
@@ -86,8 +86,8 @@ def sampled_rows(
 
 
 def candidates_of(rows: Iterable[tuple[str, Row]], keep_all: bool) -> tuple[list[Candidate], list[Dropped]]:
-    """(checkpoint id, raw sample) as candidates; without `keep_all` only those that people can be asked about, each text
-    once for a prompt."""
+    """(checkpoint id, raw sample) as candidates; without `keep_all` only those that people can be asked about, each
+    text once for a prompt."""
     kept: list[Candidate] = []
     dropped: list[Dropped] = []
     first: dict[tuple[str, str], int] = {}

@@ -1,7 +1,8 @@
 """The sync check: does the engine sample from the weights that it should?
 
 At each hand-over the engine answers a few prompts and says how likely it found each token; the checkpoint, read by
-transformers one layer at a time, says the same of the same tokens. It computes on CPU: the engine may have taken the GPU.
+transformers one layer at a time, says the same of the same tokens. It computes on CPU: the engine may have taken the
+GPU.
 """
 
 from collections.abc import Sequence

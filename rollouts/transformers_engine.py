@@ -21,8 +21,8 @@ BATCH = 64
 
 
 class TransformersGenerator:
-    """`rollouts.Generator` by transformers, `sequences` at a time. `threads` are those of this process; None leaves them
-    as they are."""
+    """`rollouts.Generator` by transformers, `sequences` at a time. `threads` are those of this process; None leaves
+    them as they are."""
 
     def __init__(
         self,

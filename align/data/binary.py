@@ -14,8 +14,8 @@ from align.types import SCHEMAS, BinaryLabel, Dropped, binary_label_id, candidat
 def load_binary(path: Path) -> tuple[list[BinaryLabel], list[Dropped]]:
     """The distinct binary labels of `path` in the file's order and the rows that were dropped.
 
-    `round` is 0 and there are no judgements; weight 1 stands where a row gives none. A second verdict on the same answer
-    is dropped: how two verdicts become one is for `target` and `weight` to say.
+    `round` is 0 and there are no judgements; weight 1 stands where a row gives none. A second verdict on the same
+    answer is dropped: how two verdicts become one is for `target` and `weight` to say.
     """
     good, dropped = parse_rows(path, "binary label", _binary_label, known=SCHEMAS[BinaryLabel].names)
     first: dict[tuple[str, str], str] = {}

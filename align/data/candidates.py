@@ -44,8 +44,8 @@ def load_candidates(path: Path) -> tuple[list[Prompt], list[Candidate]]:
 
 
 def load_tokens(folder: Path) -> pa.Table:
-    """What the answers in a folder of `align rollout` were sampled as (`align.sampled.TOKENS`), by the ids that these answers
-    have in files of pairs and binary labels. Raises DataError where the folder has no tokens."""
+    """What the answers in a folder of `align rollout` were sampled as (`align.sampled.TOKENS`), by the ids that these
+    answers have in files of pairs and binary labels. Raises DataError where the folder has no tokens."""
     tokens = read_tokens([folder])
     if tokens is None:
         raise DataError(

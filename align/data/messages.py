@@ -130,7 +130,8 @@ def in_full(row: dict[str, Any], messages: list[Message]) -> list[Message]:
 
 
 def conversation_of(value: object, field: str, *, empty_end: bool = False) -> list[Message]:
-    """A list of messages, also as its text, or text in the HH form, whose roles take turns; another text is one user turn.
+    """A list of messages, also as its text, or text in the HH form, whose roles take turns; another text is one user
+    turn.
 
     With `empty_end` the last turn may be empty.
     """
@@ -200,7 +201,8 @@ def _is_whole(turn: object) -> bool:
 
 
 def _no_turns(text: str, field: str) -> str:
-    """`text`, which a user said; BadRowError where it may be a conversation in the HH form, and cannot be read as one."""
+    """`text`, which a user said; BadRowError where it may be a conversation in the HH form, and cannot be read as
+    one."""
     if _HH_BARE.match(text):
         what = f"`{field}` begins with 'Human:', and no blank line and 'Assistant:' follow"
         raise BadRowError("not a conversation", f"{what}; put two line ends before it, or take it out")

@@ -21,8 +21,8 @@ Label = TypeVar("Label", bound=HasId)
 def load_mixture(
     paths: Sequence[Path], shares: Sequence[float], held_out: Sequence[Prompt], *, seed: int
 ) -> tuple[list[Demonstration], list[Dropped], int]:
-    """The demonstrations of the first file with those of the others in their `shares` (`mixed`), all without those whose
-    prompt is `held_out`; what was dropped; and how many rows could be used before they were mixed."""
+    """The demonstrations of the first file with those of the others in their `shares` (`mixed`), all without those
+    whose prompt is `held_out`; what was dropped; and how many rows could be used before they were mixed."""
     parts, left_out = [], list[Dropped]()
     for path in paths:
         rows, dropped = load_demonstrations(path)
@@ -33,5 +33,6 @@ def load_mixture(
 
 
 def replayed(earlier: Iterable[Label], share: float, *, round: int, seed: int) -> list[Label]:
-    """The share `share`, in [0, 1], of earlier rounds' labels that round `round` learns again: by a hash of their ids."""
+    """The share `share`, in [0, 1], of earlier rounds' labels that round `round` learns again: by a hash of their
+    ids."""
     return [row for row in earlier if unit_for("replay", seed, round, row.id) < share]

@@ -87,7 +87,8 @@ def parse_rows(
 
 
 def unfolded(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows that one row stands for: self-instruct gives an `instruction` several `instances` of input and output."""
+    """The rows that one row stands for: self-instruct gives an `instruction` several `instances` of input and
+    output."""
     instances = row.get("instances")
     if row.get("instruction") is None or not is_said(instances):
         return [row]

@@ -19,8 +19,8 @@ Answers = tuple[list[Prompt], list[Candidate]]
 def ask_blind(
     new: Answers, old: Answers, annotate: Annotate, *, seed: int, hide_thinking: bool = False
 ) -> tuple[AskedTasks, dict[str, list[str]]]:
-    """The comparisons of `new` with `old` answers to the same prompts; and what their result needs: the ids of the `new`
-    candidates asked about, and of the prompts on which both say the `same`.
+    """The comparisons of `new` with `old` answers to the same prompts; and what their result needs: the ids of the
+    `new` candidates asked about, and of the prompts on which both say the `same`.
 
     Of several answers to a prompt the first sample counts. Raises DataError where the two share no prompt, and where
     they say the same on all of them.
@@ -61,8 +61,8 @@ def ask_blind(
 
 
 def win_rate(folder: Path, tasks: list[Task], judgements: list[Judgement]) -> dict[str, Any] | None:
-    """How often people preferred what `--candidates` had to what `--against` had, as `align.evaluation.blind` says; None
-    for a folder that is not about two files."""
+    """How often people preferred what `--candidates` had to what `--against` had, as `align.evaluation.blind` says;
+    None for a folder that is not about two files."""
     session = read_json(folder / SESSION) if has_session(folder) else {}
     blind = session.get("blind")
     return blind_win_rate(tasks, judgements, blind["new"], blind["same"], seed=session["seed"]) if blind else None

@@ -1,5 +1,5 @@
-"""Labelling sessions: which tasks a folder asks people about. A run's folder has one for each time that people are asked; a folder of
-your own is made from a file of candidates, with no recipe and no run."""
+"""Labelling sessions: which tasks a folder asks people about. A run's folder has one for each time that people are
+asked; a folder of your own is made from a file of candidates, with no recipe and no run."""
 
 import logging
 import secrets
@@ -27,8 +27,9 @@ def make_session(
     against: Path | None = None,
     hide_thinking: bool = False,
 ) -> None:
-    """Make `folder` with the tasks that `candidates` gives rise to; nothing is sent yet. With another file of candidates
-    to compare them `against`, these are blind comparisons, one for each of at most `annotate.tasks` shared prompts.
+    """Make `folder` with the tasks that `candidates` gives rise to; nothing is sent yet. With another file of
+    candidates to compare them `against`, these are blind comparisons, one for each of at most `annotate.tasks` shared
+    prompts.
 
     The same call again finds it made. Raises ConfigError where the folder is there for another reason, and DataError
     where there is nothing to ask.

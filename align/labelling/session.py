@@ -37,9 +37,9 @@ POLL_SECONDS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """`tasks_id` is the content id of the tasks' folder; a closing holds for it alone. `dataset` names the data set for us,
-    and `title` for people. Other data sets of the workspace whose names begin with `family` asked what was to be asked
-    before; empty where there can be none."""
+    """`tasks_id` is the content id of the tasks' folder; a closing holds for it alone. `dataset` names the data set for
+    us, and `title` for people. Other data sets of the workspace whose names begin with `family` asked what was to be
+    asked before; empty where there can be none."""
 
     journal: Path
     round: int
@@ -172,8 +172,8 @@ def connect_server(session: Session) -> "Api | None":
 
 
 def offer(session: Session, backend: "AnnotationBackend | None" = None) -> "tuple[AnnotationBackend, Submitted]":
-    """Put the tasks that are missing on the session's server, or into a `backend` of the caller's own, close the other data
-    sets of the run, and on the embedded server let everybody with an account label them.
+    """Put the tasks that are missing on the session's server, or into a `backend` of the caller's own, close the other
+    data sets of the run, and on the embedded server let everybody with an account label them.
 
     Tasks that are forgotten are not asked, and annotators who are do not come back.
     """
@@ -189,8 +189,8 @@ def offer(session: Session, backend: "AnnotationBackend | None" = None) -> "tupl
 
 
 def left_behind(session: Session, backend: "AnnotationBackend") -> dict[str, int]:
-    """Data sets of what is not asked any more, or of labellings that are closed → how many answers were given there that the
-    journal does not have."""
+    """Data sets of what is not asked any more, or of labellings that are closed → how many answers were given there
+    that the journal does not have."""
     given = backend.given_in_others() if session.family else {}
     if not given:
         return {}
@@ -239,8 +239,8 @@ def waits(
 
     Doing it again repeats nothing: tasks, responses and judgements are found by their ids. Answers are read only when
     the server says that something changed, and at most a quarter of the time; of the journal, what is new. `progress`
-    is told (given, planned) answers of simulated annotators. People label on the session's server, or in a `backend` of the
-    caller's own, which must take answers of personas where there are any.
+    is told (given, planned) answers of simulated annotators. People label on the session's server, or in a `backend` of
+    the caller's own, which must take answers of personas where there are any.
     """
     journal, own = journal_of(session), backend
     if not session.tasks and session.tasks_id not in journal.closed:
@@ -272,7 +272,8 @@ def waits(
 def _take(
     session: Session, backend: "AnnotationBackend", journal: Journal, progress: Progress | None
 ) -> Waiting | None:
-    """Take what was said into the journal, and close the labelling where nobody is left to ask; else what is missing."""
+    """Take what was said into the journal, and close the labelling where nobody is left to ask; else what is
+    missing."""
     if isinstance(session.annotate.by, Personas):
         _simulate(session, session.annotate.by, cast("SimulationBackend", backend), journal, progress)
     take_in(session, backend, journal)
@@ -286,7 +287,8 @@ def _take(
 
 
 def finish(session: Session, backend: "AnnotationBackend", reason: str, journal: Journal | None = None) -> None:
-    """Take what is there, close the labelling and its data set, and take what came in between, which is told of as late."""
+    """Take what is there, close the labelling and its data set, and take what came in between, which is told of as
+    late."""
     take_in(session, backend, journal)
     close(session.journal, session.round, session.tasks_id, reason)
     backend.close()
@@ -321,8 +323,8 @@ def follow(
     backend: "AnnotationBackend | None" = None,
     progress: Progress | None = None,
 ) -> list[Judgement]:
-    """Wait until nothing is missing, on the session's server or on a `backend` of the caller's own; `tell` hears what is,
-    whenever that changes. Returns the judgements."""
+    """Wait until nothing is missing, on the session's server or on a `backend` of the caller's own; `tell` hears what
+    is, whenever that changes. Returns the judgements."""
     for waiting in waits(session, progress, backend):
         tell(waiting)
     return judgements_of(session)
@@ -384,8 +386,8 @@ def _reviver(server: EmbeddedServer | RemoteServer) -> Callable[[], bool]:
 
 
 def _server(server: EmbeddedServer | RemoteServer) -> tuple[str, str]:
-    """Address and owner's API key. The embedded server is started when it is not up; a home that the recipe names has to
-    have one already."""
+    """Address and owner's API key. The embedded server is started when it is not up; a home that the recipe names has
+    to have one already."""
     if isinstance(server, RemoteServer):
         key = os.environ.get(server.api_key_env)
         if not key:

@@ -20,9 +20,10 @@ SILENT = {"value": None, "reason": "nothing said yet"}
 @dataclass(frozen=True, slots=True)
 class Survey:
     """`people` has each annotator's numbers by id: those of `annotation.annotators.statistics`, from the label compiler
-    `reliability`, `gold` and `consistency`, `drafts` on the server, and `name`, what that person is called now. `closed` says why nothing more
-    is asked, or is None; `late` counts the answers that came after that and do not count, `superseded` those that were
-    given in data sets of tasks that are no longer asked; `notes` are the compiler's sentences about the labels so far.
+    `reliability`, `gold` and `consistency`, `drafts` on the server, and `name`, what that person is called now.
+    `closed` says why nothing more is asked, or is None; `late` counts the answers that came after that and do not
+    count, `superseded` those that were given in data sets of tasks that are no longer asked; `notes` are the compiler's
+    sentences about the labels so far.
     """
 
     url: str

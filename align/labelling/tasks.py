@@ -24,8 +24,8 @@ MORE_ANSWERS = "raise rollouts.prompts, rollouts.samples or rollouts.temperature
 
 @dataclass(frozen=True, slots=True)
 class AskedTasks:
-    """`suggestions` are the outcomes that were suggested, and for the other tasks those that would have been. `notes` are
-    sentences for people: what was asked for and could not be made."""
+    """`suggestions` are the outcomes that were suggested, and for the other tasks those that would have been. `notes`
+    are sentences for people: what was asked for and could not be made."""
 
     tasks: list[Task]
     dropped: list[Dropped]
@@ -46,8 +46,8 @@ def ask(
     """The tasks that `annotate` asks about `candidates`, which answer train prompts. A gold pair whose prompt is in the
     test split of `prompts` is dropped.
 
-    `source` is the file that the candidates came from, if any; with `hide_thinking` nobody sees thoughts. Raises DataError where there is nothing to ask, and
-    where no gold pair is left.
+    `source` is the file that the candidates came from, if any; with `hide_thinking` nobody sees thoughts. Raises
+    DataError where there is nothing to ask, and where no gold pair is left.
     """
     form, overlap = form_of(annotate, hide_thinking), annotate.overlap
     train, held_out = ([p for p in prompts if p.split == split] for split in ("train", "test"))

@@ -1,4 +1,5 @@
-"""A model of the Hub is a branch until a commit is known: a run takes the one that it finds first, and stays with it."""
+"""A model of the Hub is a branch until a commit is known: a run takes the one that it finds first, and stays with
+it."""
 
 import re
 from dataclasses import replace
@@ -13,8 +14,8 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 def with_commit(run: Run, *, look: bool = True) -> Run:
     """The run with the commit of its Hub model as the model's revision, noted in `run.json`.
 
-    Where none is noted and `look` is false, the run as it is. Raises ConfigError for a model that the Hub does not have,
-    ServiceError where it cannot be reached and its cache knows no commit.
+    Where none is noted and `look` is false, the run as it is. Raises ConfigError for a model that the Hub does not
+    have, ServiceError where it cannot be reached and its cache knows no commit.
     """
     model = run.recipe.model
     if Path(model.path).is_dir() or _COMMIT.fullmatch(model.revision or ""):
@@ -31,7 +32,8 @@ def with_commit(run: Run, *, look: bool = True) -> Run:
 
 
 def find_commit(name: str, revision: str | None) -> str:
-    """The commit that `revision` (the default branch where None) of a Hub model is now, or was when it was last fetched."""
+    """The commit that `revision` (the default branch where None) of a Hub model is now, or was when it was last
+    fetched."""
     from huggingface_hub import errors, hf_hub_download
 
     try:

@@ -52,7 +52,8 @@ def require_readable(run: Path) -> None:
 
 
 def remember(run: Path, receipt: Receipt) -> None:
-    """Note sizes and times of files that have just been published, so that nobody has to read them for `require_whole`."""
+    """Note sizes and times of files that have just been published, so that nobody has to read them for
+    `require_whole`."""
     prints = Fingerprints(run / PRINTS)
     folder = stage_folder(run, receipt.ref) / receipt.key
     for name, identity in receipt.files.items():

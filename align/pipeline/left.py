@@ -17,7 +17,8 @@ SHORT = 60
 
 
 def note_left(scratch: Path, stage: Stage, inputs: Mapping[str, Receipt]) -> list[str]:
-    """Write down what the work in `scratch` is made from; a sentence for each other scratch of the stage that holds work."""
+    """Write down what the work in `scratch` is made from; a sentence for each other scratch of the stage that holds
+    work."""
     made = {
         "version": stage.declared.version, **{f"input {name}": receipt.output for name, receipt in inputs.items()},
         **_flat(stage.settings), **{f"file {name}": id for name, id in stage.files.items()},

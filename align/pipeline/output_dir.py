@@ -60,9 +60,9 @@ class OutputDir:
 def output_dir(out: Path, work: Path | None = None, *, where: str = "out") -> Iterator[OutputDir]:
     """Work on `out` alone; at the end it is there as a whole, after an error it is not there at all.
 
-    It grows in `out.partial`, and `work` (`out.work` beside it where not given) is removed when `out` is there, so that a
-    kill in between loses nothing. Raises ConfigError where `out`, which errors call `where`, is there already, or one of
-    the two others and we did not make it; ServiceError where another process works on it or the disk refuses.
+    It grows in `out.partial`, and `work` (`out.work` beside it where not given) is removed when `out` is there, so that
+    a kill in between loses nothing. Raises ConfigError where `out`, which errors call `where`, is there already, or one
+    of the two others and we did not make it; ServiceError where another process works on it or the disk refuses.
     """
     partial, work = out.with_name(out.name + PARTIAL), work or out.with_name(out.name + WORK)
     if out.exists():

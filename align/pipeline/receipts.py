@@ -112,7 +112,8 @@ def published(run: Path, ref: Ref, key: str) -> Receipt | None:
 
 
 def read_receipt(path: Path) -> Receipt | None:
-    """What a receipt says, whichever version wrote it: fields that are not known are left out. None where it is damaged."""
+    """What a receipt says, whichever version wrote it: fields that are not known are left out. None where it is
+    damaged."""
     try:
         given = read_json(path)
         receipt = Receipt(**{name: given[name] for name in _FIELDS if name in given})
@@ -148,8 +149,8 @@ def valid(run: Path, ref: Ref, known: dict[Ref, Receipt | None] | None = None) -
 
 
 def where_now(run: Path, source: Mapping[str, Any]) -> tuple[Ref, str]:
-    """Where an input of a receipt lies, as stage and key: under its own key or, where that folder is gone, what the stage
-    holds now if it came out the same."""
+    """Where an input of a receipt lies, as stage and key: under its own key or, where that folder is gone, what the
+    stage holds now if it came out the same."""
     ref = Ref(source["round"], source["stage"])
     if not (stage_folder(run, ref) / source["key"]).is_dir():
         receipt = current(run, ref)
@@ -185,8 +186,8 @@ def publish_stage(
     ended: str,
     seconds: float,
 ) -> Receipt:
-    """Publish the finished `<key>.partial/` with its receipt, point to it, and remove the scratch: in this order, so that
-    a kill in between loses nothing."""
+    """Publish the finished `<key>.partial/` with its receipt, point to it, and remove the scratch: in this order, so
+    that a kill in between loses nothing."""
     partial = partial_folder(run, stage.ref, key)
     files = folder_files(partial)
     receipt = Receipt(

@@ -1,4 +1,5 @@
-"""The runner: goes through a plan, does what is missing, stops where it waits for labels or a stage refuses to go on."""
+"""The runner: goes through a plan, does what is missing, stops where it waits for labels or a stage refuses to go
+on."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -31,8 +32,8 @@ from align.progress import Progress
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What the runner tells while it works; `done` of `total` is a stage's or the labelling's progress, and `text` what is
-    said of it."""
+    """What the runner tells while it works; `done` of `total` is a stage's or the labelling's progress, and `text` what
+    is said of it."""
 
     kind: Literal["start", "progress", "done", "kept", "labelling", "closed", "note"]
     ref: Ref
@@ -47,8 +48,8 @@ Tell = Callable[[Event], None]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a call of the runner ended. `ran` are the stages that it did itself; `blocked` says why the stage `by` stops the
-    run."""
+    """How a call of the runner ended. `ran` are the stages that it did itself; `blocked` says why the stage `by` stops
+    the run."""
 
     state: Literal["finished", "waiting", "blocked"]
     ran: list[Ref]

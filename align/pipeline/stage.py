@@ -25,14 +25,16 @@ class Ref:
 class Declaration:
     """What a stage is in every recipe. It stands beside its function.
 
-    `name` is its folder's; several declarations may share one (a policy comes from DPO or from PPO). `function`, written
-    "module:function", takes a `Job` and a `Progress`, writes into `job.out` and returns the summary for the receipt: under
-    `notes` sentences for people, under `blocked` the reason why the run must not go on. `version` rises when the meaning
-    of the result changes. `tables` are the Parquet files of the result and what a row of each is (`align.types`).
+    `name` is its folder's; several declarations may share one (a policy comes from DPO or from PPO). `function`,
+    written "module:function", takes a `Job` and a `Progress`, writes into `job.out` and returns the summary for the
+    receipt: under `notes` sentences for people, under `blocked` the reason why the run must not go on. `version` rises
+    when the meaning of the result changes. `tables` are the Parquet files of the result and what a row of each is
+    (`align.types`).
 
-    `model` is what lineage calls the model that the stage publishes; its summary then has `checkpoint`, the model's id, and
-    `parent`. `freeze`, "module:function", takes a run's folder, the `Stage` and the receipts of its inputs and returns the
-    `Stage` with what its key depends on besides. With `subprocess` the function runs in a process of its own.
+    `model` is what lineage calls the model that the stage publishes; its summary then has `checkpoint`, the model's id,
+    and `parent`. `freeze`, "module:function", takes a run's folder, the `Stage` and the receipts of its inputs and
+    returns the `Stage` with what its key depends on besides. With `subprocess` the function runs in a process of its
+    own.
     """
 
     name: str

@@ -25,8 +25,8 @@ MODELS = {
 def card(facts: dict[str, Any]) -> str:
     """README.md with the front matter that `datasets` and the Hub read. The license is left to whoever publishes it.
 
-    `facts` has name, files (part → path), counts, kinds and purposes (of the tasks), annotators, named, simulated, `compiled`
-    (the label compiler's result) and `agreement` (`annotation.agreement.summary`).
+    `facts` has name, files (part → path), counts, kinds and purposes (of the tasks), annotators, named, simulated,
+    `compiled` (the label compiler's result) and `agreement` (`annotation.agreement.summary`).
     """
     counts = facts["counts"]
     return "\n".join(

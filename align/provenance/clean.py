@@ -17,8 +17,8 @@ _WORKING = re.compile(
 def unreachable(run: Path) -> list[tuple[Path, int]]:
     """Superseded, archived and half-made stage folders with their sizes in bytes, largest first.
 
-    Only folders of names that a run gives are among them, and none behind a symbolic link. Where a pointer is missing or
-    cannot be read, what the stage has published stays: `align run` finds it again.
+    Only folders of names that a run gives are among them, and none behind a symbolic link. Where a pointer is missing
+    or cannot be read, what the stage has published stays: `align run` finds it again.
     """
     require_run(run)
     found = []

@@ -1,4 +1,5 @@
-"""What people said, as files that others read: JSONL beside the session, or a data set in the Hub's layout with a card."""
+"""What people said, as files that others read: JSONL beside the session, or a data set in the Hub's layout with a
+card."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -152,8 +153,8 @@ def export(folder: Path, out: Path, *, names: bool, format: Literal["parquet", "
 def pseudonymous(judgements: list[Judgement], salt: str) -> list[Judgement]:
     """`annotator-1`, `annotator-2` and so on, in an order that depends on `salt` and tells nothing.
 
-    A judgement's id is made of its annotator's, and whoever knows the users could try them, so ids are made again; times,
-    which tell who works when, are left out.
+    A judgement's id is made of its annotator's, and whoever knows the users could try them, so ids are made again;
+    times, which tell who works when, are left out.
     """
     people = sorted({j.annotator for j in judgements}, key=lambda who: content_id(["annotator", salt, who]))
     called = {who: f"annotator-{number}" for number, who in enumerate(people, 1)}

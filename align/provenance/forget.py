@@ -1,9 +1,10 @@
 """Forgetting: what an annotator said, or what was said about a prompt, and all that was made of it.
 
-Tombstones go into the journal, and from then on nothing there comes out again; then the words are erased, in the journal
-and on the annotation server, and an open labelling asks others instead. What is already published stays on disk as it is
-until it is done again and `align clean` removes the old folders, so every published folder is looked through: the snapshots
-that hold a forgotten judgement, the rows compiled from it, and the checkpoints trained on those, or on a parent that was.
+Tombstones go into the journal, and from then on nothing there comes out again; then the words are erased, in the
+journal and on the annotation server, and an open labelling asks others instead. What is already published stays on disk
+as it is until it is done again and `align clean` removes the old folders, so every published folder is looked through:
+the snapshots that hold a forgotten judgement, the rows compiled from it, and the checkpoints trained on those, or on a
+parent that was.
 """
 
 import difflib
@@ -46,8 +47,8 @@ NAMED = 8
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """Who or what is to be forgotten in `folder`: `kind` is annotator or prompt, `id` which one, `name` what people call
-    it, and `tombstones` are what that means."""
+    """Who or what is to be forgotten in `folder`: `kind` is annotator or prompt, `id` which one, `name` what people
+    call it, and `tombstones` are what that means."""
 
     folder: Path
     kind: str
@@ -61,9 +62,9 @@ def wish(
 ) -> Wish:
     """Find an annotator by id or name, or a prompt by its id or the beginning of it.
 
-    `people` are those whom the server knows, by annotator: names that were changed since the journal was written, and who
-    has said nothing that was taken in. Raises ConfigError where nobody has that name, where several have, and where no task
-    asks about that prompt.
+    `people` are those whom the server knows, by annotator: names that were changed since the journal was written, and
+    who has said nothing that was taken in. Raises ConfigError where nobody has that name, where several have, and where
+    no task asks about that prompt.
     """
     if not has_session(folder):
         require_run(folder)
@@ -116,8 +117,8 @@ def write_tombstones(wish: Wish) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Erased:
-    """What left the journal (`judgements`) and the server (`answers`, `drafts`). `failed` says why the server was not asked;
-    then the same command goes on where it stopped."""
+    """What left the journal (`judgements`) and the server (`answers`, `drafts`). `failed` says why the server was not
+    asked; then the same command goes on where it stopped."""
 
     judgements: int
     answers: int
@@ -127,7 +128,8 @@ class Erased:
 
 
 def people_of(session: Session) -> dict[str, str]:
-    """Whom the session's server knows: annotator → name; nobody where there is none. Raises ServiceError and ConfigError."""
+    """Whom the session's server knows: annotator → name; nobody where there is none. Raises ServiceError and
+    ConfigError."""
     from annotation.argilla_erase import people
 
     api = connect_server(session)
@@ -135,8 +137,8 @@ def people_of(session: Session) -> dict[str, str]:
 
 
 def erase(session: Session, wish: Wish) -> Erased:
-    """Erase the words of what has its tombstones: on the server, where others are asked instead while the labelling is open,
-    and in the journal. Doing it again goes on. Raises ServiceError while another process works on the folder."""
+    """Erase the words of what has its tombstones: on the server, where others are asked instead while the labelling is
+    open, and in the journal. Doing it again goes on. Raises ServiceError while another process works on the folder."""
     with run_lock(wish.folder):
         found, failed, keep = None, None, set[str]()
         try:

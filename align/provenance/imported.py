@@ -26,8 +26,8 @@ REPORT = "report.json"
 
 
 def import_files(paths: Sequence[Path], out: Path, reading: Reading, model: str) -> dict[str, Any]:
-    """Make `out`: judgements.jsonl, what they compile to by `model` (preferences, binary labels, demonstrations), dropped.jsonl
-    and report.json, which is returned.
+    """Make `out`: judgements.jsonl, what they compile to by `model` (preferences, binary labels, demonstrations),
+    dropped.jsonl and report.json, which is returned.
 
     Raises ConfigError where `out` is there already or a file can be read in two ways, DataError where most rows cannot
     be used.
@@ -57,11 +57,12 @@ def import_files(paths: Sequence[Path], out: Path, reading: Reading, model: str)
 
 
 def import_into(paths: Sequence[Path], session: Session, folder: Path, reading: Reading) -> dict[str, Any]:
-    """Take what the files say about the tasks of `session` into its journal, and write `imported_dropped.jsonl` beside it.
+    """Take what the files say about the tasks of `session` into its journal, and write `imported_dropped.jsonl` beside
+    it.
 
     Whoever is named in a file is that person alone: nobody on the server is taken for them because of a name. Only who
-    is in the journal under the same id is the same person: these are counted in `known_annotators`. What the journal has
-    is not written again, and what it has of a later time stays.
+    is in the journal under the same id is the same person: these are counted in `known_annotators`. What the journal
+    has is not written again, and what it has of a later time stays.
     """
     said = read_files(paths, reading)
     found, more = about_tasks(said.words, session.tasks)

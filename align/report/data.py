@@ -276,7 +276,8 @@ def _judge(run: RunFolder) -> dict[str, Any] | None:
 
 
 def _curves(run: RunFolder) -> list[dict[str, Any]]:
-    """Learning curves of every policy and reward model: points are [step, value], values finite; of a `share` in [0, 1]."""
+    """Learning curves of every policy and reward model: points are [step, value], values finite; of a `share` in [0,
+    1]."""
     curves = []
     for ref in run.receipts:
         if ref.stage not in (POLICY, REWARD):

@@ -40,8 +40,8 @@ def write_report(run: Path) -> Path:
 
 
 def renew_derived(run: Path) -> None:
-    """Make again what was derived from a run's stages and may name people who are forgotten: the page, if there is one, and
-    the index of its lineage, when it is next asked for."""
+    """Make again what was derived from a run's stages and may name people who are forgotten: the page, if there is one,
+    and the index of its lineage, when it is next asked for."""
     drop_index(run)
     page = run / "report.html"
     if page.is_file():

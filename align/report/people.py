@@ -58,8 +58,8 @@ def annotators(run: RunFolder) -> list[dict[str, Any]]:
 
 
 def compilers(run: RunFolder) -> list[dict[str, Any]]:
-    """How each round's labels were compiled: `round`, `model`, `choice` where it was chosen (its `reason`, and the rivals'
-    `gains`), and `notes`, sentences about labels that count little, with people's present names."""
+    """How each round's labels were compiled: `round`, `model`, `choice` where it was chosen (its `reason`, and the
+    rivals' `gains`), and `notes`, sentences about labels that count little, with people's present names."""
     found = []
     names = read_journal(run.path / "journal.jsonl", ()).everybody()
     for ref in sorted(run.receipts, key=lambda r: r.round):

@@ -73,8 +73,8 @@ def estimates_plot(
     zero: bool = False,
     size: tuple[float, float] = (360, 190),
 ) -> Markup:
-    """Values with intervals over rounds. `labels` names each x; `line` is a dashed level with its text; `bounds`
-    are limits that the scale does not pass (0 and 1 for shares); `zero` starts the scale there; `form` writes a value."""
+    """Values with intervals over rounds. `labels` names each x; `line` is a dashed level with its text; `bounds` are
+    limits that the scale does not pass (0 and 1 for shares); `zero` starts the scale there; `form` writes a value."""
     values = [v for s in series for e in s.estimates for v in (e.low, e.high)] + ([line[0]] if line else [])
     low, high = widened(values, bounds)
     ticks = nice_ticks(0.0 if zero else low, high)

@@ -11,9 +11,9 @@ def reward_models(run: RunFolder) -> list[dict[str, Any]]:
     """One row for each round's reward model, the first first.
 
     `held_out` is what it makes of pairs that it did not learn from (`reward.measure.measure`), `fresh` the same of the
-    next round's labels, before anything learned from them, and `drift` the difference (`reward.drift.drift`); None where
-    that was not measured. `seen` counts new labels about prompts that it had learned from, which are not in `fresh`.
-    `warnings` are sentences.
+    next round's labels, before anything learned from them, and `drift` the difference (`reward.drift.drift`); None
+    where that was not measured. `seen` counts new labels about prompts that it had learned from, which are not in
+    `fresh`. `warnings` are sentences.
     """
     found = []
     for number in sorted(ref.round for ref in run.receipts if ref.stage == REWARD):

@@ -18,8 +18,8 @@ SLICES = {
 
 
 def reward_section(data: dict[str, Any]) -> dict[str, Any] | None:
-    """What the page shows: `rows` for a table, `pictures`, and the warnings of the `latest` round that has new labels and
-    of `earlier` ones; None where nothing was measured."""
+    """What the page shows: `rows` for a table, `pictures`, and the warnings of the `latest` round that has new labels
+    and of `earlier` ones; None where nothing was measured."""
     models = [model for model in data["reward_models"] if _accuracy(model, "held_out") or _accuracy(model, "fresh")]
     if not models:
         return None

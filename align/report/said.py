@@ -20,9 +20,9 @@ def said_besides(run: RunFolder) -> dict[str, Any]:
     """How often people said more than their choice, and up to 12 examples, in a seeded random order, the latest round's
     first.
 
-    {"counts": [{"round", "blind", "judgements", "reasons", "edits", "flags": {flag: answers}}], "of": how many there are,
-    "rows": [{"round", "blind", "name", "messages", "answers": [{"name", "text", "flags"}], "choice", "reason", "edit"}]}.
-    Answers are named A to D, as the choice names them.
+    {"counts": [{"round", "blind", "judgements", "reasons", "edits", "flags": {flag: answers}}], "of": how many there
+    are, "rows": [{"round", "blind", "name", "messages", "answers": [{"name", "text", "flags"}], "choice", "reason",
+    "edit"}]}. Answers are named A to D, as the choice names them.
     """
     journal = read_journal(run.path / "journal.jsonl", ())
     counts: list[dict[str, Any]] = []

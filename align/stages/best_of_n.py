@@ -38,9 +38,9 @@ def train_best_of_n(
     """Fine-tune the checkpoint `parent` on the best of `config.samples` answers that it gives to each prompt.
 
     `score` is that of `align.train.online`. The sampled answers with their ids go to `out/candidates.parquet`, the
-    tokens that they were sampled as, and are learned as, to `out/tokens.parquet`; all that was left out, answers without a
-    score too, to `out/dropped.parquet`. After a kill sampling goes on with the missing
-    shards in `work`, and training with its last checkpoint.
+    tokens that they were sampled as, and are learned as, to `out/tokens.parquet`; all that was left out, answers
+    without a score too, to `out/dropped.parquet`. After a kill sampling goes on with the missing shards in `work`, and
+    training with its last checkpoint.
 
     Returns what `train_sft` does, and `mean_score_all` and `mean_score_best` of the answers sampled and chosen, how
     many were `sampled`, and how many had no score (`unscored`). Raises DataError where not one prompt has an answer

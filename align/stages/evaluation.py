@@ -49,7 +49,8 @@ def plan(planning: Planning, number: int) -> list[Step]:
 
 
 def judge_of(recipe: Recipe) -> FunctionJudge | None:
-    """The scoring function that the recipe names; with simulated annotators and none named, their own hidden utility."""
+    """The scoring function that the recipe names; with simulated annotators and none named, their own hidden
+    utility."""
     judge = recipe.evaluate.judge
     if judge is None and recipe.annotate is not None and isinstance(recipe.annotate.by, Personas):
         return FunctionJudge(path=recipe.annotate.by.utility)

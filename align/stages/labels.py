@@ -83,7 +83,8 @@ def _asked(annotate: Annotate, number: int, planning: Planning) -> Stage:
 
 
 def _from_file(recipe: Recipe, planning: Planning) -> Stage:
-    """Preferences, or binary labels, from the recipe's file; the stage has the name of the labels' place in either case."""
+    """Preferences, or binary labels, from the recipe's file; the stage has the name of the labels' place in either
+    case."""
     binary = recipe.binary is not None
     kind, source = ("binary", recipe.binary) if binary else ("preferences", recipe.preferences)
     assert source is not None
@@ -150,7 +151,8 @@ def snapshot(job: Job, progress: Progress) -> Summary:
 
 
 def preferences(job: Job, progress: Progress) -> Summary:
-    """Compile judgements into preferences, binary labels and edits, and say how far people agreed and can be trusted."""
+    """Compile judgements into preferences, binary labels and edits, and say how far people agreed and can be
+    trusted."""
     from align.labelling.tasks import read_suggestions
     from annotation.agreement import suggestion_effect, summary
     from annotation.compile import compile_labels

@@ -13,8 +13,8 @@ from annotation.journal import read_journal
 
 
 def open_session(folder: Path) -> Session:
-    """The session of a folder; of a run the one that is open, else the last one. Raises ConfigError where the folder has
-    no tasks."""
+    """The session of a folder; of a run the one that is open, else the last one. Raises ConfigError where the folder
+    has no tasks."""
     if has_session(folder) or not (folder / RUN).is_file():
         return session_of_folder(folder)
     run = open_run(folder)

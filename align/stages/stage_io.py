@@ -55,7 +55,8 @@ def demonstrations_of(job: Job) -> list[Any]:
 
 
 def name_bases(run: Run) -> None:
-    """Say in each policy's adapter where its parent lies now: the run may have been moved, or copied, since it was trained."""
+    """Say in each policy's adapter where its parent lies now: the run may have been moved, or copied, since it was
+    trained."""
     for _, folder in stage_folders(run.folder):
         for config in folder.glob(f"*/{ADAPTER}/{ADAPTER_CONFIG}"):
             receipt = read_receipt(config.parents[1] / RECEIPT)
@@ -70,7 +71,8 @@ def name_bases(run: Run) -> None:
 
 
 def labels_of(job: Job, name: str, kind: type[Label], replay: float) -> list[Label]:
-    """This round's rows of `<name>.parquet`, and the share `replay` of earlier rounds', drawn by a hash of their ids."""
+    """This round's rows of `<name>.parquet`, and the share `replay` of earlier rounds', drawn by a hash of their
+    ids."""
     from align.data.mixture import replayed
 
     rows = from_table(kind, read_table(job.inputs["preferences"] / f"{name}.parquet"))
@@ -87,8 +89,8 @@ def tokens_of(job: Job) -> pa.Table | None:
 
 
 def note_of(what: str, metrics: Mapping[str, Any]) -> dict[str, list[str]]:
-    """For a stage's summary, by a training's metrics: notes where most of its rows were dropped (`rows`, `dropped`), and
-    where not the last step is published (`held_out`)."""
+    """For a stage's summary, by a training's metrics: notes where most of its rows were dropped (`rows`, `dropped`),
+    and where not the last step is published (`held_out`)."""
     sentence = mostly_dropped(what, metrics["rows"], metrics["dropped"])
     notes = [f"{sentence} (dropped.parquet of the stage names each)"] if sentence else []
     if ended := measured_outcome(metrics):
@@ -97,7 +99,8 @@ def note_of(what: str, metrics: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def measured_outcome(summary: Mapping[str, Any]) -> str | None:
-    """Of a training that measured held-out rows while it learned: which model is published, where it is not the last."""
+    """Of a training that measured held-out rows while it learned: which model is published, where it is not the
+    last."""
     told = summary.get("held_out") or {}
     return outcome(told) if "published_step" in told else None
 

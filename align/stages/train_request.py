@@ -144,7 +144,8 @@ def _work_of(request: TrainRequest, work: Path) -> Path:
 
 
 def _scored(request: TrainRequest, config: Any) -> "tuple[Weighted | None, dict[str, Any]]":
-    """What the online methods take too: what scores answers, and for PPO a model that a critic of its own starts from."""
+    """What the online methods take too: what scores answers, and for PPO a model that a critic of its own starts
+    from."""
     from reward.terms import parse_reward, scorer_of
 
     if not request.rewards:

@@ -26,8 +26,8 @@ from reward.terms import RewardTerm, judged_by, scorer_of
 
 
 def rows_left(rows: Sequence[Any], held_out: Sequence[Prompt]) -> list[Any]:
-    """The rows about other prompts than those held out, as they read. A row is a preference, a binary label, a prompt, or
-    (messages, answer)."""
+    """The rows about other prompts than those held out, as they read. A row is a preference, a binary label, a prompt,
+    or (messages, answer)."""
     ids = {prompt_id(p.messages) for p in held_out}
     return [row for row in rows if prompt_id(row[0] if isinstance(row, tuple) else row.messages) not in ids]
 
@@ -190,7 +190,8 @@ def _stage(run: Path, number: int, stage: str) -> Path:
 
 
 def best_recipe(loaded: Loaded, section: str, best: dict[str, Any], out: Path, overrides: Sequence[str]) -> str:
-    """The recipe's text with the best values, comments kept, its relative paths leading from `out` to the same files."""
+    """The recipe's text with the best values, comments kept, its relative paths leading from `out` to the same
+    files."""
     raw = parse(loaded.text, "the recipe")[0]
     resolved = loaded.recipe.model_dump(mode="json", by_alias=True)
     changes: dict[Keys, Any] = dict(_moved(raw, resolved, (), out.resolve()))

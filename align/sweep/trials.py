@@ -43,8 +43,9 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One finished trial; the first has `number` 1, and 0 are the starting settings. `value` is the metric at its last look, with its interval over prompts; None where training
-    ended without one. `state` is complete, pruned (fell behind), diverged or refused; `reason` says why."""
+    """One finished trial; the first has `number` 1, and 0 are the starting settings. `value` is the metric at its last
+    look, with its interval over prompts; None where training ended without one. `state` is complete, pruned (fell
+    behind), diverged or refused; `reason` says why."""
 
     number: int
     values: dict[str, Any]

@@ -1,8 +1,8 @@
 """The LoRA adapter that lies beside the checkpoint that it was merged into, as PEFT reads it.
 
-It stands on the parent that it was trained on, not on the checkpoint beside it. Its config says where that lies, so that
-`AutoPeftModelForCausalLM` finds it; the place is no part of the folder's content (`align.ids.file_id`) and may be named
-again.
+It stands on the parent that it was trained on, not on the checkpoint beside it. Its config says where that lies, so
+that `AutoPeftModelForCausalLM` finds it; the place is no part of the folder's content (`align.ids.file_id`) and may be
+named again.
 """
 
 from pathlib import Path

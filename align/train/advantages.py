@@ -1,6 +1,7 @@
 """What PPO learns from: advantages and returns, whitened or not, and the coefficient of the KL divergence.
 
-Tensors are [answers, tokens]; `mask_BT` is 1 on an answer's tokens, its stop token included, and 0 on the padding behind.
+Tensors are [answers, tokens]; `mask_BT` is 1 on an answer's tokens, its stop token included, and 0 on the padding
+behind.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ def adapted_beta(beta: float, kl: float, *, target: float, gain: float) -> float
 def policy_loss(
     logps_BT: Tensor, old_logps_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor, *, clip: float
 ) -> tuple[Tensor, Tensor]:
-    """PPO's clipped loss summed over tokens, and the share of tokens where the clip holds (Schulman et al. 2017, eq. 7).
+    """PPO's clipped loss summed over tokens, and the share of tokens where the clip holds (Schulman et al. 2017, eq.
+    7).
 
     −Σ min(ρ Â, clip(ρ, 1 − ε, 1 + ε) Â) with ρ = π/π_old.
     """

@@ -1,8 +1,8 @@
 """Exact causal attention of rows of pairs in blocks of queries, for float32 on CPU.
 
-PyTorch's CPU kernel computes what a causal mask hides in each run of up to 256 queries, which at a few hundred tokens is
-almost half of its work. Here it is called for short blocks of queries, each with the keys before its end alone, and the
-gradients of a row are added in place.
+PyTorch's CPU kernel computes what a causal mask hides in each run of up to 256 queries, which at a few hundred tokens
+is almost half of its work. Here it is called for short blocks of queries, each with the keys before its end alone, and
+the gradients of a row are added in place.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def _seen(x: Tensor, at: int, start: int, before: int, end: int) -> Tensor:
 
 
 class PairAttention(torch.autograd.Function):
-    """`apply(query, key, value, lengths, scale, answers_only)`: three tensors of (1, heads, tokens, head size) give one.
+    """`apply(query, key, value, lengths, scale, answers_only)`: three tensors of (1, heads, tokens, head size) give
+    one.
 
     With `answers_only` the prompts' places of it are 0.
     """

@@ -41,10 +41,10 @@ class PairCollator:
     """The rows of an optimiser step → `{"passes": [batch, …], "lanes": [[0, …], …]}`, in the rows' order.
 
     A pass has at most `pairs` pairs and `tokens` tokens (None: no limit), padding included; a longer pair goes alone.
-    With several `lanes` rows are dealt out first, so that as many tokens come to each, and `lanes` in the result are the
-    numbers of each one's passes (`align.train.lanes`).
-    With `shared` it is a row of pairs as `align.train.prefix` describes it; otherwise it is TRL's padded batch, all
-    chosen before all rejected. Either carries the rows' numbers and `COUNT_COLUMNS`, one for each pair.
+    With several `lanes` rows are dealt out first, so that as many tokens come to each, and `lanes` in the result are
+    the numbers of each one's passes (`align.train.lanes`). With `shared` it is a row of pairs as `align.train.prefix`
+    describes it; otherwise it is TRL's padded batch, all chosen before all rejected. Either carries the rows' numbers
+    and `COUNT_COLUMNS`, one for each pair.
     """
 
     pad_token_id: int

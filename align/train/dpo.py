@@ -62,18 +62,18 @@ def train_dpo(
 ) -> dict[str, Any]:
     """Train the checkpoint `parent` on `preferences` and write a checkpoint folder into `out`.
 
-    The loss is `align.losses.soft_preference_loss`, as `config.loss`, `label_noise` and `length` say, with the weights scaled
-    to average 1 over the pairs kept. Where every target is 1 and all weights are equal `config.trainer` may name
-    another loss of TRL's.
-    The reference is the parent: the model before the first step in full training, the model without its fresh adapter
-    under LoRA, so there is never a second one in memory. Its log-probabilities are computed once for each pair and
-    kept in the folder `reference_cache` (`work/reference` where not given), where any later training from the same parent
-    finds them. `tokens` (`align.sampled.TOKENS`) are those that answers were sampled as; they are trained on where they are
-    this tokenizer's and say what the text says. With `mask_thinking` the thoughts of answers are seen by the model and not
-    counted in their log-probabilities. Raises StageError when policy and reference differ before the first step.
-    Files, `work`, resuming, `config.held_out` and `patience` are as in `train_sft`; what is held out is by prompt, as for a
-    reward model. Returns steps, losses, reward accuracy and margin, `step0_logp_difference`, what was held out, pairs used
-    and dropped by reason, and how many answers have the tokens that were sampled.
+    The loss is `align.losses.soft_preference_loss`, as `config.loss`, `label_noise` and `length` say, with the weights
+    scaled to average 1 over the pairs kept. Where every target is 1 and all weights are equal `config.trainer` may name
+    another loss of TRL's. The reference is the parent: the model before the first step in full training, the model
+    without its fresh adapter under LoRA, so there is never a second one in memory. Its log-probabilities are computed
+    once for each pair and kept in the folder `reference_cache` (`work/reference` where not given), where any later
+    training from the same parent finds them. `tokens` (`align.sampled.TOKENS`) are those that answers were sampled as;
+    they are trained on where they are this tokenizer's and say what the text says. With `mask_thinking` the thoughts of
+    answers are seen by the model and not counted in their log-probabilities. Raises StageError when policy and
+    reference differ before the first step. Files, `work`, resuming, `config.held_out` and `patience` are as in
+    `train_sft`; what is held out is by prompt, as for a reward model. Returns steps, losses, reward accuracy and
+    margin, `step0_logp_difference`, what was held out, pairs used and dropped by reason, and how many answers have the
+    tokens that were sampled.
     """
     began = time.monotonic()
     seed = arguments.prepare_process(seed, threads)
@@ -235,8 +235,8 @@ def check_sharing(trainer: Any, dtype: str) -> None:
 def check_reference(trainer: Any, tolerance: float) -> float:
     """The largest difference between policy's and reference's log-probability of an answer, before the first step.
 
-    Looks at a few pairs, evenly spaced over the data. Raises StageError where the difference is over `tolerance`. In full
-    training the reference is the policy itself, so that there is nothing to compare and the difference is 0.
+    Looks at a few pairs, evenly spaced over the data. Raises StageError where the difference is over `tolerance`. In
+    full training the reference is the policy itself, so that there is nothing to compare and the difference is 0.
     """
     if trainer.reference_is_policy:
         return 0.0

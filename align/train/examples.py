@@ -34,7 +34,8 @@ STOP_INSIDE = "the answer holds a stop token before its end"
 class Demonstration:
     """One prompt with the answer to learn; `answer_ids` end with their only stop token.
 
-    `learned` are the places (from, to) of earlier answers within `prompt_ids` that are learned too, stop tokens included.
+    `learned` are the places (from, to) of earlier answers within `prompt_ids` that are learned too, stop tokens
+    included.
     """
 
     prompt_ids: list[int]
@@ -206,8 +207,8 @@ def pairs_of(
     """Each preference as tokens, or why it is left out.
 
     An answer has the ids that it was sampled as, where `sampled` knows them and they say what its text says
-    (`align.sampled`). With `mask_thinking` the pair says how many of its tokens are thoughts (`hidden`). Raises DataError for
-    a target outside [0.5, 1] or a weight below 0.
+    (`align.sampled`). With `mask_thinking` the pair says how many of its tokens are thoughts (`hidden`). Raises
+    DataError for a target outside [0.5, 1] or a weight below 0.
     """
     sampled = sampled or Sampled({}, None)
     for row in rows:
@@ -245,8 +246,8 @@ def encode_binary(
     sampled: Sampled | None = None,
     mask_thinking: bool = False,
 ) -> tuple[list[BinaryExample], list[Dropped]]:
-    """Binary labels as tokens, and those left out; `where` of a dropped row is the binary label's id. `sampled` is as in `pairs_of`,
-    `mask_thinking` as in `encode_demonstrations`.
+    """Binary labels as tokens, and those left out; `where` of a dropped row is the binary label's id. `sampled` is as
+    in `pairs_of`, `mask_thinking` as in `encode_demonstrations`.
 
     Raises DataError for a target outside [0, 1] or a weight below 0.
     """

@@ -118,7 +118,8 @@ class PaddingFree:
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """TRL's, without the padding: (log-probabilities, entropies, loss of a mixture of experts).
 
-        Where the log-probabilities of the newest answers are wanted under the policy that gave them, those of the engine.
+        Where the log-probabilities of the newest answers are wanted under the policy that gave them, those of the
+        engine.
         """
         compute = super()._get_per_token_logps_and_entropies  # type: ignore[misc]
         if compute_aux_loss:  # a mean over the tokens of a pass, padding and all

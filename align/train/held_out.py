@@ -1,7 +1,8 @@
-"""Measures a held-out share while a trainer learns, keeps the best weights and stops early. Needs torch: import it late.
+"""Measures a held-out share while a trainer learns, keeps the best weights and stops early. Needs torch: import it
+late.
 
-What is measured is our own loss of whole rows, each by itself: it does not depend on how training packs, pads or divides
-its batches. The first of several processes measures, and all do what it found.
+What is measured is our own loss of whole rows, each by itself: it does not depend on how training packs, pads or
+divides its batches. The first of several processes measures, and all do what it found.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ Measured = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Measuring:
-    """What is measured, on how many rows of how many prompts, and when. `measure` looks at the trainer's model as it is."""
+    """What is measured, on how many rows of how many prompts, and when. `measure` looks at the trainer's model as it
+    is."""
 
     measure: Callable[[], Measured]
     rows: int
@@ -111,8 +113,9 @@ def _taught_logps(trainer: Any, together: Sequence[Demonstration], pad: int) -> 
 
 @dataclass
 class Watch(TrainerCallback):  # type: ignore[misc]
-    """Measures at multiples of `every` steps and at the end, writes what it finds among the training's metrics, and with
-    `patience` keeps the best weights in `work` and ends the training after so many measurements without a lower loss.
+    """Measures at multiples of `every` steps and at the end, writes what it finds among the training's metrics, and
+    with `patience` keeps the best weights in `work` and ends the training after so many measurements without a lower
+    loss.
 
     All it knows stands in the trainer's log, so that a training goes on after a kill as if there had been none.
     """
@@ -220,7 +223,8 @@ def measurements(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def best_of(history: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The measurement of the lowest loss after the first step, of equal ones the earliest; None where there is none yet."""
+    """The measurement of the lowest loss after the first step, of equal ones the earliest; None where there is none
+    yet."""
     found = [row for row in measurements(history) if row["step"] > 0]
     return min(found, key=lambda row: (row["eval_loss"], row["step"])) if found else None
 

@@ -48,14 +48,14 @@ def train_kto(
 ) -> dict[str, Any]:
     """Train the checkpoint `parent` on `binary` and write a checkpoint folder into `out`.
 
-    The loss is `align.losses.kto`: a binary label of target p counts p as good and 1 − p as bad, times its weight, weights
-    being scaled to average 1 over the binary labels kept. Rows are shuffled once, by `seed`; the same ones stay together in every
-    epoch, so that the reference's log-probabilities, of each answer and of the neighbour's answer to the same prompt
-    (for the KL divergence), are computed once. Raises DataError for fewer than two binary labels, StageError when policy and
-    reference differ before the first step.
-    Files, `work`, resuming, `config.held_out` and `patience` are as in `train_sft`, `tokens` and `mask_thinking` as in
-    `train_dpo`. Returns steps, losses, reward margin, `step0_logp_difference`, what was held out, binary labels used and dropped
-    by reason, and how many answers have the tokens that were sampled.
+    The loss is `align.losses.kto`: a binary label of target p counts p as good and 1 − p as bad, times its weight,
+    weights being scaled to average 1 over the binary labels kept. Rows are shuffled once, by `seed`; the same ones stay
+    together in every epoch, so that the reference's log-probabilities, of each answer and of the neighbour's answer to
+    the same prompt (for the KL divergence), are computed once. Raises DataError for fewer than two binary labels,
+    StageError when policy and reference differ before the first step. Files, `work`, resuming, `config.held_out` and
+    `patience` are as in `train_sft`, `tokens` and `mask_thinking` as in `train_dpo`. Returns steps, losses, reward
+    margin, `step0_logp_difference`, what was held out, binary labels used and dropped by reason, and how many answers
+    have the tokens that were sampled.
     """
     began = time.monotonic()
     alone("KTO, which estimates the KL divergence from each whole batch,")
@@ -171,8 +171,8 @@ def _columns(rows: Sequence[ex.BinaryExample], size: int, most: int) -> dict[str
 
 
 def _measuring(trainer: Any, apart: Apart[ex.BinaryExample], config: Kto, seed: int, most: int) -> Measuring:
-    """What is measured of held-out binary labels: KTO's loss, its KL divergence estimated on all of them, and how often the
-    model makes a good answer likelier than the reference does, and a bad one less likely."""
+    """What is measured of held-out binary labels: KTO's loss, its KL divergence estimated on all of them, and how often
+    the model makes a good answer likelier than the reference does, and a bad one less likely."""
     import torch
 
     from align.losses import kto
@@ -209,7 +209,8 @@ def _measuring(trainer: Any, apart: Apart[ex.BinaryExample], config: Kto, seed: 
 def check_reference(trainer: Any, tolerance: float) -> float:
     """The largest difference between policy's and reference's log-probability of an answer, before the first step.
 
-    Looks at a few binary labels, evenly spaced over the data. Raises StageError where the difference is over `tolerance`.
+    Looks at a few binary labels, evenly spaced over the data. Raises StageError where the difference is over
+    `tolerance`.
     """
     batches = trainer.batches(ex.spread(range(len(trainer.train_dataset))))
     both = ([trainer.without_gradients(batch, reference=r)[0] for r in (False, True)] for batch in batches)

@@ -1,4 +1,5 @@
-"""KTO's trainer, on TRL's: binary labels with targets and weights. Imports torch and TRL: import it inside functions only."""
+"""KTO's trainer, on TRL's: binary labels with targets and weights. Imports torch and TRL: import it inside functions
+only."""
 
 from __future__ import annotations
 
@@ -85,7 +86,8 @@ class Kto(Ours, KTOTrainer):  # type: ignore[misc]
         return loss_B.mean()
 
     def _note(self, reward_B: Tensor, logp_B: Tensor, target_B: Tensor, kl: Tensor, tokens: int) -> None:
-        """TRL's metrics; binary labels count on a side as far as their target says. A pass without a side has none of it."""
+        """TRL's metrics; binary labels count on a side as far as their target says. A pass without a side has none of
+        it."""
         metrics = self._metrics["train" if self.model.training else "eval"]
         means = {}
         for side, share_B in (("chosen", target_B), ("rejected", 1 - target_B)):

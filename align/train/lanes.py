@@ -100,8 +100,8 @@ def learn(
 ) -> tuple[Tensor, Tensor]:
     """Learn from what is `dealt` out, a lane each: the losses' gradients come to `grad` of the weights.
 
-    `passes(mine)` gives, pass by pass, a loss and sums of what is logged. Returned are the totals of both. Everything is
-    added up within a lane and then in the lanes' order.
+    `passes(mine)` gives, pass by pass, a loss and sums of what is logged. Returned are the totals of both. Everything
+    is added up within a lane and then in the lanes' order.
     """
 
     def lane(mine: Sequence[int]) -> tuple[Gradients, Tensor, Tensor]:

@@ -1,4 +1,5 @@
-"""Starts several processes that train one model, by torchrun on this machine, and reads files of `accelerate config`."""
+"""Starts several processes that train one model, by torchrun on this machine, and reads files of `accelerate
+config`."""
 
 from __future__ import annotations
 

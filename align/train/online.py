@@ -92,11 +92,11 @@ def train(
     LoRA. Files, `work` and resuming are as in `train_sft`; `logs/metrics.jsonl` has the mean score (`reward`), `kl`
     (nats per token) and the answers without a score so far (`unscored`) of each step.
 
-    With `mask_thinking` the loss does not see the thoughts of answers; ConfigError for a method that weighs whole answers.
-    Returns steps, `mean_score_first` and `mean_score_last` (over the first and last tenth of the steps), `kl_last`
-    (None where beta is 0), `step0_logp_difference`, answers without a score, and prompts used and dropped by reason.
-    Raises DataError where no prompt is left or the score is of no use, StageError where policy and reference differ
-    before the first step.
+    With `mask_thinking` the loss does not see the thoughts of answers; ConfigError for a method that weighs whole
+    answers. Returns steps, `mean_score_first` and `mean_score_last` (over the first and last tenth of the steps),
+    `kl_last` (None where beta is 0), `step0_logp_difference`, answers without a score, and prompts used and dropped by
+    reason. Raises DataError where no prompt is left or the score is of no use, StageError where policy and reference
+    differ before the first step.
     """
     began = time.monotonic()
     seed, dtype, out, work = given["seed"], given["dtype"], given["out"], given["work"]

@@ -26,8 +26,8 @@ from align.train.generation import PaddingFree
 class PromptOrder:
     """A sampler: the prompts of each batch of answers, each prompt `samples` times, the batch `passes` times over.
 
-    Every epoch has an order of its own, a pure function of seed and epoch. Where the prompts do not fill the last batch,
-    it is filled from the epoch's first ones.
+    Every epoch has an order of its own, a pure function of seed and epoch. Where the prompts do not fill the last
+    batch, it is filled from the epoch's first ones.
     """
 
     def __init__(self, prompts: int, *, prompts_per_batch: int, samples: int, passes: int, seed: int) -> None:

@@ -48,8 +48,8 @@ class DistributedBatchSampler:
     """A batch sampler for one of several processes: its rows of each optimiser step, in micro-batches.
 
     `order` are the rows of a process that trains alone, `batch` of them a step. Each process takes every n-th row of a
-    step, so that all have short and long ones. Where the last step's rows do not come out even, `padding` fills up: a row
-    that counts nothing. So every process has as many micro-batches as the others.
+    step, so that all have short and long ones. Where the last step's rows do not come out even, `padding` fills up: a
+    row that counts nothing. So every process has as many micro-batches as the others.
     """
 
     batch_size = None

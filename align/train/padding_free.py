@@ -67,7 +67,8 @@ def by_chunks(
     most_rows: int | None = None,
     lanes: int = 1,
 ) -> list[Tensor | None]:
-    """What `compute(input_ids, attention_mask, answer)` gives for each chunk, put together; 0 where nothing was computed.
+    """What `compute(input_ids, attention_mask, answer)` gives for each chunk, put together; 0 where nothing was
+    computed.
 
     `compute` gives tensors [rows, answer], or None in place of one. Gradients flow. With several `lanes`
     (`align.train.lanes`) chunks are computed side by side, each of its share of `tokens` (`CHUNK_TOKENS`).

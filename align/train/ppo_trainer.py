@@ -1,4 +1,5 @@
-"""PPO's trainer, on TRL 1.16's GRPO trainer: answers, scores and the reference are TRL's; the critic and the loss, ours.
+"""PPO's trainer, on TRL 1.16's GRPO trainer: answers, scores and the reference are TRL's; the critic and the loss,
+ours.
 
 One batch of answers is scored, valued and turned into advantages once, and learned from in several passes. The critic's
 weights are parameters of the one optimiser, so that its state is saved and restored with the policy's. Imports torch.
@@ -152,7 +153,8 @@ class PpoTrainer(OnlineMixin, GRPOTrainer):  # type: ignore[misc]
             self.beta = adv.adapted_beta(self.beta, found, target=self.ppo.target_kl, gain=self.ppo.kl_gain)
 
     def _per_piece(self, mask_BT: Tensor) -> float:
-        """Tokens in a forward pass on average, by which its loss is divided: so every token of a batch weighs the same."""
+        """Tokens in a forward pass on average, by which its loss is divided: so every token of a batch weighs the
+        same."""
         tokens = gather(mask_BT.sum()[None]).sum().item()
         return max(tokens / self.accelerator.num_processes / self.args.steps_per_generation, 1.0)
 

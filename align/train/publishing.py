@@ -1,4 +1,5 @@
-"""A trained model as a checkpoint folder: its weights, the given tokenizer's own bytes, config and stop tokens, the adapter."""
+"""A trained model as a checkpoint folder: its weights, the given tokenizer's own bytes, config and stop tokens, the
+adapter."""
 
 from __future__ import annotations
 
@@ -100,7 +101,8 @@ def write_beside_weights(source: Path, out: Path, dtype: str, chat: Chat) -> Non
 
 
 def copy_tokenizer(tokenizer: Any, source: Path, out: Path) -> None:
-    """The given tokenizer's own bytes, which the library may not write again as they were, and the template beside them."""
+    """The given tokenizer's own bytes, which the library may not write again as they were, and the template beside
+    them."""
     files = [file for file in source.iterdir() if file.name in _TOKENIZER_FILES or file.suffix == ".tiktoken"]
     for file in files:
         place(file, out / file.name, link=False)
@@ -110,8 +112,8 @@ def copy_tokenizer(tokenizer: Any, source: Path, out: Path) -> None:
 
 
 def place(source: Path, target: Path, *, link: bool) -> None:
-    """Copy a file, or give it a second name where it is never rewritten and the system allows it: not between disks, not
-    of another user's file, not on every file system."""
+    """Copy a file, or give it a second name where it is never rewritten and the system allows it: not between disks,
+    not of another user's file, not on every file system."""
     target.unlink(missing_ok=True)
     if link:
         with suppress(OSError):

@@ -117,7 +117,8 @@ def largest_differences(logps: Iterable[Sequence[Tensor]]) -> Iterator[float]:
 
 
 def require_same_start(differences: Iterable[float], tolerance: float) -> float:
-    """The largest of the `differences` between policy's and reference's log-probabilities before the first step, in nats.
+    """The largest of the `differences` between policy's and reference's log-probabilities before the first step, in
+    nats.
 
     Raises StageError where it is over `tolerance`."""
     worst = 0.0

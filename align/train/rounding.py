@@ -25,8 +25,8 @@ LEAST = 0.9
 """The share of the trained change that has to be in what is published."""
 SURE_DEVIATIONS = 4.0
 MEASURED_BYTES = 2 << 30
-"""Models with fewer bytes of float32 weights have their change of log-probabilities measured too, which takes ten passes
-through the weights."""
+"""Models with fewer bytes of float32 weights have their change of log-probabilities measured too, which takes ten
+passes through the weights."""
 SLICE = 1 << 18
 """Weights that are rounded or measured at a time, for each takes some hundred bytes while it is."""
 DRAWS = 8
@@ -36,8 +36,8 @@ _LOW_BITS = 16
 
 @dataclass(slots=True)
 class Arrived:
-    """Sums over weights, w being the parent's, t the trained one and p the published one: of (p − w)(t − w), of (t − w)²,
-    and the variance of the first under stochastic rounding."""
+    """Sums over weights, w being the parent's, t the trained one and p the published one: of (p − w)(t − w), of (t −
+    w)², and the variance of the first under stochastic rounding."""
 
     arrived: float = 0.0
     trained: float = 0.0
@@ -74,8 +74,8 @@ class Arrived:
 def stochastic(weights: Tensor, name: str, draw: int = 0) -> Tensor:
     """Float32 weights as bfloat16, up or down at random so that each is right on average.
 
-    The draws depend on the name, the number of the `draw` and the weights' own bytes: the same training publishes the same
-    bytes, and another round draws again. Numbers that bfloat16 has stay as they are.
+    The draws depend on the name, the number of the `draw` and the weights' own bytes: the same training publishes the
+    same bytes, and another round draws again. Numbers that bfloat16 has stay as they are.
     """
     import torch
 
@@ -102,7 +102,8 @@ def _step(weights: Tensor) -> Tensor:
 
 
 def rounded_in_place(model: Any, source: Path, draw: int = 0) -> Arrived:
-    """Round a trained model's float32 weights, one tensor at a time; what they were is read from `source`, part by part."""
+    """Round a trained model's float32 weights, one tensor at a time; what they were is read from `source`, part by
+    part."""
     import torch
 
     found, left = Arrived(), {n: w for n, w in model.named_parameters() if w.dtype == torch.float32}
@@ -120,7 +121,8 @@ def rounded_in_place(model: Any, source: Path, draw: int = 0) -> Arrived:
 
 
 def merged_in_place(model: Any, draw: int = 0) -> tuple[Any, Arrived]:
-    """A LoRA model without its adapter, which was added to each layer in float32 and rounded there; and what arrived."""
+    """A LoRA model without its adapter, which was added to each layer in float32 and rounded there; and what
+    arrived."""
     import torch
 
     found = Arrived()
@@ -159,8 +161,8 @@ Weights = Callable[[str], "Tensor | None"]
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """A draw of the rounding, by its number, the share of the trained change of log-probabilities that it keeps, and the
-    numbers that the published folder has to give again."""
+    """A draw of the rounding, by its number, the share of the trained change of log-probabilities that it keeps, and
+    the numbers that the published folder has to give again."""
 
     number: int
     share: float
@@ -171,9 +173,9 @@ def best_draw(model: Any, source: Path, logps: Logps) -> Draw | None:
     """Of `DRAWS` the one whose log-probabilities are nearest to those of the trained float32 weights.
 
     Of a model with few weights a single draw may be as loud as a short training. `logps` is to compute in float32, for
-    bfloat16's arithmetic is much coarser than a round's change; it gets each part's weights when it comes to it, so that
-    nothing is copied as a whole where the model can be read by layers (`align.layerwise.Filled`). None for a model that is too large for ten passes: there a draw is quiet, as its noise
-    falls with the root of the number of weights.
+    bfloat16's arithmetic is much coarser than a round's change; it gets each part's weights when it comes to it, so
+    that nothing is copied as a whole where the model can be read by layers (`align.layerwise.Filled`). None for a model
+    that is too large for ten passes: there a draw is quiet, as its noise falls with the root of the number of weights.
     """
     import torch
 
@@ -209,8 +211,8 @@ def _rounded(exact: Weights, draw: int) -> Weights:
 
 
 def _trained_weights(model: Any, *, adapted: bool = True) -> Weights:
-    """A trained model's weights in float32 by the names that they have without an adapter, and with what it adds to them
-    where they are `adapted`; None for other names."""
+    """A trained model's weights in float32 by the names that they have without an adapter, and with what it adds to
+    them where they are `adapted`; None for other names."""
     if not _is_lora(model):
         own, layers = dict(model.named_parameters()), dict[str, Any]()
     else:

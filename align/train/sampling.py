@@ -32,7 +32,8 @@ faster without them."""
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """An answer's tokens, its stop token included, and the log-probability of each at the sampling temperature, in nats.
+    """An answer's tokens, its stop token included, and the log-probability of each at the sampling temperature, in
+    nats.
 
     With top_p below 1 the log-probabilities are those of the whole distribution, as a trainer computes them.
     """
@@ -281,7 +282,8 @@ class _Columns(Cache):  # type: ignore[misc]
                 layer.values[target] = layer.values[source]
 
     def make_room(self, start: Tensor) -> None:
-        """Where no column is free, move the live rows and their starts to the left; the longest prompt stays in reach."""
+        """Where no column is free, move the live rows and their starts to the left; the longest prompt stays in
+        reach."""
         if self.column < self.columns:
             return
         by = min(int(start.min()), self.column - self.longest)

@@ -18,14 +18,15 @@ FEWEST_PROMPTS = 2
 def is_held_out(prompt: str, share: float) -> bool:
     """Whether a training leaves the rows of the prompt with this id out, to be measured on them.
 
-    By a hash of its own, the same for policies and reward models: the rows are of prompts that a round trains on, all on
-    one side of the round's split.
+    By a hash of its own, the same for policies and reward models: the rows are of prompts that a round trains on, all
+    on one side of the round's split.
     """
     return unit_for("reward held out", prompt) < share
 
 
 def outcome(told: Mapping[str, Any]) -> str | None:
-    """What became of a training whose held-out rows were measured, in a sentence; None where the last step is published."""
+    """What became of a training whose held-out rows were measured, in a sentence; None where the last step is
+    published."""
     if told["published_step"] == told["last_step"]:
         return None
     ended = f"stopped early, after {told['last_step']} of {told['planned_steps']} steps"
@@ -38,7 +39,8 @@ def outcome(told: Mapping[str, Any]) -> str | None:
 
 
 def opening(messages: Sequence[Message]) -> str:
-    """The id of a conversation's beginning, its first question included: what is asked later in it is on the same side."""
+    """The id of a conversation's beginning, its first question included: what is asked later in it is on the same
+    side."""
     first = next((n for n, message in enumerate(messages) if message["role"] == "user"), len(messages) - 1)
     return prompt_id(list(messages[: first + 1]))
 

@@ -1,4 +1,5 @@
-"""A trained model is published, read again and compared with what is in memory: by layers, so that no second one is there."""
+"""A trained model is published, read again and compared with what is in memory: by layers, so that no second one is
+there."""
 
 from __future__ import annotations
 
@@ -43,8 +44,8 @@ def publish_and_verify(
 ) -> dict[str, float]:
     """`publish_model`, then `verify_published` on `sequences`. Returns `reload_logp_difference`, the largest difference
     of log-probabilities, and in bfloat16 which share of the trained change is in what is published: `published_weights`
-    of that of the weights, and for models that are small enough `published_logps` of that of the answers' log-probabilities,
-    or with `pairs` (better answer, worse answer) of that of their margins.
+    of that of the weights, and for models that are small enough `published_logps` of that of the answers'
+    log-probabilities, or with `pairs` (better answer, worse answer) of that of their margins.
 
     Of several processes the first one does it, and the others wait.
     """
@@ -80,8 +81,8 @@ def publish_and_verify(
 
 
 def compared(logprobs: Sequence[Sequence[float]], *, margins: bool) -> Tensor:
-    """What is compared before and after publishing: each answer's mean log-probability, or the `margins` of answers that
-    come two by two, the better one first."""
+    """What is compared before and after publishing: each answer's mean log-probability, or the `margins` of answers
+    that come two by two, the better one first."""
     import torch
 
     if not margins:
@@ -103,7 +104,8 @@ def _warn_of_loss(share: float) -> None:
 def verify_published(
     out: Path, expected: Tensor, sequences: Sequence[PromptAndAnswer], *, dtype: str, device: Any
 ) -> float:
-    """Read the published folder again, one layer at a time, and compare `sequence_logps` with those of the model in memory.
+    """Read the published folder again, one layer at a time, and compare `sequence_logps` with those of the model in
+    memory.
 
     Returns the largest difference; StageError where it is over `RELOAD_TOLERANCE`.
     """

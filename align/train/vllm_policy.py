@@ -82,7 +82,8 @@ class VllmPolicy:
 
 
 def merged_weights(policy: Any) -> Iterator[tuple[str, Tensor]]:
-    """(name, weight) as a checkpoint has them, LoRA's part added, the policy itself untouched; a tied head by name too."""
+    """(name, weight) as a checkpoint has them, LoRA's part added, the policy itself untouched; a tied head by name
+    too."""
     model = policy.get_base_model() if hasattr(policy, "get_base_model") else policy
     for name, weight in model.named_parameters():
         if ".lora_" in name:

@@ -12,7 +12,8 @@ from annotation.crowd.arrays import Array
 from annotation.crowd.evidence import COMPARE, SCORE, Evidence, by_others, shared
 
 ONE_SIDED = 0.65
-"""A person whose share of left answers is outside of this and 1 less this, with its interval, is said to be one-sided."""
+"""A person whose share of left answers is outside of this and 1 less this, with its interval, is said to be
+one-sided."""
 MANY = 20
 """So many repeats or shared tasks begin to tell."""
 
@@ -36,8 +37,8 @@ def advise(
 ) -> list[str]:
     """Sentences in the order of their weight; none where nothing is the matter.
 
-    `model` is what compiled the labels, `held` why position bias is held (`annotation.crowd.sides.held`), `weight` [rows]
-    that of all rows that came out.
+    `model` is what compiled the labels, `held` why position bias is held (`annotation.crowd.sides.held`), `weight`
+    [rows] that of all rows that came out.
     """
     found = [_unshared(evidence, weight), _held(held)]
     if held is None and model == "bradley_terry":  # no other one knows of sides

@@ -48,7 +48,8 @@ class Beliefs:
 
 
 def mean(found: Sequence[tuple[float, Beliefs]]) -> Beliefs:
-    """What several models believe, each with a share in (0, 1] of the whole; about people, what the likeliest believes."""
+    """What several models believe, each with a share in (0, 1] of the whole; about people, what the likeliest
+    believes."""
     whole = sum(share for share, _ in found)
     shares = [share / whole for share, _ in found]
     each = [beliefs for _, beliefs in found]

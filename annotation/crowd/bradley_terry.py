@@ -54,17 +54,17 @@ ONLY_EVEN = np.array([[1e-6, 1e9, 1e-6], PRIOR_FACTORS[1]])
 """The same where all pairs are taken as equally hard."""
 NOTHING = np.empty(0)
 FEW_JUDGES, UNLIKELY, FLATTERY, NO_SHARE = 50, 1.0, 0.5, 0.01
-"""Of two annotators to so many it is asked whether all pairs are equally clear. Even odds take a log evidence that is larger
-by UNLIKELY, and by FLATTERY for each annotator, since parameters that are fitted to the same votes make pairs look clearer than they are
-(docs/decisions.md has what was measured); an answer less likely than NO_SHARE is not looked at. Larger crowds move the shares
-of SHAPES by themselves."""
+"""Of two annotators to so many it is asked whether all pairs are equally clear. Even odds take a log evidence that is
+larger by UNLIKELY, and by FLATTERY for each annotator, since parameters that are fitted to the same votes make pairs
+look clearer than they are (docs/decisions.md has what was measured); an answer less likely than NO_SHARE is not looked
+at. Larger crowds move the shares of SHAPES by themselves."""
 ENOUGH = 150_000
 """Votes of which EM sees the rest at the end only."""
 ITERATIONS, LAST_ITERATIONS = 60, 4
 TOLERANCE = 0.01
-"""EM ends when no parameter of an annotator moves by more than this share of its standard error. It is not run to its very
-end: parameters fitted to the same votes make pairs look clearer than they are, and the shares of the shapes would slowly
-follow (docs/label-compiler.md)."""
+"""EM ends when no parameter of an annotator moves by more than this share of its standard error. It is not run to its
+very end: parameters fitted to the same votes make pairs look clearer than they are, and the shares of the shapes would
+slowly follow (docs/label-compiler.md)."""
 SHARE_EVERY = 4
 """Iterations between looks at what changes slowly: how much information is missing, and κ."""
 DAMPING = 0.8
@@ -106,9 +106,9 @@ class Problem:
 
 @dataclass
 class State:
-    """What EM goes on with: `shapes` [2, 3] is how often lone pairs and lone nodes have each of SHAPES, of which `prior`
-    [2, 3] is worth so many factors, `same` the share of pairs without a difference, `belief` [F, G + 1] the distribution of
-    every factor's difference, `sites` [F, 2] what joint normals know of it."""
+    """What EM goes on with: `shapes` [2, 3] is how often lone pairs and lone nodes have each of SHAPES, of which
+    `prior` [2, 3] is worth so many factors, `same` the share of pairs without a difference, `belief` [F, G + 1] the
+    distribution of every factor's difference, `sites` [F, 2] what joint normals know of it."""
 
     raters: Raters
     shapes: Array
@@ -122,8 +122,8 @@ def fit(evidence: Evidence) -> Beliefs:
     """The posterior of every factor, node and annotator; at least one vote is needed.
 
     Of more than ENOUGH votes EM first sees a part, whole components of it, and then goes on with all of them for a few
-    iterations. Of few annotators it is asked as well whether all pairs are equally clear, and the two answers are averaged
-    by how likely each is (Hoeting et al. 1999, "Bayesian Model Averaging").
+    iterations. Of few annotators it is asked as well whether all pairs are equally clear, and the two answers are
+    averaged by how likely each is (Hoeting et al. 1999, "Bayesian Model Averaging").
     """
     raters, codes, code = start(evidence)
     problem = Problem.of(evidence, codes, code)
@@ -178,8 +178,8 @@ def kept(votes: Votes, mask: Array) -> Votes:
 
 
 def thinned(evidence: Evidence, marked: Array, stride: int, others: int) -> Array:
-    """Which factors to look at, bool [F]: every `stride`-th component with a `marked` factor, every `others`-th of the rest,
-    and gold."""
+    """Which factors to look at, bool [F]: every `stride`-th component with a `marked` factor, every `others`-th of the
+    rest, and gold."""
     home = labels(evidence.first, evidence.second, len(evidence.kind))[evidence.first]
     _, component = np.unique(home, return_inverse=True)
     of_marked = np.bincount(component, marked) > 0
@@ -302,8 +302,8 @@ def _beliefs(problem: Problem, state: State) -> Beliefs:
 
 
 def _bar(raters: Raters, codes: Codes) -> float:
-    """The difference from which on a typical annotator sooner calls an answer good than bad: the mean over those who can be
-    held to something of where each one's α·d + β is 0, and 0 as far as there are few."""
+    """The difference from which on a typical annotator sooner calls an answer good than bad: the mean over those who
+    can be held to something of where each one's α·d + β is 0, and 0 as far as there are few."""
     told = np.bincount(codes.rater, codes.tells[:, 1] * (codes.weight > 0), len(raters.family))
     mine = (raters.family == BINARY) & (told > 0) & (raters.parameters[:, 0] > LEAST_ALPHA)
     each = np.clip(-raters.parameters[mine, 1] / raters.parameters[mine, 0], GRID[0], GRID[-1])

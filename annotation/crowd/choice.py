@@ -19,7 +19,8 @@ from annotation.crowd.evidence import COMPARE, Evidence, shared
 from annotation.crowd.reading import TaskArrays
 
 LEAST, MOST = 200, 3_000
-"""With fewer labels than LEAST there is no choice; of more than about MOST a part is looked at, whole components of it."""
+"""With fewer labels than LEAST there is no choice; of more than about MOST a part is looked at, whole components of
+it."""
 FOLDS = 4
 ERRORS = 2.0
 """How many standard errors a rival has to be better by."""

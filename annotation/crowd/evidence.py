@@ -3,7 +3,8 @@
 A *vote* is one annotator's word about one *factor*, and a factor is a pair of *nodes* (which is better?) or a single
 node (is it good?). A node is a candidate of a prompt; gold tasks have nodes of their own.
 
-- A pair is one vote. "Both bad" is a tie, and a bad binary label for each answer. An answer flagged as unsafe or wrong, where
+- A pair is one vote. "Both bad" is a tie, and a bad binary label for each answer. An answer flagged as unsafe or wrong,
+  where
   the other is not, loses another half vote; it also gets a bad binary label.
 - A ranking is broken into pairs: what comes out of m remaining answers beats each of the rest with the weight of 2/m
   votes, and equals tie. That is position-p breaking, consistent for Plackett–Luce (Khetan & Oh 2016, "Data-driven Rank
@@ -85,7 +86,8 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Edited:
-    """An answer that an annotator wrote: `judgement` is a row of `JudgementArrays.table`, `task` one of `TaskArrays.table`."""
+    """An answer that an annotator wrote: `judgement` is a row of `JudgementArrays.table`, `task` one of
+    `TaskArrays.table`."""
 
     id: str
     text: str

@@ -18,8 +18,8 @@ def at_face_value(evidence: Evidence, beliefs: Beliefs, circles: list[list[int]]
 
     Where the model would turn a word round, since its giver contradicts all others elsewhere, a pair becomes no
     preference, and an answer as good as unknown, which is compared with no other. So do all pairs of a circle
-    (`annotation.crowd.conflicts.circles`) of which one has no better answer: nothing says which is the wrong one. Ratings
-    are not words of one side: whose threes are praise is known from others.
+    (`annotation.crowd.conflicts.circles`) of which one has no better answer: nothing says which is the wrong one.
+    Ratings are not words of one side: whose threes are praise is known from others.
     """
     votes, count = evidence.votes, len(evidence.first)
     outcome = np.bincount(votes.factor, votes.outcome * votes.weight, count)

@@ -74,8 +74,8 @@ def sweep(
 ) -> tuple[Array, Array]:
     """One parallel round: the tilted distributions [n, G + 1] of the group's factors, and new sites [n, 2].
 
-    `sites` are precision and precision times mean; `likelihood` [n, G + 1] is the log likelihood on `grid` [G] and of no
-    difference, which has the log odds `odds` [n] before anything is said.
+    `sites` are precision and precision times mean; `likelihood` [n, G + 1] is the log likelihood on `grid` [G] and of
+    no difference, which has the log odds `odds` [n] before anything is said.
     """
     mean, covariance = joint(group, sites)
     m, v = _marginal(group, mean, covariance)

@@ -1,7 +1,7 @@
 """The M step: rater parameters given what is believed to be true.
 
-The parameters have normal priors, one for each family of votes, whose means and variances are fitted too (empirical Bayes).
-Each parameter is fitted to the votes that tell about it (`Codes.tells`) alone.
+The parameters have normal priors, one for each family of votes, whose means and variances are fitted too (empirical
+Bayes). Each parameter is fitted to the votes that tell about it (`Codes.tells`) alone.
 """
 
 from dataclasses import replace
@@ -33,7 +33,8 @@ STEEPNESS_MEAN, STEEPNESS_SPREAD = 0.5, 0.5
 """Prior of κ."""
 LEAST_SHARE = 0.02
 CLEAREST = 6.0
-"""The largest α: a step of the grid is 1.5 log-odds then; with more, pairs of which nobody is sure could pass for hard ones."""
+"""The largest α: a step of the grid is 1.5 log-odds then; with more, pairs of which nobody is sure could pass for hard
+ones."""
 
 
 def fit_parameters(raters: Raters, codes: Codes, seen: Array, looked: Array) -> Raters:
@@ -92,8 +93,8 @@ def fit_lapses(raters: Raters, codes: Codes, seen: Array, looked: Array) -> Rate
 
 
 def _scores(raters: Raters, codes: Codes) -> tuple[Array, Array, Array, Array]:
-    """Derivatives of log P at each difference [U, G], given that the annotator looked: by x, by log ν; and the curvatures
-    of x and of both."""
+    """Derivatives of log P at each difference [U, G], given that the annotator looked: by x, by log ν; and the
+    curvatures of x and of both."""
     alpha, beta, log_nu = raters.parameters[codes.rater].T[:, :, None]
     x = alpha * GRID + beta * codes.position[:, None]
     log = log_z(x, log_nu)
@@ -130,7 +131,8 @@ def _derivatives(raters: Raters, codes: Codes, seen: Array, looked: Array) -> tu
 def observed_share(
     raters: Raters, codes: Codes, code: Array, belief: Array, factor: Array, seen: Array, looked: Array
 ) -> Array:
-    """How much of the information about each parameter is left [R, 3], the truth being known by `belief` [F, G + 1] alone.
+    """How much of the information about each parameter is left [R, 3], the truth being known by `belief` [F, G + 1]
+    alone.
 
     What is missing is the variance of each vote's score under the belief (Louis 1982, "Finding the Observed Information
     Matrix when Using the EM Algorithm").

@@ -1,15 +1,16 @@
 """What annotators are like: the likelihood of their votes.
 
-Annotator j sees a difference d between two answers as x = α_j·d + β_j·s, s being how far left the first stands, and says
+Annotator j sees a difference d between two answers as x = α_j·d + β_j·s, s being how far left the first stands, and
+says
 
     P(first) = e^{x/2} / Z,  P(second) = e^{−x/2} / Z,  P(tie) = ν_j / Z,  Z = e^{x/2} + e^{−x/2} + ν_j
 
 (Davidson 1970), but for a share λ_j of lapses, in which the word is drawn from annotator j's own mix of left, right and
 tie, or of good and bad (Hovy et al. 2013, "Learning Whom to Trust with MACE"). α_j is the annotator's discrimination
 (0: a spammer; below 0: an adversary), β_j the position bias in log-odds. Some pairs have no difference that anybody
-could see, and who looks calls them a tie, but for a few. On a single answer β_j is leniency, and there are no ties. Strength s
-given a preference is a softmax of c_js + κ·(s − 2)·max(0, x), x being the difference in favour of the chosen, with c_js
-from how often annotator j uses it.
+could see, and who looks calls them a tie, but for a few. On a single answer β_j is leniency, and there are no ties.
+Strength s given a preference is a softmax of c_js + κ·(s − 2)·max(0, x), x being the difference in favour of the
+chosen, with c_js from how often annotator j uses it.
 """
 
 from dataclasses import dataclass
@@ -27,8 +28,8 @@ ABSENT = -40.0
 """log ν where ties are impossible."""
 GUESS_MEAN = np.array([[1.8, 0.0, -1.0], [1.8, 0.0, ABSENT], [1.5, 0.0, ABSENT]])
 GUESS_VARIANCE = np.array([[0.5, 0.1, 0.5], [0.5, 0.5, 1.0], [0.5, 0.5, 1.0]])
-"""parameters (α, β, log ν) of a crowd that nothing is known of, for each family; with α of 1.8 and the guessed lapses a lone
-word is right three times in four (docs/label-compiler.md has the source)."""
+"""parameters (α, β, log ν) of a crowd that nothing is known of, for each family; with α of 1.8 and the guessed lapses a
+lone word is right three times in four (docs/label-compiler.md has the source)."""
 LAPSE = np.array([0.06, 0.06, 0.0])
 """The guessed share of lapses in each family; a rating's four votes have their own noise."""
 LAPSE_WORTH, LAPSE_EACH = 50.0, 50.0
@@ -191,8 +192,8 @@ def log_z(x: Array, log_nu: Array) -> Array:
 
 def strengths(raters: Raters, codes: Codes, strong: Array) -> tuple[Array, Array]:
     """The difference in favour of the chosen that was there to be seen, x [n, G], and the probability of the strength
-    given. Who chose the worse one saw hardly any: below 0 it makes no difference by how much, so that a weak word is doubt
-    and never a word for the other side."""
+    given. Who chose the worse one saw hardly any: below 0 it makes no difference by how much, so that a weak word is
+    doubt and never a word for the other side."""
     x = raters.parameters[codes.rater[strong], 0, None] * GRID * np.sign(codes.outcome[strong])[:, None]
     x = np.maximum(x, 0)
     slope = np.exp(np.clip(raters.steepness * x, -50, 50))

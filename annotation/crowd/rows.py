@@ -17,8 +17,8 @@ from annotation.crowd.gaussian import labels
 from annotation.crowd.reading import JudgementArrays, TaskArrays
 
 MOST = 16
-"""Of so many answers to one prompt that were judged one by one, all pairs are made; of more, each is paired with the one
-half the ranks away."""
+"""Of so many answers to one prompt that were judged one by one, all pairs are made; of more, each is paired with the
+one half the ranks away."""
 CHUNK = 1 << 15
 """Rows of the output in one chunk, so that texts stay far below the 2 GiB that a chunk can hold."""
 

@@ -15,8 +15,8 @@ that is unheard of, and a reference that always stands there is common."""
 
 
 def held(asked: TaskArrays, said: JudgementArrays, evidence: Evidence, *, drawn: bool) -> str | None:
-    """Why position bias is to be held at its prior, or None. `drawn`: the sides are known to be drawn, as those of our own
-    tasks are, so that a crowd that prefers one side is known to be biased."""
+    """Why position bias is to be held at its prior, or None. `drawn`: the sides are known to be drawn, as those of our
+    own tasks are, so that a crowd that prefers one side is known to be biased."""
     tasks = np.unique(said.task[asked.kind[said.task] == PAIR])
     turned = asked.place[tasks, 0] > asked.place[tasks, 1]
     wins = _majorities(evidence)
@@ -31,8 +31,8 @@ def held(asked: TaskArrays, said: JudgementArrays, evidence: Evidence, *, drawn:
 
 
 def _majorities(evidence: Evidence) -> Array:
-    """Of the pairs that were judged twice and whose truth is not given: whether more said left, bool; none where as many
-    said right."""
+    """Of the pairs that were judged twice and whose truth is not given: whether more said left, bool; none where as
+    many said right."""
     votes = evidence.votes
     mine = shared(evidence) & (votes.family == COMPARE) & votes.main & (evidence.known[votes.factor] == 0)
     net = np.bincount(votes.factor[mine], (votes.outcome * votes.position)[mine], len(evidence.first))

@@ -53,7 +53,8 @@ def read_json(path: Path) -> Any | None:
 
 @contextlib.contextmanager
 def locked(path: Path, *, timeout: float, what: str) -> Iterator[None]:
-    """Hold an exclusive lock on `path`; ServiceError after `timeout` seconds. The system frees it when its holder dies."""
+    """Hold an exclusive lock on `path`; ServiceError after `timeout` seconds. The system frees it when its holder
+    dies."""
     from align.lock import acquired, open_lock  # here, since it imports pyarrow, and most calls take no lock
 
     with contextlib.ExitStack() as held:

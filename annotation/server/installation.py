@@ -32,7 +32,8 @@ def environment() -> Path:
 
 
 def is_installed(folder: Path) -> bool:
-    """A complete environment of ours, or one that somebody else made (`$ALIGN_SERVER_ENV`) and that has the right server."""
+    """A complete environment of ours, or one that somebody else made (`$ALIGN_SERVER_ENV`) and that has the right
+    server."""
     if os.environ.get("ALIGN_SERVER_ENV"):
         return python_of(folder).exists() and any(
             folder.glob(f"lib/python*/site-packages/argilla_server-{argilla_version()}.dist-info")
@@ -118,7 +119,8 @@ def _run(command: list[str], log: Path) -> None:
 
 
 def reason(log: Path) -> str:
-    """Why the program that wrote `log` ended, for messages: its last exception, else the last line that says something."""
+    """Why the program that wrote `log` ended, for messages: its last exception, else the last line that says
+    something."""
     if not log.exists():
         return "it said nothing"
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]

@@ -111,9 +111,9 @@ def start(
     `port` None keeps the port that this home has (a free one is chosen the first time); 0 chooses again. `database` is
     the URL of a PostgreSQL database, kept for the next start; None keeps what this home has, at first its own SQLite
     file. `hosts` are the names of a proxy in front, to which it answers beside those of loopback; they are kept too
-    (None keeps those that this home has). Raises ConfigError for another kind of URL or what is no name, and ServiceError
-    where nothing is installed, the port is taken, the disk is full, the home has its data elsewhere, the server dies or
-    needs more than `timeout` seconds.
+    (None keeps those that this home has). Raises ConfigError for another kind of URL or what is no name, and
+    ServiceError where nothing is installed, the port is taken, the disk is full, the home has its data elsewhere, the
+    server dies or needs more than `timeout` seconds.
     """
     begin, home = time.monotonic(), _absolute(home)
     if database is not None:

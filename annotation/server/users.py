@@ -34,7 +34,8 @@ class NewUser:
 
 
 Place = Path | str | None
-"""A server: the home of an embedded one (None: the user's own), or an address, with the owner's key in ARGILLA_API_KEY."""
+"""A server: the home of an embedded one (None: the user's own), or an address, with the owner's key in
+ARGILLA_API_KEY."""
 
 
 def add_user(

@@ -7,7 +7,8 @@ import re
 
 
 def score(messages: list[dict[str, str]], answer: str) -> float:
-    """Higher is better, about 0 to 4: some length, words that do not repeat, a finished sentence, the prompt's topic."""
+    """Higher is better, about 0 to 4: some length, words that do not repeat, a finished sentence, the prompt's
+    topic."""
     words = re.findall(r"\w+", answer.lower())
     if not words:
         return -1.0

@@ -1,8 +1,8 @@
 """Argilla's exports as records: flat rows with `.responses` columns, the SDK's JSON, and the server's own.
 
 Written against Argilla 2.8. What says nothing (drafts) is left out and counted. The SDK's JSON (`to_json`) does not say
-which answers are drafts or were discarded; all count as submitted, and that is said. Nor does the SDK write the ranks of
-a ranking (it keeps the names in the order in which they happen to be stored): such rankings are refused.
+which answers are drafts or were discarded; all count as submitted, and that is said. Nor does the SDK write the ranks
+of a ranking (it keeps the names in the order in which they happen to be stored): such rankings are refused.
 """
 
 from collections import Counter

@@ -1,4 +1,5 @@
-"""From what files say to tasks and judgements: ids of content, the canonical order, one word for each person and task."""
+"""From what files say to tasks and judgements: ids of content, the canonical order, one word for each person and
+task."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -17,7 +18,8 @@ NO_DEFECT = ("duplicate", "superseded")
 
 
 class Placed(NamedTuple):
-    """A word with the task that it is about; `order` gives, for each canonical place, the answer in the word's order."""
+    """A word with the task that it is about; `order` gives, for each canonical place, the answer in the word's
+    order."""
 
     word: Word
     task: Task

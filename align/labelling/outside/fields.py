@@ -44,7 +44,8 @@ class Shown(NamedTuple):
 
 
 def question_and_answers(row: Row, reading: Reading) -> Shown:
-    """The prompt and the answers of a row. BadRowError where it has none; ConfigError where it can be read in two ways."""
+    """The prompt and the answers of a row. BadRowError where it has none; ConfigError where it can be read in two
+    ways."""
     places = _places(row, reading)
     if len(places) == 1 and isinstance(row.get(places[0]), list):
         names, values = _items(row[places[0]], places[0])
@@ -91,8 +92,8 @@ def suffix(name: str) -> str:
 
 
 def _places(row: Row, reading: Reading) -> Sequence[str]:
-    """The fields that hold the answers, from left to right. Whoever only looks has read nothing: fields that are passed over
-    are ignored ones."""
+    """The fields that hold the answers, from left to right. Whoever only looks has read nothing: fields that are passed
+    over are ignored ones."""
     if reading.answers:
         if lacking := [name for name in reading.answers if row.get(name) is None]:
             raise BadRowError("missing field", f"needs {called(lacking[0])}, found {fields_found(row)}")

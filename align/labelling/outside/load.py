@@ -28,8 +28,9 @@ PSEUDONYM = re.compile(r"annotator-\d+")
 
 
 class Read(NamedTuple):
-    """What files say. `formats` has the format of each file, `rows` how many there are, `ignored` the fields that nobody
-    reads with the number of rows that have them, `notes` what else was left out or is uncertain, with its count."""
+    """What files say. `formats` has the format of each file, `rows` how many there are, `ignored` the fields that
+    nobody reads with the number of rows that have them, `notes` what else was left out or is uncertain, with its
+    count."""
 
     words: list[Word]
     dropped: list[Dropped]
@@ -40,8 +41,8 @@ class Read(NamedTuple):
 
 
 class Imported(NamedTuple):
-    """Tasks and judgements by id, what went no further, and the report: JSON-able. `sides_drawn`: they are about tasks of
-    ours, whose sides of the screen were drawn at random."""
+    """Tasks and judgements by id, what went no further, and the report: JSON-able. `sides_drawn`: they are about tasks
+    of ours, whose sides of the screen were drawn at random."""
 
     tasks: list[Task]
     judgements: list[Judgement]
@@ -64,8 +65,8 @@ def load_judgements(
     """The judgements of a file, or of several together, in any format that docs/files.md lists; `format` where it is to
     be one of them ("rows", "argilla", "label-studio"). The other parameters are the fields of `Reading`.
 
-    Raises DataError for a file that cannot be read or of which most rows cannot be used, and ConfigError where it can be
-    read in two ways; the sentence says which option decides.
+    Raises DataError for a file that cannot be read or of which most rows cannot be used, and ConfigError where it can
+    be read in two ways; the sentence says which option decides.
     """
     reading = Reading(format, annotator, prompt, tuple(answers), question, scale, outcomes or {})
     said = read_files([Path(path)] if isinstance(path, str | Path) else list(path), reading)

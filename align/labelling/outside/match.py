@@ -15,7 +15,8 @@ KIND = {"pair": "pair", "blind_ab": "pair"}
 
 
 def about_tasks(words: Sequence[Word], tasks: Sequence[Task]) -> tuple[list[tuple[Judgement, str]], list[Dropped]]:
-    """Judgements of these tasks with their `file:line`, and the words that are about none of them, or about more than one."""
+    """Judgements of these tasks with their `file:line`, and the words that are about none of them, or about more than
+    one."""
     by_id = {task.id: task for task in tasks}
     by_content: dict[tuple[object, ...], list[Task]] = defaultdict(list)
     for task in tasks:

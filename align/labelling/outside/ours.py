@@ -1,4 +1,5 @@
-"""Argilla's records of our own labelling page: what was shown is packed in them, and answers are by place on the screen."""
+"""Argilla's records of our own labelling page: what was shown is packed in them, and answers are by place on the
+screen."""
 
 import base64
 import json
@@ -27,8 +28,8 @@ def is_ours(record: Record) -> bool:
 
 
 def words_of_ours(record: Record, reading: Reading) -> Iterator[Word | BadRowError]:
-    """What each person said, or why it cannot be used. With the record's `shown` the task keeps its id and its canonical
-    order; without, answers are those on the screen from left to right."""
+    """What each person said, or why it cannot be used. With the record's `shown` the task keeps its id and its
+    canonical order; without, answers are those on the screen from left to right."""
     try:
         kind, messages, answers, places = _unpacked(record.fields[FIELD]["payload"])
         shown = _shown(record.fields.get("shown"), len(answers))

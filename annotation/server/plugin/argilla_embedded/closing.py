@@ -2,8 +2,8 @@
 
 Argilla has no such state, and does not write a changed value of a data set's metadata. So its guidelines say it, where
 people read it on any Argilla: the owner's client sets these words, and takes them back. Of one whose labelling is done
-an answer that somebody has before them is still taken; of one whose place another took none is taken or changed: all who
-are not owners are kept out where Argilla decides who may answer.
+an answer that somebody has before them is still taken; of one whose place another took none is taken or changed: all
+who are not owners are kept out where Argilla decides who may answer.
 """
 
 from collections.abc import Callable

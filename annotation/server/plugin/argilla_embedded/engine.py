@@ -48,8 +48,8 @@ async def _rows(statement: str, values: dict[str, Any]) -> Sequence[Any]:
 
 
 class OwnProgress(NamedTuple):
-    """A dataset's records for one person: `done` are answered or skipped, `left` are still to come, and of those a draft
-    is `begun`."""
+    """A dataset's records for one person: `done` are answered or skipped, `left` are still to come, and of those a
+    draft is `begun`."""
 
     done: int
     left: int

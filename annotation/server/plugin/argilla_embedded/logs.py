@@ -1,7 +1,8 @@
 """The server's log: bounded in what one message takes, and rotated by size.
 
 One annotator could otherwise fill the disk: an error of the database quotes its whole statement. What no logger writes
-(a crash of the interpreter, a library that prints) goes to the same file, for the file is standard output and error too.
+(a crash of the interpreter, a library that prints) goes to the same file, for the file is standard output and error
+too.
 """
 
 import logging
@@ -11,7 +12,8 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 SIZE, KEPT = 10 * 2**20, 3
-"""Bytes of one file, and how many older ones are kept; `annotation.server.process` rotates the same files at a start."""
+"""Bytes of one file, and how many older ones are kept; `annotation.server.process` rotates the same files at a
+start."""
 LINE, LINES = 500, 200
 """Characters of a line and lines of a message; what is longer is cut in the middle."""
 
@@ -22,7 +24,8 @@ class Bounded(logging.Formatter):
 
 
 def bounded(message: str) -> str:
-    """At most LINES lines of at most LINE characters, for the end of a traceback says the most as its beginning does."""
+    """At most LINES lines of at most LINE characters, for the end of a traceback says the most as its beginning
+    does."""
     lines = [line if len(line) <= LINE else f"{line[:LINE]} … ({len(line)} characters)" for line in message.split("\n")]
     if len(lines) > LINES:
         left_out = len(lines) - LINES
@@ -46,7 +49,8 @@ def follow(descriptor: int) -> None:
 
 
 def install(path: Path | None) -> None:
-    """Log to `path`, else to standard error. Called before Argilla is imported, which then adds no handler of its own."""
+    """Log to `path`, else to standard error. Called before Argilla is imported, which then adds no handler of its
+    own."""
     handler = LogFile(path, maxBytes=SIZE, backupCount=KEPT) if path else logging.StreamHandler()
     handler.setFormatter(Bounded("%(levelname)s: %(asctime)s %(name)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)

@@ -39,7 +39,8 @@ def moment(time: datetime) -> datetime:
     return time
 
 
-# pieces of SQL ----------------------------------------------------------------------------------------------------------
+# pieces of SQL
+# ----------------------------------------------------------------------------------------------------------
 
 ANSWER_STATUS = "CAST(a.status AS text)"
 BY_CODE = 'COLLATE "C"'
@@ -84,7 +85,8 @@ def shuffle(record: str, seed: str) -> str:
     return f"md5(CAST({record}.id AS text) || CAST(CAST({seed} AS uuid) AS text))"
 
 
-# words ------------------------------------------------------------------------------------------------------------------
+# words
+# ------------------------------------------------------------------------------------------------------------------
 
 
 def match(phrases: Sequence[Phrase]) -> list[str]:
@@ -108,7 +110,8 @@ def scored(names: Sequence[str], field_is: str) -> str:
     )
 
 
-# tables -----------------------------------------------------------------------------------------------------------------
+# tables
+# -----------------------------------------------------------------------------------------------------------------
 
 _FUNCTIONS = [
     r"""CREATE OR REPLACE FUNCTION align_jsonb(value json) RETURNS jsonb LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $body$

@@ -9,7 +9,8 @@ closed here; owners, and admins in their workspaces, see what they always saw.
 3. The progress of users tells who else labels, and how much. An annotator gets their own.
 4. The progress of a data set counts the records that have all the answers they want, so that it stands at 0.00% where
    people have answered for hours and others have not come yet. An annotator gets their own: what they have answered or
-   skipped, of that and what the queue still has for them. Records that others have completed are no longer pending for them.
+   skipped, of that and what the queue still has for them. Records that others have completed are no longer pending for
+   them.
 """
 
 from collections.abc import Awaitable, Callable

@@ -5,7 +5,8 @@
 2. *Records that are not repeats*: those with a higher `priority` in the metadata first (where it is given); then those
    with the fewest submitted answers, so that answers are spread before overlaps fill up; then in a pseudo-random order
    of the person's own, so that two people at once seldom meet at one record and none is always met first.
-3. *When nothing else is left*: repeats that are not due yet, and last those whose first showing the person never answered.
+3. *When nothing else is left*: repeats that are not due yet, and last those whose first showing the person never
+answered.
 
 Of several records of one `item` that are not repeats (the same answers in another order) a person gets one.
 
@@ -66,6 +67,6 @@ LEFT = f"""
         CASE WHEN {_is_repeat("r")} OR {dialect.text_of("r", "item")} IS NULL THEN r.id END
     HAVING sum(CASE WHEN {dialect.ANSWER_STATUS} IN ('submitted', 'discarded') THEN 1 ELSE 0 END) = 0
         AND sum(CASE WHEN r.status = 'pending' THEN 1 ELSE 0 END) > 0"""
-"""Of a dataset's records, a row for each that is left for a person, and whether a draft of it is `begun`: of several of one
-item one, and none where that is answered; a draft of what others completed since is no longer left. By groups,
+"""Of a dataset's records, a row for each that is left for a person, and whether a draft of it is `begun`: of several of
+one item one, and none where that is answered; a draft of what others completed since is no longer left. By groups,
 since a look for each record at the others of its item would take a search's time each time that a page is shown."""

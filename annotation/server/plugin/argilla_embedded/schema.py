@@ -2,7 +2,8 @@
 
 `align_text` (with SQLite also `align_fts`) holds the words of every record, kept by triggers in the same transaction as
 the record, so it cannot drift. `align_unsent` notes every answer in the transaction that stores it, for webhooks (see
-`outbox`). A record's status follows its answers in that same transaction (see `status`). The statements are in `sqlite` and `postgresql`.
+`outbox`). A record's status follows its answers in that same transaction (see `status`). The statements are in `sqlite`
+and `postgresql`.
 """
 
 import argilla_server

@@ -114,8 +114,8 @@ class Search:
     # in which order ---------------------------------------------------------------------------------------------
 
     def queue_for(self, user_id: object, given: Filter | None, *, closed: bool) -> None:
-        """The labelling queue of that person; where only what they have not answered is asked for, as it is served: nothing
-        of a `closed` data set."""
+        """The labelling queue of that person; where only what they have not answered is asked for, as it is served:
+        nothing of a `closed` data set."""
         names = {"user": self.bind(dialect.key(user_id)), "dataset": self.dataset}
         self.order = queue.ORDER.format(**names)
         if given is not None and _asks_for_pending(given):

@@ -36,7 +36,8 @@ def moment(time: datetime) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S.%f")
 
 
-# pieces of SQL ----------------------------------------------------------------------------------------------------------
+# pieces of SQL
+# ----------------------------------------------------------------------------------------------------------
 
 ANSWER_STATUS = "+a.status"
 """The plus keeps SQLite from looking through all answers with that status for every record."""
@@ -80,7 +81,8 @@ def shuffle(record: str, seed: str) -> str:
     return f"align_shuffle({record}.id, {seed})"
 
 
-# words ------------------------------------------------------------------------------------------------------------------
+# words
+# ------------------------------------------------------------------------------------------------------------------
 
 
 def match(phrases: Sequence[Phrase]) -> list[str]:
@@ -104,14 +106,16 @@ def scored(names: Sequence[str], field_is: str) -> str:
     )
 
 
-# tables -----------------------------------------------------------------------------------------------------------------
+# tables
+# -----------------------------------------------------------------------------------------------------------------
 
 _WORDS = """
     CASE f.type WHEN 'text' THEN f.value ELSE coalesce(
         (SELECT group_concat(leaf.atom, char(10)) FROM json_tree(f.value) leaf
          WHERE leaf.type = 'text' AND leaf.key IS NOT 'role'
          AND NOT (length(leaf.atom) > 256 AND leaf.atom NOT GLOB '*[^A-Za-z0-9+/=]*')), '') END"""
-"""Of one field `f`: its text, or all texts inside a chat (without the roles) or a custom field, except what is base64."""
+"""Of one field `f`: its text, or all texts inside a chat (without the roles) or a custom field, except what is
+base64."""
 
 _FIELDS = r"json_each(CASE WHEN json_valid(new.fields) THEN replace(new.fields, '\u0000', '\u0020') ELSE '{}' END) f"
 """A record's fields. A NUL (JSON escapes it) becomes a space, for SQLite would end the text there."""
@@ -140,7 +144,8 @@ _STATE = """CASE WHEN
     (SELECT count(*) FROM responses a WHERE a.record_id = records.id AND +a.status = 'submitted')
     >= (SELECT json_extract(d.distribution, '$.min_submitted') FROM datasets d WHERE d.id = records.dataset_id)
     THEN 'completed' ELSE 'pending' END"""
-"""What a record's status should be. The plus keeps SQLite from looking through all submitted answers for every record."""
+"""What a record's status should be. The plus keeps SQLite from looking through all submitted answers for every
+record."""
 
 
 def _follow(which: str) -> str:
@@ -195,7 +200,8 @@ def make(connection: "Connection") -> list[str]:
 
 
 SCRUB = ["INSERT INTO align_fts (align_fts) VALUES ('optimize')", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"]
-"""Write the index of words without those of deleted records, the file without deleted rows, and empty the log of both."""
+"""Write the index of words without those of deleted records, the file without deleted rows, and empty the log of
+both."""
 
 
 def is_scrubbed(result: "CursorResult") -> bool:

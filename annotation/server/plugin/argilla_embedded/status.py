@@ -1,8 +1,8 @@
 """A record's status follows its answers.
 
 Argilla commits an answer first and the record's status (`completed` from `min_submitted` submitted answers on) in a
-second transaction, which a kill can prevent and which two answers at once can get wrong. Here triggers set the status in
-the answer's own transaction, and when a dataset wants another number of answers. What is left of Argilla's second
+second transaction, which a kill can prevent and which two answers at once can get wrong. Here triggers set the status
+in the answer's own transaction, and when a dataset wants another number of answers. What is left of Argilla's second
 transaction is to announce records to webhooks; where none listens, it is spared.
 """
 

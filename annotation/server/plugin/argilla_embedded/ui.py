@@ -5,7 +5,8 @@
 2. Two stylesheets come from Google's servers; the page falls back to the system's fonts.
 3. A Content-Security-Policy forbids the browser everything that is not on this server, whatever a record shows.
 4. The API's documentation pages load their scripts from a CDN; they are not served.
-5. Behind "the task is completed" the form of the last record stays, and its keys: Enter answers it once more. Where there
+5. Behind "the task is completed" the form of the last record stays, and its keys: Enter answers it once more. Where
+there
    is something to be said in a record's place there is no form, and at the end it says thank you.
 6. The names of data sets are broken between letters.
 7. What it calls the team's progress is an annotator's own here.
@@ -39,7 +40,8 @@ POLICY = "; ".join(
 
 @dataclass(frozen=True)
 class Mend:
-    """Replace `old` by `new` (where `@` stands for old's group) in every file with that suffix; `files` of them must have it."""
+    """Replace `old` by `new` (where `@` stands for old's group) in every file with that suffix; `files` of them must
+    have it."""
 
     suffix: str
     old: re.Pattern[str]

@@ -1,4 +1,5 @@
-"""Similarity by cosine over all vectors of one setting, with numpy; scores as Elasticsearch gives them, (1 + cos) / 2."""
+"""Similarity by cosine over all vectors of one setting, with numpy; scores as Elasticsearch gives them, (1 + cos) /
+2."""
 
 import json
 from collections import OrderedDict
