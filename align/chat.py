@@ -8,13 +8,13 @@ error, a reason or a record's `repr`.
 import asyncio
 import json
 import os
-from collections.abc import Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from align.config.rewards import Endpoint
 from align.errors import ServiceError
+from align.http import Backoff, is_later, run_async
 from align.types import Message
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ LARGEST = 4 << 20
 """Bytes of a reply that are read."""
 SHOWN = 200
 """Characters of an endpoint's own words that are passed on."""
-LATER = (408, 409, 425, 429)
-"""HTTP statuses, beside 5xx, that say to come back later."""
+BUSY = 409
+"""What some endpoints say when they come back later, beside the statuses of `align.http`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +55,11 @@ def ask(
     if key and not (key.isascii() and key.isprintable()):  # an error of the client's would show it
         raise ServiceError(f"the key in ${endpoint.key_env} cannot be one", where=endpoint.url, hint="it is one word")
     bodies = [_body(endpoint, messages, schema) for messages in conversations]
-    replies = _run(_all(endpoint, bodies, key))
+    replies = run_async(_all(endpoint, bodies, key))
     if not any(reply.answered for reply in replies):
         hint = "see whether it runs and the address is right; the same command goes on from here"
         raise ServiceError(f"the model does not answer ({replies[0].reason})", where=endpoint.url, hint=hint)
     return replies
-
-
-def _run(work: Coroutine[Any, Any, list[Reply]]) -> list[Reply]:
-    """In an event loop of its own, also where the caller is in one (a notebook); Ctrl-C ends it at once."""
-    loop = asyncio.new_event_loop()
-    try:
-        task = loop.create_task(work)
-        with ThreadPoolExecutor(1) as thread:
-            try:
-                return thread.submit(loop.run_until_complete, task).result()
-            except BaseException:
-                loop.call_soon_threadsafe(task.cancel)
-                raise
-    finally:
-        loop.close()
 
 
 async def _all(endpoint: Endpoint, bodies: list[dict[str, Any]], key: str | None) -> list[Reply]:
@@ -112,17 +97,16 @@ def _body(endpoint: Endpoint, messages: list[Message], schema: dict[str, Any] | 
 
 async def _one(client: "httpx.AsyncClient", endpoint: Endpoint, body: dict[str, Any], key: str | None) -> Reply:
     """One request, sent again as long as it may help."""
-    pause = FIRST_PAUSE
+    backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, LONGEST_PAUSE)
     for left in range(endpoint.retries, -1, -1):
         try:
             response, reason = await _send(client, body, endpoint.timeout)
         except OverflowError as error:
             return Reply(None, str(error))
-        if response is not None and response.status_code < 500 and response.status_code not in LATER:
+        if response is not None and not is_later(response.status_code) and response.status_code != BUSY:
             return _read(response, endpoint, key)
         if left:
-            await asyncio.sleep(min(LONGEST_PAUSE, max(pause, _retry_after(response))))
-            pause = min(2 * pause, LONGEST_PAUSE)
+            await asyncio.sleep(backoff.pause(response))
     return Reply(None, f"no reply after {endpoint.retries + 1} tries: {reason}", answered=False)
 
 
@@ -152,12 +136,6 @@ async def _send(
     return httpx.Response(
         response.status_code, headers=response.headers, content=content
     ), f"HTTP {response.status_code}"
-
-
-def _retry_after(response: "httpx.Response | None") -> float:
-    """Seconds that the endpoint asks to wait for; 0 where it says nothing that is a number."""
-    text = response.headers.get("retry-after", "") if response is not None else ""
-    return float(text) if text.isdecimal() else 0.0
 
 
 def _read(response: "httpx.Response", endpoint: Endpoint, key: str | None) -> Reply:

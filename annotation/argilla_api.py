@@ -8,11 +8,11 @@ second try that is refused because the first one succeeded is told from a real r
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from align.errors import AlignError, ServiceError
+from align.http import LATER, Backoff, is_later, is_this_machine
 
 if TYPE_CHECKING:
     import httpx
@@ -26,8 +26,6 @@ FIRST_CONTACT = 5.0
 TRIES = 4
 """At least so many where something answers, or hangs up, however long each takes."""
 TIMEOUT, CONNECT_TIMEOUT = 60.0, 10.0
-LATER = (408, 425, 429)
-"""HTTP statuses, beside 5xx, that say to come back later; with these nothing was done."""
 BULK = "/bulk"
 """Ends the addresses under which Argilla adds what is missing and replaces what is there."""
 
@@ -44,7 +42,7 @@ class Tries:
     count: int = 0
     lost: bool = False
     revived: bool = False
-    pause: float = FIRST_PAUSE
+    backoff: Backoff = field(default_factory=lambda: Backoff(FIRST_PAUSE, LONGEST_PAUSE, LONGEST_ASKED))
 
 
 class Api:
@@ -82,7 +80,7 @@ class Api:
         while True:
             longer = {"timeout": timeout} if timeout > TIMEOUT else {}
             reply, error = self._try(method, path, json=json, params=params or None, headers=headers, **longer)
-            if reply is not None and reply.status_code < 500 and reply.status_code not in LATER:
+            if reply is not None and not is_later(reply.status_code):
                 break
             self._come_back(tries, reply, error, again=again, what=f"{method} {path}")
         if reply.status_code == 409 and conflict:
@@ -121,11 +119,10 @@ class Api:
             tries.lost = True
             if not again:
                 raise ServiceError(f"whether Argilla did {what} is not known: its reply was lost", where=self.url)
-        pause = max(tries.pause, _retry_after(reply))
+        pause = tries.backoff.pause(reply)
         if time.monotonic() + pause > tries.until and (unsent or tries.count >= TRIES or not self._heard):
             raise self._gone(reply, error)
         time.sleep(pause)
-        tries.pause = min(2 * tries.pause, LONGEST_PAUSE)
 
     def _content(self, method: str, path: str, reply: "httpx.Response") -> Any:
         if 300 <= reply.status_code < 400:
@@ -168,7 +165,7 @@ def open_client(url: str, key: str | None, timeout: float = TIMEOUT) -> "httpx.C
             base_url=url,
             headers={"X-Argilla-Api-Key": key} if key else {},
             timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
-            trust_env=not _is_here(url),
+            trust_env=not is_this_machine(url),
         )
     except (httpx.InvalidURL, ValueError) as error:  # a key with letters that no header takes, too
         raise ServiceError("this is no address of an Argilla, or the key is none", where=url) from error
@@ -199,19 +196,9 @@ def connect(
     return api
 
 
-def _retry_after(reply: "httpx.Response | None") -> float:
-    """Seconds that the server asks to wait for; 0 where it says nothing that is a number."""
-    text = reply.headers.get("retry-after", "") if reply is not None else ""
-    return min(float(text), LONGEST_ASKED) if text.isascii() and text.isdecimal() else 0.0
-
-
-def _is_here(url: str) -> bool:
-    return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
-
-
 def unreachable(url: str, error: Exception | None) -> ServiceError:
     ours = "start it (`align server start`; `align server status` and `align server logs` say more), or "
-    hint = f"{ours if _is_here(url) else ''}check the address, then run the same command again"
+    hint = f"{ours if is_this_machine(url) else ''}check the address, then run the same command again"
     return ServiceError(f"Argilla does not answer ({type(error).__name__})", where=url, hint=hint)
 
 

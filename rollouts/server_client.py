@@ -1,25 +1,23 @@
 """The few calls that we make to vLLM's OpenAI-compatible server: many at a time, patient, with errors for people."""
 
 import asyncio
-import threading
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import httpx
 
 from align.errors import AlignError, ConfigError, ServiceError, StageError
+from align.http import Backoff, is_later, run_async
 
 ATTEMPTS = 4
 FIRST_PAUSE = 0.25
 """Seconds before the second attempt; each pause is twice the one before."""
-BUSY = (408, 429, 502, 503, 504)
-"""Answers of a server that is overloaded or just starting."""
+LONGEST_PAUSE = 10.0
 BROKEN = 500
-"""Also what it says of a sample while its engine dies."""
+"""What it says of a sample while its engine dies; of other calls it is a refusal."""
 SAMPLE = "/v1/completions"
 QUICK_SECONDS = 10.0
 """For calls that compute nothing."""
-T = TypeVar("T")
 
 
 class Client:
@@ -79,7 +77,7 @@ class Client:
                 return [task.result() for task in tasks]
 
         try:
-            return _run(all_of_them())
+            return run_async(all_of_them())
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
 
@@ -91,17 +89,17 @@ class Client:
             async with httpx.AsyncClient(**self._options, timeout=self._timeouts()) as http:
                 return await self._ask(http, method, path, body)
 
-        return _run(ask())
+        return run_async(ask())
 
     async def _ask(self, http: httpx.AsyncClient, method: str, path: str, body: dict[str, Any] | None) -> Any:
         """The JSON (or text) that comes back. Requests have seeds of their own, so asking again changes nothing."""
-        pause, failure = FIRST_PAUSE, ""
+        backoff, failure, answer = Backoff(FIRST_PAUSE, LONGEST_PAUSE, LONGEST_PAUSE), "", None
         for attempt in range(ATTEMPTS):
             if attempt:
                 if (reason := self._diagnose()) is not None:
                     raise reason
-                await asyncio.sleep(pause)
-                pause *= 2
+                await asyncio.sleep(backoff.pause(answer))
+                answer = None
             try:
                 answer = await http.request(method, f"{self._url}{path}", json=body)
             except httpx.ReadTimeout:
@@ -112,8 +110,7 @@ class Client:
             except httpx.TransportError as error:
                 failure = f"cannot be reached ({str(error) or type(error).__name__})"
                 continue
-            dying = answer.status_code == BROKEN and path == SAMPLE
-            if answer.status_code not in BUSY and not dying:
+            if not is_later(answer.status_code) or (answer.status_code == BROKEN and path != SAMPLE):
                 return self._content(answer, path)
             failure = f"fails (HTTP {answer.status_code}: {_said(answer)})"
         raise self._diagnose() or ServiceError(
@@ -158,22 +155,3 @@ def _said(answer: httpx.Response) -> str:
     except ValueError:
         text = answer.text
     return " ".join(text.split())[:300]
-
-
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    """In an event loop of its own, also where the caller is in one (a notebook)."""
-    found: list[T] = []
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            found.append(asyncio.run(work))
-        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-            failed.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return found[0]
