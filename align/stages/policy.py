@@ -40,7 +40,7 @@ def _policy(function: str, tables: dict[str, type]) -> Declaration:
     return Declaration(POLICY, f"align.stages.policy:{function}", tables=more, model="checkpoints", subprocess=True)
 
 
-_FIRST = {name: _policy(f"{name}_policy", {}) for name in ("given", "sft")}
+_FIRST = {"given": _policy("import_policy", {}), "sft": _policy("sft_policy", {})}
 _ON_LABELS = {name: _policy(f"{name}_policy", {}) for name in ("dpo", "kto")}
 _ON_REWARDS = {name: _policy(f"{name}_policy", {"prompts.parquet": Prompt}) for name in ("ppo", "rloo", "grpo")}
 _ON_REWARDS["best_of_n"] = _policy("best_of_n_policy", {"prompts.parquet": Prompt, "candidates.parquet": Candidate})

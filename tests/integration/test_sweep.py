@@ -242,7 +242,7 @@ def test_from_the_command_line_killed_in_the_middle(world: Path) -> None:
 def test_a_look_at_a_model_in_training_leaves_it_as_it_was(world: Path, tmp_path: Path, lora: Any) -> None:
     from align.config.training import Sft
     from align.sweep.measuring import Answering, measured
-    from align.train.loop import looking
+    from align.train.loop import evaluation_callback
     from align.train.sft import train_sft
 
     asked = [a_prompt(n) for n in range(6)]
@@ -261,7 +261,7 @@ def test_a_look_at_a_model_in_training_leaves_it_as_it_was(world: Path, tmp_path
     config = Sft(demonstrations=Path("d"), learning_rate=1e-2, batch_size=2, epochs=2, lora=lora)
     given: dict[str, Any] = {"seed": 1, "dtype": "float32", "report_to": [], "threads": 1}
     train_sft(world / "model", rows, config, **given, out=tmp_path / "unseen", work=tmp_path / "work")
-    with looking(look):
+    with evaluation_callback(look):
         train_sft(world / "model", rows, config, **given, out=tmp_path / "seen", work=tmp_path / "work2")
     assert len(seen) == 6 and len(set(seen)) > 1
     one, other = (tmp_path / name / "model.safetensors" for name in ("unseen", "seen"))

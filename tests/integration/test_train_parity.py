@@ -206,16 +206,16 @@ def test_kto_is_trls(parent: Path, tmp_path: Path) -> None:
 
 
 def test_a_binary_label_in_the_middle_moves_nothing_and_sides_are_balanced() -> None:
-    rows = [ex.Verdict([1], [2], target, weight) for target, weight in ((1, 3.0), (0, 1.0), (0.5, 2.0))]
+    rows = [ex.BinaryExample([1], [2], target, weight) for target, weight in ((1, 3.0), (0, 1.0), (0.5, 2.0))]
     assert kto.sides(rows, Kto()) == (1.0, 2.0)  # good 3 + 1, bad 1 + 1
     assert kto.sides(rows, Kto(undesirable_weight=3)) == (1.0, 3.0)
     assert kto.sides(rows[:1], Kto()) == (1.0, 1.0)
 
 
 def test_the_neighbours_answer_stays_within_the_pass() -> None:
-    rows = [ex.Verdict([0], [n], 1.0, 1.0) for n in range(5)]
+    rows = [ex.BinaryExample([0], [n], 1.0, 1.0) for n in range(5)]
     assert kto.others_answers(rows, 2, 99) == [[1], [0], [3], [2], [3]]
-    long = [ex.Verdict([7] * 5, [1, 2, 3, 4], 1.0, 1.0), ex.Verdict([7], [5] * 8, 0.0, 1.0)]
+    long = [ex.BinaryExample([7] * 5, [1, 2, 3, 4], 1.0, 1.0), ex.BinaryExample([7], [5] * 8, 0.0, 1.0)]
     assert kto.others_answers(long, 2, 9) == [[5] * 4, [1, 2, 3, 4]], (
         "with the prompt no pair is longer than the context"
     )
