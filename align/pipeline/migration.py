@@ -36,17 +36,29 @@ VALUES: dict[str, dict[str, dict[str, str]]] = {"dpo": {"length": {"desensitised
 """Section → key, by its new name → what its values were called."""
 
 
-def migrate(run: Path, resolved: Path | None) -> None:
-    """Give the run's folders and receipts the names of today, and the recipe in its file `resolved`, if there is one. The
-    caller holds the run's lock."""
-    if not (run / PLAN).is_file():
+def migrate(run: Path, resolved: Path | None) -> bool:
+    """Give the run's folders and receipts the names of today, and the recipe in its file `resolved`, where that is whole;
+    returns whether the recipe has them. The caller holds the run's lock."""
+    plan = _begun(run / PLAN)
+    if plan is None:
         _name_stages(run)
-        write_json(run / PLAN, {"steps": _plan(run), "resolved": _recipe(resolved) if resolved else None})
-    plan = read_json(run / PLAN)
+        plan = {"steps": _plan(run), "resolved": _recipe(resolved) if resolved else None}
+        write_json(run / PLAN, plan)
     for step in plan["steps"]:
         _do(run, step)
-    if resolved is not None and plan["resolved"] is not None:
-        replace_file(resolved, plan["resolved"])
+    if plan["resolved"] is None:
+        return False
+    replace_file(run / "resolved.yaml", plan["resolved"])
+    return True
+
+
+def _begun(path: Path) -> dict[str, Any] | None:
+    """The plan of a migration that was killed; None where there is none, or it cannot be read: it is made again."""
+    try:
+        found = read_json(path) if path.is_file() else None
+    except DataError:
+        return None
+    return found if isinstance(found, dict) and {"steps", "resolved"} <= found.keys() else None
 
 
 def finish(run: Path) -> None:
@@ -111,12 +123,17 @@ def _plan(run: Path) -> list[dict[str, Any]]:
             made = _receipt(folder, receipt, keys, outputs)
             keys[receipt.key], outputs[receipt.output] = made["key"], made["output"]
             if made != {**_fields(receipt), "check": made["check"]}:
-                steps.append({"folder": str(folder.relative_to(run)), "key": made["key"], "receipt": made})
+                was = receipt.files.get(AGREEMENT)
+                steps.append({**_at(run, folder, made["key"]), "receipt": made, "agreement": was})
     for scratch in sorted(run.glob(f"round_*/*/*{WORK}/made_from.json")):
         if (key := _key_of_work(scratch, outputs)) is not None:
             folder = scratch.parent.with_suffix("")
-            steps.append({"folder": str(folder.relative_to(run)), "key": key, "receipt": None})
+            steps.append({**_at(run, folder, key), "receipt": None, "agreement": None})
     return steps
+
+
+def _at(run: Path, folder: Path, key: str) -> dict[str, str]:
+    return {"folder": str(folder.relative_to(run)), "key": key}
 
 
 def _fields(receipt: Receipt) -> dict[str, Any]:
@@ -140,18 +157,23 @@ def _receipt(folder: Path, receipt: Receipt, keys: Mapping[str, str], outputs: M
     made["summary"] = _renamed(receipt.summary, COUNTS)
     if stage == "preferences":
         made["files"] = dict(sorted(_renamed(receipt.files, FILES).items()))
-        if (folder / AGREEMENT).is_file() and _agreement(folder) is not None:
-            made["files"][AGREEMENT] = _id_of(folder, _agreement(folder))
+        agreement = _agreement(folder, receipt.files.get(AGREEMENT))
+        if agreement is not None:
+            made["files"][AGREEMENT] = _id_of(folder, agreement)
         made["output"] = content_id(made["files"])
     sources = {name: source["output"] for name, source in made["inputs"].items()}
     made["key"] = content_id([stage, receipt.version, sources, made["settings"], made["external"]])
     return with_check(made)
 
 
-def _agreement(folder: Path) -> dict[str, Any] | None:
-    """What `agreement.json` is to hold; None where it holds that."""
-    found = read_json(folder / AGREEMENT)
-    if "sway" not in found:
+def _agreement(folder: Path, identity: str | None) -> dict[str, Any] | None:
+    """What `agreement.json` is to hold; None where it holds that, or is not the file whose id is `identity`: damage stays
+    to be found."""
+    path = folder / AGREEMENT
+    if not path.is_file() or file_id(path) != identity:
+        return None
+    found = read_json(path)
+    if not isinstance(found, dict) or "sway" not in found:
         return None
     effect = _renamed(found["sway"], {"sway": "effect"}) if found["sway"] else None
     return _renamed(found, {"sway": "suggestion_effect"}) | {"suggestion_effect": effect}
@@ -197,7 +219,7 @@ def _do(run: Path, step: dict[str, Any]) -> None:
             for before, now in FILES.items():
                 if (old / before).is_file():
                     (old / before).rename(old / now)
-            if (old / AGREEMENT).is_file() and (agreement := _agreement(old)) is not None:
+            if (agreement := _agreement(old, step["agreement"])) is not None:
                 write_json(old / AGREEMENT, agreement)
         write_json(old / RECEIPT, made)
         old.rename(new) if old != new else None

@@ -227,9 +227,10 @@ def _name_as_today(folder: Path) -> None:
         )
     if layout < LAYOUT:
         resolved, texts = folder / RESOLVED, dict(noted(folder).get("texts", {}))
-        begun = (folder / migration.PLAN).is_file()
-        whole = resolved.is_file() and (begun or texts.get(RESOLVED) in (None, file_id(resolved)))
-        migration.migrate(folder, resolved if whole else None)  # what is damaged stays so, and is told of
-        noting(folder, layout=LAYOUT, texts={**texts, **({RESOLVED: file_id(resolved)} if whole else {})})
+        whole = resolved.is_file() and texts.get(RESOLVED) in (None, file_id(resolved))
+        # what is damaged stays so, and is told of
+        if migration.migrate(folder, resolved if whole else None) and RESOLVED in texts:
+            texts[RESOLVED] = file_id(resolved)
+        noting(folder, layout=LAYOUT, **({"texts": texts} if texts else {}))
         migration.finish(folder)
         _log.warning("%s was made by an earlier version: its stages and settings have the names of today now", folder)
