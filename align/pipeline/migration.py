@@ -127,8 +127,9 @@ def _plan(run: Path) -> list[dict[str, Any]]:
                 steps.append({**_at(run, folder, made["key"]), "receipt": made, "agreement": was})
     for scratch in sorted(run.glob(f"round_*/*/*{WORK}/made_from.json")):
         if (key := _key_of_work(scratch, outputs)) is not None:
-            folder = scratch.parent.with_suffix("")
-            steps.append({**_at(run, folder, key), "receipt": None, "agreement": None})
+            folder, marks = scratch.parent.with_suffix(""), _marks(scratch.parent, keys)
+            if key != folder.name or marks:
+                steps.append({**_at(run, folder, key), "receipt": None, "agreement": None, "marks": marks})
     return steps
 
 
@@ -190,7 +191,7 @@ def _id_of(folder: Path, value: Any) -> str:
 
 
 def _key_of_work(note: Path, outputs: Mapping[str, str]) -> str | None:
-    """The new key of unfinished work, where all that its key was made of is known; None where it is not, or is the same.
+    """The new key of unfinished work, where all that its key was made of is known; None where it is not.
 
     Work that stays under its old key is not gone on from, and the stage says so.
     """
@@ -207,8 +208,25 @@ def _key_of_work(note: Path, outputs: Mapping[str, str]) -> str | None:
         return None
     stage = STAGES.get(stage, stage)
     sources = {INPUTS.get(stage, {}).get(name, name): outputs.get(id, id) for name, id in sources.items()}
-    new = content_id([stage, version, sources, renamed_settings(settings), _renamed(outside, OUTSIDE)])
-    return new if new != old else None
+    return content_id([stage, version, sources, renamed_settings(settings), _renamed(outside, OUTSIDE)])
+
+
+def _marks(scratch: Path, keys: Mapping[str, str]) -> dict[str, Any]:
+    """What the marks of a trainer's whole checkpoints in `scratch` are to hold (`align.train.loop.MARK`), by their paths:
+    what the training was made from, its model's folder among it."""
+    found = {}
+    for path in sorted(scratch.glob("checkpoint-*/complete.json")):
+        try:
+            mark = read_json(path)
+            inputs = mark["inputs"]
+            model = Path(inputs["model"])
+            settings = _section("dpo", inputs["settings"])
+        except (DataError, KeyError, TypeError):
+            continue
+        renamed = {**inputs, "model": str(model.with_name(keys.get(model.name, model.name))), "settings": settings}
+        if renamed != inputs:
+            found[str(path.relative_to(scratch))] = {**mark, "inputs": renamed}
+    return found
 
 
 def _do(run: Path, step: dict[str, Any]) -> None:
@@ -227,6 +245,9 @@ def _do(run: Path, step: dict[str, Any]) -> None:
         half = old.with_name(old.name + ending)
         if half.is_dir() and old != new:
             half.rename(new.with_name(new.name + ending))
+    for path, mark in step.get("marks", {}).items():
+        if (new.with_name(new.name + WORK) / path).parent.is_dir():
+            write_json(new.with_name(new.name + WORK) / path, mark)
     pointer = old.with_name(CURRENT)
     if pointer.is_file() and pointer.read_text(encoding="ascii").strip() == old.name != new.name:
         replace_file(pointer, new.name + "\n")
