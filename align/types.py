@@ -289,4 +289,4 @@ def preference_id(prompt: str, chosen: str, rejected: str) -> str:
 
 
 def binary_label_id(prompt: str, candidate: str) -> str:
-    return content_id(["thumb", prompt, candidate])  # as in files made before it had its name
+    return content_id(["thumb", prompt, candidate])  # "thumb" is part of every id made so far

@@ -130,8 +130,9 @@ def _compile_anew(folder: Path) -> list[str]:
 
 def _say(name: str, found: dict[str, Any], yes: bool) -> None:
     from align.cli.display import plain
+    from align.provenance.export import ROW
 
-    counts = ", ".join(counted(len(found[what]), what.removesuffix("s")) for what in ROWS)
+    counts = ", ".join(counted(len(found[what]), ROW.get(what, what.removesuffix("s"))) for what in ROWS)
     verb = "forgotten" if yes else "would forget"
     typer.echo(f"{plain(name)}: {verb} {counted(len(found['judgements']), 'judgement')}; made with them: {counts}")
     for what in MODELS:

@@ -109,7 +109,7 @@ def _of_recipe(
     place: "CommandOutput", path: Path, fixed: list[str], runs: Path, section: str, share: float
 ) -> tuple["Subject", Any]:
     from align.config.load import load_recipe
-    from align.pipeline.run import run_folder
+    from align.pipeline.run import RUN, require_run, run_folder
     from align.sweep.swept import best_recipe, subject_of_recipe
 
     loaded = load_recipe(path, fixed)
@@ -124,7 +124,10 @@ def _of_recipe(
         dtype=recipe.model.dtype,
         seed=recipe.seed if section == "sft" else None,
     )
-    subject = subject_of_recipe(loaded, run_folder(loaded, runs), section, model=model, share=share)
+    run = run_folder(loaded, runs)
+    if (run / RUN).is_file():
+        require_run(run)
+    subject = subject_of_recipe(loaded, run, section, model=model, share=share)
     return subject, lambda best, out: best_recipe(loaded, section, best, out, fixed)
 
 

@@ -16,10 +16,14 @@ OTHER_NAMES = {
     "n_epochs": ("epochs",),
     "bs": ("batch_size",),
     "max_length": ("max_tokens",),
-    "label_smoothing": ("label_noise", "noise"),
+    "label_smoothing": ("label_noise",),
     "num_generations": ("samples",),
+    "noise": ("label_noise",),
+    "length_alpha": ("ld_alpha",),
+    "resample": ("max_resamples",),
+    "thumbs": ("binary",),
 }
-"""What others call a key → what it may be called here."""
+"""What others, and earlier versions, call a key → what it may be called here."""
 OPTIONS = (
     "model", "revision", "chat_template", "replace_chat_template", "chat_template_kwargs", "date", "dtype", "seed",
     "threads", "nproc", "accelerate", "reward", "out",

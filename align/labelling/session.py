@@ -8,18 +8,20 @@ import os
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from align.config.recipe import Annotate, EmbeddedServer, People, Personas, RemoteServer
-from align.errors import ConfigError, ServiceError
+from align.errors import ConfigError, DataError, ServiceError
 from align.figures import counted
+from align.pipeline.migration import rename_pulled
 from align.pipeline.receipts import Receipt, stage_folder
 from align.pipeline.run import Run
 from align.pipeline.stage import Waiting
 from align.progress import Progress
-from align.store import read_json, read_table
+from align.store import disk_errors, read_json, read_table
 from align.types import Dropped, Judgement, Task, from_table
 from annotation.form import Form, blind_form, form_of
 from annotation.journal import Journal, close, read_journal, record
@@ -89,10 +91,23 @@ def session_of_round(run: Run, asked: Receipt) -> Session:
 
 
 def has_session(folder: Path) -> bool:
-    """Whether `align annotate push` made this folder. The file of an earlier version gets the name of today."""
-    if (folder / _BEFORE).is_file() and not (folder / SESSION).is_file():
+    """Whether `align annotate push` made this folder. The files of an earlier version get the names of today.
+
+    Raises ServiceError where that cannot be written.
+    """
+    if (folder / SESSION).is_file() or not _is_of_before(folder / _BEFORE):
+        return (folder / SESSION).is_file()
+    with disk_errors(folder), suppress(FileNotFoundError):  # another process was first
+        rename_pulled(folder)
         (folder / _BEFORE).rename(folder / SESSION)
-    return (folder / SESSION).is_file()
+    return True
+
+
+def _is_of_before(path: Path) -> bool:
+    try:
+        return path.is_file() and {"tasks_id", "workspace"} <= dict(read_json(path)).keys()
+    except (DataError, TypeError, ValueError):
+        return False
 
 
 def session_of_folder(folder: Path) -> Session:

@@ -12,7 +12,7 @@ from typing import Any
 from align.config.yaml_text import dump, parse
 from align.errors import DataError
 from align.ids import content_id, file_id, with_check
-from align.pipeline.receipts import CURRENT, KEY, RECEIPT, Receipt, read_receipt
+from align.pipeline.receipts import CURRENT, KEY, RECEIPT, Receipt, read_receipt, stage_folders
 from align.pipeline.stage import PARTIAL, WORK
 from align.store import read_json, remove_folder, replace_file, write_json
 
@@ -24,6 +24,7 @@ INPUTS = {"preferences": {"selection": "tasks"}}
 OUTSIDE = {"thumbs": "binary"}
 """Names of outside files."""
 FILES = {"thumbs.parquet": "binary.parquet"}
+PULLED = {"thumbs.jsonl": "binary.jsonl"}
 COUNTS = {"thumbs": "binary"}
 """Names in a receipt's summary."""
 AGREEMENT = "agreement.json"
@@ -95,21 +96,37 @@ def _renamed(given: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, An
     return {names.get(name, name): value for name, value in given.items()}
 
 
+def rename_pulled(folder: Path) -> None:
+    """Give what an earlier version's `align annotate pull` wrote the names of today: it must be found to be forgotten."""
+    for old, new in PULLED.items():
+        if (folder / old).is_file():
+            (folder / old).replace(folder / new)
+
+
 def _name_stages(run: Path) -> None:
+    rename_pulled(run)
     for old, new in STAGES.items():
-        for folder in sorted(run.glob(f"round_*/{old}")):
-            if not folder.is_symlink() and not folder.with_name(new).exists():
+        for ref, folder in stage_folders(run):
+            if ref.stage == old and not folder.parent.is_symlink() and not folder.with_name(new).exists():
                 folder.rename(folder.with_name(new))
-    for folder in sorted(run.glob("round_*/*/*.retired-*")):
-        folder.rename(folder.with_name(folder.name.replace(".retired-", ".archived-")))
+    for stage in _stages(run):
+        for folder in sorted(stage.glob("*.retired-*")):
+            folder.rename(folder.with_name(folder.name.replace(".retired-", ".archived-")))
+
+
+def _stages(run: Path) -> list[Path]:
+    """The folders of stages that lie in the run itself: what is behind a link is another's."""
+    return [path for _, path in stage_folders(run) if not path.is_symlink() and not path.parent.is_symlink()]
 
 
 def _plan(run: Path) -> list[dict[str, Any]]:
     """For each published or half-made folder that changes: where it lies, its new key and what its receipt is to say."""
     folders = {
         path.parent: receipt
-        for path in sorted(run.glob(f"round_*/*/*/{RECEIPT}"))
-        if KEY.fullmatch(path.parent.name) and (receipt := read_receipt(path)) is not None
+        for stage in _stages(run)
+        for path in sorted(stage.glob(f"*/{RECEIPT}"))
+        if KEY.fullmatch(path.parent.name) and not path.parent.is_symlink()
+        if (receipt := read_receipt(path)) is not None
     }
     keys: dict[str, str] = {}
     outputs: dict[str, str] = {}
@@ -125,7 +142,7 @@ def _plan(run: Path) -> list[dict[str, Any]]:
             if made != {**_fields(receipt), "check": made["check"]}:
                 was = receipt.files.get(AGREEMENT)
                 steps.append({**_at(run, folder, made["key"]), "receipt": made, "agreement": was})
-    for scratch in sorted(run.glob(f"round_*/*/*{WORK}/made_from.json")):
+    for scratch in sorted(path for stage in _stages(run) for path in stage.glob(f"*{WORK}/made_from.json")):
         if (key := _key_of_work(scratch, outputs)) is not None:
             folder, marks = scratch.parent.with_suffix(""), _marks(scratch.parent, keys)
             if key != folder.name or marks:

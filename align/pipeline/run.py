@@ -205,7 +205,7 @@ def require_run(folder: Path) -> None:
         raise ConfigError(
             f"there is no run in {folder}", hint="name a folder under runs/, or start one with `align run RECIPE`"
         )
-    if _layout(folder) != LAYOUT:
+    if _layout(folder) != LAYOUT or (folder / migration.PLAN).is_file():
         with run_lock(folder):
             _name_as_today(folder)
 
@@ -221,6 +221,8 @@ def _layout(folder: Path) -> int:
 def _name_as_today(folder: Path) -> None:
     """Bring a run to the layout of today. The caller holds its lock. Raises ConfigError for one of a later version."""
     layout = _layout(folder)
+    if layout == LAYOUT and (folder / migration.PLAN).is_file():
+        migration.finish(folder)  # a kill came before
     if layout > LAYOUT:
         raise ConfigError(
             f"a later version of align made this run (layout {layout})", where=str(folder), hint="use that version"
@@ -229,7 +231,9 @@ def _name_as_today(folder: Path) -> None:
         resolved, texts = folder / RESOLVED, dict(noted(folder).get("texts", {}))
         whole = resolved.is_file() and texts.get(RESOLVED) in (None, file_id(resolved))
         # what is damaged stays so, and is told of
-        if migration.migrate(folder, resolved if whole else None) and RESOLVED in texts:
+        with disk_errors(folder):
+            renamed = migration.migrate(folder, resolved if whole else None)
+        if renamed and RESOLVED in texts:
             texts[RESOLVED] = file_id(resolved)
         noting(folder, layout=LAYOUT, **({"texts": texts} if texts else {}))
         migration.finish(folder)

@@ -20,6 +20,7 @@ from align.ids import with_check
 from align.labelling.session import has_session, journal_of, session_of_round
 from align.pipeline import migration
 from align.pipeline.fingerprint import Fingerprints
+from align.pipeline.intact import require_whole
 from align.pipeline.receipts import Receipt, current, pointers, stage_key
 from align.pipeline.run import create_run, open_run, require_run
 from align.pipeline.stage import Ref, Stage
@@ -168,6 +169,45 @@ def test_killed_anywhere_it_goes_on(made: Path, name: str, monkeypatch: pytest.M
     assert step > 8
 
 
+def test_a_trainers_checkpoint_is_of_the_same_training(made: Path) -> None:
+    """What it was made from has the names of today, its model's folder among it; else it would be thrown away."""
+    run = run_of(made / "killed")
+    (work,) = run.glob("round_001/policy/*.work")
+    (path,) = work.glob("checkpoint-*/complete.json")
+    mark = read_json(path)
+    labels = next(run.glob("round_001/preferences/*/receipt.json")).parent.name
+    mark["inputs"] |= {
+        "model": f"runs/killed/round_001/policy/{labels}",
+        "settings": {"noise": 0.1, "length": "desensitised"},
+    }
+    write_json(path, mark)
+    require_run(run)
+    (path,) = run.glob("round_001/policy/*.work/checkpoint-*/complete.json")
+    now = next(run.glob("round_001/preferences/*/receipt.json")).parent.name
+    inputs = read_json(path)["inputs"]
+    assert now != labels and inputs["model"] == f"runs/killed/round_001/policy/{now}"
+    assert inputs["settings"] == {"label_noise": 0.1, "length": "ld"}
+
+
+def test_what_lies_behind_a_link_is_left_alone(made: Path) -> None:
+    run, outside = run_of(made / "thumbs"), made / "outside"
+    (run / "round_001" / "preferences").rename(outside)
+    (run / "round_001" / "preferences").symlink_to(outside)
+    before = sorted(path.name for path in outside.rglob("*"))
+    require_run(run)
+    assert sorted(path.name for path in outside.rglob("*")) == before
+
+
+def test_a_damaged_file_stays_damaged(made: Path) -> None:
+    run = run_of(made / "pairs")
+    (path,) = run.glob("round_001/preferences/*/agreement.json")
+    path.write_text("{")
+    require_run(run)
+    receipt = current(run, Ref(1, "preferences"))
+    with pytest.raises(DataError, match=r"agreement\.json"):
+        require_whole(run, [receipt] if receipt else [], known=False)
+
+
 def test_a_damaged_receipt_is_left_as_it_is(made: Path) -> None:
     run = run_of(made / "pairs")
     (path,) = run.glob("round_001/selection/*/receipt.json")
@@ -185,6 +225,10 @@ def test_a_run_of_a_later_version_is_refused(made: Path) -> None:
 
 
 def test_a_session_of_ones_own_goes_on(tmp_path: Path) -> None:
-    (tmp_path / "desk.json").write_text("{}")
-    assert has_session(tmp_path) and [path.name for path in tmp_path.iterdir()] == ["session.json"]
+    (tmp_path / "desk.json").write_text('{"name": "of somebody else"}')
+    assert not has_session(tmp_path) and (tmp_path / "desk.json").is_file()
+    write_json(tmp_path / "desk.json", {"tasks_id": "t", "workspace": "w"})
+    (tmp_path / "thumbs.jsonl").write_text("{}\n")
+    assert has_session(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"session.json", "binary.jsonl"}
     assert not has_session(tmp_path / "none")
