@@ -142,7 +142,7 @@ def test_rows(refuse: Refuse, here: Path, verb: tuple[str, ...], text: str, said
         (("run", "recipe.yaml", "--wait", "--dry-run"), r"--dry-run does nothing that --wait could wait for; .*"),
         (("run", "recipe.yaml", "prompts.path=no.jsonl"), r"override prompts\.path=no\.jsonl: .* there is no file .*"),
         (("init", "own-modell"), r"there is no recipe 'own-modell'; the recipes are best-of-n, .*, own-model, ppo.*"),
-        (("init", "own-model", "model"), r"model is there already; name another folder.*"),
+        (("init", "own-model", "model"), r"model already exists; name another folder.*"),
         (("status", "none"), r"none: there is no run .*"),
         (("report", "none"), r"none: there is no run .*"),
         (("samples", "none"), r"there is no run in none; name a folder under runs/.*"),
@@ -363,7 +363,7 @@ def test_a_defect_is_ours_and_shows_its_trace_only_when_asked(
 
     monkeypatch.setattr("align.report.data.report_data", broken)
     sentence = refuse("status", "runs/loop", code=1)
-    assert sentence == "this is a bug in align: RuntimeError: broken; run it again with --debug for the whole trace"
+    assert sentence == "this is a bug in align: RuntimeError: broken; run it again with --debug for the full traceback"
     monkeypatch.setattr(sys, "argv", ["align", "status", "runs/loop", "--debug"])
     with pytest.raises(RuntimeError, match="broken"):
         cli.main()
@@ -402,7 +402,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(here: Path) -> None:
     assert stopped_at("0/policy: start", "run", "recipe.yaml", "sft=null", cwd=here) == (
         130,
         "",
-        "align: stopped; the same command goes on from here\n",
+        "align: stopped; run the same command again to continue\n",
     )
 
 
