@@ -36,9 +36,9 @@ def forget(
 ) -> None:
     """Delete judgements for good, and list what was made with them.
 
-    Erases the judgements from the journal (the append-only file of all judgements) and from the annotation server,
-    compiles the labels again without them, and lists everything that was made with them and where their text remains.
-    While labelling is open, other annotators are asked instead.
+    Erases the judgements from the journal (the file of all judgements) and from the annotation server, compiles the
+    labels again without them, and lists everything that was made with them and where their text remains. While
+    labelling is open, other annotators are asked instead.
 
     This does not train checkpoints again: `align status` marks them until `align run` has done it.
     """

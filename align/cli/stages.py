@@ -39,7 +39,7 @@ def rollout(
     model: str = MODEL,
     prompts: Path = typer.Option(..., "--prompts", help="JSONL or Parquet file of prompts."),
     out: Path = typer.Option(
-        ..., "--out", help="Output folder: candidates.jsonl, their tokens.parquet and dropped.jsonl."
+        ..., "--out", help="Output folder: candidates.jsonl, tokens.parquet (the sampled tokens) and dropped.jsonl."
     ),
     keep_all: bool = typer.Option(
         False, "--keep-all", help="Also keep empty and repeated answers; a fair `align eval` needs them."

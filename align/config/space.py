@@ -23,7 +23,8 @@ Value = int | float | str | bool | None
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Numbers from `low` to `high`, both of them possible; whole ones where both are whole. `step` goes with no `log`."""
+    """Numbers from `low` to `high`, both of them possible; whole ones where both are whole. `step` goes with no
+    `log`."""
 
     key: str
     low: int | float

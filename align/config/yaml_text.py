@@ -1,7 +1,8 @@
 """YAML in and out, with line numbers: the plain YAML that people expect, not all of YAML 1.1.
 
 `1e-4` is a number, `yes`, `no`, `on`, dates and `1:30` are text, a key that stands twice is an error, and tags and
-merge keys are refused. `dump` writes what `parse` reads back as the same values, `edited` changes a few of them in place.
+merge keys are refused. `dump` writes what `parse` reads back as the same values, `edited` changes a few of them in
+place.
 """
 
 import math
@@ -15,7 +16,8 @@ from align.errors import ConfigError
 
 Keys = tuple[str | int, ...]
 LONGEST, MOST, DEEPEST = 1_000_000, 100_000, 64
-"""Characters that are read, values that they make, and how deep these may lie in each other: far more than recipes need."""
+"""Characters that are read, values that they make, and how deep these may lie in each other: far more than recipes
+need."""
 
 _NULL, _BOOL, _INT, _FLOAT, _TEXT = (f"tag:yaml.org,2002:{tag}" for tag in ("null", "bool", "int", "float", "str"))
 _RESOLVERS = (
