@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 annotate_app = typer.Typer(
     rich_markup_mode=None,
     no_args_is_help=True,
-    help="Collect labels from people: push tasks, pull judgements, follow progress, export.",
+    help="Collect labels from people: push tasks, pull judgements, export.",
     epilog=terms("labelling session", "task", "judgement", "journal", "snapshot", "binary label", "control item"),
 )
 

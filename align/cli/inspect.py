@@ -113,7 +113,10 @@ def lineage(
     ),
     as_json: bool = JSON,
 ) -> None:
-    """Show what a model, row or judgement was made from, and what was made from it."""
+    """Show what an item was made from, and what was made from it.
+
+    An item is a model, a row of training data, an answer, a task, a judgement or an annotator.
+    """
     from align.cli.display import print_json, say
     from align.provenance.lineage import trace
 

@@ -19,13 +19,13 @@ KWARGS = typer.Option(
     help="More variables for the chat template, for example '{enable_thinking: false}'.",
 )
 DATE = typer.Option(
-    None, "--date", help="The date (2026-01-31) for a chat template that writes today's date.", show_default="today"
+    None, "--date", help="The date, such as 2026-01-31, that a chat template writes as today's.", show_default="today"
 )
 THINKING = typer.Option(
     False,
     "--hide-thinking",
-    help="Exclude the thoughts in answers from the loss: the model sees them but does not learn them. Not for ppo and"
-    " rloo.",
+    help="Exclude the thoughts (<think>…</think>) in answers from the loss: the model sees them but does not learn"
+    " them. Not for ppo and rloo.",
 )
 SAMPLED = typer.Option(
     None,

@@ -59,7 +59,9 @@ def push(
     compiler: Model = typer.Option(None, "--compiler", help="The label compiler's model. Default: auto."),
     guidelines: Path = typer.Option(None, "--guidelines", help="A markdown file for annotators."),
     hide_thinking: bool = typer.Option(
-        False, "--hide-thinking", help="Hide the thoughts in answers: show and compare answers without them."
+        False,
+        "--hide-thinking",
+        help="Hide the thoughts (<think>…</think>) in answers: show and compare answers without them.",
     ),
     server: str = typer.Option(
         None, "--server", help="The address of an Argilla server (API key in ARGILLA_API_KEY). Default: embedded."

@@ -36,7 +36,9 @@ def sweep(
         None, "--minutes", min=0, help="Time limit: start no trial after this many minutes of trials."
     ),
     sampler: Literal["tpe", "random"] = typer.Option(
-        "tpe", "--sampler", help="How Optuna chooses settings: tpe, or random as a baseline."
+        "tpe",
+        "--sampler",
+        help="How Optuna chooses settings: tpe (tree-structured Parzen estimator), or random as a baseline.",
     ),
     metric: Literal["mean_score", "win_rate"] = typer.Option(
         "mean_score",

@@ -64,18 +64,19 @@ ON_ROWS: list[tuple[Method, str, Any]] = [
 ONLINE = [
     (
         PPO,
-        "Train with PPO on a reward, with a learned critic.\n\nPPO is proximal policy optimisation. The reward scores"
-        " answers that the model gives while it trains.",
+        "Train with PPO to maximise a reward, with a learned critic.\n\nPPO is proximal policy optimisation. The reward"
+        " scores answers that the model gives while it trains.",
     ),
     (
         RLOO,
-        "Train with RLOO on a reward.\n\nRLOO is REINFORCE leave-one-out: the baseline of an answer is the mean reward"
-        " of the other answers to its prompt. The reward scores answers that the model gives while it trains.",
+        "Train with RLOO to maximise a reward.\n\nRLOO is REINFORCE leave-one-out: the baseline of an answer is the"
+        " mean reward of the other answers to its prompt. The reward scores answers that the model gives while it"
+        " trains.",
     ),
     (
         GRPO,
-        "Train with GRPO on a reward.\n\nGRPO is group-relative policy optimisation: an answer is compared with the"
-        " mean of all answers to its prompt. The reward scores answers that the model gives while it trains.",
+        "Train with GRPO to maximise a reward.\n\nGRPO is group-relative policy optimisation: an answer is compared"
+        " with the mean of all answers to its prompt. The reward scores answers that the model gives while it trains.",
     ),
     (
         BEST_OF_N,
