@@ -30,7 +30,7 @@ def import_judgements(
         None, "--format", help="The format of the files. Default: detected from their content."
     ),
     annotator: str = typer.Option(
-        None, "--annotator", help="The annotator of judgements that name none. Without it these are dropped."
+        None, "--annotator", help="The annotator for judgements that name no annotator. Without it these are dropped."
     ),
     prompt: str = typer.Option(None, "--prompt", help="The field with the prompt."),
     answers: str = typer.Option(None, "--answers", help="The fields with the answers, from left to right: one,two."),

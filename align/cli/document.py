@@ -27,7 +27,7 @@ error. Settings (`key=value`) are keys of the recipe ([recipe.md](recipe.md)), i
 | exit code | meaning |
 |---|---|
 | 0 | done |
-| 1 | a bug in align, or a stage failed and you are not at fault |
+| 1 | a bug in align, or a stage that failed although its input was valid |
 | 2 | an input, an option, a file or a service that you can fix; the message says how |
 | 75 | `align run` is waiting for labels; run the same command again when labelling is complete |
 | 76 | a stage found that `align run` must not continue; the message says why |

@@ -44,7 +44,7 @@ def run(
     """Run a recipe, or continue its run.
 
     Stages that are done are not repeated. Exits with 75 while it waits for labels: run the same command again when
-    people have finished. Exits with 76 if a stage finds that the run must not continue.
+    labelling is complete. Exits with 76 if a stage finds that the run must not continue.
     """
     from align.api.runs import run as run_recipe
     from align.cli.display import say, telling

@@ -120,7 +120,7 @@ def stop(home: Home = None, as_json: AsJson = False) -> None:
 
 @server_app.command()
 def status(home: Home = None, as_json: AsJson = False) -> None:
-    """Show whether the server runs, its address and its datasets."""
+    """Show whether the server runs, its address and its data sets."""
     from align.cli.display import say
     from annotation.server import status as look
     from annotation.server.server import verb_of
