@@ -1,6 +1,6 @@
-"""Alignment with people in the loop: a library, and the command `align`. docs/api.md has all names, with a script.
+"""Alignment with human feedback: a library, and the command `align`. docs/api.md lists all names, with an example.
 
-Names are imported when they are first asked for, so that `import align` takes milliseconds and no torch.
+Names are imported when they are first used, so `import align` takes milliseconds and does not import torch.
 """
 
 from align.lazy import lazily
@@ -47,7 +47,8 @@ _HOMES = {
     "align.api.scorers": "load_scorer",
     "align.api.answers": "evaluate sample",
     "align.api.labels": "ask compare_blind compile_labels",
-    "align.api.training": "import_model train_best_of_n train_dpo train_grpo train_kto train_ppo train_reward train_rloo train_sft",
+    "align.api.training": "import_model train_best_of_n train_dpo train_grpo train_kto train_ppo train_reward"
+    " train_rloo train_sft",
     "align.data.prompts": "held_out_prompts prompts_of_round",
     "align.data.mixture": "replayed",
     "align.data.demonstrations": "Demonstration",

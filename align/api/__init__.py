@@ -1,1 +1,1 @@
-"""The public API, a file for each thing one does with it. Everything is importable from `align` itself, lazily."""
+"""The public API, one file for each task. All names can be imported from `align` itself, lazily."""

@@ -1,4 +1,4 @@
-"""Answers: drawn from a model, and measured against another's."""
+"""Answers: sample them from a model, and compare them with another model's."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -37,15 +37,16 @@ def sample(
     workspace: Workspace,
     compute: Compute = _DEFAULT,
 ) -> Samples:
-    """`config.samples` answers of `model` to each of `prompts`, in their order.
+    """Sample `config.samples` answers of `model` to each of `prompts`, in their order.
 
-    With `Rollouts` (the default), which also says which engine samples, empty and repeated answers are left out, for people should not be asked about them;
-    with `Evaluate` every answer stays, as a fair comparison needs. `config.prompts` says how many prompts a recipe draws,
-    and nothing here. A `mixture` names `parent` and `sft`: then `model` is a mapping of these and `current` to models.
+    With `Rollouts` (the default), `config` also sets the engine, and empty and repeated answers are dropped, because
+    people should not be asked about them. With `Evaluate`, every answer is kept, because a fair comparison needs them.
+    `config.prompts` has no effect here; it sets how many prompts a recipe draws. If a `mixture` uses `parent` or `sft`,
+    `model` is a mapping of these names and `current` to models.
 
-    The folder has `candidates.jsonl` and `dropped.jsonl` and `tokens.parquet`, what was sampled for each answer (with log-probabilities
-    where `config.logprobs`). A killed call
-    goes on with the missing shards. Raises ConfigError where model or context cannot hold what is asked for.
+    The folder gets `candidates.jsonl`, `dropped.jsonl` and `tokens.parquet` (the sampled tokens of each answer, with
+    log-probabilities if `config.logprobs` is set). After a kill, the same call continues with the missing shards.
+    Raises ConfigError if the settings do not fit the model or its context length.
     """
     from align.store import write_rows
     from rollouts.mixture import require_named
@@ -73,7 +74,7 @@ def _drawn(
     compute: Compute,
     progress: Progress | None,
 ) -> Samples:
-    """The models' answers; those for a comparison all stay."""
+    """The models' answers; for a comparison all of them are kept."""
     folders = {name: checkpoint_in(place, model, compute) for name, model in models.items()}
     engine = config if isinstance(config, Engine) else compute.engine or Engine()
     keep_all = isinstance(config, Evaluate)
@@ -91,8 +92,8 @@ def draw(
     keep_all: bool,
     progress: Progress | None,
 ) -> Samples:
-    """Answers of the checkpoints `folders` (`current`, and what a mixture names) to `prompts`, with their shards in the
-    scratch of `place`."""
+    """Answers of the checkpoints `folders` (`current`, and those of a mixture) to `prompts`. The shards are in the work
+    folder of `place`."""
     from align.store import checkpoint_id
     from rollouts.mixture import Policy, sources_of
     from rollouts.sample import sample_candidates
@@ -133,16 +134,17 @@ def evaluate(
     workspace: Workspace,
     compute: Compute = _DEFAULT,
 ) -> Evaluation:
-    """How good a model's answers are by `scorer`, and how often they beat another's to the same prompts, with 95%
-    intervals that draw whole prompts.
+    """Score a model's answers with `scorer`, and compare them with another model's answers to the same prompts. The 95%
+    intervals resample whole prompts.
 
-    `ours` and `theirs` are answers (of `sample` with `Evaluate`, or a `.jsonl` or `.parquet` file of them), or models,
-    which answer all of `prompts` as `config` says, each with the same seeds, those of `compute.seeded("evaluation")`. Scores
-    closer than `tie_width` are a tie; a recipe's `evaluate.judge`, given as the `scorer`, has a width of its own. An answer
-    without a score is counted as `unscored`, never as a tie; without a `scorer` there are lengths only.
+    `ours` and `theirs` are answers (from `sample` with `Evaluate`, or a `.jsonl` or `.parquet` file of them), or
+    models. Models answer all of `prompts` with the settings in `config` and the same seeds, those of
+    `compute.seeded("evaluation")`. Scores that differ by less than `tie_width` are a tie; a recipe's `evaluate.judge`,
+    given as the `scorer`, has its own width. An answer without a score is counted as `unscored`, never as a tie.
+    Without a `scorer` only lengths are measured.
 
-    The folder has `result.json` and `samples.parquet`. Raises DataError where the two share no prompt or nothing could be
-    scored, ConfigError for models without prompts, and for prompts that nobody answers.
+    The folder gets `result.json` and `samples.parquet`. Raises DataError if the two share no prompt or nothing could be
+    scored, and ConfigError for models without prompts or prompts without a model.
     """
     both = [given for given in (ours, theirs) if given is not None]
     models = [given for given in both if not _is_answers(given)]
@@ -162,7 +164,7 @@ def evaluate(
 
 
 def _is_answers(given: object) -> bool:
-    """Whether these are answers, or a file of them."""
+    """Whether `given` is answers, or a file of answers."""
     return isinstance(given, Samples) or (isinstance(given, str | Path) and Path(given).is_file())
 
 
@@ -184,8 +186,8 @@ def _answers(
 def compare_answers(
     place: OutputDir, answers: Sequence[Samples], scorer: Scorer | None, *, tie_width: float, seed: int
 ) -> dict[str, Any]:
-    """Write what the first answers are worth, and how often they beat the second ones where there are such, into
-    `place.out`, and return `result.json`."""
+    """Write the scores of the first answers, and their win rate over the second ones if given, to `place.out`; return
+    the content of `result.json`."""
     from align.evaluation.compare import RESULT, evaluate_policy
     from align.store import write_json
 

@@ -1,4 +1,4 @@
-"""Writes the reference in docs/api.md from the names that `align` offers, their signatures and their docstrings.
+"""Writes the reference in docs/api.md from the public names of `align`, their signatures and their docstrings.
 
     python -m align.api.document docs/api.md
 
@@ -19,24 +19,24 @@ from align.config.base import Section
 BEGIN, END = "<!-- reference -->\n", "<!-- end of reference -->\n"
 GROUPS = {
     "Recipes": "load_recipe run require_sections Loaded RunResult",
-    "What functions take in common": "Compute Workspace",
+    "Common arguments": "Compute Workspace",
     "Files": "load_prompts load_demonstrations load_preferences load_binary load_candidates Rows Demonstration"
     " held_out_prompts prompts_of_round replayed",
     "Answers": "sample Samples",
     "Labels": "ask load_judgements compile_labels Labelled Imported Labels",
-    "Training": "train_sft train_dpo train_kto train_reward train_ppo train_rloo train_grpo train_best_of_n import_model"
-    " Trained",
+    "Training": "train_sft train_dpo train_kto train_reward train_ppo train_rloo train_grpo train_best_of_n"
+    " import_model Trained",
     "Scores and comparisons": "load_scorer evaluate compare_blind Evaluation Estimate",
-    "Seams": "Generator AnnotationBackend Answer MemoryBackend Scorer",
+    "Extension points": "Generator AnnotationBackend Answer MemoryBackend Scorer",
     "Records": "Prompt Message Candidate Task Judgement Preference BinaryLabel Edit Dropped",
     "Errors": "AlignError ConfigError DataError ServiceError StageError",
 }
-SETTINGS = "sections of a recipe, each with defaults: [recipe.md](recipe.md) has every key"
+SETTINGS = "sections of a recipe, each with defaults. [recipe.md](recipe.md) describes every key"
 _MODULES = re.compile(r"\b(?:[a-z_]+\.)+(?=[A-Z])")
 
 
 def reference() -> str:
-    """All public names, by what one does with them."""
+    """All public names, grouped by task."""
     parts = []
     for title, names in GROUPS.items():
         parts.append(f"### {title}\n\n" + "\n".join(_entry(name, getattr(align, name)) for name in names.split()))
@@ -46,7 +46,7 @@ def reference() -> str:
 
 
 def with_reference(page: str) -> str:
-    """The page with the reference of today."""
+    """The page with the current reference."""
     head, _, rest = page.partition(BEGIN)
     return f"{head}{BEGIN}\n{reference()}\n{END}{rest.partition(END)[2]}"
 
@@ -65,7 +65,7 @@ def _entry(name: str, value: Any) -> str:
 
 
 def _methods(kind: type, protocol: bool) -> list[tuple[str, str]]:
-    """What a class of ours lets one do, and what it says of that, in the order of its source."""
+    """The public methods of a class and their docstrings, in the order of its source."""
     own = [base for base in kind.__mro__ if protocol or base is kind] if not issubclass(kind, Exception) else []
     found: dict[str, tuple[str, str]] = {}
     for name, value in (pair for base in reversed(own) for pair in vars(base).items()):
@@ -79,7 +79,7 @@ def _methods(kind: type, protocol: bool) -> list[tuple[str, str]]:
 
 
 def _fields(kind: Any) -> str:
-    """A record's fields, as it is made."""
+    """A record's fields, in the order of its constructor."""
     if is_dataclass(kind):
         named = {field.name: field.type for field in fields(kind)}
     else:
@@ -89,7 +89,7 @@ def _fields(kind: Any) -> str:
 
 
 def _signature(function: Any, *, lines: bool = False) -> str:
-    """As one writes a call, with names as they are in `align`."""
+    """The signature as it is called, with names as in `align`."""
     signature = inspect.signature(function)
     parameters = [p for p in signature.parameters.values() if p.name not in ("self", "cls")]
     shown, starred = [], False
@@ -115,7 +115,7 @@ def _default(value: Any) -> str:
 
 
 def _name(annotation: Any) -> str:
-    """A type as it is written in `align`: without modules."""
+    """A type as written in `align`: without modules."""
     if isinstance(annotation, type) and not isinstance(annotation, UnionType) and not hasattr(annotation, "__args__"):
         return annotation.__name__
     return (
@@ -126,7 +126,7 @@ def _name(annotation: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    """The docstring, a paragraph a line."""
+    """The docstring, one line for each paragraph."""
     said = inspect.cleandoc(value.__doc__ or "")
     return "\n\n".join(" ".join(part.split()) for part in said.split("\n\n") if ">>>" not in part)
 

@@ -1,4 +1,4 @@
-"""Files in: prompts, demonstrations, preferences, binary labels and answers, in the forms of docs/files.md."""
+"""Read files: prompts, demonstrations, preferences, binary labels and answers, in the formats of docs/files.md."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +11,12 @@ from align.types import BinaryLabel, Preference, Prompt
 
 
 def load_prompts(source: str | Path | Prompts, *, test_share: float = 0.0) -> Rows[Prompt]:
-    """The distinct prompts of a JSONL or Parquet file, or of a recipe's section `prompts`.
+    """Load the distinct prompts of a JSONL or Parquet file, or of a recipe's section `prompts`.
 
-    The share `test_share`, in [0, 1), has the split `test`, by a hash of the prompt's text alone: it never crosses,
-    whatever is added later. A section says that itself, and how many prompts it wants. Raises DataError for a file that
-    cannot be read, and for a section one of whose sides stays empty; ConfigError for a `test_share` beside a section.
+    The share `test_share`, in [0, 1), gets the split `test`. It is chosen by a hash of the prompt's text alone, so a
+    prompt never changes its split when others are added. A section sets this share itself, and the number of prompts.
+    Raises DataError for a file that cannot be read, and for a section with an empty split; ConfigError for a
+    `test_share` together with a section.
     """
     from align.data.prompts import load_prompts, read_prompts
     from align.errors import ConfigError
@@ -30,10 +31,11 @@ def load_prompts(source: str | Path | Prompts, *, test_share: float = 0.0) -> Ro
 def load_demonstrations(
     source: str | Path | Sft, *, held_out: Sequence[Prompt] = (), seed: int = 0
 ) -> Rows[Demonstration]:
-    """Conversations and the answers that a model should learn to give, of a file or of a recipe's section `sft`.
+    """Load demonstrations (conversations with the answers to learn) from a file, or from a recipe's section `sft`.
 
-    Rows about a prompt of `held_out` (or one that reads the same) are dropped: they would be trained on and tested on. A
-    section's `mix` adds more files in their shares, drawn by `seed`. Raises DataError for a file that cannot be read.
+    Rows about a prompt of `held_out` (or one with the same text) are dropped, because training and test would share
+    them. A section's `mix` adds more files in their shares, sampled with `seed`. Raises DataError for a file that
+    cannot be read.
     """
     from align.data.mixture import load_mixture
 
@@ -45,10 +47,11 @@ def load_demonstrations(
 
 
 def load_preferences(path: str | Path, *, held_out: Sequence[Prompt] = ()) -> Rows[Preference]:
-    """Pairs of a better and a worse answer, of a file; rows about a prompt of `held_out` are dropped.
+    """Load preferences (pairs of a better and a worse answer) from a file. Rows about a prompt of `held_out` are
+    dropped.
 
-    `target`, the probability that `chosen` is better, is 1 and `weight` 1 where a row says no other. Raises DataError for
-    a file that cannot be read.
+    If a row does not give them, `target`, the probability that `chosen` is better, is 1, and `weight` is 1. Raises
+    DataError for a file that cannot be read.
     """
     from align.data.contamination import drop_held_out_preferences
     from align.data.preferences import load_preferences
@@ -59,11 +62,11 @@ def load_preferences(path: str | Path, *, held_out: Sequence[Prompt] = ()) -> Ro
 
 
 def load_binary(path: str | Path, *, held_out: Sequence[Prompt] = ()) -> Rows[BinaryLabel]:
-    """Binary labels, of a file: an answer and whether it is good, as KTO learns from; rows about a prompt of `held_out`
-    are dropped.
+    """Load binary labels (an answer, and whether it is good or bad, as in KTO) from a file. Rows about a prompt of
+    `held_out` are dropped.
 
-    `target`, the probability in [0, 1] that it is good, is 1 or 0 by a row's `label` where the row says no other, and
-    `weight` 1. Raises DataError for a file that cannot be read.
+    If a row does not give them, `target`, the probability in [0, 1] that the answer is good, is 1 or 0 by the row's
+    `label`, and `weight` is 1. Raises DataError for a file that cannot be read.
     """
     from align.data.binary import load_binary
     from align.data.contamination import drop_held_out_binary
@@ -74,8 +77,8 @@ def load_binary(path: str | Path, *, held_out: Sequence[Prompt] = ()) -> Rows[Bi
 
 
 def load_candidates(path: str | Path) -> Samples:
-    """Answers of a file, such as `sample` and `align rollout` write, or another model's. Raises DataError with the line
-    of a row that has no prompt or no text."""
+    """Load answers from a file that `sample` or `align rollout` wrote, or from another model's answers. Raises
+    DataError with the line of a row that has no prompt or no text."""
     from align.data.candidates import load_candidates
 
     return Samples(*load_candidates(Path(path)), dropped=[])

@@ -1,4 +1,4 @@
-"""What functions of the public API take in common, and what they give back."""
+"""The common arguments of the public API's functions, and their results."""
 
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,19 +19,20 @@ from align.types import BinaryLabel, Candidate, Dropped, Edit, Judgement, Prefer
 
 Row = TypeVar("Row")
 ModelLike = str | Path | Model
-"""A checkpoint's folder, a Hub id (owner/name), or a recipe's `model` section, which also says what its chat template is."""
+"""A checkpoint's folder, a Hub id (owner/name), or a recipe's `model` section, which also sets the chat template."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """How something is computed.
+    """The settings of a computation.
 
-    `seed` is at least 0 and below 2³²; every random choice depends on it and on content. `dtype` is that of the weights:
-    use bfloat16 on a GPU. `threads` are CPU threads, all cores where None; other counts may change the last digits of
-    weights. `report_to` names TRL's experiment trackers, as trackio, wandb or tensorboard; each needs its own package.
-    `engine` is what samples, where settings do not say so themselves; vLLM where it is installed, if None. Thoughts of
-    answers are hidden from those in `hide_thinking`: `annotators` when they are asked, `loss` in training, where the model
-    still sees them. The same values on the same machine give the same bytes.
+    `seed` is at least 0 and below 2³²; every random choice depends on it and on the content. `dtype` is the data type
+    of the weights; use bfloat16 on a GPU. `threads` is the number of CPU threads, all cores if None; another number may
+    change the last digits of weights. `report_to` lists TRL's experiment trackers, such as trackio, wandb or
+    tensorboard; each needs its own package. `engine` is the inference engine for settings that do not set one; if None,
+    vLLM if it is installed. `hide_thinking` lists where an answer's thoughts are hidden: `annotators` do not see them;
+    `loss` excludes them from the training loss, but the model still sees them. The same values on the same machine give
+    the same bytes.
     """
 
     seed: int = 0
@@ -59,24 +60,25 @@ class Compute:
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
-        """As a recipe's `seed`, `threads`, `report_to`, `rollouts`, `model.dtype` and `model.hide_thinking` say."""
+        """The settings of a recipe: its `seed`, `threads`, `report_to`, `rollouts`, `model.dtype` and
+        `model.hide_thinking`."""
         model = recipe.model
         hidden = tuple(model.hide_thinking)
         return cls(recipe.seed, model.dtype, recipe.threads, tuple(recipe.report_to), recipe.rollouts, hidden)
 
     def seeded(self, purpose: str) -> Self:
-        """With the seed that `align run` draws for a purpose: `rollouts 1` for the answers of round 1, `evaluation` for
-        those to held-out prompts. Other purposes draw other numbers."""
+        """The same settings with the seed that `align run` uses for a purpose: `rollouts 1` for the answers of round 1,
+        `evaluation` for the answers to held-out prompts. Another purpose gives other random numbers."""
         return replace(self, seed=seed_for(f"{self.seed} {purpose}") % 2**31)
 
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """Where something is made. The folder `out` is there as a whole in the end, or not at all.
+    """Where a function writes. At the end the folder `out` exists completely, or not at all.
 
-    Until then `work` (`out.work` beside it where None) keeps what is done: the same call goes on from it after a kill or
-    an error, and it is removed at the end. `progress` is told (done, in all, what there is to say of it). A folder `out` that
-    is there already is refused: ConfigError.
+    Until then `work` (if None: `out.work` beside `out`) holds the finished parts. After a kill or an error, the same
+    call continues from it; at the end it is removed. `progress` is called with (done, total, message). Raises
+    ConfigError if the folder `out` already exists.
     """
 
     out: str | Path
@@ -85,16 +87,16 @@ class Workspace:
 
     @classmethod
     def fresh(cls, out: str | Path) -> Self:
-        """`out` with a random ending, so that it is not there yet."""
+        """A workspace at `out` with a random suffix, so that the folder does not exist yet."""
         return cls(f"{out}-{secrets.token_hex(4)}")
 
     def at(self, name: str) -> Self:
-        """The folder `name` inside `out`: one for each thing that a script makes."""
+        """A workspace for the folder `name` inside `out`, for a script with several steps."""
         return replace(self, out=Path(self.out) / name, work=Path(self.work) / name if self.work is not None else None)
 
 
 class Rows(list[Row]):
-    """The rows of a file. `dropped` are those that cannot be used, each with its `file:line` and the reason."""
+    """The rows of a file. `dropped` are the rows that cannot be used, each with its `file:line` and the reason."""
 
     def __init__(self, rows: Iterable[Row], dropped: Sequence[Dropped]) -> None:
         super().__init__(rows)
@@ -103,7 +105,7 @@ class Rows(list[Row]):
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Answers: `candidates`, each to one of `prompts`, and what was left out, with the reason."""
+    """Answers: `candidates`, each to one of `prompts`, and `dropped` ones with the reason."""
 
     prompts: list[Prompt]
     candidates: list[Candidate]
@@ -112,8 +114,9 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """What was asked and what was said about it. `sides_drawn`: which answer stood on which side of the screen was drawn
-    at random, as `ask` does it; where it was not, or nobody knows, a crowd that prefers one side may be right."""
+    """Tasks and the judgements about them. `sides_drawn`: the side of the screen for each answer was random, as in
+    `ask`. Then a side that most annotators prefer shows a bias. Otherwise a strong preference for one side is taken as
+    real, because the better answers may have been there."""
 
     tasks: list[Task]
     judgements: list[Judgement]
@@ -122,8 +125,8 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What judgements compile to (docs/label-compiler.md): training rows with `target` and `weight`, and answers that
-    people wrote (`edits`). `annotators` says how far each can be trusted; `notes` are sentences for people."""
+    """Compiled judgements (docs/label-compiler.md): training rows with `target` and `weight`, and answers that people
+    wrote (`edits`). `annotators` gives the estimated reliability of each annotator; `notes` are readable messages."""
 
     preferences: list[Preference]
     binary: list[BinaryLabel]
@@ -135,8 +138,8 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A new model: the folder `checkpoint` (safetensors and tokenizer, merged where LoRA was used), and what training
-    measured: `steps`, first and last loss, rows used and `dropped` by reason, and what the method adds."""
+    """A new model: the folder `checkpoint` (safetensors and tokenizer, merged if LoRA was used), and the `metrics` of
+    training: `steps`, first and last loss, rows used and `dropped` by reason, and those of the method."""
 
     checkpoint: Path
     metrics: Mapping[str, Any]
@@ -144,7 +147,7 @@ class Trained:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean with its 95% interval, which draws whole prompts."""
+    """A mean with its 95% interval, which resamples whole prompts."""
 
     mean: float
     low: float
@@ -156,9 +159,9 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What a model's answers, `samples`, are worth. `win_rate`, in [0, 1], is how often they beat the others', a tie
-    counting half; None where there are no others. `mean_score` is in the scorer's units; None where people judged, and for
-    one prompt. `metrics` is all that was counted, as `result.json` in `folder` has it."""
+    """The evaluation of a model's answers, `samples`. `win_rate`, in [0, 1], is how often they beat the other model's
+    answers, where a tie counts half; None if there are no others. `mean_score` is in the scorer's units; None if people
+    judged, and for a single prompt. `metrics` has all measurements, as in `result.json` in `folder`."""
 
     folder: Path
     samples: Samples
@@ -169,14 +172,15 @@ class Evaluation:
 
 @contextmanager
 def opened(workspace: Workspace) -> Iterator[OutputDir]:
-    """The workspace as `align.pipeline.output_dir` has it."""
+    """The workspace as an `OutputDir` of `align.pipeline.output_dir`."""
     work = None if workspace.work is None else Path(workspace.work)
     with output_dir(Path(workspace.out), work, where="workspace.out") as place:
         yield place
 
 
 def checkpoint_in(place: OutputDir, model: ModelLike, compute: Compute, *, random: bool = False) -> Path:
-    """`model` as a checkpoint folder in the scratch; with `random` a folder with a config and no weights gets random ones."""
+    """`model` as a checkpoint folder in the work folder; with `random`, a folder with a config and no weights gets
+    random weights."""
     seed = compute.seed if random else None
     if not isinstance(model, Model):
         return place.checkpoint(str(model), revision=None, dtype=compute.dtype, seed=seed)
@@ -193,7 +197,7 @@ def checkpoint_in(place: OutputDir, model: ModelLike, compute: Compute, *, rando
 
 
 def estimate(found: Mapping[str, Any] | None) -> Estimate | None:
-    """The interval among what a measurement counted."""
+    """The estimate in a measurement; None if it has none."""
     if found is None or found["mean"] is None:
         return None
     return Estimate(found["mean"], found["low"], found["high"])

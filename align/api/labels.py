@@ -1,4 +1,4 @@
-"""Labels: asking people about answers, and making training rows of what they say."""
+"""Labels: ask people about answers, and compile their judgements to training rows."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -33,18 +33,18 @@ def ask(
     workspace: Workspace,
     compute: Compute = _DEFAULT,
 ) -> Labelled:
-    """Ask people about answers, wait until every task has what it wants or somebody closes the labelling
-    (`align annotate close FOLDER`), and give what they said.
+    """Ask people about answers, wait until labelling is complete, and return their judgements. Labelling is complete
+    when every task has enough answers, or when somebody closes it (`align annotate close FOLDER`).
 
-    `candidates` answer those of `prompts` that are of the split `train`; pairs of `config.gold` about the others are
-    dropped. `config.by` may be simulated annotators. Where people label is `config.server`, the embedded Argilla by
-    default, or a `backend` of your own. `tell` hears how many answers are in and where to label, whenever that changes;
-    it prints that where not given. `round`, from 1, is part of the tasks' ids.
+    `candidates` answer those of `prompts` that have the split `train`; pairs of `config.gold` about other prompts are
+    dropped. `config.by` may be simulated annotators. People label on `config.server`, the embedded Argilla by default,
+    or in your own `backend`. `tell` is called with the number of answers and the address whenever they change; by
+    default it prints them. `round`, from 1, is part of the tasks' ids.
 
-    Unlike other workspaces `out` may be there: the same call goes on with the same tasks, and asks nothing twice. Its
-    `journal.jsonl` has every judgement as soon as it is known; `align annotate status FOLDER` and its like read it.
-    Raises DataError where there is nothing to ask, ConfigError for a folder of other tasks, ServiceError where the
-    server cannot be reached.
+    Unlike in other workspaces, the folder `out` may exist: the same call continues with the same tasks, and asks
+    nothing twice. Its `journal.jsonl` (the append-only file of all judgements) gets each judgement as soon as it is
+    known; verbs such as `align annotate status FOLDER` read it. Raises DataError if there is nothing to ask,
+    ConfigError for a folder with other tasks, ServiceError if the server cannot be reached.
     """
     from align.ids import content_id, file_id
     from align.labelling.folder import is_made, write_session
@@ -72,11 +72,12 @@ def compare_blind(
     workspace: Workspace,
     compute: Compute = _DEFAULT,
 ) -> Evaluation:
-    """How often people prefer our answers to held-out prompts, not knowing which are whose: `judge.tasks` comparisons,
-    each by `judge.overlap` people, who label as in `ask`; the folder goes on as there, and gets a `result.json`.
+    """Measure in blind comparisons how often people prefer our answers to held-out prompts. `judge.overlap` people
+    answer each of `judge.tasks` comparisons. They label as in `ask`; the folder can be continued in the same way, and
+    gets a `result.json`.
 
-    Of several answers to a prompt the first counts; where both say the same it is a tie that nobody is asked about.
-    `win_rate` is None where fewer than two prompts were judged. Raises DataError where the two share no prompt.
+    If a prompt has several answers, the first one is used. Two identical answers are a tie, and nobody is asked about
+    them. `win_rate` is None if fewer than two prompts were judged. Raises DataError if the two share no prompt.
     """
     from align.ids import content_id
     from align.labelling.comparison import win_rate
@@ -100,7 +101,7 @@ def compare_blind(
 def _blind(
     ours: Samples, theirs: Samples, judge: PeopleJudge, round: int, seed: int, hide_thinking: bool = False
 ) -> "tuple[AskedTasks, dict[str, list[str]]]":
-    """What is asked, and what the result needs to know of it (`align.labelling.comparison`)."""
+    """The tasks, and what the result needs to know about them (`align.labelling.comparison`)."""
     from align.labelling.tasks import AskedTasks
     from annotation.tasks import TIED, blind_tasks, first_samples
 
@@ -131,7 +132,7 @@ def _folder(workspace: Workspace) -> Path:
 def _followed(
     folder: Path, backend: "AnnotationBackend | None", tell: "Callable[[Waiting], None]", workspace: Workspace
 ) -> Labelled:
-    """Wait until nothing is missing."""
+    """Wait until labelling is complete."""
     from align.labelling.session import follow, session_of_folder
     from annotation.backend import SimulationBackend
 
@@ -144,13 +145,13 @@ def _followed(
 
 
 def compile_labels(labelled: "Labelled | Imported", *, model: str = "auto") -> Labels:
-    """Training rows from what people said, whatever their number: soft targets, and weights by how far the votes remove
-    the doubt (docs/label-compiler.md).
+    """Compile judgements, of any number of annotators, to training rows: soft targets, and weights by how certain the
+    votes make the label (docs/label-compiler.md).
 
-    `model` is `bradley_terry`, `dawid_skene` or `majority`; `auto` takes the first unless another one predicts held-out
-    labels better. A preference's `target` is in [0.5, 1], a binary label's in [0, 1], a `weight` in [0, 1]. Whatever
-    becomes no row is in `dropped`, with the reason. Raises ConfigError for another model, DataError for a judgement that
-    its kind of task cannot have.
+    `model` is `bradley_terry`, `dawid_skene` or `majority`; `auto` is `bradley_terry`, unless another model predicts
+    held-out labels better. The `target` of a preference is in [0.5, 1], that of a binary label in [0, 1], a `weight` in
+    [0, 1]. Judgements that give no row are in `dropped`, with the reason. Raises ConfigError for another model,
+    DataError for a judgement that does not fit the kind of its task.
     """
     from align.types import from_table, to_table
     from annotation.compile import compile_labels

@@ -1,4 +1,4 @@
-"""Recipes, read and run."""
+"""Load and run recipes."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 _SAYS_WHAT = (*METHODS, "sft", "annotate", "preferences", "binary", "reward")
 RecipeLike = str | Path | Mapping[str, Any] | Loaded
-"""A recipe's file or folder, its keys and values, or what `load_recipe` gave."""
+"""A recipe's file or folder, its keys and values, or a result of `load_recipe`."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """How a call of `run` ended. `state` is `finished`; `waiting` for people, where `reason` says how far they are and
-    where to label; or `blocked` by `stage`, for `reason`. `ran` are the stages that it did itself, as `1/policy`; `report`
-    is the HTML page."""
+    """The result of `run`. `state` is `finished`; `waiting` for labels, and `reason` gives the progress and where to
+    label; or `blocked` by `stage`, and `reason` says why. `ran` lists the stages that this call ran, such as
+    `1/policy`; `report` is the HTML page."""
 
     folder: Path
     state: Literal["finished", "waiting", "blocked"]
@@ -32,10 +32,11 @@ class RunResult:
 
 
 def load_recipe(recipe: RecipeLike, overrides: Sequence[str] = ()) -> Loaded:
-    """A recipe, checked, with every default filled in: `.recipe` has a section for each key (docs/recipe.md).
+    """Load and check a recipe, with every default filled in. `.recipe` has a section for each key (docs/recipe.md).
 
-    `overrides` are changes such as `dpo.beta=0.2`, in YAML. Relative paths start at the recipe's folder, those of a mapping
-    at the working directory. Raises ConfigError with a line for each problem: the key, the value found and the way out.
+    `overrides` are changes such as `dpo.beta=0.2`, in YAML. Relative paths start at the recipe's folder, or for a
+    mapping at the working directory. Raises ConfigError with a line for each problem: the key, the value found and how
+    to fix it.
     """
     from align.config import load
     from align.config.yaml_text import dump
@@ -56,8 +57,8 @@ def load_recipe(recipe: RecipeLike, overrides: Sequence[str] = ()) -> Loaded:
 
 
 def require_sections(recipe: Recipe, *sections: str, judge: Literal["function", "people"] = "function") -> None:
-    """Raises ConfigError unless a recipe has these sections and no other one that says what is done, this kind of judge, and
-    one process: for a script that does so much and no more."""
+    """Raise ConfigError unless a recipe has exactly these sections (of a method, `sft`, `annotate`, `preferences`,
+    `binary` and `reward`), this kind of judge and one process. For a script that supports nothing else."""
     from align.errors import ConfigError
 
     there = {name for name in _SAYS_WHAT if getattr(recipe, name) is not None}
@@ -79,12 +80,12 @@ def run(
     verify: bool = False,
     tell: "Callable[[Event], None] | None" = None,
 ) -> RunResult:
-    """Run a recipe, or go on with it, in the folder `runs/<its name>`: what `align run` does.
+    """Run a recipe, or continue its run, in the folder `runs/<its name>`, as `align run` does.
 
-    What is done already is found and not repeated. With `wait` it follows the labelling until people have finished, else
-    it comes back `waiting`, and the same call goes on later. `start_from` names a stage, as `policy` or `2/policy`, that
-    is done again with all after it; `verify` compares published files with their receipts first. `tell` hears of each
-    stage. Raises AlignError where a stage fails, ServiceError where another process works on the run.
+    Stages that are done are not repeated. With `wait` it waits until labelling is complete; otherwise it returns the
+    state `waiting`, and the same call continues later. `start_from` names a stage, such as `policy` or `2/policy`, to
+    run again with all later stages. `verify` first compares the published files with their receipts. `tell` is called
+    with the events of each stage. Raises AlignError if a stage fails, ServiceError if another process works on the run.
     """
     from align.pipeline.run import create_run
     from align.report.html import write_report

@@ -1,4 +1,4 @@
-"""Scorers: what says how good an answer is."""
+"""Scorers: they say how good an answer is."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from reward.terms import RewardTerm
 
 ScorerLike = Scorer | Callable[[list[Message], str], float | None]
-"""A Scorer, or a function of (messages, answer) that gives a number, higher is better, or None for no score."""
+"""A Scorer, or a function of (messages, answer) that returns a number (higher is better), or None for no score."""
 
 
 def load_scorer(
@@ -26,12 +26,13 @@ def load_scorer(
     bound: float = 0.0,
     compute: Compute | None = None,
 ) -> Scorer:
-    """What says how good an answer is, higher is better.
+    """Load a scorer, which says how good an answer is; higher is better.
 
-    `source` is a reward model's folder, `file.py:function`, `{type: …}` as an entry of a recipe's `reward.functions`, or a
-    section of a recipe: such an entry, `evaluate.judge`, or the whole of `reward`, the weighted sum of its functions and
-    of the reward model that was trained, whose folder is then `model`. `bound` standard deviations of an ensemble's
-    members are taken off their mean. Raises ConfigError for what is none of these, and for options that cannot act.
+    `source` is a reward model's folder, `file.py:function`, `{type: …}` like an entry of a recipe's `reward.functions`,
+    or a section of a recipe: such an entry, `evaluate.judge`, or the whole `reward`. The last is the weighted sum of
+    its functions and of the trained reward model, whose folder is then `model`. For an ensemble, `bound` standard
+    deviations of the members' scores are subtracted from their mean. Raises ConfigError for any other `source`, and for
+    options that have no effect.
     """
     from reward.terms import RewardTerm, parse_reward, scorer_of
 
@@ -53,7 +54,7 @@ def load_scorer(
 
 
 def _terms(reward: Rewards, model: str | Path | None, bound: float) -> "list[RewardTerm]":
-    """The terms of a recipe's reward."""
+    """The reward terms of a recipe."""
     from reward.terms import RewardTerm
 
     if bound:
@@ -66,7 +67,7 @@ def _terms(reward: Rewards, model: str | Path | None, bound: float) -> "list[Rew
 
 
 def scorer_like(given: ScorerLike) -> Scorer:
-    """A function as a Scorer; a Scorer as it is."""
+    """A function as a Scorer; a Scorer unchanged."""
     from reward.functions import FunctionScorer, in_memory
 
     return given if isinstance(given, Scorer) else FunctionScorer(in_memory(given))

@@ -1,4 +1,4 @@
-"""Training: one function a method. Each makes a new checkpoint from one, and goes on after a kill where it was."""
+"""Training: one function for each method. Each makes a new checkpoint from another, and resumes after a kill."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,14 +13,15 @@ from align.types import BinaryLabel, Preference, Prompt
 
 _DEFAULT = Compute()
 SampledIn = Workspace | str | Path | None
-"""Where answers were sampled: one folder, or what holds several."""
+"""Where answers were sampled: one folder, or a folder that contains several."""
 
 
 def import_model(model: ModelLike, *, workspace: Workspace, compute: Compute = _DEFAULT) -> Trained:
-    """A model as a checkpoint folder of its own, with the chat template that a recipe's `model` section says.
+    """Import a model into a new checkpoint folder, with the chat template of a recipe's `model` section.
 
-    Every other function takes a model as it is, too; this is for one that is used several times. Raises ConfigError for
-    a folder without a causal language model and where there is no chat template, ServiceError where the Hub is not reached.
+    Every other function also takes a model directly; use this for a model that is used several times. Raises
+    ConfigError for a folder without a causal language model and if there is no chat template, ServiceError if the Hub
+    cannot be reached.
     """
     with opened(workspace) as place:
         for file in (found := checkpoint_in(place, model, compute)).iterdir():
@@ -37,10 +38,11 @@ def train_sft(
     workspace: Workspace,
     compute: Compute = _DEFAULT,
 ) -> Trained:
-    """Supervised fine-tuning of `model` on `demonstrations`: the mean negative log-probability of their answers' tokens.
+    """Supervised fine-tuning of `model` on `demonstrations`. The loss is the mean negative log-probability of the
+    tokens of their answers.
 
-    A folder with a config and no weights gets random ones. Of `config` all counts but `demonstrations` and `mix`, which
-    say where rows come from: `load_demonstrations` reads those. Raises DataError where no row is left to train on.
+    A folder with a config and no weights gets random weights. `config.demonstrations` and `config.mix` have no effect
+    here; they name the files that `load_demonstrations` reads. Raises DataError if no row is left to train on.
     """
     from align.train.sft import train_sft
 
@@ -58,12 +60,14 @@ def train_dpo(
     workspace: Workspace,
     compute: Compute = _DEFAULT,
 ) -> Trained:
-    """Direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290): `model` is trained and is the reference.
+    """Direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290). Training starts from `model`, which is
+    also the reference.
 
-    Each pair counts by its `target`, the probability that `chosen` is better, and by its `weight`; weights are scaled to
-    average 1. Answers are trained on as they were sampled where `rollouts`, a folder of `sample` or the workspace that such
-    folders lie in, knows their tokens, else by their text. The metrics have the reward's accuracy and margin. Raises DataError where no pair is left to train on,
-    StageError where policy and reference differ before the first step.
+    The loss of each pair uses its `target`, the probability that `chosen` is better, and its `weight`; weights are
+    scaled to a mean of 1. `rollouts` is a folder of `sample`, or the workspace that contains such folders: answers
+    found there are trained on with the tokens that were sampled, other answers with the tokens of their text. The
+    metrics include the accuracy and margin of the implicit reward. Raises DataError if no pair is left to train on,
+    StageError if policy and reference differ before the first step.
     """
     from align.train.dpo import train_dpo
 
@@ -79,9 +83,11 @@ def train_kto(
     workspace: Workspace,
     compute: Compute = _DEFAULT,
 ) -> Trained:
-    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv 2402.01306) on answers that are good or bad.
+    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv 2402.01306) on binary labels: answers that are good
+    or bad.
 
-    A label of target p counts p as good and 1 − p as bad, times its weight. `rollouts` as in `train_dpo`. Raises DataError for fewer than two labels.
+    A label with target p counts as good with weight p and as bad with weight 1 − p, both times its `weight`. `rollouts`
+    is as in `train_dpo`. Raises DataError for fewer than two labels.
     """
     from align.train.kto import train_kto
 
@@ -97,10 +103,11 @@ def train_reward(
     workspace: Workspace,
     compute: Compute = _DEFAULT,
 ) -> Trained:
-    """A reward model from pairs (Bradley and Terry 1952): `model` with a head that gives one score, which starts at 0.
+    """Train a reward model on pairs (Bradley and Terry 1952): `model` with a head for one score, which starts at 0.
 
-    `config.members` over 1 makes an ensemble, whose disagreement says how far a score can be trusted; `config.held_out`
-    keeps a share of prompts to measure it on. `rollouts` as in `train_dpo`. `load_scorer` reads the folder. Raises DataError where no pair is left.
+    `config.members` above 1 makes an ensemble, whose disagreement shows how far a score can be trusted;
+    `config.held_out` holds out a share of prompts to measure the model on. `rollouts` is as in `train_dpo`.
+    `load_scorer` loads the folder. Raises DataError if no pair is left to train on.
     """
     from reward.train import train_reward
 
@@ -117,11 +124,12 @@ def train_ppo(
     workspace: Workspace,
     compute: Compute = _DEFAULT,
 ) -> Trained:
-    """Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347) with a learned critic, which starts from the
-    reward model in the folder `critic`, else from `model`.
+    """Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347) with a learned critic, which starts from
+    the reward model in the folder `critic` if given, else from `model`.
 
-    The policy answers `prompts` while it learns, and `scorer` says how well; the KL divergence to `model` counts
-    `config.beta` times. Raises DataError where no answer has a score, ConfigError for a `critic` that cannot act.
+    The policy answers `prompts` while it learns, and `scorer` scores the answers; `config.beta` is the coefficient of
+    the KL divergence to `model`. Raises DataError if no answer has a score, ConfigError for a `critic` that has no
+    effect.
     """
     from align.train.ppo import train_ppo
 
@@ -139,7 +147,7 @@ def train_rloo(
     compute: Compute = _DEFAULT,
 ) -> Trained:
     """REINFORCE leave-one-out (Ahmadian et al. 2024, arXiv 2402.14740): the baseline of an answer is the mean reward of
-    the others to its prompt. Otherwise as `train_ppo`, without a critic."""
+    the other answers to its prompt. Otherwise as `train_ppo`, without a critic."""
     from align.train.rloo import train_rloo
 
     return _online(train_rloo, model, prompts, config or Rloo(), scorer, workspace, compute)
@@ -154,8 +162,9 @@ def train_grpo(
     workspace: Workspace,
     compute: Compute = _DEFAULT,
 ) -> Trained:
-    """Group-relative policy optimisation (Shao et al. 2024, arXiv 2402.03300): the advantage of an answer is its score less
-    the mean over the answers to its prompt, in their standard deviations. Otherwise as `train_ppo`, without a critic."""
+    """Group-relative policy optimisation (Shao et al. 2024, arXiv 2402.03300): the advantage of an answer is its score
+    minus the mean over the answers to its prompt, divided by their standard deviation. Otherwise as `train_ppo`,
+    without a critic."""
     from align.train.grpo import train_grpo
 
     return _online(train_grpo, model, prompts, config or Grpo(), scorer, workspace, compute)
@@ -171,15 +180,15 @@ def train_best_of_n(
     compute: Compute = _DEFAULT,
 ) -> Trained:
     """Rejection sampling (Touvron et al. 2023, arXiv 2307.09288, §3.2.3): supervised fine-tuning on the best of
-    `config.samples` answers to each prompt by `scorer`; the answers and their ids are in `candidates.parquet` of the
-    checkpoint's folder. Raises DataError where no prompt has a whole answer with a score."""
+    `config.samples` answers to each prompt, by `scorer`. The answers and their ids are in `candidates.parquet` in the
+    checkpoint's folder. Raises DataError if no prompt has a complete answer with a score."""
     from align.stages.best_of_n import train_best_of_n
 
     return _online(train_best_of_n, model, prompts, config or BestOfN(), scorer, workspace, compute)
 
 
 def _tokens(rollouts: SampledIn) -> dict[str, Any]:
-    """What answers were sampled as. Raises DataError for a folder that does not know it."""
+    """The sampled tokens of answers. Raises DataError for a folder without them."""
     from align.data.candidates import tokens_below
 
     if rollouts is None:
@@ -197,7 +206,7 @@ def _online(
     compute: Compute,
     **more: Any,
 ) -> Trained:
-    """A training that scores answers; its metrics say why some had no score."""
+    """A training that scores answers; its metrics say why some have no score."""
     from reward.compose import weighted
 
     judged = weighted([(scorer_like(scorer), 1.0)])
@@ -219,7 +228,7 @@ def _trained(
     why: Callable[[], dict[str, Any]] = dict,
     **more: Any,
 ) -> Trained:
-    """What all trainings have in common."""
+    """The common part of all training functions."""
     if not rows:
         raise DataError("there is not one row to train on", hint="see the `dropped` of what was loaded or compiled")
     with opened(workspace) as place:

@@ -8,6 +8,7 @@ import typer
 from align.cli.annotate_import import import_judgements
 from align.cli.push import push
 from align.cli.status import FOLDER, JSON, status, watch
+from align.cli.terms import OF_LABELLING, terms
 from align.figures import counted
 
 if TYPE_CHECKING:
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 annotate_app = typer.Typer(
     rich_markup_mode=None,
     no_args_is_help=True,
-    help="Ask people: push tasks, pull judgements, see how they get on, share what they said, close.",
+    help="Collect labels from people: push tasks, pull judgements, export.",
+    epilog=terms(*OF_LABELLING),
 )
 
 
@@ -25,9 +27,13 @@ annotate_app.command()(push)
 
 @annotate_app.command()
 def pull(folder: Path = FOLDER, as_json: bool = JSON) -> None:
-    """Take new judgements into the folder's journal, and write judgements.jsonl and what they are compiled to:
-    preferences.jsonl, binary.jsonl and demonstrations.jsonl (corrected answers), and dropped.jsonl with the reasons.
-    Of a blind comparison, also how often which side won."""
+    """Fetch new judgements and compile them to training data.
+
+    Adds the new judgements to the journal (the append-only file of all judgements). Writes judgements.jsonl and what
+    they are compiled to: preferences.jsonl, binary.jsonl (good or bad for one answer) and demonstrations.jsonl
+    (corrected answers), and dropped.jsonl with the reasons. For a blind comparison it also prints how often each side
+    won.
+    """
     from align.cli.display import plain, print_json
     from align.cli.status import winner
     from align.labelling.comparison import win_rate
@@ -71,15 +77,20 @@ def pull(folder: Path = FOLDER, as_json: bool = JSON) -> None:
 @annotate_app.command()
 def export(
     folder: Path = FOLDER,
-    out: Path = typer.Option(..., "--out", help="The new folder: data/ and README.md, its card."),
-    format: Literal["parquet", "jsonl"] = typer.Option("parquet", "--format", help="How the rows are written."),
+    out: Path = typer.Option(..., "--out", help="The new folder. It gets data/ and README.md, the data card."),
+    format: Literal["parquet", "jsonl"] = typer.Option("parquet", "--format", help="The file format of the rows."),
     names: bool = typer.Option(
-        False, "--names", help="Keep annotators' names and times; without it they are annotator-1, annotator-2 …"
+        False,
+        "--names",
+        help="Keep annotators' names and times. Without it the names are annotator-1, annotator-2 …",
     ),
     as_json: bool = JSON,
 ) -> None:
-    """Write all that people said, and what it is compiled to, as a data set in the Hub's layout: `datasets`, TRL and
-    our own verbs read it. Of a run, all rounds; what `align annotate pull` has not taken in yet is not there."""
+    """Export judgements and compiled labels as a data set.
+
+    The data set has the layout of the Hugging Face Hub: `datasets`, TRL and the verbs of align can read it. For a run,
+    all rounds are exported. Judgements that `align annotate pull` has not fetched yet are not included.
+    """
     from align.cli.display import print_json
     from align.provenance.export import ROW
     from align.provenance.export import export as write
@@ -98,7 +109,10 @@ annotate_app.command()(watch)
 
 @annotate_app.command()
 def close(folder: Path = FOLDER, as_json: bool = JSON) -> None:
-    """Take the judgements that are there, and ask for no more; `align run` then goes on."""
+    """Close labelling with the judgements given so far.
+
+    No more are asked for. `align run` then continues: it freezes the judgements in a snapshot and trains on it.
+    """
     from align.labelling.session import closed, finish, open_backend
 
     session = _session(folder)
@@ -109,7 +123,10 @@ def close(folder: Path = FOLDER, as_json: bool = JSON) -> None:
 
 @annotate_app.command()
 def reopen(folder: Path = FOLDER, as_json: bool = JSON) -> None:
-    """Take a closing back, so that more labels can come; `align run` then makes a new snapshot."""
+    """Open labelling again, so that more labels can come in.
+
+    `align run` then makes a new snapshot: the judgements frozen when labelling closes.
+    """
     from align.labelling.session import closed, open_backend
     from align.pipeline.lock import run_lock
     from annotation.journal import reopen as write_reopening
@@ -128,7 +145,7 @@ def _say_state(folder: Path, state: str, as_json: bool) -> None:
     if as_json:
         print_json({"folder": str(folder), "state": state})
     else:
-        typer.echo(f"the labelling in {folder} is {state}")
+        typer.echo(f"labelling in {folder} is {state}")
 
 
 def _session(folder: Path) -> "Session":

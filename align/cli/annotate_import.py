@@ -17,31 +17,43 @@ Model = Literal["auto", "bradley_terry", "dawid_skene", "majority"]
 
 def import_judgements(
     files: list[Path] = typer.Argument(..., help="Files of judgements: .jsonl, .jsonl.gz, .parquet, .json or .csv."),
-    out: Path = typer.Option(None, "--out", help="The new folder: judgements, what they compile to, and the report."),
+    out: Path = typer.Option(
+        None, "--out", help="Write to this new folder: the judgements, the compiled labels and the report."
+    ),
     into: Path = typer.Option(
         None,
         "--into",
-        help="Or: a run's folder, or one of `align annotate push`, whose tasks the judgements are about.",
+        help="Or add to this folder: a run, or a labelling session of `align annotate push`, whose tasks the judgements"
+        " are about.",
     ),
-    format: Format = typer.Option(None, "--format", help="How the files are read. Default: by what is in them."),
+    format: Format = typer.Option(
+        None, "--format", help="The format of the files. Default: detected from their content."
+    ),
     annotator: str = typer.Option(
-        None, "--annotator", help="Whose judgements those are that name nobody; without it they are dropped."
+        None, "--annotator", help="The annotator for judgements that name no annotator. Without it these are dropped."
     ),
-    prompt: str = typer.Option(None, "--prompt", help="The field of the prompt."),
-    answers: str = typer.Option(None, "--answers", help="The fields of the answers, from left to right: one,two."),
-    question: str = typer.Option(None, "--question", help="The question, or field, that says what people thought."),
-    scale: str = typer.Option(None, "--scale", help="The lowest and the highest rating, as 1:10. Default: 1:5."),
+    prompt: str = typer.Option(None, "--prompt", help="The field with the prompt."),
+    answers: str = typer.Option(None, "--answers", help="The fields with the answers, from left to right: one,two."),
+    question: str = typer.Option(None, "--question", help="The question, or field, with the annotators' judgement."),
+    scale: str = typer.Option(
+        None, "--scale", help="The lowest and the highest rating, for example 1:10. Default: 1:5."
+    ),
     outcome: list[str] = typer.Option(
         None,
         "--outcome",
-        help="What a label means, as 'Option 1=a'; once for each: a, b, tie, both_bad, good, bad, skipped.",
+        help="What a label means, for example 'Option 1=a'. Repeat it for each label. The meanings are a, b, tie,"
+        " both_bad, good, bad, skipped.",
     ),
     compiler: Model = typer.Option(None, "--compiler", help="The label compiler's model. Default: auto."),
     as_json: bool = JSON,
 ) -> None:
-    """Read judgements that were made elsewhere (rows of your own, what `align annotate export` writes, exports of Argilla
-    and of Label Studio; docs/files.md has the forms), say what was understood, and compile them as ours: with --out into
-    files that `align dpo`, `align kto` and recipes read, with --into into a labelling's journal, where nothing is doubled."""
+    """Import judgements that were made elsewhere.
+
+    Reads your own rows, the output of `align annotate export`, and exports of Argilla and Label Studio (docs/files.md
+    describes the formats), and reports how it understood them. With --out, it compiles them like align's own
+    judgements, to files that `align dpo`, `align kto` and recipes read. With --into, it adds them to the journal of a
+    labelling session (the append-only file of all judgements), without duplicates.
+    """
     from align.cli.display import print_json, say
     from align.errors import ConfigError
     from align.provenance.export import ROW
@@ -76,13 +88,15 @@ def _into(files: list[Path], folder: Path, reading: "Reading") -> tuple[dict[str
     with run_lock(folder):
         report = import_into(files, session, folder, reading)
     lines = [
-        f"{report['new']} new judgements in {folder}, as if people had seen the answers where this labelling shows them"
+        f"{report['new']} new judgements in {folder}, as if people had seen the answers in this session's positions"
     ]
     if report["known_annotators"]:
         same = ", ".join(f"{name} ({count})" for name, count in report["known_annotators"].items())
-        lines.append(f"taken for the same people as in the journal: {same}")
+        lines.append(f"annotators assumed to be the same people as in the journal: {same}")
     if report["forgotten"]:
-        lines.append(f"{report['forgotten']} are of people or tasks that are forgotten, and were not taken in")
+        lines.append(
+            f"{report['forgotten']} were not imported: their annotators or tasks were forgotten (`align forget`)"
+        )
     return report, lines + ([late_text(report["late"])] if report["late"] else [])
 
 
@@ -124,5 +138,5 @@ def _scale(text: str | None) -> tuple[float, float] | None:
     except ValueError:
         low = high = 0.0
     if not (isfinite(low) and isfinite(high) and low < high):
-        raise ConfigError(f"{text!r} is no scale", where="--scale", hint="lowest:highest, as 1:10")
+        raise ConfigError(f"{text!r} is not a scale", where="--scale", hint="lowest:highest, as 1:10")
     return low, high

@@ -1,4 +1,4 @@
-"""`align`: one verb, one function; heavy imports stay inside the verbs so that `--help` is quick."""
+"""`align`: one function for each verb. Heavy imports stay inside the verbs so that `--help` is fast."""
 
 import os
 import sys
@@ -20,6 +20,7 @@ from align.cli.server import server_app
 from align.cli.settings import MODEL_OPTIONS, with_options, with_settings
 from align.cli.stages import ROLLOUT_NO_USE, evaluate, rollout
 from align.cli.sweep import sweep
+from align.cli.terms import TERMS, terms
 from align.cli.train import ON_ROWS, ONLINE, online_verb, settings_of, verb_on_rows
 from align.errors import EXIT_USER, AlignError, StageError
 
@@ -40,8 +41,8 @@ def _answers() -> Any:
 
 app = typer.Typer(
     name="align",
-    help="Alignment with people in the loop: sample, ask, train, prove, and go again.",
-    epilog="Add --debug to any command for the whole trace of an error.",
+    help="Align a language model with human feedback: sample answers, collect labels, train, evaluate, repeat.",
+    epilog=f"Add --debug to any command to see the full traceback of an error.\n\n{terms(*TERMS)}",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
@@ -69,7 +70,7 @@ app.add_typer(server_app, name="server")
 
 
 @app.callback(invoke_without_command=True)
-def version(show: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
+def version(show: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
     if show:
         from align import __version__
 
@@ -78,7 +79,7 @@ def version(show: bool = typer.Option(False, "--version", help="Print the versio
 
 
 def main() -> None:
-    """The console script. Errors are one sentence; exit code 2 is the user's mistake, 1 ours, 75 waiting."""
+    """The console script. An error is one sentence. Exit code 2: the user's mistake; 1: a bug in align; 75: waiting."""
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     for stream in (sys.stdout, sys.stderr):
@@ -96,7 +97,7 @@ def main() -> None:
 
 
 def _answer(error: Exception, debug: bool) -> NoReturn:
-    """Say what is wrong and end with its exit code; with `debug` the whole trace is shown."""
+    """Print what is wrong and exit with its code; with `debug`, show the full traceback."""
     if isinstance(error, BrokenPipeError):  # the reader of our output, such as `head`, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
@@ -106,7 +107,7 @@ def _answer(error: Exception, debug: bool) -> NoReturn:
 
 
 def _run(arguments: list[str]) -> int:
-    """Do what the arguments say. Not `app()`, for it would answer interrupts and closed pipes in its own way."""
+    """Do what the arguments say. Not `app()`: it would handle interrupts and closed pipes in its own way."""
     try:
         command, name, arguments = _help_alone(typer.main.get_command(app), arguments)
         with command.make_context(name, arguments) as context:
@@ -123,7 +124,7 @@ def _run(arguments: list[str]) -> int:
 def _help_alone(root: Any, arguments: list[str]) -> tuple[Any, str, list[str]]:
     """The command to call, its name and arguments: the root with all of them, or the verb itself for its `--help`.
 
-    On the way through a verb's parents typer would load pydantic (0.1 s) for the options that they were not given.
+    Going through a verb's parents, typer would load pydantic (0.1 s) for their options, which were not given.
     """
     command, words = root, list(arguments)
     while words and words[0] in getattr(command, "commands", {}):
@@ -146,7 +147,7 @@ def _refusal(error: Exception) -> AlignError | None:
 
 def _defect(error: Exception) -> AlignError:
     what = f"this is a bug in align: {type(error).__name__}: {error}"
-    return StageError(what, hint="run it again with --debug for the whole trace")
+    return StageError(what, hint="run it again with --debug for the full traceback")
 
 
 def _say(text: str) -> None:

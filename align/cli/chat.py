@@ -1,4 +1,4 @@
-"""`align chat`: a checkpoint answers, and its answer appears while it is written."""
+"""`align chat`: a checkpoint answers, and its answer appears token by token."""
 
 import sys
 import tempfile
@@ -17,18 +17,23 @@ if TYPE_CHECKING:
 
 def chat(
     model: str = typer.Argument(
-        ..., help="A checkpoint's folder, a run's or its recipe's folder (its newest policy) or a Hub id."
+        ..., help="The folder of a checkpoint, of a run or its recipe (for its newest policy), or a Hub id."
     ),
-    message: str = typer.Option(None, "--message", "-m", help="Say this, print the answer and leave."),
-    temperature: float = typer.Option(0.7, "--temperature", min=0.0, help="0 takes the likeliest token each time."),
-    max_tokens: int = typer.Option(256, "--max-tokens", min=1, help="Longest answer."),
-    seed: int = typer.Option(0, "--seed", min=0, help="Another seed, another answer."),
+    message: str = typer.Option(None, "--message", "-m", help="Send this message, print the answer and exit."),
+    temperature: float = typer.Option(
+        0.7, "--temperature", min=0.0, help="Sampling temperature; 0 always takes the most likely token."
+    ),
+    max_tokens: int = typer.Option(256, "--max-tokens", min=1, help="Maximum length of an answer, in tokens."),
+    seed: int = typer.Option(0, "--seed", min=0, help="Random seed; another seed gives another answer."),
     revision: str = REVISION,
     chat_template: str = TEMPLATE,
     dtype: Literal["float32", "bfloat16"] = DTYPE,
     threads: int = THREADS,
 ) -> None:
-    """Talk with a model: a line is a message, and the whole conversation is its context. Ctrl-D ends it."""
+    """Chat with a model.
+
+    Each line that you type is a message; the whole conversation is the context. Ctrl-D ends the chat.
+    """
     from align.text import load_tokenizer
     from align.train.checkpoint import import_model, load_model
 
@@ -46,8 +51,9 @@ def chat(
 
 
 def newest_policy(path: Path) -> Path | None:
-    """The last policy of the run that `path` means (`align.pipeline.run.find_run`), of those below `path` where it lies in
-    the run; None where it is a checkpoint itself, or means no run. ConfigError where there is none yet."""
+    """The latest policy of the run that `path` refers to (`align.pipeline.run.find_run`); if `path` is inside the run,
+    the latest below `path`. None if `path` is a checkpoint itself or refers to no run. ConfigError if there is no
+    policy yet."""
     from align.errors import ConfigError
     from align.pipeline.receipts import stage_folder
     from align.pipeline.run import find_run
@@ -67,7 +73,7 @@ def newest_policy(path: Path) -> Path | None:
 
 
 def _lines() -> Any:
-    """What the person says, line by line; empty ones are passed over."""
+    """What the person types, line by line, without empty lines."""
     asks = sys.stdin.isatty()
     while True:
         if asks:
@@ -110,7 +116,8 @@ def _answering(
 
 
 class Printer:
-    """Prints an answer's text as its tokens come; transformers calls `put` with the prompt, with each token, and `end`."""
+    """Prints an answer's text as its tokens come. transformers calls `put` with the prompt, `put` with each token, and
+    `end`."""
 
     def __init__(self, tokenizer: Any, stops: list[int]) -> None:
         self.tokenizer, self.stops, self.ids = tokenizer, set(stops), list[int]()

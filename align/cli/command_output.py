@@ -1,4 +1,4 @@
-"""Where a verb that does one stage works: a folder beside its `--out`, and a log of what libraries print."""
+"""Where a verb for one stage works: in a folder beside its `--out`, with a log of what libraries print."""
 
 import logging
 import os
@@ -17,15 +17,15 @@ PRINTED = "printed.log"
 
 @dataclass(frozen=True, slots=True)
 class CommandOutput(OutputDir):
-    """`terminal` is for our words."""
+    """`terminal` is for align's own messages."""
 
     terminal: TextIO
 
 
 @contextmanager
 def command_output(out: Path, threads: int | None) -> Iterator[CommandOutput]:
-    """`output_dir`, with the threads of this process set. What libraries print goes to `out/logs/printed.log`; what we warn
-    of is said at once, too."""
+    """`output_dir`, with the threads of this process set. What libraries print goes to `out/logs/printed.log`; align's
+    own warnings are also shown at once."""
     from align.pipeline.stage_worker import thread_settings
 
     with output_dir(out, where="--out") as place:
@@ -38,8 +38,8 @@ def command_output(out: Path, threads: int | None) -> Iterator[CommandOutput]:
 
 
 def keep_dropped(folder: Path, dropped: Sequence[Any]) -> None:
-    """Rows of the user's file that went no further, those that training dropped behind them, with their reasons, beside
-    the result."""
+    """Write the dropped rows with their reasons beside the result: those dropped from the user's file, then those that
+    training dropped."""
     from align.store import read_table, write_rows
     from align.types import as_dict
 
@@ -74,7 +74,7 @@ def _our_warnings(terminal: TextIO, log: Path) -> Iterator[None]:
 
 @contextmanager
 def _library_output(log: Path) -> Iterator[TextIO]:
-    """Send standard output and error, of Python and of the code below it, to `log`; gives the true standard error."""
+    """Redirect standard output and error, of Python and of native code, to `log`; yields the real standard error."""
     sys.stdout.flush()
     sys.stderr.flush()
     out, error = os.dup(1), os.dup(2)

@@ -1,5 +1,5 @@
-"""What the terminal shows: progress bars where there is one, plain lines where there is none. Model output is hostile:
-control characters are shown, never sent."""
+"""What the terminal shows: progress bars on a terminal, plain lines elsewhere. Model output is untrusted: control
+characters are shown, never sent."""
 
 import json
 import sys
@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 
 
 LONGEST = 20_000
-"""Characters of one text that a terminal is given."""
+"""The most characters of one text that are printed."""
 
 
 def plain(text: str) -> str:
-    r"""`text` of many lines with control and direction characters made visible, so that no answer can steer a terminal.
+    r"""`text`, of one or more lines, with control and direction characters made visible, so that no answer can control
+    the terminal.
 
     >>> plain("a\x1b[31mb\u202e")
     'a\\x1b[31mb\\u202e'
@@ -35,7 +36,7 @@ def plain(text: str) -> str:
 
 
 def one_line(text: object) -> str:
-    r"""Likewise, with line ends made visible too: for what stands in a line among others, such as a name.
+    r"""As `plain`, with line ends made visible too: for a text inside a line, such as a name.
 
     >>> one_line("kim\nbob: a is better")
     'kim\\nbob: a is better'
@@ -44,22 +45,22 @@ def one_line(text: object) -> str:
 
 
 def indented(text: str, by: str) -> str:
-    """Likewise with all lines after the first set in, so that none can be taken for one of ours."""
+    """As `plain`, with all lines after the first indented, so that none looks like one of align's own lines."""
     return plain(text).replace("\n", f"\n{by}")
 
 
 def say(line: object = "", *, err: bool = False) -> None:
-    """One line of output, or of what is told beside it."""
+    """One line on standard output, or on standard error with `err`."""
     typer.echo(one_line(line), err=err)
 
 
 def print_json(value: object) -> None:
-    """ASCII only, so that nothing in it can steer a terminal."""
+    """ASCII only, so that nothing in it can control the terminal."""
     typer.echo(json.dumps(value, indent=2, default=str))
 
 
 def say_result(out: Path, result: dict[str, Any], as_json: bool) -> None:
-    """Print what a verb found or made."""
+    """Print the result of a verb."""
     if as_json:
         print_json({**result, "out": str(out)})
         return
@@ -69,7 +70,8 @@ def say_result(out: Path, result: dict[str, Any], as_json: bool) -> None:
 
 
 def print_table(rows: list[list[str]], right: tuple[int, ...] = ()) -> None:
-    """Columns as wide as their widest cell; `right` are the indices of right-aligned columns. The first row is the head."""
+    """Columns as wide as their widest cell; `right` are the indices of right-aligned columns. The first row is the
+    header."""
     cells = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     for number, row in enumerate(cells):
@@ -83,7 +85,7 @@ def print_table(rows: list[list[str]], right: tuple[int, ...] = ()) -> None:
 
 
 def value_text(value: Any) -> str:
-    r"""A result's value for people.
+    r"""A result's value as readable text.
 
     >>> value_text(0.123456), value_text({"low": 0.5, "high": 1}), value_text({}), value_text(None)
     ('0.1235', 'low 0.5, high 1', 'none', 'none')
@@ -104,7 +106,7 @@ def value_text(value: Any) -> str:
 
 @contextmanager
 def telling(quiet: bool = False) -> Iterator["Tell"]:
-    """A listener for the runner's events. With `quiet` (for `--json`) everything goes to standard error as lines."""
+    """A listener for the runner's events. With `quiet` (for `--json`), everything goes to standard error as lines."""
     if sys.stderr.isatty() and not quiet:
         with _bars() as tell:
             yield tell
@@ -113,7 +115,7 @@ def telling(quiet: bool = False) -> Iterator["Tell"]:
 
 
 def _lines() -> "Tell":
-    """Every event as a line; progress every RUN_SECONDS, since such a line may lie in a log for good."""
+    """Every event as a line; progress every RUN_SECONDS, because such lines may stay in a log."""
     left, said_at = TimeLeft(), time.monotonic()
 
     def tell(event: "Event") -> None:
@@ -175,12 +177,12 @@ def _bars() -> Iterator[Callable[["Event"], None]]:
 
 
 LINE_SECONDS, RUN_SECONDS = 5.0, 30.0
-"""Without a terminal, progress is a line every so many seconds, and a verb's one at the end."""
+"""Seconds between progress lines without a terminal: of a verb (which prints a last one at the end), and of a run."""
 
 
 @contextmanager
 def counting(name: str, stream: TextIO, quiet: bool = False) -> Iterator[Progress]:
-    """A listener for one piece of long work: a bar on a terminal, else plain lines on `stream`."""
+    """A listener for one long piece of work: a bar on a terminal, else plain lines on `stream`."""
     left = TimeLeft()
     if stream.isatty() and not quiet:
         from rich.markup import escape

@@ -1,4 +1,4 @@
-"""Writes the reference of the command line from the verbs themselves.
+"""Writes the reference of the command line from the verbs' own help.
 
     python -m align.cli.document > docs/cli.md
 
@@ -13,29 +13,36 @@ from typing import Any
 import typer
 
 from align.cli.app import app
+from align.cli.terms import TERMS
 
 HEAD = """\
 # The command line
 
 *Made from `align/cli/` by `python -m align.cli.document > docs/cli.md`; do not edit.*
 
-`align VERB --help` says the same. Options may stand before or after arguments. `--debug` on any verb shows the whole
-trace of an error. With `--json` standard output holds JSON and nothing else; progress and errors always go to standard
+`align VERB --help` shows the same text. Options may come before or after arguments. `--debug` on any verb shows the
+full traceback of an error. With `--json`, standard output contains only JSON; progress and errors always go to standard
 error. Settings (`key=value`) are keys of the recipe ([recipe.md](recipe.md)), in YAML.
 
 | exit code | meaning |
 |---|---|
 | 0 | done |
-| 1 | a bug in align, or a stage that failed by no fault of yours |
-| 2 | input, an option, a file or a service that you can put right; the sentence says how |
-| 75 | `align run` waits for people; the same command goes on when they have finished |
-| 130 | stopped by Ctrl-C; the same command goes on |
+| 1 | a bug in align, or a stage that failed although its input was valid |
+| 2 | an input, an option, a file or a service that you can fix; the message says how |
+| 75 | `align run` is waiting for labels; run the same command again when labelling is complete |
+| 76 | a stage found that `align run` must not continue; the message says why |
+| 130 | stopped by Ctrl-C; run the same command again to continue |
+
+| term | meaning |
+|---|---|
 """
 
 
 def markdown() -> str:
-    """The page as it stands in docs/cli.md."""
-    return HEAD + "".join(_verb(name, command) for name, command in _verbs("align", typer.main.get_command(app)))
+    """The text of docs/cli.md."""
+    explained = "".join(f"| {term} | {_cell(meaning)} |\n" for term, meaning in TERMS.items())
+    verbs = (_verb(name, command) for name, command in _verbs("align", typer.main.get_command(app)))
+    return HEAD + explained + "".join(verbs)
 
 
 def _verbs(name: str, command: Any) -> Iterator[tuple[str, Any]]:
@@ -55,7 +62,7 @@ def _verb(name: str, command: Any) -> str:
     shown = {p: _argument(p) for p in given} | {p: _flag(p, hints[p.name]) for p in options}
     needed = [shown[p] for p in shown if p.required]
     settings = getattr(command, "settings", None)
-    told = f"\nSettings are {settings}.\n" if settings else ""
+    told = f"\nThe settings are {settings}.\n" if settings else ""
     usage = " ".join([name, *needed, "[OPTIONS]", *(shown[p] for p in given if not p.required)])
     rows = "".join(f"| `{_cell(text)}` | {_cell(p.help or '')} | {_default(p)} |\n" for p, text in shown.items())
     return f"\n## `{name}`\n\n{_cell(command.help)}\n\n    {usage}\n\n| | | default |\n|---|---|---|\n{rows}{told}"
@@ -79,7 +86,7 @@ def _flag(parameter: Any, hint: Any) -> str:
 
 def _default(parameter: Any) -> str:
     if parameter.required:
-        return "**needed**"
+        return "**required**"
     return "" if parameter.default is None or parameter.default is False else f"`{parameter.default}`"
 
 

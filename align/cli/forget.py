@@ -1,4 +1,4 @@
-"""`align forget`: judgements out of a run, and what was made of them."""
+"""`align forget`: deletes judgements from a run, and lists what was made from them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,27 +16,31 @@ if TYPE_CHECKING:
 ROWS = ("preferences", "binary", "edits")
 MODELS = ("checkpoints", "reward_models")
 ELSEWHERE = (
-    "what left this folder is not known here: exports (`align annotate export`), mirrors, backups, and receivers of webhooks; "
-    "erase it there"
+    "copies outside this folder are unknown here: exports (`align annotate export`), mirrors, backups and receivers of "
+    "webhooks; erase them there"
 )
 
 
 def forget(
     folder: Path = FOLDER,
     annotator: str = typer.Option(
-        None, "--annotator", help="Forget all that this annotator (a name or an id) said, and will say here."
+        None, "--annotator", help="Forget all judgements of this annotator (a name or an id), also future ones here."
     ),
     prompt: str = typer.Option(
-        None, "--prompt", help="Forget all that was said about this prompt (its id or the beginning of it)."
+        None, "--prompt", help="Forget all judgements about this prompt (its id or the first characters of it)."
     ),
-    yes: bool = typer.Option(False, "--yes", help="Forget; without it the command only says what was made of it."),
+    yes: bool = typer.Option(
+        False, "--yes", help="Forget them. Without --yes the command only lists what was made with them."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
-    """Take judgements back for good, erase what was said from the journal and the annotation server, compile again without
-    them, and list all that was made with them, and where the words remain. Where the labelling is open, others are asked
-    instead.
+    """Delete judgements for good, and list what was made with them.
 
-    Checkpoints are not trained again here; `align status` marks them until `align run` has done it.
+    Erases the judgements from the journal (the file of all judgements) and from the annotation server, compiles the
+    labels again without them, and lists everything that was made with them and where their text remains. While
+    labelling is open, other annotators are asked instead.
+
+    This does not train checkpoints again: `align status` marks them until `align run` has done it.
     """
     from align.cli.display import print_json, say
     from align.labelling.session import has_session
@@ -50,7 +54,7 @@ def forget(
     session = open_session(folder)
     people, unheard = _people(session) if annotator is not None else ({}, None)
     if unheard is not None and not as_json:
-        say(f"the server was not asked who is called what now: {unheard}")
+        say(f"could not ask the server for current user names: {unheard}")
     wanted = wish(folder, annotator=annotator, prompt=prompt, people=people)
     found = used_by(wanted)
     if not yes:
@@ -58,7 +62,7 @@ def forget(
         return
     write_tombstones(wanted)
     erased = erase(session, wanted)
-    recompiled = _compile_anew(folder)
+    recompiled = _compile_again(folder)
     if (folder / RUN).is_file():
         renew_derived(folder)
     held = still_holding(wanted)
@@ -68,10 +72,10 @@ def forget(
         print_json({wanted.kind: wanted.id, "name": wanted.name, "forgotten": yes, **found, **done})
     else:
         _say(wanted.name, found, yes)
-        say(f"compiled again: {', '.join(recompiled) or 'nothing had to be'}")
+        say(f"compiled again: {', '.join(recompiled) or 'nothing'}")
         say(
-            f"erased: {counted(erased.judgements, 'judgement')} in the journal, {counted(erased.answers, 'answer')} and "
-            f"{counted(erased.drafts, 'draft')} on the server"
+            f"erased: {counted(erased.judgements, 'judgement')} in the journal, {counted(erased.answers, 'answer')} "
+            f"and {counted(erased.drafts, 'draft')} on the server"
         )
         for line in _where_else(held, erased.remains):
             say(line)
@@ -80,7 +84,7 @@ def forget(
 
 
 def _people(session: "Session") -> "tuple[dict[str, str], AlignError | None]":
-    """Whom the server knows, and why it could not be asked."""
+    """The users that the server knows, or why it could not be asked."""
     from align.errors import ConfigError, ServiceError
     from align.provenance.forget import people_of
 
@@ -91,12 +95,12 @@ def _people(session: "Session") -> "tuple[dict[str, str], AlignError | None]":
 
 
 def _where_else(held: list[str], remains: list[str]) -> list[str]:
-    """Where words still are, and how they go."""
+    """Where the text remains, and how to delete it."""
     lines = [f"remains: {line}" for line in remains]
     if held:
         lines += [f"remains: {path}" for path in held]
         lines += [
-            "`align run` makes those of these folders again that a pointer names, and `align clean --yes` removes the others"
+            "`align run` makes the folders that the run still uses again, and `align clean --yes` deletes the others"
         ]
     return [*lines, ELSEWHERE]
 
@@ -111,7 +115,7 @@ def _report(wanted: "Wish", found: dict[str, Any], as_json: bool) -> None:
         _say(wanted.name, found, False)
 
 
-def _compile_anew(folder: Path) -> list[str]:
+def _compile_again(folder: Path) -> list[str]:
     """Snapshots and preferences of a run, and the files that `align annotate pull` wrote."""
     from align.labelling.session import has_session
     from align.pipeline.run import open_run
@@ -134,10 +138,10 @@ def _say(name: str, found: dict[str, Any], yes: bool) -> None:
 
     counts = ", ".join(counted(len(found[what]), ROW.get(what, what.removesuffix("s"))) for what in ROWS)
     verb = "forgotten" if yes else "would forget"
-    typer.echo(f"{plain(name)}: {verb} {counted(len(found['judgements']), 'judgement')}; made with them: {counts}")
+    typer.echo(f"{plain(name)}: {verb} {counted(len(found['judgements']), 'judgement')}; made from them: {counts}")
     for what in MODELS:
         for model in found[what]:
             state = "valid" if model["valid"] else "superseded"
             typer.echo(f"  {what.removesuffix('s').replace('_', ' ')} {model['id'][:12]} of {model['stage']}, {state}")
     if not yes:
-        typer.echo("nothing is changed yet; say --yes to forget")
+        typer.echo("nothing has changed yet; add --yes to forget")

@@ -1,4 +1,4 @@
-"""Verbs that look at a run: `status`, `report`, `samples`, `lineage`, `clean`."""
+"""Verbs that inspect a run: `status`, `report`, `samples`, `lineage`, `clean`."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -9,21 +9,23 @@ from align.figures import counted, duration
 
 
 def run_of(path: Path) -> Path:
-    """The run's folder that `path` means (`align.pipeline.run.find_run`); else `path` itself, about which the verbs say
-    that there is no run."""
+    """The folder of the run that `path` refers to (`align.pipeline.run.find_run`); else `path` itself, and the verbs
+    report that there is no run."""
     from align.pipeline.run import find_run
 
     return find_run(path) or path
 
 
 RUN = typer.Argument(
-    ..., callback=run_of, help="The run's folder, such as runs/support-desk, something inside it, or its recipe's."
+    ...,
+    callback=run_of,
+    help="The folder of the run, such as runs/support-desk, anything inside it, or the folder of its recipe.",
 )
 JSON = typer.Option(False, "--json", help="Print the result as JSON.")
 
 
 def status(folder: Path = RUN, as_json: bool = JSON) -> None:
-    """Say which stages are done, and how far the labelling is."""
+    """Show which stages are done, and the progress of labelling."""
     from align.cli.display import print_json, print_table, say
     from align.report.data import report_data
 
@@ -46,7 +48,7 @@ def status(folder: Path = RUN, as_json: bool = JSON) -> None:
 def report(
     folder: Path = RUN,
     format: Literal["html", "json", "text"] = typer.Option(
-        "html", "--format", help="html writes a page; json and text print."
+        "html", "--format", help="html writes a page; json and text print to the terminal."
     ),
     as_json: bool = typer.Option(False, "--json", help="The same as --format json."),
 ) -> None:
@@ -67,12 +69,15 @@ def report(
 
 def samples(
     folder: Path = RUN,
-    round: int = typer.Option(None, "--round", min=1, help="The round; the latest with answers by default."),
-    search: str = typer.Option(None, "--search", help="Only prompts and answers that contain this text."),
-    limit: int = typer.Option(10, "--limit", min=1, help="How many prompts."),
+    round: int = typer.Option(None, "--round", min=1, help="The round. Default: the latest that has answers."),
+    search: str = typer.Option(None, "--search", help="Show only prompts and answers that contain this text."),
+    limit: int = typer.Option(10, "--limit", min=1, help="Number of prompts to show."),
     as_json: bool = JSON,
 ) -> None:
-    """Browse prompts, answers and labels of a round, with the reasons, flags and answers of their own that people gave."""
+    """Show prompts, answers and labels of a round.
+
+    Labels come with the reasons, flags and corrected answers that people gave.
+    """
     from align.cli.display import indented, print_json, say
     from align.provenance.browse import browse
 
@@ -103,12 +108,15 @@ def lineage(
     folder: Path = RUN,
     identity: str = typer.Argument(
         ...,
-        help="An id (or its beginning): checkpoint, preference, candidate, judgement, task; an annotator's name or id; or a"
-        " model's stage (1/policy), key or folder.",
+        help="The id (or its first characters) of a checkpoint, preference, candidate, judgement or task; the name or"
+        " id of an annotator; or the stage (1/policy), key or folder of a model.",
     ),
     as_json: bool = JSON,
 ) -> None:
-    """Say what a thing was made from and what was made from it."""
+    """Show what an item was made from, and what was made from it.
+
+    An item is a model, a row of training data, an answer, a task, a judgement or an annotator.
+    """
     from align.cli.display import print_json, say
     from align.provenance.lineage import trace
 
@@ -125,19 +133,24 @@ def lineage(
 
 
 def _no_part(path: Path) -> Path:
-    """As `run_of`, but a part of a run is not taken for all of it: that is for looking, and not for removing."""
+    """As `run_of`, but a folder inside a run does not mean the run: that is for inspecting, not for deleting."""
     found = run_of(path)
     return path if found.resolve() in path.resolve().parents else found
 
 
 def clean(
     folder: Path = typer.Argument(
-        ..., callback=_no_part, help="The run's folder, such as runs/support-desk, or its recipe's."
+        ..., callback=_no_part, help="The folder of the run, such as runs/support-desk, or of its recipe."
     ),
-    yes: bool = typer.Option(False, "--yes", help="Remove; without it the command only says what it would remove."),
+    yes: bool = typer.Option(
+        False, "--yes", help="Remove them. Without --yes the command only lists what it would remove."
+    ),
     as_json: bool = JSON,
 ) -> None:
-    """Remove what no pointer reaches: superseded, archived and half-made stage folders. Labels are never touched."""
+    """Remove stage folders that the run no longer needs.
+
+    These are superseded, archived and incomplete stage folders, which no pointer refers to. Labels are never removed.
+    """
     from align.cli.display import print_json, say
     from align.provenance.clean import remove, unreachable
     from align.report.html import renew_derived
@@ -153,6 +166,5 @@ def clean(
         say(f"{'removed' if yes else 'would remove'} {row['path']} ({row['bytes'] / 1e6:.1f} MB)")
     total = sum(row["bytes"] for row in rows) / 1e6
     typer.echo(
-        f"{counted(len(rows), 'folder')}, {total:.1f} MB"
-        + ("" if yes or not rows else "; say --yes to remove what is named")
+        f"{counted(len(rows), 'folder')}, {total:.1f} MB" + ("" if yes or not rows else "; add --yes to remove them")
     )

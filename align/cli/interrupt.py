@@ -1,9 +1,9 @@
-"""Ctrl-C ends a verb, at whatever moment it comes.
+"""Ctrl-C ends a verb, whenever it comes.
 
-Python raises KeyboardInterrupt wherever the program stands. Inside a destructor, or in code that ignores every exception
-(of which importing torch is full), it is printed or lost there, and the program goes on. So while something is imported
-the process ends at once, as it may be killed at any moment anyway; and an interrupt that somebody swallowed is raised
-again until it has come through.
+Python raises KeyboardInterrupt wherever the program is. Inside a destructor, or in code that ignores every exception
+(common while torch is imported), it is printed or lost, and the program continues. So during an import the process ends
+at once, which is safe because it may be killed at any moment anyway; and an interrupt that other code swallowed is
+raised again until it gets through.
 """
 
 import os
@@ -18,17 +18,17 @@ from types import FrameType
 from typing import Any, NoReturn
 
 EXIT_INTERRUPTED = 130
-STOPPED = "align: stopped; the same command goes on from here\n"
+STOPPED = "align: stopped; run the same command again to continue\n"
 LOOK_SECONDS = 0.05
 _SHOW_CURSOR = "\x1b[?25h"
 
 
 class Interrupted(KeyboardInterrupt):
-    """An interrupt of which one can tell whether it still is under way; a KeyboardInterrupt itself takes no weak reference."""
+    """An interrupt that can be tracked by a weak reference, which a plain KeyboardInterrupt does not allow."""
 
 
 class _State:
-    """What the process knows of interrupts: where its words go, and the last one raised."""
+    """The process's state of interrupts: where messages go, and the last interrupt raised."""
 
     terminal: int | None = None
     last: "weakref.ref[Interrupted] | None" = None
@@ -38,7 +38,7 @@ class _State:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Inside the block Ctrl-C is ours. Nothing is changed where somebody else handles it, or it is ignored, as in the
+    """Inside the block, align handles Ctrl-C. Nothing changes if other code handles it, or if it is ignored, as in the
     background of a shell."""
     ours = (
         signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -60,12 +60,12 @@ def interruptible() -> Iterator[None]:
 
 
 def was_interrupted() -> bool:
-    """Whether Ctrl-C was pressed: whatever error comes out then is its doing."""
+    """Whether Ctrl-C was pressed: any error after that is caused by it."""
     return _State.last is not None
 
 
 def leave() -> NoReturn:
-    """End the process, which has let go of what it held: half-imported libraries may crash when Python ends by itself."""
+    """End the process, which holds no resources any more: half-imported libraries may crash in a normal exit."""
     _State.arrived = True
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -98,7 +98,7 @@ def _importing(frame: FrameType | None) -> bool:
 
 
 def _raise_again() -> None:
-    """Where the last interrupt is gone and has not arrived, somebody swallowed it."""
+    """If the last interrupt is gone and has not arrived, some code swallowed it: raise it again."""
     while not _State.arrived:
         time.sleep(LOOK_SECONDS)
         if _State.last is not None and _State.last() is None and not _State.arrived:
@@ -117,7 +117,7 @@ def _end() -> NoReturn:
 
 
 def _unless_interrupted(hook: Any) -> Any:
-    """The hook for what destructors raise, but for interrupts, which are raised again elsewhere."""
+    """The hook for exceptions in destructors, except for interrupts, which are raised again elsewhere."""
 
     def told(unraisable: Any) -> None:
         if not issubclass(unraisable.exc_type, Interrupted):

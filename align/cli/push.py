@@ -1,4 +1,4 @@
-"""`align annotate push`: tasks onto the server, and sessions made from files of candidates."""
+"""`align annotate push`: puts tasks on the server, and makes labelling sessions from files of candidates."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,48 +14,69 @@ if TYPE_CHECKING:
 Kind = Literal["pair", "rank", "single", "rating"]
 Model = Literal["auto", "bradley_terry", "dawid_skene", "majority"]
 LISTS = ("criteria", "ask")
-"""Settings that are lists; their options take words with commas between."""
+"""Settings that are lists; their options take words separated by commas."""
 BLIND = ("tasks", "overlap", "guidelines")
-"""Settings that blind comparisons have; of `ask` they have `reason` alone."""
+"""Settings that blind comparisons have; of `ask` they have only `reason`."""
 
 
 def push(
     folder: Path = FOLDER,
     candidates: Path = typer.Option(
-        None, "--candidates", help="Make the folder from candidates.jsonl (`align rollout` writes one)."
+        None,
+        "--candidates",
+        help="Make a labelling session in the folder from this candidates.jsonl (`align rollout` writes one).",
     ),
     against: Path = typer.Option(
-        None, "--against", help="Compare them blind with another file's answers to the same prompts."
+        None, "--against", help="Compare them blind with the answers to the same prompts in this file."
     ),
-    tasks: int = typer.Option(None, "--tasks", min=1, help="How many tasks. Default: 256."),
-    overlap: int = typer.Option(None, "--overlap", min=1, help="Answers wanted for each. Default: 1."),
+    tasks: int = typer.Option(None, "--tasks", min=1, help="Number of tasks. Default: 256."),
+    overlap: int = typer.Option(None, "--overlap", min=1, help="Number of annotators for each task. Default: 1."),
     kind: Kind = typer.Option(None, "--kind", help="What a task asks. Default: pair."),
-    rank_of: int = typer.Option(None, "--rank-of", help="With --kind rank: 3 or 4 answers. Default: 4."),
-    criteria: str = typer.Option(None, "--criteria", help="With --kind rating: what is rated, as helpful,correct."),
-    ask: str = typer.Option(
-        None, "--ask", help="Questions beside the main one: strength,flags,edit,reason (the default), or nothing."
+    rank_of: int = typer.Option(
+        None, "--rank-of", help="With --kind rank: how many answers to rank, 3 or 4. Default: 4."
     ),
-    repeats: float = typer.Option(None, "--repeats", help="The share of tasks asked a second time. Default: 0."),
-    gold: Path = typer.Option(None, "--gold", help="Control items: a file of prompt, chosen and rejected."),
+    criteria: str = typer.Option(
+        None, "--criteria", help="With --kind rating: what to rate, for example helpful,correct."
+    ),
+    ask: str = typer.Option(
+        None, "--ask", help="Additional questions: strength,flags,edit,reason (the default), or nothing."
+    ),
+    repeats: float = typer.Option(
+        None, "--repeats", help="The share of tasks that are asked a second time. Default: 0."
+    ),
+    gold: Path = typer.Option(
+        None, "--gold", help="Control items (the right answer is known): a file of prompt, chosen, rejected."
+    ),
     gold_share: float = typer.Option(
         None, "--gold-share", help="Control items as a share of the tasks. Default: 0.05."
     ),
-    suggest: str = typer.Option(None, "--suggest", help="file.py:function whose better answer is pre-selected."),
-    suggest_share: float = typer.Option(None, "--suggest-share", help="The share of tasks that show it. Default: 0.5."),
+    suggest: str = typer.Option(
+        None, "--suggest", help="Pre-select the answer that this file.py:function scores higher."
+    ),
+    suggest_share: float = typer.Option(
+        None, "--suggest-share", help="The share of tasks that show a suggestion. Default: 0.5."
+    ),
     compiler: Model = typer.Option(None, "--compiler", help="The label compiler's model. Default: auto."),
     guidelines: Path = typer.Option(None, "--guidelines", help="A markdown file for annotators."),
     hide_thinking: bool = typer.Option(
-        False, "--hide-thinking", help="Show, and tell apart, what answers say, without their thoughts."
+        False,
+        "--hide-thinking",
+        help="Hide the thoughts (<think>…</think>) in answers: show and compare answers without them.",
     ),
     server: str = typer.Option(
-        None, "--server", help="Default: embedded; or an Argilla's address (key in ARGILLA_API_KEY)."
+        None, "--server", help="The address of an Argilla server (API key in ARGILLA_API_KEY). Default: embedded."
     ),
-    home: Path = typer.Option(None, "--home", help="The embedded server's folder. Default: one per user."),
-    seed: int = typer.Option(None, "--seed", min=0, help="It decides who stands left. Default: 0."),
+    home: Path = typer.Option(None, "--home", help="The folder of the embedded server. Default: one per user."),
+    seed: int = typer.Option(
+        None, "--seed", min=0, help="Random seed; it decides which answer is shown on the left. Default: 0."
+    ),
     as_json: bool = JSON,
 ) -> None:
-    """Put the tasks on the annotation server; what is there already is left alone. All options but --json go with
-    --candidates; docs/recipe.md says more of each, under `annotate`."""
+    """Put tasks on the annotation server.
+
+    Tasks that are already there stay as they are. All options except --json need --candidates; docs/recipe.md describes
+    each of them, under `annotate`.
+    """
     from align.cli.display import print_json
     from align.labelling.folder import make_session
     from align.labelling.session import offer
@@ -77,11 +98,11 @@ def push(
     if as_json:
         print_json({"added": done.added, "present": done.present, "url": backend.url})
     else:
-        typer.echo(f"{counted(done.added, 'task')} added, {done.present} there already; label at {backend.url}")
+        typer.echo(f"{counted(done.added, 'task')} added, {done.present} already there; label at {backend.url}")
 
 
 def _check(candidates: Path | None, given: dict[str, Any]) -> None:
-    """An option that could do nothing is an error."""
+    """An option that would have no effect is an error."""
     from align.errors import ConfigError
 
     if candidates is None and given:
@@ -92,7 +113,7 @@ def _check(candidates: Path | None, given: dict[str, Any]) -> None:
         if share in given and owner not in given:
             raise ConfigError(f"there is no {_option(owner)}", where=_option(share), hint="give both, or leave it out")
     if "home" in given and given.get("server", "embedded") != "embedded":
-        what = f"the Argilla at {given['server']} has no home here"
+        what = f"--home is for the embedded server, and --server names the Argilla at {given['server']}"
         raise ConfigError(what, where="--home", hint="leave one of the two out")
     if "against" not in given:
         return

@@ -1,4 +1,4 @@
-"""`align reward`: train a reward model on pairs, score answers with it, and see how often it is right."""
+"""`align reward`: train a reward model on pairs, score answers with it, and measure how often it is right."""
 
 from functools import partial
 from pathlib import Path
@@ -15,35 +15,41 @@ ScoringEngine = Literal["auto", "vllm", "transformers"]
 ENGINE = typer.Option(
     "auto",
     "--engine",
-    help="What the model runs in; auto is vLLM for many answers on CPU, where it is installed.",
+    help="The inference engine. auto: vLLM, if it is installed, for many answers on a CPU; otherwise transformers.",
 )
-CACHE = typer.Option(None, "--cache", help="Folder in which scores are kept, in place of ~/.cache/align/scores.")
-FOLDER = typer.Option(..., "--model", help="A reward model's folder, such as `align reward train` makes.")
+CACHE = typer.Option(None, "--cache", help="The folder for cached scores. Default: ~/.cache/align/scores.")
+FOLDER = typer.Option(..., "--model", help="The folder of a reward model (`align reward train` makes one).")
 
 TIE = "the label says that neither answer is better"
 
-reward_app = typer.Typer(help="Reward models: train, score, evaluate.", no_args_is_help=True, rich_markup_mode=None)
-TRAIN = "A reward model from pairs: the model with a scalar head, whose score says which answer is better."
+reward_app = typer.Typer(help="Train, use and evaluate reward models.", no_args_is_help=True, rich_markup_mode=None)
+TRAIN = (
+    "Train a reward model on preference pairs.\n\nIt is the model with a scalar head; a higher score means a better"
+    " answer."
+)
 reward_app.command("train", cls=settings_of(REWARD))(verb_on_rows(REWARD, TRAIN, PAIRS))
 
 
 @reward_app.command("score")
 def score(
     model: Path = FOLDER,
-    candidates: Path = typer.Option(..., "--candidates", help="candidates.jsonl, or rows of prompt and text."),
-    out: Path = typer.Option(..., "--out", help="Folder for scores.jsonl."),
+    candidates: Path = typer.Option(
+        ..., "--candidates", help="candidates.jsonl, or another file of rows with prompt and text."
+    ),
+    out: Path = typer.Option(..., "--out", help="Output folder: scores.jsonl."),
     engine: ScoringEngine = ENGINE,
     cache: Path = CACHE,
     shard: int = typer.Option(
-        1024, "--shard", min=1, help="Answers scored together; a killed command loses at most so many."
+        1024, "--shard", min=1, help="Answers scored together; a killed command loses at most one shard."
     ),
     dtype: Dtype = DTYPE,
     threads: int = THREADS,
     as_json: bool = JSON,
 ) -> None:
-    """Score answers with a reward model; an answer that it cannot read has the reason in place of a score.
+    """Score answers with a reward model.
 
-    With an ensemble the score is the mean of its members' scores, which stand beside it.
+    If the model cannot read an answer, its row has the reason instead of a score. For an ensemble the score is the mean
+    of the members' scores, which are in the row too.
     """
     from align.cli.command_output import command_output
     from align.cli.display import counting, say_result
@@ -70,7 +76,7 @@ def score(
 
 
 def _told(numbers: list[float] | str) -> dict[str, Any]:
-    """What the file says of an answer."""
+    """The fields of an answer in the file."""
     if isinstance(numbers, str):
         return {"score": None, "reason": numbers}
     if len(numbers) == 1:
@@ -83,12 +89,19 @@ def _told(numbers: list[float] | str) -> dict[str, Any]:
 
 @reward_app.command("clean")
 def clean(
-    unused: int = typer.Option(30, "--unused", min=0, help="Days that a model's scores have not been asked for."),
-    yes: bool = typer.Option(False, "--yes", help="Remove; without it the command only says what it would remove."),
+    unused: int = typer.Option(
+        30, "--unused", min=0, help="Remove the scores of models that were not used for this many days."
+    ),
+    yes: bool = typer.Option(
+        False, "--yes", help="Remove them. Without --yes the command only lists what it would remove."
+    ),
     cache: Path = CACHE,
     as_json: bool = JSON,
 ) -> None:
-    """Remove the kept scores of reward models that nobody has asked for lately; they would be scored again."""
+    """Remove cached scores that were not used recently.
+
+    If they are needed later, the answers are scored again.
+    """
     from align.cli.display import print_json
     from reward.scoring import kept_models, remove_kept
 
@@ -104,7 +117,7 @@ def clean(
     total = sum(m.bytes for m in found) / 1e6
     typer.echo(
         f"{counted(len(found), 'reward model')}, {total:.1f} MB"
-        + ("" if yes or not found else "; say --yes to remove what is named")
+        + ("" if yes or not found else "; add --yes to remove them")
     )
 
 
@@ -112,10 +125,12 @@ def clean(
 def evaluate(
     model: Path = FOLDER,
     preferences: list[Path] = typer.Option(
-        ..., "--preferences", help="Pairs: prompt, chosen, rejected, as HH or RewardBench have them; repeatable."
+        ...,
+        "--preferences",
+        help="Pairs of prompt, chosen, rejected, also in the format of HH or RewardBench. Repeat it for more files.",
     ),
     out: Path = typer.Option(
-        ..., "--out", help="Folder for result.json, pairs.jsonl, reliability.svg and dropped.jsonl."
+        ..., "--out", help="Output folder: result.json, pairs.jsonl, reliability.svg and dropped.jsonl."
     ),
     engine: ScoringEngine = ENGINE,
     cache: Path = CACHE,
@@ -124,8 +139,11 @@ def evaluate(
     threads: int = THREADS,
     as_json: bool = JSON,
 ) -> None:
-    """How often a reward model puts the better answer first, by file or by the rows' `subset`, and by other slices; and
-    how far its probabilities can be trusted, with a temperature and without."""
+    """Measure the accuracy and calibration of a reward model.
+
+    Accuracy is how often the model scores the better answer higher: for each file or `subset` of rows, and for other
+    slices. Calibration is how far its probabilities can be trusted, with and without a temperature.
+    """
     from align.cli.command_output import command_output, keep_dropped
     from align.cli.display import counting, say_result
     from align.data.preferences import load_subsets
@@ -172,7 +190,7 @@ def evaluate(
 
 
 def _print(result: dict[str, Any], only: str) -> None:
-    """The tables of a measurement, and what it says of calibration; `only` is the subset's name where there is one."""
+    """Print the tables of a measurement, and its calibration; `only` is the subset's name if there is one."""
     from align.cli.display import print_table
 
     head = ["pairs", "accuracy [95%]", "log loss", "ties", "unscored"]
@@ -190,26 +208,26 @@ def _print(result: dict[str, Any], only: str) -> None:
 
 
 def _calibrated(found: dict[str, Any] | None) -> list[str]:
-    """What a measurement says of calibration, in sentences."""
+    """The calibration of a measurement, in sentences."""
     if found is None:
         from reward.calibrate import PROMPTS
 
-        return [f"calibration: not measured, for it takes pairs of {PROMPTS} prompts"]
+        return [f"calibration: not measured, because it needs pairs of at least {PROMPTS} prompts"]
     (before, first), (after, second) = ((found[name]["log_loss"], found[name]["ece"]) for name in ("before", "after"))
     why = {
-        None: f"of pairs that did not choose it, it raises the log loss by {number(found['change']['mean'], 4)}",
-        "high": "the scores order these pairs no better than a coin",
-        "low": "the scores order all pairs right, so nothing bounds it",
+        None: f"it raises the log loss of pairs that it was not fitted on by {number(found['change']['mean'], 4)}",
+        "high": "the scores order these pairs no better than chance",
+        "low": "the scores order all pairs correctly, so it has no lower bound",
     }[found["limit"]]
     offered = found["temperature"] is not None
     return [
-        f"temperature: {found['temperature']:.4g}" if offered else f"temperature: none is offered, for {why}",
-        f"log loss: {number(before['mean'], 4)} as the scores say, {number(after['mean'], 4)} with the temperature, "
+        f"temperature: {found['temperature']:.4g}" if offered else f"temperature: none, because {why}",
+        f"log loss: {number(before['mean'], 4)} without a temperature, {number(after['mean'], 4)} with it, "
         f"a change of {interval(found['change'], partial(number, digits=4, signed=True))}",
         *(
             f"expected calibration error {name}: {interval(error, _three)}; "
-            f"luck alone would make {_three(error['chance'])}"
-            for name, error in (("as the scores say", first), ("with the temperature", second))
+            f"chance alone gives {_three(error['chance'])}"
+            for name, error in (("without a temperature", first), ("with the temperature", second))
         ),
     ]
 
@@ -219,7 +237,7 @@ def _three(value: float) -> str:
 
 
 def _line(name: str, part: dict[str, Any]) -> list[str]:
-    """A row of the table; one prompt alone has no interval, and shows nothing."""
+    """A row of the table. A single prompt has no interval, and shows nothing."""
     accuracy, loss = part["accuracy"], part["log_loss"]
     shown = [interval(accuracy, _three), number(loss["mean"], 3) if accuracy else NONE]
     return [name, str(part["pairs"]), *shown, str(part["ties"]), str(part["unscored"])]

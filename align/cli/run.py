@@ -9,16 +9,16 @@ if TYPE_CHECKING:
     from align.api.runs import RunResult
     from align.pipeline.run import Run
 
-RUNS = typer.Option(Path("runs"), "--runs", help="The folder that holds runs.")
+RUNS = typer.Option(Path("runs"), "--runs", help="The folder that contains the runs.")
 JSON = typer.Option(False, "--json", help="Print the result as JSON.")
 
 
 def init(
-    recipe: str = typer.Argument("own-model", help="The recipe to start from."),
-    folder: Path = typer.Argument(None, help="Where to put it; a folder of the recipe's name by default."),
+    recipe: str = typer.Argument("own-model", help="The recipe to copy."),
+    folder: Path = typer.Argument(None, help="The new folder. Default: a folder with the recipe's name."),
     as_json: bool = JSON,
 ) -> None:
-    """Copy a recipe to a folder of your own, to be changed there."""
+    """Copy a recipe to a new folder, where you can edit it."""
     from align.cli.display import print_json
     from align.cli.recipes import copy_recipe
 
@@ -30,21 +30,22 @@ def init(
 
 
 def run(
-    recipe: Path = typer.Argument(..., help="A recipe.yaml, or the folder that holds it."),
-    overrides: list[str] = typer.Argument(None, help="Changes to the recipe, such as rounds=1 dpo.beta=0.2"),
+    recipe: Path = typer.Argument(..., help="A recipe.yaml, or the folder that contains it."),
+    overrides: list[str] = typer.Argument(None, help="Changes to the recipe, for example rounds=1 dpo.beta=0.2"),
     runs: Path = RUNS,
-    wait: bool = typer.Option(False, "--wait", help="Follow the labelling until it is complete."),
+    wait: bool = typer.Option(False, "--wait", help="Wait until labelling is complete, then continue."),
     start_from: str = typer.Option(
-        None, "--from", help="Do this stage and all after it again: `policy` or `2/policy`."
+        None, "--from", help="Run this stage and all later ones again, for example `policy` or `2/policy`."
     ),
-    verify: bool = typer.Option(
-        False, "--verify", help="Read all published files and compare them with their receipts."
-    ),
-    dry_run: bool = typer.Option(False, "--dry-run", help="Print the stages, what is done and what would run."),
+    verify: bool = typer.Option(False, "--verify", help="Check all published files against their receipts."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Only print the stages: which are done and which would run."),
     as_json: bool = JSON,
 ) -> None:
-    """Run a recipe, or go on with it. Exits with 75 while people have not finished labelling, with 76 where a stage
-    says that the run must not go on."""
+    """Run a recipe, or continue its run.
+
+    Stages that are done are not repeated. Exits with 75 while it waits for labels: run the same command again when
+    labelling is complete. Exits with 76 if a stage finds that the run must not continue.
+    """
     from align.api.runs import run as run_recipe
     from align.cli.display import say, telling
     from align.config.load import load_recipe
@@ -63,8 +64,8 @@ def run(
         result = run_recipe(loaded, runs=runs, wait=wait, start_from=start_from, verify=verify, tell=tell)
     _print_result(result, as_json)
     if result.state == "waiting":
-        typer.echo(f"waiting for people: {result.reason}", err=True)
-        typer.echo("the same command goes on when they have finished (`--wait` follows them)", err=True)
+        typer.echo(f"waiting for labels: {result.reason}", err=True)
+        typer.echo("run the same command again when labelling is complete (or add `--wait`)", err=True)
         raise typer.Exit(EXIT_WAITING)
     if result.state == "blocked":
         say(f"{result.stage} stops the run: {result.reason}", err=True)
@@ -97,9 +98,9 @@ def _print_plan(run: "Run", start_from: str | None, as_json: bool) -> None:
     from align.stages.rounds import plan_states
 
     states = plan_states(run)
-    anew = len(states) if start_from is None else find_stage([step for step, _ in states], start_from)
+    first = len(states) if start_from is None else find_stage([step for step, _ in states], start_from)
     shown = [
-        (str(step.ref), "to run" if index >= anew and not isinstance(step, Wait) else state)
+        (str(step.ref), "to run" if index >= first and not isinstance(step, Wait) else state)
         for index, (step, state) in enumerate(states)
     ]
     if as_json:

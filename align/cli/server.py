@@ -10,26 +10,26 @@ import typer
 from align.figures import counted
 
 server_app = typer.Typer(
-    rich_markup_mode=None, no_args_is_help=True, help="Run the embedded Argilla server, where people label."
+    rich_markup_mode=None, no_args_is_help=True, help="Manage the embedded Argilla server, where people label."
 )
-users_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Look after the people who may log in.")
+users_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Manage the users who can log in.")
 server_app.add_typer(users_app, name="users")
 
 Home = Annotated[
     Path | None,
     typer.Option(
-        "--home", help="Folder with the server's database, secrets and log. Default: one per user.", show_default=False
+        "--home", help="The server's folder: database, secrets and log. Default: one per user.", show_default=False
     ),
 ]
 Address = Annotated[
     str | None,
     typer.Option(
         "--server",
-        help="An Argilla's address instead of a home, with the owner's key in ARGILLA_API_KEY.",
+        help="The address of an Argilla server, instead of --home; the owner's API key is in ARGILLA_API_KEY.",
         show_default=False,
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def _print_json(value: Any) -> None:
@@ -48,7 +48,7 @@ def install(
     uv: Annotated[bool, typer.Option("--uv", help="Use the uv program instead of venv and pip.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make the server's own Python environment, once."""
+    """Create the server's own Python environment (needed once)."""
     from annotation.server import install as make
 
     folder = make(uv=uv, say=lambda line: typer.echo(line, err=True))
@@ -67,7 +67,7 @@ def start(
             "--port",
             min=0,
             max=65535,
-            help="Loopback port; 0 for any free one. Default: the port it had before.",
+            help="Loopback port; 0 for any free port. Default: the port of the last start.",
             show_default=False,
         ),
     ] = None,
@@ -76,8 +76,8 @@ def start(
         typer.Option(
             "--database",
             envvar="ALIGN_SERVER_DATABASE",
-            help="A PostgreSQL database, postgresql://user:password@host:5432/name, kept for later starts."
-            " Default: a file in the home.",
+            help="A PostgreSQL database, postgresql://user:password@host:5432/name; later starts use it too."
+            " Default: a file in the server's folder.",
             show_default=False,
         ),
     ] = None,
@@ -85,29 +85,30 @@ def start(
         list[str] | None,
         typer.Option(
             "--host",
-            help="A name by which a proxy in front is asked, kept for later starts; may be given several times."
-            " Default: it answers to 127.0.0.1 and localhost alone.",
+            help="A host name that a reverse proxy uses for the server; later starts accept it too. Repeat it for more"
+            " names. Default: only 127.0.0.1 and localhost are accepted.",
             show_default=False,
         ),
     ] = None,
-    timeout: Annotated[float, typer.Option("--timeout", help="Seconds to wait until it answers.")] = 120.0,
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds to wait until the server answers.")] = 120.0,
     as_json: AsJson = False,
 ) -> None:
-    """Start the server in the background, unless it runs already."""
+    """Start the server in the background, unless it is running."""
     from annotation.server import start as begin
 
     info = begin(home, port, database=database, hosts=host or None, timeout=timeout)
     if as_json:
         return _print_json(info)
     typer.echo(
-        f"Argilla {'answers' if info.started else 'is running already'} at {info.url} (process {info.pid}, {info.seconds:.1f} s)"
+        f"Argilla {'is running' if info.started else 'was already running'} at {info.url}"
+        f" (process {info.pid}, {info.seconds:.1f} s)"
     )
     _say_how_to_log_in(info.home)
 
 
 @server_app.command()
 def stop(home: Home = None, as_json: AsJson = False) -> None:
-    """Stop the server. Nothing is lost."""
+    """Stop the server. No data is lost."""
     from annotation.server import stop as end
 
     stopped = end(home)
@@ -119,7 +120,7 @@ def stop(home: Home = None, as_json: AsJson = False) -> None:
 
 @server_app.command()
 def status(home: Home = None, as_json: AsJson = False) -> None:
-    """Say whether the server runs, where, and how its datasets stand."""
+    """Show whether the server runs, its address and its data sets."""
     from align.cli.display import say
     from annotation.server import status as look
     from annotation.server.server import verb_of
@@ -140,10 +141,8 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
 @server_app.command()
 def logs(
     home: Home = None,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 50,
-    follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on with what is added, until interrupted.")
-    ] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Number of lines to print, from the end.")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Also print new lines, until interrupted.")] = False,
 ) -> None:
     """Print the server's log."""
     from align.cli.display import say
@@ -156,15 +155,18 @@ def logs(
 @users_app.command("add")
 def add_user(
     username: Annotated[str, typer.Argument(help="The name to log in with.")],
-    role: Annotated[str, typer.Option("--role", help="annotator, admin or owner.")] = "annotator",
+    role: Annotated[str, typer.Option("--role", help="The user's role: annotator, admin or owner.")] = "annotator",
     workspace: Annotated[
-        str | None, typer.Option("--workspace", help="Make them a member of this workspace.", show_default=False)
+        str | None, typer.Option("--workspace", help="Add the user to this workspace.", show_default=False)
     ] = None,
     home: Home = None,
     server: Address = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add a person; prints the password and API key, this once."""
+    """Add a user, and print their password and API key.
+
+    They cannot be shown again later.
+    """
     from align.cli.display import say
     from annotation.server import add_user as add
 
@@ -178,7 +180,7 @@ def add_user(
 
 @users_app.command("list")
 def list_users(home: Home = None, server: Address = None, as_json: AsJson = False) -> None:
-    """List the people who may log in."""
+    """List the users who can log in."""
     from align.cli.display import say
     from annotation.server import list_users as find
 
@@ -191,15 +193,18 @@ def list_users(home: Home = None, server: Address = None, as_json: AsJson = Fals
 
 @users_app.command("remove")
 def remove_user(
-    username: Annotated[str, typer.Argument(help="Who.")],
+    username: Annotated[str, typer.Argument(help="The user's name.")],
     with_answers: Annotated[
-        bool, typer.Option("--with-answers", help="Even if their answers are deleted too.")
+        bool, typer.Option("--with-answers", help="Remove the user even if they gave answers; these are deleted too.")
     ] = False,
     home: Home = None,
     server: Address = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove a person. Argilla deletes their answers too, so that needs a word of its own."""
+    """Remove a user.
+
+    Argilla deletes the answers of the user too. So a user who gave answers is only removed with --with-answers.
+    """
     from align.cli.display import say
     from annotation.server import remove_user as remove
 
@@ -214,7 +219,8 @@ def _place(home: Path | None, server: str | None) -> Path | str | None:
     from align.errors import ConfigError
 
     if home is not None and server is not None:
-        raise ConfigError(f"the Argilla at {server} has no home here", where="--home", hint="leave one of the two out")
+        what = f"--home is for the embedded server, and --server names the Argilla at {server}"
+        raise ConfigError(what, where="--home", hint="leave one of the two out")
     return server or home
 
 

@@ -1,5 +1,5 @@
-"""Verbs that take settings as key=value: `--help` lists these with their defaults, and a setting that is given as an
-option is told how it is written."""
+"""Verbs that take settings as key=value. `--help` lists the settings with their defaults; a setting that is given as an
+option gets an error that shows how to write it."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -17,11 +17,11 @@ MODEL_OPTIONS = {
     "model.dtype": "--dtype",
     "model.date": "--date",
 }
-"""Keys of a recipe and what the verbs of one stage have in their place; a longer key before one that it begins with."""
+"""Keys of a recipe → the options that verbs of one stage have instead; a longer key before one that it begins with."""
 
 
 def with_options(options: Mapping[str, str]) -> type[TyperCommand]:
-    """The kind of command whose errors name its `options` in the place of a recipe's keys."""
+    """The command class whose errors name its `options` instead of a recipe's keys."""
 
     def named(text: str | None) -> str | None:
         if text is None:
@@ -48,9 +48,9 @@ def with_settings(
     left_out: Collection[str] = (),
     options: Mapping[str, str] = MODEL_OPTIONS,
 ) -> type[TyperCommand]:
-    """The kind of command whose settings are the keys of `section` (which is loaded when it is needed), but those
-    `left_out`. `--help` lists those of a section that a recipe has at `keys`, and no whole recipe. What is said of keys
-    outside the section is said of the `options` that the verb has in their place."""
+    """The command class whose settings are the keys of `section` (loaded when it is needed), except those `left_out`.
+    `--help` lists the settings of a section that a recipe has at `keys`, but not those of a whole recipe. Messages
+    about keys outside the section name the `options` that the verb has instead."""
     without = f", without {', '.join(f'`{key}`' for key in left_out)}" if left_out else ""
     place = f"[`{'.'.join(keys)}`](recipe.md#{''.join(keys)})"
 
@@ -78,7 +78,7 @@ def with_settings(
 
 
 def described(section: Any, left_out: Collection[str] = ()) -> list[tuple[str, str]]:
-    """The settings of a section as (`key=default`, what it is), from the same schema as docs/recipe.md."""
+    """The settings of a section as (`key=default`, description), from the same schema as docs/recipe.md."""
     from align.config.document import said_of
     from align.config.schema import keys_of, plain_default, sections_in, takes
 
@@ -97,7 +97,7 @@ def described(section: Any, left_out: Collection[str] = ()) -> list[tuple[str, s
 
 
 def _as_setting(section: Any, option: str, args: list[str]) -> str | None:
-    """How `--beta 0.1` is written; None where there is no such setting."""
+    """How to write `--beta 0.1` as a setting; None if there is no such setting."""
     from align.config.problems import renamed
     from align.config.schema import example
 

@@ -1,6 +1,6 @@
-"""Sampling and comparing alone, on your own files (docs/files.md): `rollout`, `eval`.
+"""Sampling and comparing outside a run, on your own files (docs/files.md): `rollout`, `eval`.
 
-Settings are the recipe's fields of that section, as key=value: `align rollout … samples=4`.
+Settings are the keys of the recipe's section, as key=value: `align rollout … samples=4`.
 """
 
 from pathlib import Path
@@ -31,26 +31,28 @@ if TYPE_CHECKING:
     from align.types import Candidate, Dropped
 
 
-ROLLOUT_NO_USE = {"prompts": "every prompt of the file is asked; shorten the file"}
+ROLLOUT_NO_USE = {"prompts": "every prompt of the file is used; shorten the file"}
 
 
 def rollout(
     settings: list[str] = SETTINGS,
     model: str = MODEL,
-    prompts: Path = typer.Option(..., "--prompts", help="JSONL or Parquet of prompts."),
-    out: Path = typer.Option(..., "--out", help="Folder for candidates.jsonl, their tokens.parquet and dropped.jsonl."),
+    prompts: Path = typer.Option(..., "--prompts", help="JSONL or Parquet file of prompts."),
+    out: Path = typer.Option(
+        ..., "--out", help="Output folder: candidates.jsonl, tokens.parquet (the sampled tokens) and dropped.jsonl."
+    ),
     keep_all: bool = typer.Option(
-        False, "--keep-all", help="Keep empty and repeated answers too, as a fair `align eval` needs."
+        False, "--keep-all", help="Also keep empty and repeated answers; a fair `align eval` needs them."
     ),
     rewards: list[str] = typer.Option(
         [],
         "--reward",
-        help="Score the answers, for `keep=best` and `keep=rejection beta=…`: a reward model's folder or"
-        " file.py:function, as for `align best-of-n`.",
+        help="The reward that scores the answers, for `keep=best` and `keep=rejection beta=…`: a reward model's folder"
+        " or file.py:function, as for `align best-of-n`.",
     ),
     config_file: Path = CONFIG,
-    parent: str = typer.Option(None, "--parent", help="The model that `checkpoint: parent` in a `mixture` means."),
-    sft: str = typer.Option(None, "--sft", help="The model that `checkpoint: sft` in a `mixture` means."),
+    parent: str = typer.Option(None, "--parent", help="The model for `checkpoint: parent` in a `mixture`."),
+    sft: str = typer.Option(None, "--sft", help="The model for `checkpoint: sft` in a `mixture`."),
     revision: str = REVISION,
     chat_template: str = TEMPLATE,
     replace_chat_template: bool = REPLACE,
@@ -61,7 +63,10 @@ def rollout(
     threads: int = THREADS,
     as_json: bool = JSON,
 ) -> None:
-    """Sample answers of a model, or of several in a mixture, to every prompt of a file."""
+    """Sample answers to every prompt of a file.
+
+    The answers come from one model, or from the components of a `mixture` (several models or temperatures).
+    """
     from align.api.answers import draw
     from align.api.given import Compute
     from align.cli.command_output import command_output
@@ -78,7 +83,7 @@ def rollout(
     named = {"current": model, "parent": parent, "sft": sft}
     require_named(config, {name for name, path in named.items() if path is not None})
     if keep_all and config.max_resamples:
-        what = "max_resamples has no use with --keep-all, which keeps what the model gives by itself"
+        what = "max_resamples has no effect with --keep-all, which keeps every answer as it was sampled"
         raise ConfigError(what, where="--keep-all", hint="leave one of them out")
     chat = chat_of(chat_template, replace_chat_template, chat_template_kwargs, date)
     parts = [parse_reward(text) for text in rewards]
@@ -112,7 +117,7 @@ def rollout(
 def _chosen(
     config: "Answers", rows: "list[Candidate]", scores: list[float | None], seed: int
 ) -> "tuple[list[int], list[Dropped]]":
-    """Places of the answers that stay by their scores, and the others with the reason."""
+    """Indices of the answers that are kept by their scores, and the other answers with the reason."""
     from rollouts.select import best_of_n, rejection_sample
 
     if config.keep == "best":
@@ -124,21 +129,24 @@ def _chosen(
 
 def evaluate(
     candidates: Path = typer.Option(
-        ..., "--candidates", help="candidates.jsonl of the model in question (`align rollout --keep-all`)."
+        ..., "--candidates", help="candidates.jsonl of the model to evaluate (`align rollout --keep-all`)."
     ),
-    against: Path = typer.Option(None, "--against", help="candidates.jsonl of another model, on the same prompts."),
+    against: Path = typer.Option(None, "--against", help="candidates.jsonl of another model, for the same prompts."),
     judge: str = typer.Option(
         ...,
         "--judge",
-        help="What scores answers, higher is better: file.py:function, an entry of reward.functions as '{type: …}', or a"
-        " reward model's folder.",
+        help="The scorer, higher is better: file.py:function, an entry of reward.functions as '{type: …}', or a reward"
+        " model's folder.",
     ),
-    tie_width: float = typer.Option(0.0, "--tie-width", min=0, help="Scores closer than this are a tie."),
-    out: Path = typer.Option(..., "--out", help="Folder for result.json and samples.parquet."),
+    tie_width: float = typer.Option(0.0, "--tie-width", min=0, help="Scores that differ by less than this are a tie."),
+    out: Path = typer.Option(..., "--out", help="Output folder: result.json and samples.parquet."),
     seed: int = SEED,
     as_json: bool = JSON,
 ) -> None:
-    """Score a model's answers, and say how often they beat another model's on the same prompts, with an interval."""
+    """Score a model's answers, and compare them with another model's.
+
+    With --against it also gives the win rate on the same prompts, with its 95% interval.
+    """
     from align.api.answers import compare_answers
     from align.api.files import load_candidates
     from align.cli.command_output import command_output

@@ -1,4 +1,4 @@
-"""`align annotate status` and `align annotate watch`: how far people are."""
+"""`align annotate status` and `align annotate watch`: the progress of labelling."""
 
 import sys
 import time
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def session_or_run(path: Path) -> Path:
-    """The folder that asks people: one that `align annotate push --candidates` made, or the run that `path` means."""
+    """The folder with the labelling session: one that `align annotate push --candidates` made, or the run of `path`."""
     from align.labelling.session import has_session
 
     return path if has_session(path) else run_of(path)
@@ -27,22 +27,23 @@ def session_or_run(path: Path) -> Path:
 FOLDER = typer.Argument(
     ...,
     callback=session_or_run,
-    help="A run's folder or its recipe's, or a folder that `align annotate push --candidates` made.",
+    help="The folder of a run or of its recipe, or a folder that `align annotate push --candidates` made.",
 )
 JSON = typer.Option(False, "--json", help="Print the result as JSON.")
 HEAD = ["annotator", "done", "skipped", "drafts", "an hour", "agrees", "control items", "left", "consistent"]
 
 
 NUMBERS = (1, 2, 3, 4)
-"""Columns that stand to the right."""
+"""Right-aligned columns."""
 
 
 def status(folder: Path = FOLDER, as_json: bool = JSON) -> None:
-    """How far the labelling is, how each annotator gets on, and how long the rest will take.
+    """Show the progress of labelling, each annotator and the time left.
 
-    Beside what is done, skipped and kept as a draft: tasks an hour (pauses over five minutes aside); how often the others said the same; how many
-    control items with a known answer were answered so; how often the answer on the left was said to be better; and how
-    many repeated tasks were answered alike. Shares come with their 95% intervals.
+    For each annotator: tasks done, skipped and saved as drafts; tasks per hour (without pauses over five minutes);
+    agreement with the other annotators; the share of control items answered correctly (their right answer is known);
+    how often the answer on the left was preferred; and the share of repeated tasks answered the same way. Shares come
+    with their 95% intervals.
     """
     from align.cli.display import print_json, print_table, say
     from align.labelling.comparison import win_rate
@@ -64,13 +65,12 @@ def status(folder: Path = FOLDER, as_json: bool = JSON) -> None:
 
 def watch(
     folder: Path = FOLDER,
-    every: float = typer.Option(
-        3.0, "--every", min=0.2, help="Seconds between two looks; more where a look takes long."
-    ),
+    every: float = typer.Option(3.0, "--every", min=0.2, help="Seconds between updates; more if an update takes long."),
 ) -> None:
-    """Follow the labelling until nothing more is asked, or until Ctrl-C. Only looks: `align run --wait` goes on too.
+    """Follow labelling until it is complete, or until Ctrl-C.
 
-    Without a terminal it prints a line whenever something changed.
+    This only shows progress; `align run --wait` also continues the run. Without a terminal it prints a line whenever
+    something changed.
     """
     from rich.console import Console
     from rich.live import Live
@@ -87,27 +87,28 @@ def watch(
                 live.update(_page(seen), refresh=True)
     if seen is not None:
         then = (
-            "`align run` goes on"
+            "`align run` continues"
             if (folder / "run.json").is_file()
-            else f"`align annotate pull {folder}` takes them in"
+            else f"`align annotate pull {folder}` fetches the judgements"
         )
-        say(f"closed: {seen.closed}" if seen.closed else f"nothing is open any more; {then}")
+        say(f"closed: {seen.closed}" if seen.closed else f"no task is open; {then}")
 
 
 def winner(won: dict[str, Any]) -> str:
-    """How a blind comparison stands, in a sentence."""
+    """The result of a blind comparison so far, in a sentence."""
     if won["mean"] is None:
-        return f"win rate of --candidates over --against: not known, for {won['reason']}"
+        return f"win rate of --candidates over --against: unknown, because {won['reason']}"
     ties = f"{counted(won['ties'], 'tie')} ({won['same']} without asking, {won['both_bad']} both bad)"
     return (
-        f"win rate of --candidates over --against: {interval(won)}, 95% interval over {counted(won['clusters'], 'prompt')}; "
-        f"{counted(won['wins'], 'win')}, {ties}, {counted(won['losses'], 'loss', 'losses')}"
+        f"win rate of --candidates over --against: {interval(won)}, 95% interval over "
+        f"{counted(won['clusters'], 'prompt')}; {counted(won['wins'], 'win')}, {ties}, "
+        f"{counted(won['losses'], 'loss', 'losses')}"
     )
 
 
 def _looks(folder: Path, every: float) -> Iterator["Survey"]:
-    """A survey whenever something has changed; the last one finds nothing open. At most a quarter of the time is spent
-    on looking, for at fifty thousand tasks a look is work for the server too."""
+    """A survey whenever something has changed; the last one finds no open task. At most a quarter of the time goes into
+    surveys, because with fifty thousand tasks a survey loads the server too."""
     from align.labelling.session import open_backend
     from align.labelling.survey import survey
     from align.stages.sessions import open_session
@@ -145,13 +146,13 @@ def _lines(found: "Survey") -> list[str]:
 
 def _drafts(count: int) -> str:
     return (
-        f"{counted(count, 'draft')} {'is' if count == 1 else 'are'} not submitted, and no answer yet" if count else ""
+        f"{counted(count, 'draft')} {'is' if count == 1 else 'are'} not submitted yet, and not counted" if count else ""
     )
 
 
 def _time_left(left: dict[str, Any]) -> str:
     nobody = left["nobody"]
-    new = f"{counted(nobody, 'answer')} {'waits' if nobody == 1 else 'wait'} for somebody new" if nobody else ""
+    new = f"{counted(nobody, 'answer')} {'needs' if nobody == 1 else 'need'} a new annotator" if nobody else ""
     if left["answers"] == 0:
         return new or "none is missing"
     if left["hours"] is None:
@@ -176,7 +177,7 @@ def _pace(person: dict[str, Any]) -> str:
 
 
 def _page(found: "Survey") -> "RenderableType":
-    """What `status` prints, for a terminal that is written over."""
+    """What `status` prints, for a terminal that is redrawn."""
     from rich.console import Group
     from rich.markup import escape
     from rich.table import Table

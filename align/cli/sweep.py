@@ -1,4 +1,4 @@
-"""`align sweep`: which settings of one training give the best answers."""
+"""`align sweep`: searches for the training settings that give the best answers."""
 
 import json
 from collections.abc import Sequence
@@ -22,38 +22,56 @@ def sweep(
     target: str = typer.Argument(..., help="A recipe, or a method: sft, dpo, kto, ppo, rloo, grpo, best-of-n."),
     settings: list[str] = typer.Argument(
         None,
-        help="Ranges and starting values as key=value: learning_rate=1e-5..1e-1:log batch_size=8,16,32 beta=0.2;"
-        " of a recipe with the section in front, dpo.learning_rate=….",
+        help="Ranges and starting values as key=value: learning_rate=1e-5..1e-1:log batch_size=8,16,32 beta=0.2."
+        " With a recipe, write the section first: dpo.learning_rate=….",
     ),
-    out: Path = typer.Option(..., "--out", help="Folder for result.json, sweep.svg, best.yaml and the best policy."),
-    space: Path = typer.Option(None, "--space", help="A YAML file of ranges, key: range."),
-    trials: int = typer.Option(20, "--trials", min=1, help="Trials after that of the starting settings."),
-    minutes: float = typer.Option(None, "--minutes", min=0, help="No trial begins after so many minutes of trials."),
-    sampler: Literal["tpe", "random"] = typer.Option("tpe", "--sampler", help="random is the control."),
+    out: Path = typer.Option(
+        ..., "--out", help="Output folder: result.json, sweep.svg, best.yaml and the best policy."
+    ),
+    space: Path = typer.Option(None, "--space", help="A YAML file of ranges, one `key: range` a line."),
+    trials: int = typer.Option(
+        20, "--trials", min=1, help="Number of trials, after the one with the starting settings."
+    ),
+    minutes: float = typer.Option(
+        None, "--minutes", min=0, help="Time limit: start no trial after this many minutes of trials."
+    ),
+    sampler: Literal["tpe", "random"] = typer.Option(
+        "tpe",
+        "--sampler",
+        help="How Optuna chooses settings: tpe (tree-structured Parzen estimator), or random as a baseline.",
+    ),
     metric: Literal["mean_score", "win_rate"] = typer.Option(
-        "mean_score", "--metric", help="What trials raise: the answers' mean score, or their win rate over the parent."
+        "mean_score",
+        "--metric",
+        help="The metric to maximise: the mean score of the answers, or their win rate over the parent (the model that"
+        " training starts from).",
     ),
     share: float = typer.Option(
-        0.2, "--share", min=0.01, max=0.45, help="Share of prompts set aside for scoring trials, and not learned from."
+        0.2, "--share", min=0.01, max=0.45, help="Share of prompts held out from training, to score trials on."
     ),
-    runs: Path = typer.Option(Path("runs"), "--runs", help="The folder that holds the recipe's run."),
-    model: str = typer.Option(None, "--model", help="With a method: the model that every trial starts from."),
+    runs: Path = typer.Option(Path("runs"), "--runs", help="The folder that contains the recipe's run."),
+    model: str = typer.Option(None, "--model", help="With a method: the model that each trial starts from."),
     data: Path = typer.Option(None, "--data", help="With sft, dpo, kto: demonstrations, preferences or binary labels."),
     prompts: Path = typer.Option(None, "--prompts", help="With a method: prompts to score trials on."),
     judge: str = typer.Option(
         None, "--judge", help="With a method: file.py:function that scores (messages, answer), or '{type: …}'."
     ),
     reward: list[str] = typer.Option(None, "--reward", help="With ppo, rloo, grpo, best-of-n: the reward to maximise."),
-    temperature: float = typer.Option(0.7, "--temperature", min=0, help="With a method: of the scored answers."),
-    max_tokens: int = typer.Option(256, "--max-tokens", min=1, help="With a method: longest scored answer."),
+    temperature: float = typer.Option(
+        0.7, "--temperature", min=0, help="With a method: sampling temperature of the scored answers."
+    ),
+    max_tokens: int = typer.Option(
+        256, "--max-tokens", min=1, help="With a method: maximum length of a scored answer, in tokens."
+    ),
     dtype: Dtype = DTYPE,
     seed: int = SEED,
     threads: int = THREADS,
     as_json: bool = JSON,
 ) -> None:
-    """Search a training's settings by Optuna on a budget; compare the best with the starting ones on unseen prompts.
+    """Search for better training settings with Optuna.
 
-    The same command goes on with a sweep that was stopped.
+    The budget is a number of trials, and minutes if you set them. At the end the best settings are compared with the
+    starting settings on unseen prompts. To continue a sweep that was stopped, run the same command again.
     """
     from align.cli.command_output import command_output
     from align.config.space import read_space, require_distinct, split_settings
@@ -67,7 +85,9 @@ def sweep(
     method = METHODS.get(target) if target != REWARD.name else None
     given = {"model": model, "data": data, "prompts": prompts, "judge": judge}
     if method is None and (stray := next((n for n, v in {**given, "reward": reward}.items() if v), None)):
-        raise ConfigError(f"--{stray} belongs to a method; the recipe says it", where=f"align sweep {target}")
+        raise ConfigError(
+            f"--{stray} goes with a method; with a recipe, the recipe sets it", where=f"align sweep {target}"
+        )
     with command_output(out, threads) as place:
         if method is None:
             section, ranges, seed = _section(target, ranges, fixed)
@@ -90,7 +110,7 @@ def sweep(
 
 
 def _section(target: str, ranges: Sequence[Any], fixed: Sequence[str]) -> tuple[str, list[Any], int]:
-    """The one section of a recipe that the ranges are about, the ranges without its name, and the recipe's seed."""
+    """The one section of a recipe that the ranges belong to, the ranges without its name, and the recipe's seed."""
     from dataclasses import replace
 
     from align.config.load import load_recipe
@@ -141,9 +161,11 @@ def _require(method: Method, given: dict[str, Any], reward: list[str] | None) ->
         if given[name] is None and not unneeded:
             raise ConfigError(f"align sweep {method.name} needs --{name}", where="align sweep")
         if given[name] is not None and online and name == "data":
-            raise ConfigError(f"--data has no use with {method.name}, which learns from --prompts", where="align sweep")
+            raise ConfigError(
+                f"--data has no effect with {method.name}, which learns from --prompts", where="align sweep"
+            )
     if online != bool(reward):
-        what = "needs --reward" if online else "has no use for --reward; --judge scores the trials"
+        what = "needs --reward" if online else "does not use --reward; --judge scores the trials"
         raise ConfigError(f"align sweep {method.name} {what}", where="align sweep")
 
 
@@ -239,6 +261,7 @@ def _say(out: Path, result: dict[str, Any], as_json: bool) -> None:
         gain = compared["difference"]
         typer.echo(f"win rate over the start on {counted(won['clusters'], 'unseen prompt')}: {interval(won)}")
         typer.echo(
-            f"mean score: by {interval(gain, significant)} higher than {significant(compared['mean_score_start'])}"
+            f"mean score: {interval(gain, significant)} above that of the start,"
+            f" {significant(compared['mean_score_start'])}"
         )
     typer.echo(f"written to {out}: best.yaml, sweep.svg, trials.jsonl, policy/")

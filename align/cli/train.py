@@ -1,7 +1,7 @@
-"""The training verbs, each on your own files (docs/files.md): `sft`, `dpo` and `kto` learn from rows, `ppo`,
-`rloo`, `grpo` and `best-of-n` from answers of the model's own that `--reward` scores.
+"""The training verbs, each on your own files (docs/files.md): `sft`, `dpo` and `kto` learn from rows, `ppo`, `rloo`,
+`grpo` and `best-of-n` from the model's own answers, which `--reward` scores.
 
-Settings are the recipe's fields of that section, as key=value: `align dpo … beta=0.2 epochs=3`.
+Settings are the keys of the recipe's section, as key=value: `align dpo … beta=0.2 epochs=3`.
 """
 
 from collections.abc import Callable
@@ -42,32 +42,57 @@ PAIRS = typer.Option(..., "--preferences", help="JSONL or Parquet of prompt, cho
 ON_ROWS: list[tuple[Method, str, Any]] = [
     (
         SFT,
-        "Supervised fine-tuning of a model on demonstrations.",
+        "Train with supervised fine-tuning (SFT) on demonstrations.",
         typer.Option(..., "--demonstrations", help="JSONL or Parquet of demonstrations."),
     ),
-    (DPO, "Direct preference optimisation of a model on pairs; the model itself is the reference.", PAIRS),
+    (
+        DPO,
+        "Train with DPO on preference pairs.\n\nDPO is direct preference optimisation. The reference is the model that"
+        " training starts from.",
+        PAIRS,
+    ),
     (
         KTO,
-        "Kahneman-Tversky optimisation of a model on thumbs up and down; the model itself is the reference.",
-        typer.Option(..., "--binary", help="JSONL or Parquet of prompt, completion, label."),
+        "Train with KTO on binary labels.\n\nKTO is Kahneman-Tversky optimisation. A binary label says whether one"
+        " answer is good or bad. The reference is the model that training starts from.",
+        typer.Option(
+            ..., "--binary", help="JSONL or Parquet of prompt, completion, label (whether the completion is good)."
+        ),
     ),
 ]
-"""Each with its help and the option that names its file."""
+"""Each method with its help and the option for its file."""
 ONLINE = [
-    (PPO, "Proximal policy optimisation of a model against a reward, with a learned critic."),
-    (RLOO, "REINFORCE leave-one-out: a model's answers against the mean of the others'."),
-    (GRPO, "Group-relative policy optimisation of a model against a reward."),
-    (BEST_OF_N, "Supervised fine-tuning of a model on the best of its answers."),
+    (
+        PPO,
+        "Train with PPO to maximise a reward, with a learned critic.\n\nPPO is proximal policy optimisation. The reward"
+        " scores answers that the model gives while it trains.",
+    ),
+    (
+        RLOO,
+        "Train with RLOO to maximise a reward.\n\nRLOO is REINFORCE leave-one-out: the baseline of an answer is the"
+        " mean reward of the other answers to its prompt. The reward scores answers that the model gives while it"
+        " trains.",
+    ),
+    (
+        GRPO,
+        "Train with GRPO to maximise a reward.\n\nGRPO is group-relative policy optimisation: an answer is compared"
+        " with the mean of all answers to its prompt. The reward scores answers that the model gives while it trains.",
+    ),
+    (
+        BEST_OF_N,
+        "Fine-tune a model on the best of its own answers.\n\nSamples several answers to each prompt and trains with"
+        " supervised fine-tuning (SFT) on the one with the highest reward.",
+    ),
 ]
 
 
 def settings_of(method: Method) -> type[Any]:
-    """The kind of command that takes a method's settings."""
+    """The command class that takes a method's settings."""
     return with_settings(lambda: method.settings, keys=method.keys, left_out=method.no_use)
 
 
 def verb_on_rows(method: Method, says: str, option: Any) -> Callable[..., None]:
-    """The command of a method that learns from the rows of one file, which `option` names."""
+    """The command of a method that learns from the rows of one file, given by `option`."""
 
     def command(
         settings: list[str] = SETTINGS,
@@ -157,13 +182,13 @@ def _sampled(method: Method, rollouts: Path | None) -> str | None:
     if rollouts is not None and method.name == "sft":
         from align.errors import ConfigError
 
-        what = "demonstrations are learned as they are written, and were not sampled"
-        raise ConfigError(what, where="--rollouts", hint="leave it out; `align best-of-n` learns a model's own answers")
+        what = "demonstrations were not sampled; `align sft` trains on them as they are written"
+        raise ConfigError(what, where="--rollouts", hint="leave it out; `align best-of-n` trains on sampled answers")
     return _text(rollouts)
 
 
 def _train(request: TrainRequest, given: Given) -> None:
-    """The body of every training verb: read settings and file, train, say what came out."""
+    """The body of every training verb: read settings and file, train, print the result."""
     from align.cli.command_output import PRINTED, command_output, keep_dropped
     from align.cli.display import counting, say_result
     from align.dropped import count_reasons

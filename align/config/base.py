@@ -1,4 +1,4 @@
-"""What the sections of a recipe have in common."""
+"""The common base of a recipe's sections."""
 
 from typing import Annotated, Any, Self
 
@@ -11,18 +11,18 @@ class Section(BaseModel):
 
 class Decoding(Section):
     temperature: Annotated[float, Field(ge=0)] = 1.0
-    """0 takes the likeliest token each time."""
+    """Sampling temperature; 0 always takes the most likely token."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Nucleus sampling (Holtzman et al. 2020)."""
+    """Nucleus sampling: sample from the smallest set of tokens with this total probability (Holtzman et al. 2020)."""
     max_tokens: Annotated[int, Field(ge=1)] = 256
-    """Longest answer."""
+    """Maximum length of an answer, in tokens."""
 
 
 class Sampling(Decoding):
     logprobs: bool = False
-    """Keep the log-probability of each sampled token under the model at temperature 1, whatever it was drawn with."""
+    """Store the log-probability of each sampled token under the model at temperature 1, whatever `temperature` is."""
 
     @classmethod
     def like(cls, given: Decoding, **changes: Any) -> Self:
-        """The same numbers as in another section, but for `changes`."""
+        """The same values as in another section, except for `changes`."""
         return cls(**{name: getattr(given, name) for name in Decoding.model_fields} | changes)

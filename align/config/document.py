@@ -1,4 +1,4 @@
-"""Writes the recipe's reference from its schema: every key once, in the words that stand beneath it in `align/config`.
+"""Writes the recipe's reference from its schema: every key once, with its docstring in `align/config`.
 
     python -m align.config.document > docs/recipe.md
 
@@ -25,18 +25,20 @@ HEAD = """\
 
 *Made from `align/config/recipe.py` by `python -m align.config.document > docs/recipe.md`; do not edit.*
 
-A recipe is one YAML file. Only `name`, `model`, `prompts` and one of `annotate` and `preferences` are needed; all
-else has a default (`kto`, `ppo`, `rloo`, `grpo` and `best_of_n` change what is needed, as they say). Relative paths start at the recipe's folder, `~` is the home folder. A key that is not listed
-here is an error that names the nearest right one; so are a key that stands twice and a value out of range. `1e-4`
-is a number; `yes` and `no` are text, write `true` and `false`. On the command line `key.key=value` overrides one
-value, in the same YAML (`dpo.learning_rate=1e-4`, `annotate.by.personas.0.temperature=0.5`, `sft=null`).
+A recipe is one YAML file. Only `name`, `model`, `prompts` and one of `annotate` and `preferences` are required; every
+other key has a default (`kto`, `ppo`, `rloo`, `grpo` and `best_of_n` have other requirements, listed with them).
+Relative paths start at the recipe's folder; `~` is the home folder. A key that is not listed here is an error, and the
+message suggests the most similar key. A duplicate key and a value out of range are errors too. `1e-4` is a number;
+`yes` and `no` are text, so write `true` and `false`. On the command line, `key.key=value` overrides one value, in the
+same YAML (`dpo.learning_rate=1e-4`, `annotate.by.personas.0.temperature=0.5`, `sft=null`).
 """
 
 TRAINER = """
 ## `trainer` in the training sections
 
 Any other option of TRL's trainer, by its own name (checked against trl {trl} and transformers {transformers}); `ppo`
-takes those of GRPO's. These are set by the recipe or by the stage and refused here (`…` is the section's name):
+takes the options of GRPO's trainer. The recipe or the stage sets the following options, so they are refused here (`…`
+is the section's name):
 
 | option | instead |
 |---|---|
@@ -44,7 +46,7 @@ takes those of GRPO's. These are set by the recipe or by the stage and refused h
 
 
 def markdown() -> str:
-    """The page as it stands in docs/recipe.md."""
+    """The text of docs/recipe.md."""
     parts = [HEAD, _section("", Recipe)]
     parts.append(TRAINER.format(**trl_tables()["versions"]))
     for (way, kinds), options in _owned().items():
@@ -56,7 +58,7 @@ def markdown() -> str:
 
 
 def _owned() -> dict[tuple[str, tuple[str, ...]], list[str]]:
-    """(What to do instead, the sections in which that holds) → options."""
+    """(What to do instead, the sections where this applies) → options."""
     ways: dict[tuple[str, str], list[str]] = {}
     for kind, owned in OWNED.items():
         for option, way in owned.items():
@@ -68,7 +70,7 @@ def _owned() -> dict[tuple[str, tuple[str, ...]], list[str]]:
 
 
 def _section(path: str, section: type[Section]) -> str:
-    """The table of a section, then those of the sections in it."""
+    """The table of a section, then the tables of the sections in it."""
     lines = ["\n| key | takes | default | |\n|---|---|---|---|\n"]
     inner = ""
     for key, field in keys_of(section).items():
@@ -87,28 +89,28 @@ def _cell(text: str) -> str:
 
 def _default(field: FieldInfo) -> str:
     if field.default is PydanticUndefined:
-        return "**needed**"
+        return "**required**"
     if isinstance(field.default, Section):
-        return "each key's own" if not field.discriminator else f"`type: {tag_of(type(field.default))}`"
+        return "its keys' defaults" if not field.discriminator else f"`type: {tag_of(type(field.default))}`"
     if field.default is None:
         return "none"
     return f"`{json.dumps(field.default)}`" if not isinstance(field.default, str) else f"`{field.default}`"
 
 
 def said_of(section: type[Section], field: FieldInfo) -> str:
-    """What stands beneath the field in the source, on one line; KeyError where nothing does."""
+    """The field's docstring in the source, on one line; KeyError if there is none."""
     name = next(name for name, found in section.model_fields.items() if found is field)
     for kind in section.__mro__:
         if (kind.__name__, name) in _docs():
             return _docs()[kind.__name__, name]
     if name == "type":
-        return "Chooses this form of the section."
+        return "Selects this form of the section."
     raise KeyError(f"{section.__name__}.{name} has no docstring beneath it")
 
 
 @functools.cache
 def _docs() -> dict[tuple[str, str], str]:
-    """(class, field) → the docstring beneath the field in the schema's modules."""
+    """(class, field) → the field's docstring in the schema's modules."""
     found = {}
     trees = [
         ast.parse(Path(inspect.getfile(module)).read_text(encoding="utf-8"))

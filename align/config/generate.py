@@ -1,9 +1,9 @@
 """Writes `trl_keys.json`: the options of TRL's trainers as plain tables, so that a recipe is checked without torch.
 
-    python -m align.config.generate            rewrite the file after TRL or transformers moved
+python -m align.config.generate rewrite the file after an update of TRL or transformers
 
-`versions` says what the tables were made from, `trackers` are the names that `report_to` takes, `kinds` gives for
-each trainer and option the kinds of YAML value, and `choices` the texts where only some are allowed. A test runs
+`versions` are the versions that the tables were made from, `trackers` the names that `report_to` takes. `kinds` gives
+the types of YAML value for each trainer and option, and `choices` the allowed texts if they are limited. A test runs
 `tables()` and compares, so the file cannot drift from the installed libraries.
 """
 
@@ -19,11 +19,11 @@ from typing import Any
 FILE = Path(__file__).with_name("trl_keys.json")
 KINDS = {bool: "bool", int: "int", float: "float", str: "str", list: "list", dict: "dict", type(None): "null"}
 ALSO = {("dpo", "loss_type"): {"str"}}
-"""Kinds that a class takes in `__post_init__` beyond what its annotation says."""
+"""Types that a class accepts in `__post_init__`, beyond its annotation."""
 
 
 def tables() -> dict[str, Any]:
-    """The content of `trl_keys.json` for the libraries installed here."""
+    """The content of `trl_keys.json` for the installed libraries."""
     import transformers
     import trl
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
@@ -50,7 +50,7 @@ def tables() -> dict[str, Any]:
 
 
 def _kinds(hint: Any) -> set[str]:
-    """The kinds of YAML value that an annotation takes; types that YAML has no form for are left out."""
+    """The types of YAML value that an annotation takes; types that YAML cannot express are left out."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         return set[str]().union(*(_kinds(part) for part in typing.get_args(hint)))
@@ -63,7 +63,7 @@ def _kinds(hint: Any) -> set[str]:
 
 
 def _choices(hint: Any, metadata: typing.Mapping[str, Any]) -> list[str]:
-    """The texts allowed, where an enum, `choices` or the help ("Possible values are: …") lists them."""
+    """The allowed texts, if an enum, `choices` or the help ("Possible values are: …") lists them."""
     for part in (hint, *typing.get_args(hint)):
         if isinstance(part, type) and issubclass(part, enum.Enum):
             return [str(member.value) for member in part]

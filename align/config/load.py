@@ -1,4 +1,4 @@
-"""Reads a recipe from its YAML file and writes it out again with every default spelled out."""
+"""Reads a recipe from its YAML file, and writes it out with every default."""
 
 import json
 import re
@@ -19,12 +19,12 @@ from align.errors import ConfigError
 
 Kind = TypeVar("Kind", bound=Section)
 Places = dict[Keys, tuple[str, int]]
-"""Where each key was set: the file and its line, or an override and 0."""
+"""The place where each key was set: the file and its line, or an override and 0."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A recipe, its file's text as it was written, and the folder that relative paths start at."""
+    """A recipe, the text of its file, and the folder where relative paths start."""
 
     recipe: Recipe
     text: str
@@ -32,11 +32,11 @@ class Loaded:
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = (), *, files: bool = True) -> Loaded:
-    """Reads `path` (a recipe, or a folder with `recipe.yaml` in it) and applies overrides such as `dpo.beta=0.2`.
+    """Read `path` (a recipe, or a folder with `recipe.yaml` in it) and apply overrides such as `dpo.beta=0.2`.
 
-    An override's value is YAML; its relative paths start at the recipe's folder too. With `files=False` the files
-    that the recipe names need not exist. Raises ConfigError with file, line, key, value found and the way out, one
-    line for each problem.
+    An override's value is YAML; its relative paths also start at the recipe's folder. With `files=False` the files that
+    the recipe names need not exist. Raises ConfigError with one line for each problem: file, line, key, the value found
+    and how to fix it.
     """
     path = path / "recipe.yaml" if path.is_dir() else path
     text = _read(path, "recipe", "`align init` writes one")
@@ -50,17 +50,18 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, files: bool = True
 
 
 def resolved_yaml(recipe: Recipe) -> str:
-    """The recipe with every default spelled out and absolute paths; loading it gives an equal recipe."""
+    """The recipe as YAML with every default and absolute paths; loading it gives an equal recipe."""
     return dump(recipe.model_dump(mode="json", by_alias=True, context=SPELLED_OUT))
 
 
 def _named_after(folder: Path) -> str:
-    """A run's name from its recipe's folder; what a name may not hold becomes a hyphen. Empty where nothing is left."""
+    """A run's name from its recipe's folder, with hyphens for characters that a name cannot have. Empty if nothing is
+    left."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.name).strip("-_.")
 
 
 def read_settings(path: Path) -> tuple[dict[str, Any], Places]:
-    """A YAML file of settings as a mapping, and where each of its keys stands. Raises ConfigError."""
+    """A YAML file of settings as a mapping, and the place of each key. Raises ConfigError."""
     text = _read(path, "file of settings", "check the path; relative ones start at the working directory")
     return _mapping(text, path, "settings are a mapping of keys")
 
@@ -84,8 +85,7 @@ def _read(path: Path, what: str, maker: str) -> str:
 
 
 def set_value(data: dict[str, Any], places: Places, change: str, word: str, kind: type[Section]) -> None:
-    """Sets the value of `change` (key=value) in `data`, the keys of a `kind`; from then on problems with it are placed
-    there."""
+    """Set the value of `change` (key=value) in `data`, the keys of a `kind`; later problems with it name this place."""
     name, equals, text = change.partition("=")
     where = f"{word} {change}"
     if not equals or not all(name.strip().split(".")):
@@ -107,12 +107,12 @@ def set_value(data: dict[str, Any], places: Places, change: str, word: str, kind
 
 
 def keys_in(name: str) -> Keys:
-    """`dpo.beta` as its keys; those of lists are numbers."""
+    """`dpo.beta` as a tuple of keys; the keys of lists are numbers."""
     return tuple(int(part) if part.isdigit() else part for part in name.strip().split("."))
 
 
 def _item(holder: Any, key: str | int, keys: Keys, where: str) -> Any:
-    """`holder[key]`, None for a key that is not there yet; ConfigError where `holder` cannot have such a key."""
+    """`holder[key]`, None for a key that does not exist yet; ConfigError if `holder` cannot have such a key."""
     if isinstance(holder, dict) and isinstance(key, str):
         return holder.get(key)
     if isinstance(holder, list) and isinstance(key, int):
@@ -123,7 +123,7 @@ def _item(holder: Any, key: str | int, keys: Keys, where: str) -> Any:
 
 
 def validated(kind: type[Kind], data: dict[str, Any], places: Places, folder: Path, files: bool) -> Kind:
-    """A section or recipe of `data`, whose keys were set at `places`; ConfigError with a line for each problem."""
+    """A section or recipe from `data`, whose keys were set at `places`; ConfigError with a line for each problem."""
     context = {"folder": folder, "files": files}
     try:
         # JSON's strict mode is what is wanted: "3" is no number, but a path may be text and 1 a float

@@ -1,7 +1,7 @@
-"""Paths in a recipe: relative ones start at the recipe's folder, and a missing file is found before any work.
+"""Paths in a recipe: relative paths start at the recipe's folder, and a missing file is reported before any work.
 
-The loader passes the folder as validation context. Without it (a recipe built in Python) relative paths stay as they
-are and start, as everywhere in Python, at the working directory.
+The loader passes the folder as validation context. Without it (a recipe built in Python), relative paths stay as they
+are and start at the working directory, as usual in Python.
 """
 
 import os
@@ -18,13 +18,13 @@ _FUNCTION = re.compile(r"(.+\.py):([A-Za-z_]\w*)")
 
 
 def _at(value: str | Path, info: ValidationInfo) -> Path:
-    """`value` from the recipe's folder on, absolute, `~` expanded; as it is where the folder is unknown."""
+    """`value` relative to the recipe's folder, absolute, with `~` expanded; unchanged if the folder is unknown."""
     path = Path(value).expanduser()
     return Path(os.path.normpath(info.context["folder"] / path)) if info.context else path
 
 
 def _checked(info: ValidationInfo) -> bool:
-    """Whether files must exist: when a recipe is loaded to be run."""
+    """Whether files must exist: when a recipe is loaded for a run."""
     return bool(info.context and info.context["files"])
 
 
@@ -36,7 +36,7 @@ def _file(value: Path, info: ValidationInfo) -> Path:
 
 
 def _maker(path: Path) -> str:
-    """The way to make what a recipe with a `world.py` keeps in its `data/`."""
+    """How to make the files that a recipe with a `world.py` has in its `data/`."""
     world = path.parent.parent / "world.py"
     return f"; make it with `python {world}`" if path.parent.name == "data" and world.is_file() else ""
 
@@ -66,7 +66,7 @@ def _named_or_file(value: str, info: ValidationInfo, names: tuple[str, ...], kin
 
 
 def _model(value: str, info: ValidationInfo) -> str:
-    """A folder where one exists or the text can only be a path; otherwise a Hub id."""
+    """A folder if one exists or if the text can only be a path; otherwise a Hub id."""
     path = _at(value, info)
     if path.is_dir():
         if _checked(info) and not (path / "config.json").is_file():

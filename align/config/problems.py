@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, one sentence for each problem: the key, the value found and what would be right."""
+"""The problems of a recipe, one sentence for each: the key, the value found and what is expected."""
 
 from typing import Any
 
@@ -23,16 +23,16 @@ OTHER_NAMES = {
     "resample": ("max_resamples",),
     "thumbs": ("binary",),
 }
-"""What others, and earlier versions, call a key → what it may be called here."""
+"""Names that other libraries and earlier versions use for a key → its names here."""
 OPTIONS = (
     "model", "revision", "chat_template", "replace_chat_template", "chat_template_kwargs", "date", "dtype", "seed",
     "threads", "nproc", "accelerate", "reward", "out",
 )  # fmt: skip
-"""What verbs that do one stage take as options, where a recipe has keys outside the section."""
+"""Options of verbs for one stage, for which a recipe has keys outside the section."""
 
 
 def problems(error: ValidationError, root: type[Section]) -> list[Problem]:
-    """The problems that pydantic found with a `root`, in its order: the keys that lead there and a sentence."""
+    """The problems that pydantic found in a `root`, in its order: the keys that lead to each, and a sentence."""
     found: list[Problem] = []
     for entry in error.errors(include_url=False):
         spot = place(tuple(entry["loc"]), root)
@@ -75,7 +75,8 @@ def _sentence(kind: str, spot: Place, value: Any, cause: object, root: type[Sect
 
 
 def _unknown(spot: Place, root: type[Section]) -> str:
-    """About a key that a section does not have: the one that is meant, here, in `trainer`, or elsewhere in a recipe."""
+    """A sentence about a key that a section does not have, with a suggestion from here, `trainer` or the whole
+    recipe."""
     key, known = str(spot.keys[-1]), keys_of(spot.section)
     if close := renamed(spot.section, key) or nearest(key, known):
         return f"unknown key; did you mean {close}?"
@@ -97,7 +98,7 @@ def _unknown(spot: Place, root: type[Section]) -> str:
 
 
 def renamed(section: type[Section], name: str) -> str | None:
-    """What the key `name`, which may be a dotted one or what others call it, is called in a section; None: nothing."""
+    """The key of a section for `name`, which may be dotted or another library's name; None if there is none."""
     keys: Keys = tuple(int(part) if part.isdigit() else part for part in name.split("."))
     found = place(keys, section)
     if found.keys == keys and found.field is not None:
@@ -106,7 +107,7 @@ def renamed(section: type[Section], name: str) -> str | None:
 
 
 def shown(value: Any) -> str:
-    """A value as it stands in YAML, cut where it is long."""
+    """A value as YAML, shortened if it is long."""
     text = {None: "null", True: "true", False: "false"}.get(value) if isinstance(value, bool | None) else repr(value)
     text = str(text)
     return text if len(text) <= 60 else text[:57] + "…"

@@ -1,6 +1,6 @@
-"""The recipe: what a run is asked to do. Each field is documented once, beneath itself.
+"""The recipe: what a run does. The docstring after each field documents it.
 
-Unknown keys are refused with the nearest right one; relative paths start at the recipe's folder.
+Unknown keys are refused with a suggestion of the most similar key; relative paths start at the recipe's folder.
 """
 
 from datetime import date as day
@@ -17,9 +17,10 @@ from align.config.training import BestOfN, Dpo, Grpo, Kto, Ppo, Rewards, Rloo, S
 
 class Source(Section):
     path: ModelPath
-    """A folder (write `./`, `../`, `/` or `~` first, or let it exist) or a Hub id of a causal language model."""
+    """A causal language model: a folder or a Hub id. A value is a folder if it starts with `./`, `../`, `/` or `~`, or
+    if a folder of that name exists."""
     revision: str | None = None
-    """The Hub revision; the default branch where none is named. Folders have none."""
+    """The Hub revision. If not given: the default branch. Not for folders."""
 
     @model_validator(mode="after")
     def _revision_of_a_hub_id(self) -> Self:
@@ -29,16 +30,18 @@ class Source(Section):
 
 
 class Templating(Section):
-    """What a model's chat template is, and what is written into it; each checkpoint is published with it."""
+    """A model's chat template and its variables; each checkpoint is published with them."""
 
     chat_template: Template | None = None
-    """Where the tokenizer has no chat template: `plain`, `chatml` or the path of a Jinja file."""
+    """The chat template, if the tokenizer has none: `plain`, `chatml` or the path of a Jinja file."""
     replace_chat_template: bool = False
-    """Use `chat_template` in the place of the tokenizer's own."""
+    """Use `chat_template` instead of the tokenizer's own."""
     chat_template_kwargs: dict[str, Any] = {}
-    """What the chat template reads beside the messages, as `{enable_thinking: false}`; written into each checkpoint's template."""
+    """More variables for the chat template, such as `{enable_thinking: false}`; they are written into the template of
+    each checkpoint."""
     date: str | None = None
-    """For a chat template that writes today's date: the date, as 2026-01-31, that it writes on every day. The day on which the run began where not given."""
+    """A fixed date, such as 2026-01-31, for a chat template that would write today's date. If not given: the date when
+    the run started."""
 
     @field_validator("date")
     @classmethod
@@ -57,59 +60,59 @@ class Templating(Section):
 
 class Model(Templating, Source):
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Weights' type in training and in generation; use bfloat16 on a GPU."""
+    """Data type of the weights in training and in generation; use bfloat16 on a GPU."""
     hide_thinking: list[Literal["annotators", "loss"]] = []
-    """What an answer's thoughts (`<think>…</think>`) are hidden from: `annotators`, who then see and compare what answers say
-    and nothing else, on the page and in what is exported as shown to them; `loss`, so that training learns what an answer
-    says, given its thoughts, and a reward model reads what it says alone (not `ppo` and `rloo`, which weigh whole answers).
-    Empty, people see thoughts folded away, and they are learned like the rest."""
+    """Where to hide an answer's thoughts (`<think>…</think>`). `annotators`: people see and compare only the text after
+    the thoughts, on the page and in what is exported as shown to them. `loss`: training learns only the text after the
+    thoughts, given the thoughts, and a reward model reads only that text (not for `ppo` and `rloo`, which weigh whole
+    answers). If empty: people see the thoughts collapsed, and training learns them like the rest."""
 
 
 class Prompts(Section):
     path: File
-    """JSONL (also .gz) or Parquet with `prompt`, `messages`, or the HH form (`chosen` with "\\n\\nHuman:")."""
+    """JSONL (also .gz) or Parquet with `prompt`, `messages`, or the HH format (`chosen` with "\\n\\nHuman:")."""
     limit: Annotated[int, Field(ge=1)] | None = None
-    """Use only the first so many distinct prompts; all of them where not given."""
+    """Use only the first `limit` distinct prompts. If not given: all of them."""
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """The share of prompts held out for evaluation, chosen by a hash of the prompt and never trained on."""
+    """The share of prompts held out for evaluation. They are chosen by a hash of the prompt and never trained on."""
 
 
 class Persona(Section):
-    """A simulated annotator. It prefers the answer with the higher hidden utility, imperfectly."""
+    """A simulated annotator. It prefers the answer with the higher hidden utility, with errors."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
     """Its user name on the server."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
-    """Bradley–Terry noise: prefers a with probability sigmoid((u_a − u_b) / temperature); 0 is exact."""
+    """Bradley–Terry noise: it prefers a with probability sigmoid((u_a − u_b) / temperature); 0 is without noise."""
     position_bias: float = 0.0
-    """Added to the log-odds of the answer that is shown first (left); may be negative."""
+    """Added to the log-odds of the answer shown first (left); may be negative."""
     error_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """The share of tasks in which the judgement is turned around by a slip."""
+    """The share of tasks with a random mistake: the judgement is reversed."""
     skip_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """The share of tasks that it discards."""
+    """The share of tasks that it skips."""
     tie_width: Annotated[float, Field(ge=0)] = 0.0
-    """Utilities closer than this are called a tie."""
+    """Utilities that differ by less than this are a tie."""
     standard: float = 0.0
-    """A single answer is good where its utility is above this, with the temperature's noise; a rating is then above
+    """A single answer is good if its utility is above this, with the noise of `temperature`; its rating is then above
     3."""
     step: Annotated[float, Field(gt=0)] = 1.0
-    """How much utility makes one step of a rating, and of how much better an answer is."""
+    """The difference in utility for one step of a rating, and for one step of how much better an answer is."""
     suggestible: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """The share of suggestions that it takes over without a look."""
+    """The share of suggestions that it accepts without judging the answers."""
 
 
 class EmbeddedServer(Section):
     type: Literal["embedded"] = "embedded"
     home: Folder | None = None
-    """The embedded server's data folder; one per user where none is named."""
+    """The data folder of the embedded server. If not given: one per user."""
 
 
 class RemoteServer(Section):
     type: Literal["remote"] = "remote"
     url: Annotated[str, Field(pattern=r"^https?://[^/@\s]+(/\S*)?$")]
-    """Address of a running Argilla, with http:// or https:// and no password in it."""
+    """The address of a running Argilla server, with http:// or https:// and without a password."""
     api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "ARGILLA_API_KEY"
-    """Name of the environment variable that holds the owner's API key; the key itself never stands in a recipe."""
+    """The name of the environment variable with the owner's API key. A recipe never contains the key itself."""
 
 
 class People(Section):
@@ -119,11 +122,11 @@ class People(Section):
 class Personas(Section):
     type: Literal["personas"] = "personas"
     utility: Function
-    """`file.py:function`; the hidden utility of (messages, answer), in the personas' own units."""
+    """`file.py:function`: the hidden utility of (messages, answer), in the unit that the personas' settings use."""
     personas: Annotated[list[Persona], Field(min_length=1)]
-    """Who labels. Each is a real user of the server, with an API key of its own."""
+    """The simulated annotators. Each is a real user of the server, with its own API key."""
     shuffle_labels: bool = False
-    """The null control: each judgement is replaced by a coin flip, so nothing can be learned."""
+    """A control experiment: each judgement is replaced by a coin flip, so there is nothing to learn."""
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -134,32 +137,34 @@ class Personas(Section):
 
 
 def _word(value: Any) -> Any:
-    """`by: people` says the same as `by: {type: people}`."""
+    """`by: people` means the same as `by: {type: people}`."""
     return {"type": value} if isinstance(value, str) else value
 
 
 def _server(value: Any) -> Any:
-    """`server: {url: …}` says the same as with `type: remote`."""
+    """`server: {url: …}` means the same as with `type: remote`."""
     return {"type": "remote", **value} if isinstance(value, dict) and "url" in value else _word(value)
 
 
 class Gold(Section):
-    """Control items: pairs whose better answer is known, asked like any other task to see how far people can be trusted."""
+    """Control items: pairs whose better answer is known. They are asked like other tasks, to see how far annotators can
+    be trusted."""
 
     path: File
-    """JSONL or Parquet of `prompt`, `chosen`, `rejected`, in the forms that `preferences.from` takes."""
+    """JSONL or Parquet of `prompt`, `chosen`, `rejected`, in the formats of `preferences.from`."""
     share: Annotated[float, Field(gt=0, le=0.5)] = 0.05
-    """Gold tasks asked, as a share of the other tasks (at most as many as the file has)."""
+    """Number of control items, as a share of the other tasks (at most as many as the file has)."""
 
 
 class Suggest(Section):
-    """Suggested answers, pre-selected on the page: people go faster and are swayed. The report measures how much."""
+    """Suggested answers, pre-selected on the page. They make people faster, but also bias them; the report measures
+    this suggestion effect."""
 
     path: Function
-    """`file.py:function`; scores (messages, answer), higher is better. The better answer by it is suggested; with
-    `kind: single`, good for an answer above the median of the round's and bad for one below."""
+    """`file.py:function` that scores (messages, answer); higher is better. It suggests the answer with the higher
+    score; with `kind: single`, it suggests good for an answer above the median of the round and bad for one below."""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """The share of tasks, drawn at random, that show the suggestion; the others are the control."""
+    """The share of tasks, chosen at random, that show the suggestion; the other tasks are the control group."""
 
 
 Question = Literal["strength", "flags", "edit", "reason"]
@@ -170,41 +175,45 @@ class Annotate(Section):
     server: Annotated[EmbeddedServer | RemoteServer, Field(discriminator="type"), BeforeValidator(_server)] = (
         EmbeddedServer()
     )
-    """Which Argilla: the embedded one, started when needed, or a running one."""
+    """Which Argilla server to use: the embedded one, started when needed, or a running one."""
     by: Annotated[People | Personas, Field(discriminator="type"), BeforeValidator(_word)] = People()
-    """Who labels: people in the browser, or simulated annotators through the same server."""
+    """The annotators: people in the browser, or simulated annotators that use the same server."""
     kind: Literal["pair", "rank", "single", "rating"] = "pair"
-    """What one task asks: which of two answers is better; the order of up to four; thumbs up or down for one; or a
-    rating of one by named criteria. All of them are compiled to pairs."""
+    """What one task asks. `pair`: which of two answers is better. `rank`: the order of up to four answers. `single`: a
+    binary label (good or bad) for one answer. `rating`: a rating of one answer by named criteria. All kinds are
+    compiled to pairs."""
     tasks: Annotated[int, Field(ge=1)] = 256
-    """Tasks asked in each round (gold tasks and repeats come on top)."""
+    """Tasks per round, without control items and repeats."""
     overlap: Annotated[int, Field(ge=1)] = 1
     """How many annotators answer each task."""
     rank_of: Annotated[int, Field(ge=3, le=4)] | None = None
-    """With `kind: rank`: how many answers stand beside each other; 4 where not given, and fewer where a prompt has
-    fewer different answers."""
+    """With `kind: rank`: how many answers one task shows. If not given: 4. A prompt with fewer different answers shows
+    fewer."""
     criteria: list[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9 _-]{0,39}$")]] = []
-    """With `kind: rating`: what is rated from 1 to 5, as [helpful, correct]; their mean is the answer's rating."""
+    """With `kind: rating`: the criteria, each rated from 1 to 5, such as [helpful, correct]. Their mean is the answer's
+    rating."""
     ask: list[Question] = QUESTIONS
-    """Optional questions beside the main one: how much better (pairs only), flags (unsafe, wrong, off topic, format), a
-    corrected answer, and why."""
+    """Additional, optional questions. `strength`: how much better (pairs only). `flags`: unsafe, wrong, off topic,
+    format. `edit`: a corrected answer. `reason`: why."""
     repeats: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    """The share of tasks asked a second time, of the same person and in another order, far apart."""
+    """The share of tasks that the same annotator is asked a second time, much later and with the answers in another
+    order."""
     gold: Gold | None = None
-    """Control items with a known answer, unmarked among the others (kinds pair and single)."""
+    """Control items, whose right answer is known; they look like the other tasks (kinds pair and single)."""
     suggest: Suggest | None = None
-    """Show suggested answers on a share of the tasks (kinds pair and single). Never by default."""
+    """Show suggested answers on a share of the tasks (kinds pair and single). Off by default."""
     compiler: Literal["auto", "bradley_terry", "dawid_skene", "majority"] = "auto"
-    """The label compiler's model: Bradley–Terry with ties, and a reliability and position bias for each annotator;
-    Dawid and Skene's confusion matrices (1979); or smoothed majority, which trusts everybody alike. `auto` is the first,
-    unless another one predicts labels that were held out better by two standard errors; the report says which."""
+    """The label compiler's model. `bradley_terry`: Bradley–Terry with ties, and with a reliability and a position bias
+    for each annotator. `dawid_skene`: confusion matrices (Dawid and Skene 1979). `majority`: smoothed majority, which
+    trusts all annotators equally. `auto`: `bradley_terry`, unless another model predicts held-out labels better by two
+    standard errors; the report says which model was used."""
     guidelines: File | None = None
-    """A markdown file shown to annotators."""
+    """A Markdown file with guidelines, shown to annotators."""
 
     @model_validator(mode="before")
     @classmethod
     def _strength_of_pairs_alone(cls, data: Any) -> Any:
-        """Said here and not at the end, so that a recipe with every default spelled out loads again."""
+        """Set here and not later, so that a recipe written out with every default loads again."""
         if isinstance(data, dict) and data.get("kind", "pair") != "pair" and "ask" not in data:
             return {**data, "ask": [question for question in QUESTIONS if question != "strength"]}
         return data
@@ -239,14 +248,14 @@ def check_overlap(by: People | Personas, overlap: int, name: str) -> None:
 
 
 class FilePreferences(Section):
-    """Preferences from a file instead of from annotators: no server is used."""
+    """Preferences from a file instead of from annotators; no server is used."""
 
     path: Annotated[File, Field(alias="from")]
-    """JSONL or Parquet of `prompt`, `chosen`, `rejected` (text or messages), also the HH and sharegpt forms."""
+    """JSONL or Parquet of `prompt`, `chosen`, `rejected` (text or messages); also the HH and ShareGPT formats."""
 
 
 class FileBinary(Section):
-    """Thumbs up and down from a file instead of from annotators: no server is used."""
+    """Binary labels from a file instead of from annotators; no server is used."""
 
     path: Annotated[File, Field(alias="from")]
     """JSONL or Parquet of `prompt`, `completion`, `label` (whether the answer is good)."""
@@ -255,33 +264,33 @@ class FileBinary(Section):
 class FunctionJudge(Section):
     type: Literal["function"] = "function"
     path: Function
-    """`file.py:function`; scores (messages, answer), higher is better."""
+    """`file.py:function` that scores (messages, answer); higher is better."""
     tie_width: Annotated[float, Field(ge=0)] = 0.0
-    """Scores closer than this count as a tie."""
+    """Scores that differ by less than this are a tie."""
 
 
 class PeopleJudge(Section):
-    """The annotators of `annotate` compare the new policy's answers with the first one's, not knowing which is which."""
+    """The annotators of `annotate` compare the new policy's answers with those of the first policy, blind."""
 
     type: Literal["people"] = "people"
     tasks: Annotated[int, Field(ge=2)] = 100
-    """Blind comparisons asked after each round, one for each held-out prompt (all of them where there are fewer)."""
+    """Blind comparisons after each round, one for each held-out prompt (all of them if there are fewer)."""
     overlap: Annotated[int, Field(ge=1)] = 1
     """How many annotators answer each comparison."""
 
 
 def _judge(value: Any) -> Any:
-    """`judge: {path: …}` says the same as with `type: function`."""
+    """`judge: {path: …}` means the same as with `type: function`."""
     return {"type": "function", **value} if isinstance(value, dict) else _word(value)
 
 
 class Evaluate(Decoding):
     judge: Annotated[FunctionJudge | PeopleJudge | None, Field(discriminator="type"), BeforeValidator(_judge)] = None
-    """Who compares the answers on held-out prompts: a scoring function, or people in blind A/B tasks. Where none is
-    named: the personas' utility with simulated annotators; with people, or with preferences from a file, samples and
-    lengths and no win rate."""
+    """The judge of the answers to held-out prompts: a scoring function, or people in blind A/B tasks. If not given:
+    with simulated annotators, their utility; with people, or with preferences from a file, there are samples and
+    lengths but no win rate."""
     prompts: Annotated[int, Field(ge=2)] = 200
-    """Held-out prompts used (all of them where there are fewer)."""
+    """Number of held-out prompts to use (all of them if there are fewer)."""
     samples: Annotated[int, Field(ge=1)] = 1
     """Answers sampled for each held-out prompt."""
 
@@ -289,58 +298,60 @@ class Evaluate(Decoding):
 Method = Literal["dpo", "kto", "ppo", "rloo", "grpo", "best_of_n"]
 METHODS: list[Method] = ["dpo", "kto", "ppo", "rloo", "grpo", "best_of_n"]
 SCORED: list[Method] = ["ppo", "rloo", "grpo", "best_of_n"]
-"""Methods that learn from scored answers of the policy's own."""
+"""Methods that learn from the policy's own answers, scored by a reward."""
 
 
 class Recipe(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    """Names the run's folder and the data sets on the annotation server. A recipe's file may leave it out: then the name of
-    its folder is taken."""
+    """The name of the run's folder and of the data sets on the annotation server. If a recipe file does not give it:
+    the name of the file's folder."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Every random choice depends on it and on content, never on the clock."""
+    """Random seed. Every random choice depends on it and on the content, never on the clock."""
     rounds: Annotated[int, Field(ge=1)] = 1
-    """How many times the loop goes round."""
+    """Number of rounds. Each round samples answers, collects labels, trains and evaluates."""
     model: Model
-    """What the loop starts from."""
+    """The model to start from."""
     prompts: Prompts
-    """What the model is asked."""
+    """The prompts for the model."""
     sft: Sft | None = None
-    """Supervised fine-tuning before the first round; without it the given model is the first policy."""
+    """Supervised fine-tuning before the first round. Without it, the given model is the first policy."""
     rollouts: Rollouts = Rollouts()
     """How answers are sampled."""
     annotate: Annotate | None = None
-    """Where judgements come from, unless `preferences` or `binary` names a file."""
+    """How judgements are collected, unless `preferences` or `binary` names a file."""
     preferences: FilePreferences | None = None
-    """Preferences that exist already; one round is then enough."""
+    """Existing preferences from a file; for one round only."""
     binary: FileBinary | None = None
-    """Binary labels that exist already, for `kto`; one round is then enough."""
+    """Existing binary labels (good or bad for one answer) from a file, for `kto`; for one round only."""
     dpo: Dpo | None = None
-    """Direct preference optimisation: preferences train the policy. This is the method where none is named; there is
-    one method at most."""
+    """Train with DPO (direct preference optimisation) on preferences. This is the default method. A recipe has at most
+    one method."""
     kto: Kto | None = None
-    """Kahneman-Tversky optimisation: thumbs up and down train the policy (`annotate.kind` single or rating, or
-    `binary`)."""
+    """Train with KTO (Kahneman-Tversky optimisation) on binary labels. They come from `annotate.kind` single or rating,
+    or from `binary`."""
     ppo: Ppo | None = None
-    """Proximal policy optimisation: `reward` scores the policy's answers while it learns."""
+    """Train with PPO (proximal policy optimisation): `reward` scores the policy's answers while it learns."""
     rloo: Rloo | None = None
-    """REINFORCE leave-one-out on `reward`."""
+    """Train with RLOO (REINFORCE leave-one-out) on `reward`."""
     grpo: Grpo | None = None
-    """Group-relative policy optimisation on `reward`."""
+    """Train with GRPO (group-relative policy optimisation) on `reward`."""
     best_of_n: BestOfN | None = None
-    """Supervised fine-tuning on the best of several answers by `reward`."""
+    """Supervised fine-tuning on the best of several answers, chosen by `reward`."""
     reward: Rewards | None = None
-    """What `ppo`, `rloo`, `grpo` and `best_of_n` raise. With `functions` alone nobody is asked."""
+    """The reward that `ppo`, `rloo`, `grpo` and `best_of_n` maximise. With only `functions`, no annotators are
+    asked."""
     evaluate: Evaluate = Evaluate()
-    """How the new policy is compared with its parent and with the first one."""
+    """How the new policy is compared with its parent (the policy that the round started from) and with the first
+    policy."""
     report_to: list[str] = []
-    """TRL's experiment trackers, as trackio, wandb or tensorboard; each needs its own package."""
+    """TRL's experiment trackers, such as trackio, wandb or tensorboard; each needs its own package."""
     threads: Annotated[int, Field(ge=1)] | None = None
-    """CPU threads of each stage; all cores where not given. Other counts may change the last digits of weights."""
+    """CPU threads of each stage. If not given: all cores. Another number may change the last digits of weights."""
     nproc: Annotated[int, Field(ge=1)] = 1
-    """Processes that train together, one for each GPU, or some on CPU. Batches stay as they are; other counts may change
-    the last digits of weights."""
+    """Number of training processes: one per GPU, or several on a CPU. The batches stay the same; another number may
+    change the last digits of weights."""
     accelerate: Strategy | None = None
-    """How these processes share the work: ddp (where not given), fsdp2, zero3, or a file of `accelerate config`."""
+    """How these processes share the work: ddp (the default), fsdp2, zero3, or a file of `accelerate config`."""
 
     @field_validator("report_to")
     @classmethod
@@ -369,7 +380,7 @@ class Recipe(Section):
 
     @property
     def method(self) -> Method:
-        """How the policy is trained in each round."""
+        """The method that trains the policy in each round."""
         return next(name for name in METHODS if getattr(self, name) is not None)
 
     @property
@@ -380,7 +391,7 @@ class Recipe(Section):
 
     @property
     def learns_from(self) -> Literal["preferences", "binary"] | None:
-        """Which rows training needs, for the policy or for its reward model."""
+        """The kind of rows that training needs, for the policy or for its reward model."""
         if self.reward is not None and self.reward.model is None:
             return None
         return "binary" if self.kto is not None else "preferences"

@@ -1,7 +1,7 @@
-"""Scoring functions that a recipe names under `reward.functions`, each a section chosen by `type:`.
+"""Scoring functions of a recipe's `reward.functions`, each a section chosen by `type:`.
 
-Each field is documented once, beneath itself. What they do is in `reward/`, and how to use them in
-docs/reward-functions.md.
+The docstring after each field documents it. The code of the functions is in `reward/`; docs/reward-functions.md shows
+how to use them.
 """
 
 import re
@@ -16,25 +16,26 @@ from align.config.paths import File, Function
 
 class Weighted(Section):
     weight: float = 1.0
-    """The function's share in the reward."""
+    """The weight of this reward term in the sum."""
 
 
 class OwnFunction(Weighted):
-    """A scoring function of your own; `path` alone says the same."""
+    """Your own scoring function; `path` alone means the same."""
 
     type: Literal["function"] = "function"
     path: Function
-    """`file.py:function`; scores (messages, answer), higher is better."""
+    """`file.py:function` that scores (messages, answer); higher is better."""
 
 
 class Regex(Weighted):
-    """1 for an answer in which the pattern is found, else 0."""
+    """1 if the pattern is found in the answer, else 0."""
 
     type: Literal["regex"] = "regex"
     pattern: str
-    """A regular expression of Python's `re`; `(?s)` in front lets a dot match line breaks, `(?i)` ignores case."""
+    """A regular expression of Python's `re`. Start it with `(?s)` to let a dot match line breaks, with `(?i)` to ignore
+    case."""
     whole: bool = False
-    """The whole answer must match, without white space around it; else the pattern may stand anywhere in it."""
+    """Match the whole answer, without surrounding white space; otherwise the pattern may be anywhere in the answer."""
 
     @field_validator("pattern")
     @classmethod
@@ -47,29 +48,29 @@ class Regex(Weighted):
 
 
 class JsonSchema(Weighted):
-    """1 for an answer that is JSON and fits the schema, else 0."""
+    """1 if the answer is JSON and valid under the schema, else 0."""
 
     type: Literal["json_schema"] = "json_schema"
     path: File
-    """A JSON Schema, of the draft that its `$schema` names (2020-12 where it names none). `$ref` reaches within the
-    file; nothing is fetched."""
+    """A JSON Schema, of the draft in its `$schema` (2020-12 if it has none). `$ref` works only within the file; nothing
+    is fetched."""
     read: Literal["answer", "block"] = "answer"
-    """What has to be JSON: the whole answer, or its last block between lines of three backticks."""
+    """What must be JSON: the whole answer, or its last block between lines of three backticks."""
 
 
 class Length(Weighted):
-    """1 for an answer whose length is in a band; it falls in a straight line to 0 over `margin` beside the band (the
-    soft punishment of overlong answers: Yu et al. 2025, DAPO)."""
+    """1 if the answer's length is in a range; outside the range the score falls linearly to 0 over `margin` (the soft
+    overlong punishment of DAPO: Yu et al. 2025)."""
 
     type: Literal["length"] = "length"
     low: Annotated[int, Field(ge=0)] = 0
-    """The shortest length in the band."""
+    """The shortest length in the range."""
     high: Annotated[int, Field(ge=0)] | None = None
-    """The longest length in the band; no limit where not given."""
+    """The longest length in the range. If not given: no limit."""
     margin: Annotated[int, Field(ge=0)] = 0
-    """How far outside the band the score reaches 0; with 0 it does at once."""
+    """How far outside the range the score reaches 0; with 0 it is 0 at once."""
     unit: Literal["words", "characters"] = "words"
-    """What is counted. Words stand between white space."""
+    """The unit of length. Words are separated by white space."""
 
     @model_validator(mode="after")
     def _a_band(self) -> Self:
@@ -81,47 +82,49 @@ class Length(Weighted):
 
 
 class Math(Weighted):
-    """1 for an answer whose number or expression equals the solution's by math-verify, else 0."""
+    """1 if the answer's number or expression equals the solution's, checked by math-verify, else 0."""
 
     type: Literal["math"] = "math"
     solutions: File
     """JSONL or Parquet: prompts as in `prompts.path` (it may be the same file), each with its `solution`."""
     after: Annotated[str, Field(min_length=1)] | None = None
-    """Read only what follows the last of these marks, such as "####", up to the end of its line; an answer without it
-    is wrong. Where not given the whole answer is read, of which math-verify takes what is boxed, else the last
-    number or formula."""
+    """A marker, such as "####". Only the text after its last occurrence, up to the end of that line, is read; an answer
+    without the marker is wrong. If not given: the whole answer is read, and math-verify takes what is boxed, else the
+    last number or formula."""
     read: Literal["number", "expression"] = "number"
-    """`number`: the answer must name the number itself, as 1,010.00, $7 or 50%; 7*6 is wrong where 42 is right.
-    `expression`: whatever equals the solution, fractions, roots and formulas among them."""
+    """`number`: the answer must contain the number itself, such as 1,010.00, $7 or 50%; 7*6 is wrong if the solution is
+    42. `expression`: anything that equals the solution, including fractions, roots and formulas."""
 
 
 class Code(Weighted):
-    """1 for an answer whose Python passes the prompt's tests in a sandbox, else 0."""
+    """1 if the answer's Python code passes the prompt's tests in a sandbox, else 0."""
 
     type: Literal["code"] = "code"
     tests: File
-    """JSONL or Parquet: prompts as in `prompts.path` (it may be the same file), each with `tests` (Python that raises
-    where the answer is wrong, text or a list of texts), `cases` (a list of `input` and `output` of the program), or
+    """JSONL or Parquet: prompts as in `prompts.path` (it may be the same file), each with `tests` (Python code that
+    raises if the answer is wrong; text or a list of texts), `cases` (a list of `input` and `output` of the program), or
     both."""
     partial: bool = False
-    """Score the share of tests passed instead of all or nothing."""
+    """Score the share of tests that pass, instead of all or nothing."""
     seconds: Annotated[int, Field(ge=1)] = 5
-    """CPU seconds of each process."""
+    """CPU time limit of each process, in seconds."""
     wall_seconds: Annotated[float, Field(gt=0)] = 15.0
-    """Seconds by the clock, after which everything that still runs is killed."""
+    """Wall-clock limit in seconds; everything that still runs then is killed."""
     memory_mb: Annotated[int, Field(ge=64)] = 512
-    """Address space of each process, in MiB."""
+    """Address space limit of each process, in MiB."""
     disk_mb: Annotated[int, Field(ge=1)] = 16
-    """What may be written, in MiB."""
+    """Limit of written data, in MiB."""
     processes: Annotated[int, Field(ge=1)] = 16
-    """Processes and threads at a time."""
+    """Limit of processes and threads at a time."""
     isolation: Literal["namespaces", "limits"] = "namespaces"
-    """`namespaces`: no network, no files but Python's own, where the kernel lets users make namespaces (most Linux
-    machines, few containers). `limits`: the limits above, and Landlock in place of walls; it wants `trusted`."""
+    """`namespaces`: no network, and no files except Python's own; the kernel must let users create namespaces (most
+    Linux machines do, few containers). `limits`: only the limits above, and Landlock instead of namespaces; it requires
+    `trusted`."""
     trusted: bool = False
-    """With `isolation: limits`: the programs are your own, or you would run them by hand."""
+    """Required with `isolation: limits`: confirms that the programs are your own, or that you would run them by
+    hand."""
     workers: Annotated[int, Field(ge=1)] | None = None
-    """Programs that run at a time; one for each core where not given."""
+    """Programs that run at the same time. If not given: one for each core."""
 
     @model_validator(mode="after")
     def _limits_for_ones_own(self) -> Self:
@@ -141,30 +144,30 @@ _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Endpoint(Section):
-    """A model behind an OpenAI-compatible HTTP endpoint, and how it is asked."""
+    """A model behind an OpenAI-compatible HTTP endpoint, and the settings of its requests."""
 
     url: str
-    """Where the API begins, such as `http://127.0.0.1:8000/v1`."""
+    """The base URL of the API, such as `http://127.0.0.1:8000/v1`."""
     model: Annotated[str, Field(min_length=1)]
-    """The model's name there."""
+    """The endpoint's name for the model."""
     key_env: str = "OPENAI_API_KEY"
-    """The environment variable that holds the key. Where it is not set, no key is sent. The key itself belongs in no
-    recipe."""
+    """The name of the environment variable with the API key. If the variable is not set, no key is sent. A recipe never
+    contains the key itself."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
-    """0 takes the likeliest token each time."""
+    """Sampling temperature; 0 always takes the most likely token."""
     max_tokens: Annotated[int, Field(ge=1)] = 512
-    """Longest reply; one that is cut there is not read."""
+    """Maximum length of a reply, in tokens; a reply that is cut off there is not read."""
     reply: Literal["text", "json"] = "text"
-    """`text`: the judge may reason, and ends with its verdict on a line of its own. `json`: the verdict alone, which the
-    endpoint must hold to a JSON schema (`response_format`; OpenAI, vLLM and others do)."""
+    """`text`: the judge may reason, and ends with its verdict on a separate line. `json`: only the verdict; the
+    endpoint must enforce a JSON schema (`response_format`; OpenAI, vLLM and others do)."""
     request: dict[str, Any] = {}
-    """More fields of the request's body, such as {max_completion_tokens: 800}; null takes one out."""
+    """More fields for the body of the request, such as {max_completion_tokens: 800}; null removes a field."""
     timeout: Annotated[float, Field(gt=0)] = 60.0
-    """Seconds until a reply is there, whole."""
+    """Seconds to wait for a complete reply."""
     retries: Annotated[int, Field(ge=0)] = 4
-    """How often a request is sent again when there is no reply, or one that says to come back later (429, 5xx)."""
+    """How often a request is sent again if there is no reply, or a reply that asks to try later (429, 5xx)."""
     concurrency: Annotated[int, Field(ge=1)] = 8
-    """Requests under way at a time."""
+    """Concurrent requests."""
 
     @field_validator("url")
     @classmethod
@@ -193,18 +196,20 @@ class Endpoint(Section):
 
 
 class Judge(Weighted, Endpoint):
-    """A language model says how good an answer is, between 0 and 1. Verdicts that cannot be read are no scores."""
+    """A language model judges how good an answer is, from 0 to 1. A verdict that cannot be read gives no score."""
 
     type: Literal["judge"] = "judge"
     compare: Literal["single", "pairs"] = "single"
-    """`single`: each answer alone, on a scale from 1 to `scale`. `pairs`: each answer against others to the same prompt
-    that are scored with it, in both orders; its score is the mean probability of being the better one."""
+    """`single`: each answer alone, on a scale from 1 to `scale`. `pairs`: each answer against other answers to the same
+    prompt that are scored together with it, in both orders; its score is the mean probability of being the better
+    one."""
     scale: Annotated[int, Field(ge=2, le=100)] = 10
     """With `compare: single`: the best rating."""
     opponents: Annotated[int, Field(ge=1)] = 3
-    """With `compare: pairs`: how many others each answer meets at least (all of them where there are fewer)."""
+    """With `compare: pairs`: the least number of other answers that each answer is compared with (all of them if there
+    are fewer)."""
     rubric: Annotated[str, Field(min_length=1)] = DEFAULT_RUBRIC
-    """What makes an answer good, in words."""
+    """The criteria for a good answer, in words."""
 
     @model_validator(mode="after")
     def _options_of_the_form(self) -> Self:
@@ -219,7 +224,7 @@ def _default(name: str) -> Any:
 
 
 def _own(value: Any) -> Any:
-    """`{path: file.py:function}` says the same as with `type: function`."""
+    """`{path: file.py:function}` means the same as with `type: function`."""
     return {"type": "function", **value} if isinstance(value, dict) and "path" in value else value
 
 

@@ -1,4 +1,4 @@
-"""How answers are sampled: the recipe's `rollouts`. Each field is documented once, beneath itself."""
+"""How answers are sampled: the recipe's `rollouts`. The docstring after each field documents it."""
 
 from typing import Annotated, Literal, Self
 
@@ -8,53 +8,55 @@ from align.config.base import Sampling, Section
 
 EngineType = Literal["auto", "vllm", "transformers", "server", "ray"]
 OF_ENGINES = ("server", "ray")
-"""Sub-sections that belong to the engine of their name."""
+"""Subsections that belong to the engine with their name."""
 HOW = ("retries", "sync_tolerance", "cpu", "server", "ray")
-"""Keys that say how answers are sampled and not which."""
+"""Keys that set how answers are sampled, and do not change which answers."""
 
 
 class Ray(Section):
-    """Several engines at once: workers on a Ray cluster, each with a model of its own."""
+    """Several engines at once: workers on a Ray cluster, each with its own copy of the model."""
 
     address: Annotated[str, Field(pattern=r"^[^/@:\s]+:\d+$")] | None = None
-    """`host:port` of a running cluster (Ray's own port is 6379), of which this machine is a node. Without it one is
-    started on this machine, on loopback, and ended with the sampling."""
+    """`host:port` of a running cluster (Ray's default port is 6379); this machine must be one of its nodes. If not
+    given: a cluster is started on this machine, on loopback, and stopped after sampling."""
     engine: Literal["auto", "vllm", "transformers"] = "auto"
-    """The engine in each worker; `auto` is vLLM where it is installed."""
+    """The engine in each worker. `auto`: vLLM if it is installed, otherwise transformers."""
     workers: Annotated[int, Field(ge=1)] = 2
-    """How many workers sample at the same time."""
+    """Number of workers that sample at the same time."""
     cpus: Annotated[int, Field(ge=1)] = 1
-    """CPUs of each worker; it runs as many threads."""
+    """CPUs per worker; a worker runs as many threads."""
     gpus: Annotated[int, Field(ge=0)] | None = None
-    """GPUs of each worker, over which vLLM splits the model (tensor parallel); one where the cluster has any."""
+    """GPUs per worker; vLLM splits the model over them (tensor parallel). If not given: one if the cluster has any."""
     batch: Annotated[int, Field(ge=1)] = 32
-    """Prompts that a worker takes at a time. A shard has to hold one batch for each worker."""
+    """Prompts that a worker takes at a time. A shard must have at least one batch for each worker."""
     patience: Annotated[float, Field(gt=0)] = 120
-    """Seconds that the cluster may take to answer, and workers may wait for room on it."""
+    """Seconds to wait for the cluster to answer, and for workers to get resources on it."""
 
 
 class Server(Section):
-    """vLLM's OpenAI-compatible server: started by us, or one that is running."""
+    """vLLM's OpenAI-compatible server: one that align starts, or one that is running."""
 
     url: Annotated[str, Field(pattern=r"^https?://[^/@\s]+(/\S*)?$")] | None = None
-    """Address of a running server, without /v1 and with no password in it. Without it one is started on loopback, with a
-    random port and key; it stays for the whole run and ends with it."""
+    """The address of a running server, without /v1 and without a password. If not given: align starts one on loopback,
+    with a random port and key, for the whole run, and stops it at the end."""
     api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "VLLM_API_KEY"
-    """Name of the environment variable that holds the running server's key; the key itself never stands in a recipe."""
+    """The name of the environment variable with the running server's API key. A recipe never contains the key
+    itself."""
     model: str | None = None
-    """The running server's name for the model, where it serves several."""
+    """The running server's name for the model, if it serves several."""
     concurrency: Annotated[int, Field(ge=1)] = 256
-    """Requests in flight at once."""
+    """Concurrent requests."""
     max_lora_rank: Literal[0, 8, 16, 32, 64, 128, 256, 320, 512] = 64
-    """Room for adapters in a server that we start: the sum of the ranks of the rounds' adapters since its start. Rounds
-    under LoRA load theirs into the running server while that holds; otherwise it starts again, and says so. 0 is no
-    adapters at all."""
+    """The largest sum of LoRA ranks in a server that align starts, over the adapters of all rounds since its start. Up
+    to this sum, rounds with LoRA load their adapter into the running server; above it, the server is started again, and
+    a message says so. 0: no adapters."""
     gpu_share: Annotated[float, Field(gt=0, le=1)] = 0.3
-    """On a GPU, the share of its memory that a server of ours holds for the whole run; training has the rest."""
+    """On a GPU: the share of its memory that a server started by align uses for the whole run; training has the
+    rest."""
     timeout: Annotated[float, Field(gt=0)] = 600
-    """Seconds that one answer may take, its waiting in the server's queue included."""
+    """Time limit for one answer in seconds, including its time in the server's queue."""
     start_timeout: Annotated[float, Field(gt=0)] = 600
-    """Seconds that a server may take to start."""
+    """Time limit for the start of a server, in seconds."""
 
     @model_validator(mode="after")
     def _options_of_a_running_server(self) -> Self:
@@ -64,52 +66,55 @@ class Server(Section):
 
 
 class Cpu(Section):
-    """What vLLM takes of a machine without a GPU, instead of what it finds there."""
+    """Resources for vLLM on a machine without a GPU, instead of what it detects."""
 
     threads: Annotated[int, Field(ge=1)] | None = None
-    """Threads that compute. Where not given: the recipe's `threads`, else one for models under 64 MiB, else all cores
-    that this process may use."""
+    """Compute threads. If not given: the recipe's `threads`, else one for models under 64 MiB, else all cores that this
+    process may use."""
     cache_gib: Annotated[float, Field(gt=0)] | None = None
-    """Memory for the key-value cache. Where not given: what `sequences` take, and at most half of what is free beside the
-    weights."""
+    """Memory for the key-value cache, in GiB. If not given: what `sequences` need, at most half of the memory that is
+    free besides the weights."""
     sequences: Annotated[int, Field(ge=1)] | None = None
-    """Answers under way at once. Where not given: 256, or as many as the cache holds at their longest."""
+    """Answers that are sampled at the same time. If not given: 256, or as many as fit into the cache at maximum
+    length."""
 
 
 class MixtureComponent(Section):
-    """One kind of answers in a mixture."""
+    """One mixture component: a share of the answers, from one checkpoint at one temperature."""
 
     checkpoint: Literal["current", "parent", "sft"] = "current"
-    """Who answers: the policy that this round starts from, the one before it, or the first one. Where two of these are the
-    same folder, as in the first round, their answers count as one policy's."""
+    """The model that answers. `current`: the policy that this round starts from; `parent`: its parent, the policy that
+    the previous round started from; `sft`: the first policy. If two of these are the same folder, as in the first
+    round, they count as one policy."""
     temperature: Annotated[float, Field(ge=0)] | None = None
-    """That of these answers; `temperature` of the section where not given."""
+    """The sampling temperature of this component. If not given: the section's `temperature`."""
     share: Annotated[float, Field(gt=0)] = 1.0
-    """How many of a prompt's answers are of this kind, in proportion to the other parts' shares. Where that is no whole
-    number for each prompt, it holds over all prompts."""
+    """The share of a prompt's answers that come from this component, relative to the shares of the other components. If
+    this is not a whole number of answers per prompt, it holds over all prompts."""
 
 
 class Engine(Section):
-    """What samples, for `rollouts` and for the verbs that sample alone."""
+    """The inference engine, for `rollouts` and for the verbs that only sample."""
 
     type: EngineType = "auto"
-    """The engine: vLLM in a process on this machine, vLLM's server, a Ray cluster of engines, or transformers; `auto` is
-    vLLM where it is installed."""
+    """The engine. `vllm`: vLLM in a process on this machine; `server`: vLLM's server; `ray`: a Ray cluster of engines;
+    `transformers`; `auto`: vLLM if it is installed, otherwise transformers."""
     max_prompt_tokens: Annotated[int, Field(ge=1)] = 512
-    """Longer prompts are dropped, counted and kept with the reason."""
+    """Maximum length of a prompt, in tokens. Longer prompts are dropped, counted, and listed with the reason."""
     shard: Annotated[int, Field(ge=1)] = 128
-    """Prompts per shard; a killed run continues with the missing shards."""
+    """Prompts per shard. A run that was killed continues with the missing shards."""
     retries: Annotated[int, Field(ge=0)] = 2
-    """How often a shard is tried again with a fresh engine where the engine died of it."""
+    """How often a shard is tried again, with a new engine, after the engine died on it."""
     sync_tolerance: Annotated[float, Field(gt=0)] | None = None
-    """The sync check before sampling: how far engine and checkpoint may be apart about a token's log-probability, in nats,
-    in the mean; ten times that for one token. Where not given: 1e-4 in float32, 0.05 in bfloat16."""
+    """The check before sampling that the engine has the checkpoint's weights: the largest allowed mean difference of a
+    token's log-probability, in nats; ten times this for a single token. If not given: 1e-4 in float32, 0.05 in
+    bfloat16."""
     cpu: Cpu | None = None
-    """What vLLM may take of a machine without a GPU; chosen from its cores and its free memory where not given."""
+    """Resources for vLLM on a machine without a GPU. If not given: chosen from its cores and free memory."""
     server: Server | None = None
-    """For `type: server`: which server; one of our own where not given."""
+    """With `type: server`: which server. If not given: one that align starts."""
     ray: Ray | None = None
-    """For `type: ray`: the cluster and its workers."""
+    """With `type: ray`: the cluster and its workers."""
 
     @model_validator(mode="after")
     def _options_of_the_engine(self) -> Self:
@@ -136,10 +141,11 @@ class SamplingConfig(Engine, Sampling):
     samples: Annotated[int, Field(ge=1)] = 2
     """Answers sampled for each prompt."""
     max_resamples: Annotated[int, Field(ge=0)] = 0
-    """How often an answer that repeats another one to the same prompt is drawn again, with another seed, before it is
-    dropped. Answers drawn again are rarer ones than the policy would give by itself."""
+    """How often an answer that repeats another answer to the same prompt is sampled again, with another seed, before it
+    is dropped. Resampled answers are rarer than the answers that the policy gives by itself."""
     mixture: list[MixtureComponent] = []
-    """Kinds of answers: several temperatures, several checkpoints. All answers are of one kind where none is named."""
+    """Mixture components: answers from several temperatures or several checkpoints. If empty: all answers come from the
+    current policy at `temperature`."""
 
     @model_validator(mode="after")
     def _different_samples(self) -> Self:
@@ -157,6 +163,6 @@ class SamplingConfig(Engine, Sampling):
 
 class Rollouts(SamplingConfig):
     prompts: Annotated[int, Field(ge=1)] = 256
-    """Train prompts drawn for each round."""
+    """Training prompts drawn for each round."""
     samples: Annotated[int, Field(ge=2)] = 2
     """Answers sampled for each prompt."""

@@ -1,4 +1,4 @@
-"""Reads the recipe's schema: which keys a section has, what a key takes, in words. For error messages and the docs."""
+"""Reads the recipe's schema: the keys of a section, and what a key takes, in words. For error messages and the docs."""
 
 import json
 import types
@@ -27,7 +27,7 @@ _BELOW = {"lt": "below {}", "le": "at most {}"}
 
 
 def keys_of(section: type[Section]) -> dict[str, FieldInfo]:
-    """The keys of a section as they stand in YAML."""
+    """The keys of a section as written in YAML."""
     return {field.alias or name: field for name, field in section.model_fields.items()}
 
 
@@ -39,12 +39,12 @@ def sections_in(annotation: Any) -> list[type[Section]]:
 
 
 def tag_of(section: type[Section]) -> str:
-    """The value of `type:` that chooses this section."""
+    """The value of `type:` that selects this section."""
     return str(typing.get_args(section.model_fields["type"].annotation)[0])
 
 
 class Place(NamedTuple):
-    """Where pydantic's `loc` points: the keys in the YAML, the section that holds the last one, and its field."""
+    """Where pydantic's `loc` points: the keys in the YAML, the section that has the last key, and its field."""
 
     keys: Keys
     section: type[Section]
@@ -52,7 +52,7 @@ class Place(NamedTuple):
 
 
 def place(loc: Keys, root: type[Section]) -> Place:
-    """Follows `loc` from `root` on; the tags of chosen sections and of unions in it are no keys of the YAML."""
+    """Follow `loc` from `root`; the tags of selected sections and of unions in it are not keys of the YAML."""
     parts, keys = list(loc), list[str | int]()
     section, inner = root, [root]
     field: FieldInfo | None = None
@@ -86,7 +86,7 @@ def chosen_by_type(field: FieldInfo, *, inside: bool) -> bool:
 
 
 def example(root: type[Section], name: str = "") -> str:
-    """A setting of `root` that it takes, as key=value: that of the key `name` with its default, else another."""
+    """An example of a valid setting of `root`, as key=value: the key `name` with its default, else another key."""
     keys: Keys = tuple(int(part) if part.isdigit() else part for part in name.strip(" -:").split("."))
     found = place(keys, root)
     if found.keys == keys and found.field is not None and (value := plain_default(found.field)) is not None:
@@ -99,7 +99,7 @@ def example(root: type[Section], name: str = "") -> str:
 
 
 def plain_default(field: FieldInfo) -> str | None:
-    """A key's default as it is written in YAML; None where it has none, or a section."""
+    """A key's default as written in YAML; None if it has none, or if it is a section."""
     if isinstance(field.default, str):
         return field.default
     return json.dumps(field.default) if isinstance(field.default, bool | int | float | list | dict) else None

@@ -23,7 +23,8 @@ class Answers(SamplingConfig):
     """The settings of `align rollout`: those of the recipe's `rollouts`, for every prompt of a file."""
 
     keep: Literal["all", "best", "rejection"] = "all"
-    """With `--reward`: all answers, the best one to each prompt, or those that statistical rejection sampling accepts."""
+    """The answers to keep. `all`: all answers. With `--reward` also `best`: the best answer to each prompt;
+    `rejection`: the answers that statistical rejection sampling accepts."""
     beta: Annotated[float, Field(gt=0)] | None = None
     """With `keep: rejection`: the coefficient of the KL divergence, in units of the reward."""
 
@@ -44,13 +45,13 @@ def load_section(
     no_use: Mapping[str, str] | None = None,
     **given: Any,
 ) -> Kind:
-    """A section from `key=value` settings (YAML values), over those of `file`; `given` are fields that options of their
-    own set.
+    """A section from `key=value` settings (YAML values), which override those of `file`; `given` are fields that have
+    their own options.
 
-    `file` is YAML: the section's keys, or a recipe, which has the section at `keys`. A setting may carry these in front,
-    as a recipe's (`dpo.beta=0.2`). `no_use` are keys that cannot act here, with the reason. Relative paths start at the
-    working directory, those in `file` at its folder. Raises ConfigError for these, for an unknown key, with the nearest
-    right one, or a value out of range.
+    `file` is YAML: the section's keys, or a recipe, which has the section at `keys`. A setting may start with `keys`,
+    as in a recipe (`dpo.beta=0.2`). `no_use` are keys that have no effect here, with the reason. Relative paths start
+    at the working directory, those in `file` at its folder. Raises ConfigError for keys in `no_use`, for an unknown key
+    (with the most similar key) and for a value out of range.
     """
     data: dict[str, Any] = {}
     places: Places = {(): (kind.__name__.lower(), 0)}
@@ -72,8 +73,8 @@ def load_section(
 def _from_file(
     kind: type[Section], file: Path, keys: tuple[str, ...], aside: set[str]
 ) -> tuple[dict[str, Any], Places]:
-    """The settings in `file` and where they stand, with absolute paths. Of a recipe's section those `aside` are left out,
-    which is said, as it is that other sections are not read."""
+    """The settings in `file` and their places, with absolute paths. The keys `aside` of a recipe's section, and other
+    sections, are not read; a warning says so."""
     data, places = read_settings(file)
     known = keys_of(kind)
     if not keys or any(key in known for key in data) or not all(key in keys_of(Recipe) for key in data):
@@ -108,7 +109,7 @@ class _Function(Section):
 
 
 def load_function_section(text: str, where: str) -> AnyFunction:
-    """A scoring function from one entry of the recipe's `reward.functions`, in YAML. Relative paths start at the working
-    directory. Raises ConfigError."""
+    """A scoring function from one entry of the recipe's `reward.functions`, in YAML. Relative paths start at the
+    working directory. Raises ConfigError."""
     value, _ = parse(text, where)
     return validated(_Function, {"reward": value}, {(): (where, 0)}, Path.cwd(), True).reward

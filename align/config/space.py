@@ -1,7 +1,7 @@
-"""What a sweep may try: a range or a list of choices for each key, as text.
+"""The search space of a sweep: a range or a list of choices for each key, as text.
 
 `1e-5..1e-1:log` is a range on a logarithmic scale, `0..0.5` one on a linear scale, `8..64:8` one in steps of 8, and
-`8,16,32` are choices. A range between whole numbers tries whole numbers.
+`8,16,32` are choices. A range between whole numbers contains only whole numbers.
 """
 
 import json
@@ -23,7 +23,8 @@ Value = int | float | str | bool | None
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Numbers from `low` to `high`, both of them possible; whole ones where both are whole. `step` goes with no `log`."""
+    """Numbers from `low` to `high`, both included; whole numbers if both are whole. `step` cannot be used with
+    `log`."""
 
     key: str
     low: int | float
@@ -38,7 +39,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """One of `values`, which have no order."""
+    """One of `values`, which are unordered."""
 
     key: str
     values: tuple[Value, ...]
@@ -48,7 +49,8 @@ Dimension = Range | Choices
 
 
 def split_settings(settings: Sequence[str]) -> tuple[list[str], list[Dimension]]:
-    """`key=value` settings as those that set a value and those that name a range or choices. Raises ConfigError."""
+    """Split `key=value` settings into those that set a value and those that give a range or choices. Raises
+    ConfigError."""
     fixed: list[str] = []
     space: list[Dimension] = []
     for setting in settings:
@@ -61,9 +63,10 @@ def split_settings(settings: Sequence[str]) -> tuple[list[str], list[Dimension]]
 
 
 def read_space(path: Path) -> list[Dimension]:
-    """The ranges of a YAML file: a mapping of keys to ranges (text) or lists of choices, alone or beneath `sweep:`.
+    """The ranges of a YAML file: a mapping of keys to ranges (text) or lists of choices, at the top level or under
+    `sweep:`.
 
-    Raises ConfigError for a file that cannot be read, is no such mapping, or holds what is no range.
+    Raises ConfigError for a file that cannot be read, is not such a mapping, or contains an invalid range.
     """
     try:
         data, lines = parse(path.read_text(encoding="utf-8"), str(path))
@@ -86,7 +89,7 @@ def read_space(path: Path) -> list[Dimension]:
 
 
 def require_distinct(space: Sequence[Dimension]) -> None:
-    """ConfigError where there is nothing to search, or a key stands twice."""
+    """Raise ConfigError if there is nothing to search, or if a key has two ranges."""
     if not space:
         raise ConfigError("there is nothing to search", where="align sweep", hint=f"give a key a range: {_FORMS}")
     keys = [d.key for d in space]
@@ -96,7 +99,7 @@ def require_distinct(space: Sequence[Dimension]) -> None:
 
 
 def dimension(key: str, text: str, where: str) -> Dimension | None:
-    """The range or choices that `text` names; None for a plain value. Raises ConfigError for half of a range."""
+    """The range or choices in `text`; None for a plain value. Raises ConfigError for an incomplete range."""
     if (match := _RANGE.fullmatch(text)) is not None:
         return _range(key, match, where)
     if ".." in text and re.match(_NUMBER, text):
@@ -126,7 +129,7 @@ def _range(key: str, match: re.Match[str], where: str) -> Range:
 
 
 def contains(space: Sequence[Dimension], values: dict[str, Any]) -> bool:
-    """Whether `values` could have been drawn from `space`."""
+    """Whether `values` is a point of `space`."""
 
     def one(d: Dimension) -> bool:
         value = values.get(d.key)

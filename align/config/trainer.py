@@ -1,7 +1,8 @@
-"""The `trainer:` mapping of a recipe: any option of TRL's trainer that is not ours, checked without importing TRL.
+"""The `trainer:` mapping of a recipe: any option of TRL's trainer that align does not set, checked without importing
+TRL.
 
-`trl_keys.json` (made by `align.config.generate`) knows every option. Those in `OWNED` are set by the recipe or by
-the stage itself; they are refused by name, with the way that is meant instead.
+`trl_keys.json` (made by `align.config.generate`) lists every option. The options in `OWNED` are set by the recipe or by
+the stage itself; they are refused, with a message that says what to use instead.
 """
 
 import difflib
@@ -12,19 +13,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 Trainer = Literal["sft", "dpo", "kto", "reward", "rloo", "grpo", "ppo"]
-"""Sections whose `trainer:` mapping is checked. PPO's trainer is ours, on TRL's GRPO: it takes GRPO's options."""
+"""Sections whose `trainer:` mapping is checked. PPO's trainer is align's own, built on TRL's GRPO: it takes GRPO's
+options."""
 
-_RESUME = "a stage saves and resumes by itself"
-_EVALUATION = "evaluation is a stage of its own; use the recipe's `evaluate`"
-_UPLOAD = "a stage publishes to the run's folder only; upload that checkpoint yourself"
+_RESUME = "the stage saves and resumes by itself"
+_EVALUATION = "evaluation is a separate stage; use the recipe's `evaluate`"
+_UPLOAD = "a stage publishes only to the run's folder; upload that checkpoint yourself"
 _DATA = "the stage prepares tokens, masks and columns itself"
-_LENGTH = "the stage drops what is too long and never cuts; use {section}.max_tokens"
-_DEVICE = "the stage sees what hardware there is"
+_LENGTH = "the stage drops rows that are too long and never truncates; use {section}.max_tokens"
+_DEVICE = "the stage detects the hardware"
 _PRECISION = "use model.dtype"
-_TOKENIZER = "stop, padding and template come from the checkpoint; see model.chat_template"
-_REFERENCE = "the reference is the round's parent throughout"
-_WHOLE = "examples are batched whole, by similar length"
-_ONCE = "the stage computes the reference once, where that saves work"
+_TOKENIZER = "stop and padding tokens and the template come from the checkpoint; see model.chat_template"
+_REFERENCE = "the reference is always the round's parent"
+_WHOLE = "examples are not packed; those of similar length are batched together"
+_ONCE = "the stage computes the reference once, if that saves work"
 _UNUSED = "TRL's trainer never reads it"
 
 _OWNED: dict[str, str] = {
@@ -33,7 +35,7 @@ _OWNED: dict[str, str] = {
     "num_train_epochs": "use {section}.epochs",
     "per_device_train_batch_size": "use {section}.micro_batch_size",
     "gradient_accumulation_steps": "it follows from {section}.batch_size and {section}.micro_batch_size",
-    "auto_find_batch_size": "it would change the batch size without a word; use {section}.micro_batch_size",
+    "auto_find_batch_size": "it would change the batch size silently; use {section}.micro_batch_size",
     "max_length": _LENGTH,
     "truncation_mode": _LENGTH,
     "seed": "use the recipe's seed",
@@ -62,21 +64,21 @@ _OWNED: dict[str, str] = {
     **dict.fromkeys(("hub_always_push", "hub_revision"), _UPLOAD),
     **dict.fromkeys(("packing", "packing_strategy", "padding_free"), _WHOLE),
     "shuffle_dataset": "the order follows from the recipe's seed; see train_sampling_strategy",
-    "disable_tqdm": "there are progress bars where there is a terminal",
-    "ddp_find_unused_parameters": "every weight that is trained is used",
-    "logging_nan_inf_filter": "a loss that is not a number is always shown",
+    "disable_tqdm": "progress bars are shown on a terminal",
+    "ddp_find_unused_parameters": "every trained weight is used",
+    "logging_nan_inf_filter": "a loss that is NaN or infinite is always shown",
     **dict.fromkeys(("do_train", "do_eval", "do_predict", "local_rank"), _UNUSED),
 }
 
 _FROM_SECTION = "use the section's own key"
 _ENGINE = "the stage sets the engine up; use {section}.type"
-_UNSEEN = "answers are not printed while training; `align samples` shows those of the trained policy"
+_UNSEEN = "answers are not printed during training; `align samples` shows those of the trained policy"
 _ONLINE: dict[str, str] = _OWNED | {
     "beta": "use {section}.beta",
     "num_generations": "use {section}.samples",
     "max_completion_length": "use {section}.max_tokens",
     **dict.fromkeys(("temperature", "top_p"), _FROM_SECTION),
-    **dict.fromkeys(("top_k", "min_p", "repetition_penalty"), "answers are drawn by temperature and top_p alone"),
+    **dict.fromkeys(("top_k", "min_p", "repetition_penalty"), "answers are sampled only with temperature and top_p"),
     **dict.fromkeys(("use_vllm", "use_transformers_continuous_batching", "use_transformers_paged"), _ENGINE),
     **dict.fromkeys(("vllm_mode", "vllm_model_impl", "vllm_enable_sleep_mode", "vllm_max_model_length"), _ENGINE),
     **dict.fromkeys(("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout"), _ENGINE),
@@ -96,7 +98,7 @@ _ONLINE: dict[str, str] = _OWNED | {
     "disable_dropout": "policy and reference must agree before the first step, so dropout is always off",
 }
 
-_CRITIC = "a critic takes the place of the group; see {section}.whiten_rewards and {section}.whiten_advantages"
+_CRITIC = "PPO has a critic instead of groups; see {section}.whiten_rewards and {section}.whiten_advantages"
 _OTHER_LOSSES = (
     "delta", "epsilon_high", "entropy_coef", "entropy_coef_delta", "entropy_coef_max", "entropy_coef_min",
     "entropy_target", "importance_sampling_level", "liger_kernel_config", "loss_type", "mask_truncated_completions",
@@ -120,7 +122,7 @@ OWNED: dict[str, dict[str, str]] = {
     | {
         **dict.fromkeys(("packing", "packing_strategy", "padding_free"), "use {section}.packing"),
         **dict.fromkeys(
-            ("completion_only_loss", "assistant_only_loss"), "answers alone are learned; see {section}.turns"
+            ("completion_only_loss", "assistant_only_loss"), "only answers are learned; see {section}.turns"
         ),
     },
     "reward": _OWNED | {"center_rewards_coefficient": "use {section}.center"},
@@ -132,7 +134,7 @@ OWNED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("steps_per_generation", "generation_batch_size"), "use {section}.minibatches"),
         "epsilon": "use {section}.clip",
         **dict.fromkeys(("scale_rewards", "multi_objective_aggregation"), _CRITIC),
-        **dict.fromkeys(_OTHER_LOSSES, "PPO's loss has no such part"),
+        **dict.fromkeys(_OTHER_LOSSES, "PPO's loss has no such term"),
     },
     "kto": _OWNED
     | _MEASURED
@@ -140,9 +142,9 @@ OWNED: dict[str, dict[str, str]] = {
         "beta": "use {section}.beta",
         **dict.fromkeys(("desirable_weight", "undesirable_weight"), _FROM_SECTION),
         "loss_type": "the loss is KTO's, on binary labels with targets and weights",
-        "router_aux_loss_coef": "KTO's loss has no such part",
-        "use_liger_kernel": "it does not know targets and weights",
-        "train_sampling_strategy": "binary labels are batched at random: of similar length, they would be of similar worth",
+        "router_aux_loss_coef": "KTO's loss has no such term",
+        "use_liger_kernel": "it does not support targets and weights",
+        "train_sampling_strategy": "binary labels are batched at random; labels of answers of similar length are alike",
         **dict.fromkeys(("precompute_ref_log_probs", "precompute_ref_batch_size"), _ONCE),
         "disable_dropout": "policy and reference must agree before the first step, so dropout is always off",
         **dict.fromkeys(("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"), _REFERENCE),
@@ -158,19 +160,19 @@ OWNED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"), _REFERENCE),
     },
 }
-"""For each trainer: an option that is not the user's to set → what to do instead; `{section}` is sft or dpo."""
+"""For each trainer: an option that the user cannot set → what to do instead; `{section}` is sft or dpo."""
 
 _READ_WITH: dict[str, tuple[str, str, set[str]]] = {
     "label_smoothing": ("loss_type", "sigmoid", {"robust", "exo_pair", "aot", "aot_unpaired"}),
     "discopop_tau": ("loss_type", "sigmoid", {"discopop"}),
     "f_alpha_divergence_coef": ("f_divergence_type", "reverse_kl", {"alpha_divergence"}),
 }
-"""An option of DPO → another option, its default, and the values of it with which TRL reads the first at all."""
+"""An option of DPO → another option, its default, and the values of it with which TRL reads the first one."""
 
 _OURS = {name: f"{{section}}.loss: {name}" for name in ("sigmoid", "hinge", "ipo", "robust")} | {
     "sigmoid_norm": "{section}.length: mean"
 }
-"""Losses of TRL that are ours too → the way to them. Beside others, in a list, they are TRL's."""
+"""Losses of TRL that align has too → how to set them. In a list with other losses they are TRL's."""
 
 
 @functools.cache
@@ -181,13 +183,13 @@ def trl_tables() -> dict[str, Any]:
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The most similar of `names`, if any is similar enough to be meant."""
+    """The most similar of `names`, if one is similar enough to suggest."""
     found = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.75)
     return found[0] if found else None
 
 
 def table_of(kind: Trainer) -> str:
-    """Which of TRL's trainers has the options of section `kind`."""
+    """The TRL trainer that has the options of section `kind`."""
     return "grpo" if kind == "ppo" else kind
 
 
@@ -199,8 +201,8 @@ class TrainerError(ValueError):
         super().__init__("; ".join(f"trainer.{key}: {what}" for key, what in self.problems(kind)))
 
     def problems(self, section: str) -> list[tuple[str, str]]:
-        """Each key and a sentence about it; `section` is where the mapping stands, empty for a section alone, whose verb
-        has options for what else a recipe says."""
+        """Each key and a sentence about it; `section` is the section of the mapping, empty for a section alone, whose
+        verb has options for the recipe's other keys."""
         return [(key, _placed(what, section)) for key, what in self._problems]
 
 
@@ -221,7 +223,7 @@ def _placed(what: str, section: str) -> str:
 
 
 def check_trainer(kind: Trainer, mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """The `trainer:` mapping of section `kind`, unchanged; TrainerError names every key that cannot be meant."""
+    """The `trainer:` mapping of section `kind`, unchanged; TrainerError names every invalid key."""
     problems = [(key, what) for key, value in mapping.items() if (what := _problem(kind, key, value))]
     if kind == "dpo" and not problems:
         problems = _together(mapping)
@@ -231,7 +233,8 @@ def check_trainer(kind: Trainer, mapping: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _problem(kind: Trainer, key: str, value: Any) -> str | None:
-    """A sentence about an option that is ours, unknown, or has a value of the wrong kind; None if all is well."""
+    """A sentence about an option that align sets, that is unknown, or whose value has the wrong type; None if it is
+    valid."""
     known, owned = trl_tables()["kinds"][table_of(kind)], OWNED[kind]
     if key in owned:
         return f"not to be set here; {owned[key]}"
@@ -253,7 +256,8 @@ def _problem(kind: Trainer, key: str, value: Any) -> str | None:
 
 
 def in_trainer(kind: Trainer, key: str, section: str) -> str | None:
-    """The way to an option of TRL's that stands beside `trainer:` in place of in it; None where TRL has no such option."""
+    """How to set an option of TRL that was written beside `trainer:` instead of in it; None if TRL has no such
+    option."""
     if (way := OWNED[kind].get(key)) is not None:
         return _placed(way, section)
     return f"did you mean trainer.{key}?" if key in trl_tables()["kinds"][table_of(kind)] else None
@@ -264,7 +268,7 @@ _WORDS |= {"list": "a list", "dict": "a mapping", "null": "null"}
 
 
 def _kinds_of(value: Any) -> list[str]:
-    """The kinds of option that take `value`: a whole number is a number too."""
+    """The types of option that take `value`: a whole number is a number too."""
     if isinstance(value, bool):
         return ["bool"]
     if isinstance(value, int):
@@ -273,7 +277,7 @@ def _kinds_of(value: Any) -> list[str]:
 
 
 def _together(mapping: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What is wrong between DPO's options: one that nothing reads, and weights that do not fit the losses."""
+    """Conflicts between DPO's options: an option that nothing reads, and weights that do not match the losses."""
     problems = []
     for key, (other, default, values) in _READ_WITH.items():
         chosen = _listed(mapping.get(other, default))

@@ -1,4 +1,4 @@
-"""The training sections of a recipe, one for each method. Each field is documented once, beneath itself."""
+"""The training sections of a recipe, one for each method. The docstring after each field documents it."""
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -19,9 +19,9 @@ from align.config.trainer import Trainer, check_trainer
 
 class Lora(Section):
     r: Annotated[int, Field(ge=1)] = 16
-    """Rank."""
+    """Rank of the adapter."""
     alpha: Annotated[float, Field(gt=0)] = 32
-    """Scale is alpha / r."""
+    """The adapter is scaled by alpha / r."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on the adapter's input."""
     target_modules: str | Annotated[list[str], Field(min_length=1)] = "all-linear"
@@ -29,20 +29,21 @@ class Lora(Section):
 
 
 class Training(Section):
-    """What every method takes. `kind` says whose options `trainer` takes."""
+    """The settings of every method. `kind` is the trainer whose options `trainer` takes."""
 
     kind: ClassVar[Trainer]
 
     learning_rate: Annotated[float, Field(gt=0)]
     """Peak learning rate."""
     epochs: Annotated[float, Field(gt=0)] = 1.0
-    """Passes over the rows; `trainer.max_steps` overrides it."""
+    """Number of passes over the rows; `trainer.max_steps` overrides it."""
     batch_size: Annotated[int, Field(ge=1)] = 16
     """Rows per optimiser step, over all processes and accumulation steps."""
     micro_batch_size: Annotated[int, Field(ge=1)] | None = None
-    """Rows per forward pass; `batch_size` where not given."""
+    """Rows per forward pass. If not given: `batch_size`."""
     lora: Lora | None = None
-    """Train a fresh adapter on the merged parent instead of all weights; the published checkpoint is merged."""
+    """Train a new LoRA adapter on the merged parent (the model that training starts from), instead of all weights. The
+    published checkpoint is merged."""
     trainer: dict[str, Any] = {}
     """Any other option of TRL's trainer, by its own name."""
 
@@ -61,27 +62,29 @@ class Training(Section):
 
 
 class OnRows(Training):
-    """Methods that learn from rows that are there before training begins."""
+    """Methods that learn from rows that exist before training starts."""
 
     max_tokens: Annotated[int, Field(ge=8)] = 1024
-    """Longest prompt plus answer; longer rows are dropped, counted and kept with the reason."""
+    """Maximum length of prompt plus answer, in tokens. Longer rows are dropped, counted, and listed with the reason."""
 
 
 SPELLED_OUT = "spelled out"
-"""The context in which a section is written out with every default."""
+"""The context for writing a section out with every default."""
 
 
 class HeldOut(OnRows):
-    """Methods that can measure rows that they do not learn from while they learn, and stop early."""
+    """Methods that can measure held-out rows during training, and stop early."""
 
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """The share of prompts that are kept from training, by a hash of each: on their rows the loss (and for pairs and
-    binary labels the accuracy) is measured while it trains, at the beginning, every `eval_steps` and at the end. 0: none."""
+    """The share of prompts held out from training, chosen by a hash of each prompt. The loss on their rows (for pairs
+    and binary labels also the accuracy) is measured at the start of training, every `eval_steps` and at the end. 0:
+    none."""
     eval_steps: Annotated[int, Field(ge=1)] | None = None
-    """With `held_out`: optimiser steps between two measurements; where not given, ten in the whole training."""
+    """With `held_out`: optimiser steps between two measurements. If not given: ten measurements in the whole
+    training."""
     patience: Annotated[int, Field(ge=1)] | None = None
-    """With `held_out`: stop early after so many measurements in a row that found no lower loss. What is published is then
-    the model as it was at the lowest one, also where training comes to its end."""
+    """With `held_out`: stop early after this many measurements in a row without a lower loss. The published model is
+    then the one with the lowest loss, even if training ran to its end."""
 
     @model_validator(mode="after")
     def _measured(self) -> Self:
@@ -91,7 +94,7 @@ class HeldOut(OnRows):
 
     @model_serializer(mode="wrap")
     def _without_what_is_off(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
-        """Stages' keys are made of it: those of runs from before these fields stay what they were."""
+        """The keys of stages depend on it: in runs from before these fields they stay the same."""
         dumped: dict[str, Any] = handler(self)
         if info.context == SPELLED_OUT:
             return dumped
@@ -103,21 +106,22 @@ class MixedFile(Section):
     path: File
     """JSONL or Parquet of demonstrations."""
     share: Annotated[float, Field(gt=0, lt=1)]
-    """The share of all rows trained on that come from this file: drawn from it at random, or repeated, as needed."""
+    """The share of all training rows that come from this file. Its rows are sampled at random, or repeated, as
+    needed."""
 
 
 class Sft(HeldOut):
     kind = "sft"
 
     demonstrations: File
-    """JSONL or Parquet of demonstrations: `messages` that end with the assistant, or `prompt` and `completion`."""
+    """JSONL or Parquet of demonstrations: `messages` that end with an assistant turn, or `prompt` and `completion`."""
     mix: list[MixedFile] = []
-    """More files of demonstrations, such as corrected answers of `align annotate export`, each with its share."""
+    """More files of demonstrations, such as corrected answers from `align annotate export`, each with its share."""
     turns: Literal["all", "last"] = "all"
-    """Which assistant turns of a conversation are learned: all of them, or the last alone. Nothing else ever is."""
+    """The assistant turns of a conversation that are learned: all, or only the last. Other turns are never learned."""
     packing: bool = False
-    """Several short rows share a sequence of `max_tokens`, each blind to the others; `batch_size` then counts such
-    sequences. The loss of a token is the same."""
+    """Pack several short rows into a sequence of `max_tokens`, without attention between rows; `batch_size` then counts
+    these sequences. The loss of each token is the same as without packing."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     """Peak learning rate. Full training of a pretrained model: about 2e-5; LoRA: about 2e-4; from
     scratch: about 1e-3."""
@@ -137,32 +141,32 @@ class Dpo(HeldOut):
     kind = "dpo"
 
     beta: Annotated[float, Field(gt=0)] = 0.1
-    """Strength of the pull to the reference (Rafailov et al. 2023, equation 7). With `length: mean` about fifty times
-    what it is without."""
+    """Strength of the KL penalty towards the reference (Rafailov et al. 2023, equation 7). With `length: mean`, use
+    about fifty times the usual value."""
     loss: Literal["sigmoid", "hinge", "ipo", "robust"] = "sigmoid"
-    """`sigmoid`: DPO itself; `hinge` (SLiC: Zhao et al. 2023); `ipo` (Azar et al. 2023), per token; `robust` (rDPO:
-    Chowdhury et al. 2024), for labels that are wrong at a known rate. All of them learn from each pair's `target` and
-    `weight`. Other losses of TRL go by `trainer.loss_type`, and need targets of 1 and equal weights."""
+    """`sigmoid`: DPO itself. `hinge`: SLiC (Zhao et al. 2023). `ipo`: IPO (Azar et al. 2023), per token. `robust`: rDPO
+    (Chowdhury et al. 2024), for labels that are wrong at a known rate. All of these use each pair's `target` and
+    `weight`. Set other losses of TRL with `trainer.loss_type`; they need targets of 1 and equal weights."""
     label_noise: Annotated[float, Field(ge=0, lt=0.49)] | None = None
-    """Take every label as wrong at this rate, whatever the pair's own `target`: with `loss: sigmoid` this is cDPO
-    (Mitchell 2023). Where not given a pair's own doubt counts: 1 − `target`."""
+    """Label noise: the assumed rate of wrong labels, for every pair, whatever its own `target`. With `loss: sigmoid`
+    this is cDPO (Mitchell 2023). If not given: each pair's own doubt, 1 − `target`."""
     length: Literal["sum", "mean", "ld"] = "sum"
-    """How an answer's log-probability is counted: the sum over its tokens; their mean (LN-DPO: Lambert et al. 2024,
-    after SimPO); or the sum in which tokens beyond the shorter answer's length count `ld_alpha` times (LD-DPO:
-    Liu et al. 2024)."""
+    """How an answer's log-probability is computed. `sum`: the sum over its tokens. `mean`: their mean (LN-DPO: Lambert
+    et al. 2024, after SimPO). `ld`: the sum, with weight `ld_alpha` for tokens beyond the shorter answer's length
+    (LD-DPO: Liu et al. 2024)."""
     ld_alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """With `length: ld`: 1 is `sum`, 0 leaves those tokens out."""
+    """With `length: ld`: the weight of these tokens. 1 is the same as `sum`; 0 leaves them out."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-6
     """Peak learning rate. Full training of a pretrained model: about 1e-6; LoRA: about 1e-5; tiny models: 1e-4
     and more."""
     replay: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """The share of earlier rounds' preferences that are trained on again beside this round's."""
+    """The share of earlier rounds' preferences to train on again, together with this round's."""
     micro_batch_size: Annotated[int, Field(ge=1)] | None = None
-    """Pairs per forward pass; where not given, as many as `micro_batch_tokens` hold."""
+    """Pairs per forward pass. If not given: as many as fit into `micro_batch_tokens`."""
     micro_batch_tokens: Annotated[int, Field(ge=1)] = 768
-    """Most tokens under way at a time, a shared prompt counted once: those of one forward pass, or on a CPU of two that
-    run side by side; a longer pair goes alone. It changes memory and speed, not what is learned; on a GPU raise it
-    until memory is full."""
+    """The most tokens processed at a time, with a shared prompt counted once: in one forward pass, or on a CPU in two
+    that run in parallel. A longer pair gets its own pass. It changes memory and speed, not what is learned; on a GPU,
+    raise it until the memory is full."""
 
     @model_validator(mode="after")
     def _reference_agrees(self) -> Self:
@@ -170,7 +174,7 @@ class Dpo(HeldOut):
 
     @model_validator(mode="after")
     def _loss_acts(self) -> Self:
-        """An option that cannot act is an error; its default spelled out is none."""
+        """An option that has no effect is an error, except if it is set to its default."""
         given = {name for name in _OWN_LOSS if getattr(self, name) != type(self).model_fields[name].default}
         if "ld_alpha" in given and self.length != "ld":
             raise ValueError(f"`ld_alpha` acts with `length: ld` alone, found length: {self.length}")
@@ -194,22 +198,23 @@ class Kto(HeldOut):
     kind = "kto"
 
     beta: Annotated[float, Field(gt=0)] = 0.1
-    """Strength of the pull to the reference (Ethayarajh et al. 2024)."""
+    """Strength of the KL penalty towards the reference (Ethayarajh et al. 2024)."""
     batch_size: Annotated[int, Field(ge=2)] = 16
-    """Binary labels per optimiser step, over all processes and accumulation steps."""
+    """Binary labels (good or bad for one answer) per optimiser step, over all processes and accumulation steps."""
     micro_batch_size: Annotated[int, Field(ge=2)] | None = None
-    """Binary labels per forward pass; `batch_size` where not given. The KL divergence is estimated from each pass, on its
-    prompts with another's answer, so that larger ones estimate it better."""
+    """Binary labels per forward pass. If not given: `batch_size`. Each pass estimates the KL divergence on its prompts,
+    each paired with the answer to another prompt, so a larger pass estimates it better."""
     desirable_weight: Annotated[float, Field(gt=0)] | None = None
-    """λ_D, how much the good side of binary labels counts. Where neither weight is given, the side with less weight in the data counts
-    more, so that both are equal (Ethayarajh et al. 2024, equation 9)."""
+    """λ_D, the weight of good labels. If neither weight is given: the side with less total weight in the data gets a
+    higher weight, so that both sides are equal (Ethayarajh et al. 2024, equation 9). If only `undesirable_weight` is
+    given: 1."""
     undesirable_weight: Annotated[float, Field(gt=0)] | None = None
-    """λ_U, how much the bad side counts; 1 where only `desirable_weight` is given, and the other way round."""
+    """λ_U, the weight of bad labels. If only `desirable_weight` is given: 1."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-6
     """Peak learning rate. Full training of a pretrained model: about 1e-6; LoRA: about 1e-5; tiny models: 1e-4
     and more."""
     replay: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """The share of earlier rounds' binary labels that are trained on again beside this round's."""
+    """The share of earlier rounds' binary labels to train on again, together with this round's."""
 
     @model_validator(mode="after")
     def _reference_agrees(self) -> Self:
@@ -217,21 +222,21 @@ class Kto(HeldOut):
 
 
 class Online(Training, Decoding):
-    """Methods that learn from answers that the policy gives while it learns, scored by the recipe's `reward`."""
+    """Methods that learn from answers that the policy gives during training, scored by the recipe's `reward`."""
 
     type: Literal["auto", "vllm", "transformers"] = "auto"
-    """The engine that answers: vLLM with fresh weights at each step, or transformers; `auto` takes the one that is
-    faster here."""
+    """The engine that samples answers: vLLM, with updated weights at each step, or transformers. `auto`: the faster
+    one, which is vLLM on a GPU if it is installed, otherwise transformers."""
     prompts: Annotated[int, Field(ge=1)] = 256
-    """Train prompts drawn for each round."""
+    """Training prompts drawn for each round."""
     samples: Annotated[int, Field(ge=1)] = 1
     """Answers to each prompt in one batch."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Answers per optimiser step, over all processes and accumulation steps; a multiple of `samples`."""
     max_prompt_tokens: Annotated[int, Field(ge=1)] = 512
-    """Longer prompts are dropped, counted and kept with the reason."""
+    """Maximum length of a prompt, in tokens. Longer prompts are dropped, counted, and listed with the reason."""
     beta: Annotated[float, Field(ge=0)] = 0.05
-    """Coefficient of the KL divergence to the parent."""
+    """Coefficient of the KL divergence to the parent (the model that training starts from)."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-6
     """Peak learning rate. Full training of a pretrained model: about 1e-6; LoRA: about 1e-5; tiny models: 1e-4
     and more."""
@@ -253,14 +258,15 @@ class Rloo(Online):
     kind = "rloo"
 
     samples: Annotated[int, Field(ge=2)] = 4
-    """Answers to each prompt in one batch; the others' mean reward is an answer's baseline (Ahmadian et al. 2024)."""
+    """Answers to each prompt in one batch. The baseline of an answer is the mean reward of the other answers (Ahmadian
+    et al. 2024)."""
 
 
 class Grpo(Online):
     kind = "grpo"
 
     samples: Annotated[int, Field(ge=2)] = 8
-    """Answers to each prompt in one batch; their mean reward is the baseline (Shao et al. 2024)."""
+    """Answers to each prompt in one batch. Their mean reward is the baseline (Shao et al. 2024)."""
 
 
 class Ppo(Online):
@@ -271,37 +277,37 @@ class Ppo(Online):
     ppo_epochs: Annotated[int, Field(ge=1)] = 4
     """Passes over each batch of answers."""
     minibatches: Annotated[int, Field(ge=1)] = 1
-    """Optimiser steps in each pass: a batch has this many times `batch_size` answers."""
+    """Optimiser steps in each pass. A batch has this many times `batch_size` answers."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Discount of the rewards of later tokens."""
+    """Discount factor of the rewards of later tokens."""
     lam: Annotated[float, Field(ge=0, le=1)] = 0.95
-    """Generalised advantage estimation: 1 believes the rewards alone, 0 the critic (Schulman et al. 2016)."""
+    """λ of generalised advantage estimation (Schulman et al. 2016): 1 uses only the rewards, 0 only the critic."""
     clip: Annotated[float, Field(gt=0)] = 0.2
-    """How far the ratio of new to old probability may go from 1 and still be rewarded."""
+    """PPO's clip range: the ratio of new to old probability is not rewarded further than this from 1."""
     value_clip: Annotated[float, Field(gt=0)] | None = 0.2
-    """How far a value may go from what it was when the answers were given; null lets it go."""
+    """Clip range of a value around its value when the answers were sampled; null: no clipping."""
     critic: Literal["separate", "shared"] = "separate"
-    """`separate`: a model of its own, which starts from the reward model where the recipe trains one, else from the
-    policy; `shared`: a head on the policy's last layer, which costs next to nothing."""
+    """`separate`: a separate model, which starts from the reward model if the recipe trains one, else from the policy.
+    `shared`: a head on the policy's last layer, which costs almost nothing."""
     value_learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """The critic's peak learning rate; that of the policy where not given."""
+    """Peak learning rate of the critic. If not given: that of the policy."""
     value_weight: Annotated[float, Field(gt=0)] = 0.1
-    """Weight of the value loss beside the policy's, with `critic: shared`."""
+    """With `critic: shared`: weight of the value loss relative to the policy's loss."""
     target_kl: Annotated[float, Field(gt=0)] | None = None
-    """Nats per answer at which `beta` holds the KL divergence to the parent by going up and down; null leaves `beta`
-    as it is."""
+    """Target of the KL divergence to the parent, in nats per answer: `beta` is raised or lowered to hold it. null:
+    `beta` stays as it is."""
     kl_gain: Annotated[float, Field(gt=0)] = 0.1
-    """How fast `beta` follows `target_kl`: at most a fifth of this per batch (Ziegler et al. 2019)."""
+    """How fast `beta` follows `target_kl`: it changes by at most a fifth of this per batch (Ziegler et al. 2019)."""
     whiten_advantages: bool = True
-    """Advantages of a batch have mean 0 and variance 1."""
+    """Normalise the advantages of a batch to mean 0 and variance 1."""
     whiten_rewards: bool = False
-    """Rewards of a batch have variance 1."""
+    """Scale the rewards of a batch to variance 1."""
     missing_eos_penalty: Annotated[float, Field(ge=0)] | None = None
-    """Taken off the score of an answer that `max_tokens` cut off."""
+    """Subtracted from the score of an answer that `max_tokens` cut off."""
 
     @model_validator(mode="after")
     def _all_acts(self) -> Self:
-        """An option that cannot act is an error; its default spelled out is none, for so a recipe is written out."""
+        """An option that has no effect is an error, except if it is set to its default, as in a written-out recipe."""
         given = {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
         if "value_weight" in given and self.critic != "shared":
             raise ValueError(
@@ -320,21 +326,22 @@ class BestOfN(OnRows, Decoding):
     kind = "sft"
 
     type: Literal["auto", "vllm", "transformers"] = "auto"
-    """The engine that answers: vLLM in this process, or transformers; `auto` is vLLM where it is installed."""
+    """The engine that samples answers: vLLM in this process, or transformers. `auto`: vLLM if it is installed,
+    otherwise transformers."""
     max_tokens: Annotated[int, Field(ge=1)] = 256
-    """Longest answer."""
+    """Maximum length of an answer, in tokens."""
     prompts: Annotated[int, Field(ge=1)] = 256
-    """Train prompts drawn for each round."""
+    """Training prompts drawn for each round."""
     samples: Annotated[int, Field(ge=2)] = 8
-    """Answers sampled for each prompt, of which the best by `reward` is learned."""
+    """Answers sampled for each prompt. The model learns the one with the highest `reward`."""
     max_prompt_tokens: Annotated[int, Field(ge=1)] = 512
-    """Longer prompts are dropped, counted and kept with the reason."""
+    """Maximum length of a prompt, in tokens. Longer prompts are dropped, counted, and listed with the reason."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-5
     """Peak learning rate. Full training of a pretrained model: about 1e-5; LoRA: about 1e-4."""
 
 
 FEWEST_PAIRS_OF_LENGTH_HEAD = 4
-"""Of a forward pass: the correlation of two answers is 1 or −1, whatever they are."""
+"""Per forward pass: with two answers the correlation is always 1 or −1."""
 
 
 class RewardModel(OnRows):
@@ -346,19 +353,21 @@ class RewardModel(OnRows):
     """Peak learning rate. Full training of a pretrained model: about 1e-5; LoRA: about 1e-4; tiny models: about
     1e-3."""
     center: Annotated[float, Field(ge=0)] = 0.01
-    """Weight of the squared sum of a pair's rewards, which keeps rewards around 0 (Eisenstein et al. 2023)."""
+    """Weight of a penalty on the squared sum of a pair's rewards, which keeps rewards around 0 (Eisenstein et al.
+    2023)."""
     margins: bool = False
-    """Ask for each pair's `margin` between its rewards (Touvron et al. 2023, equation 2)."""
+    """Require each pair's `margin` between its two rewards (Touvron et al. 2023, equation 2)."""
     members: Annotated[int, Field(ge=1)] = 1
-    """Over 1: an ensemble of so many opinions around the one model. Their mean is what it says alone, and how far they
-    disagree tells how far it can be trusted, the better the more there are; they cost next to nothing, so take 64."""
+    """Above 1: an ensemble with this many members on top of the one model. The mean of the members is the model's own
+    score; their disagreement shows how far it can be trusted, and more members estimate this better. Members cost
+    almost nothing, so use 64."""
     length_head: bool = False
-    """Take out of the reward what the answer's length explains: a second head learns it, and is not published (ODIN:
+    """Remove from the reward what the answer's length explains: a second head learns it and is not published (ODIN:
     Chen et al. 2024)."""
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """The share of prompts that are kept from training, to measure on their pairs how often the model is right."""
+    """The share of prompts held out from training, to measure the model's accuracy on their pairs."""
     replay: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """The share of earlier rounds' preferences that are trained on again beside this round's."""
+    """The share of earlier rounds' preferences to train on again, together with this round's."""
 
     @model_validator(mode="after")
     def _lengths_can_correlate(self) -> Self:
@@ -372,17 +381,18 @@ class RewardModel(OnRows):
 
 
 class Rewards(Section):
-    """What the online methods and best-of-n raise: the weighted sum of a trained model's and functions' scores."""
+    """The reward that the online methods and best-of-n maximise: the weighted sum of its reward terms, the scores of a
+    trained model and of functions."""
 
     model: RewardModel | None = None
-    """Train a reward model on the preferences, before the policy, and use it."""
+    """Train a reward model on the preferences, before the policy, and use it as a reward term."""
     weight: float = 1.0
-    """The trained model's share in the reward."""
+    """The weight of the trained model's score in the sum."""
     bound: Annotated[float, Field(ge=0)] = 0.0
-    """With `model.members` over 1: so many standard deviations of the members' scores are taken off their mean, so that
-    answers on which they disagree are not worth finding. 0 is the mean; 1 a cautious reward."""
+    """With `model.members` above 1: subtract this many standard deviations of the members' scores from their mean, so
+    that the policy gains nothing from answers on which they disagree. 0: the mean; 1: a cautious reward."""
     functions: list[RewardFunction] = []
-    """Scoring functions, added to the model's score: your own (`path` alone will do), patterns, JSON, length, math, code
+    """Scoring functions, added to the model's score: your own (`path` is enough), patterns, JSON, length, math, code,
     and language models as judges (docs/reward-functions.md)."""
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
-"""YAML in and out, with line numbers: the plain YAML that people expect, not all of YAML 1.1.
+"""Reads and writes YAML, with line numbers: the plain YAML that people expect, not all of YAML 1.1.
 
-`1e-4` is a number, `yes`, `no`, `on`, dates and `1:30` are text, a key that stands twice is an error, and tags and
-merge keys are refused. `dump` writes what `parse` reads back as the same values, `edited` changes a few of them in place.
+`1e-4` is a number; `yes`, `no`, `on`, dates and `1:30` are text; a duplicate key is an error; tags and merge keys are
+refused. `dump` writes values that `parse` reads back unchanged; `edited` changes a few of them in place.
 """
 
 import math
@@ -15,7 +15,7 @@ from align.errors import ConfigError
 
 Keys = tuple[str | int, ...]
 LONGEST, MOST, DEEPEST = 1_000_000, 100_000, 64
-"""Characters that are read, values that they make, and how deep these may lie in each other: far more than recipes need."""
+"""Limits far above what recipes need: characters that are read, values in them, and the depth of nesting."""
 
 _NULL, _BOOL, _INT, _FLOAT, _TEXT = (f"tag:yaml.org,2002:{tag}" for tag in ("null", "bool", "int", "float", "str"))
 _RESOLVERS = (
@@ -44,7 +44,7 @@ for _tag, _form, _first in _FORMS:
 
 
 def parse(text: str, where: str) -> tuple[Any, dict[Keys, int]]:
-    """The value that `text` holds and the line (from 1) of every key and list item in it; `where` names the source.
+    """The value of `text`, and the line (from 1) of every key and list item in it; `where` names the source.
 
     Raises ConfigError with the line for anything that is not plain YAML.
     """
@@ -124,11 +124,11 @@ class _Builder:
 
 
 def edited(text: str, changes: Mapping[Keys, Any], where: str) -> str:
-    """`text` with other values at some keys; comments, order and layout of all else stay.
+    """`text` with other values at some keys; the comments, order and layout of the rest stay the same.
 
-    A mapping on the way to a key that is not there yet is made. Where that layout cannot be kept (an empty value in
-    the way), the whole is written again, without comments; the values are right either way. Raises ConfigError for a
-    `text` that is no plain YAML.
+    Missing mappings on the way to a key are created. If the layout cannot be kept (an empty value is in the way), the
+    whole text is written again, without comments; the values are right in both cases. Raises ConfigError for a `text`
+    that is not plain YAML.
     """
     wanted = parse(text, where)[0] or {}
     for keys, value in changes.items():
@@ -171,14 +171,14 @@ def _with_value(text: str, keys: Keys, value: Any) -> str:
 
 
 def _inner(node: yaml.CollectionNode, key: str | int) -> yaml.Node | None:
-    """The value at a key, or the item at an index; None where there is none."""
+    """The value at a key, or the item at an index; None if there is none."""
     if isinstance(node, yaml.SequenceNode):
         return node.value[key] if isinstance(key, int) and key < len(node.value) else None
     return next((v for k, v in node.value if k.value == key), None)
 
 
 def _end(text: str, node: yaml.Node) -> int:
-    """Where a value ends; PyYAML counts the comments and blank lines behind a block mapping to it."""
+    """The end of a value; PyYAML includes the comments and blank lines after a block mapping."""
     if not isinstance(node, yaml.CollectionNode) or node.flow_style:
         return int(node.end_mark.index)
     return int(node.start_mark.index) + len(text[node.start_mark.index : node.end_mark.index].rstrip())

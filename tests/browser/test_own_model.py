@@ -116,7 +116,7 @@ def test_people_click_through_a_round_that_is_closed_early_and_reopened(
 
     waiting = loop.run(expect=75)
     found = re.search(
-        r"waiting for people: 0 of 7 answers are in; label at (http://127\.0\.0\.1:\d+/dataset/\S+)", waiting
+        r"waiting for labels: 0 of 7 answers are in; label at (http://127\.0\.0\.1:\d+/dataset/\S+)", waiting
     )
     assert found, waiting
     tasks = open_session(loop.run_folder).tasks
@@ -137,7 +137,7 @@ def test_people_click_through_a_round_that_is_closed_early_and_reopened(
     assert early["pairs"] == 2 and loop.annotate("status")["closed"] is not None
 
     assert loop.annotate("reopen")["state"] == "open"
-    assert "waiting for people: 2 of 7" in loop.run(expect=75)
+    assert "waiting for labels: 2 of 7" in loop.run(expect=75)
     click(opened.page, tasks, done, until=7)
     expect(opened.page.get_by_text("100.00%")).to_be_visible(timeout=15_000)
     loop.run(expect=0)

@@ -130,7 +130,7 @@ def test_rows(refuse: Refuse, here: Path, verb: tuple[str, ...], text: str, said
         ((*EVAL, "answers.jsonl", "--judge", "score.py:scor"), r".*/score\.py: 'scor' is not there; .*score.*"),
         ((*PUSH, "answers.jsonl", "--guidelines", "no.md"), r"annotate: guidelines: there is no file .*/no\.md"),
         ((*PUSH, "answers.jsonl", "--server", "argilla"), r"annotate: server\.url: must be .*, found 'argilla'"),
-        ((*PUSH, "answers.jsonl", "--server", "http://a", "--home", "h"), r"--home: the Argilla at http://a has .*"),
+        ((*PUSH, "answers.jsonl", "--server", "http://a", "--home", "h"), r"--home: --home is for the embedded server, and --server .*"),
         ((*DPO, "answers.jsonl", "bta=0.2"), r"setting bta=0\.2: bta: unknown key; did you mean beta\?"),
         ((*DPO, "answers.jsonl", "beta=-1"), r"setting beta=-1: beta: must be a number above 0, found -1"),
         ((*DPO, "answers.jsonl", "replay=0.5"), r"setting replay=0\.5: replay has no use here; .*"),
@@ -142,7 +142,7 @@ def test_rows(refuse: Refuse, here: Path, verb: tuple[str, ...], text: str, said
         (("run", "recipe.yaml", "--wait", "--dry-run"), r"--dry-run does nothing that --wait could wait for; .*"),
         (("run", "recipe.yaml", "prompts.path=no.jsonl"), r"override prompts\.path=no\.jsonl: .* there is no file .*"),
         (("init", "own-modell"), r"there is no recipe 'own-modell'; the recipes are best-of-n, .*, own-model, ppo.*"),
-        (("init", "own-model", "model"), r"model is there already; name another folder.*"),
+        (("init", "own-model", "model"), r"model already exists; name another folder.*"),
         (("status", "none"), r"none: there is no run .*"),
         (("report", "none"), r"none: there is no run .*"),
         (("samples", "none"), r"there is no run in none; name a folder under runs/.*"),
@@ -363,7 +363,7 @@ def test_a_defect_is_ours_and_shows_its_trace_only_when_asked(
 
     monkeypatch.setattr("align.report.data.report_data", broken)
     sentence = refuse("status", "runs/loop", code=1)
-    assert sentence == "this is a bug in align: RuntimeError: broken; run it again with --debug for the whole trace"
+    assert sentence == "this is a bug in align: RuntimeError: broken; run it again with --debug for the full traceback"
     monkeypatch.setattr(sys, "argv", ["align", "status", "runs/loop", "--debug"])
     with pytest.raises(RuntimeError, match="broken"):
         cli.main()
@@ -402,7 +402,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(here: Path) -> None:
     assert stopped_at("0/policy: start", "run", "recipe.yaml", "sft=null", cwd=here) == (
         130,
         "",
-        "align: stopped; the same command goes on from here\n",
+        "align: stopped; run the same command again to continue\n",
     )
 
 

@@ -73,7 +73,7 @@ def test_a_reward_model_is_trained_scores_answers_and_is_measured(tmp_path: Path
     pairs = [row for _, row in read_rows(tmp_path / "measured/pairs.jsonl")]
     assert [row["difference"] > 0 for row in pairs] == [True] * 30 + [False] * 2 + [True] * 2
     shown = align("reward", "eval", "--model", "judge", *files[2:], "--out", "few", cwd=tmp_path).stdout
-    assert "calibration: not measured, for it takes pairs of 20 prompts" in shown
+    assert "calibration: not measured, because it needs pairs of at least 20 prompts" in shown
 
     wrong = align("reward", "score", "--model", "model", *score[4:], "wrong", cwd=tmp_path, expect=2)
     assert "is no reward model with one score" in wrong.stderr

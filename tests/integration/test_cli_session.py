@@ -85,7 +85,7 @@ def test_watch_follows_until_it_is_closed(asked: tuple[Path, dict[str, str]]) ->
             while f"{TASKS * number} of 12" not in line:  # a look in the middle of the six
                 assert line.startswith("0 of 6") or " answers are in" in line, line
                 line = process.stdout.readline()
-        assert process.stdout.read() == f"nothing is open any more; `align annotate pull {folder}` takes them in\n"
+        assert process.stdout.read() == f"no task is open; `align annotate pull {folder}` fetches the judgements\n"
         assert process.wait(timeout=30) == 0
     align("annotate", "close", folder, cwd=folder.parent)
     done = align("annotate", "watch", folder, cwd=folder.parent)
@@ -111,7 +111,7 @@ def test_pull_export_and_forget(asked: tuple[Path, dict[str, str]]) -> None:
     would = json_of("forget", folder, "--annotator", bob, cwd=folder.parent)
     assert (would["name"], would["forgotten"], len(would["judgements"])) == (bob, False, 5)
     assert not read_journal(folder / "journal.jsonl").forgotten
-    assert "say --yes to forget" in align("forget", folder, "--annotator", bob, cwd=folder.parent).stdout
+    assert "add --yes to forget" in align("forget", folder, "--annotator", bob, cwd=folder.parent).stdout
     done = json_of("forget", folder, "--annotator", bob, "--yes", cwd=folder.parent)
     assert (done["forgotten"], done["judgements"]) == (True, would["judgements"])
     assert {row["name"] for _, row in read_rows(folder / "judgements.jsonl")} == {ann}

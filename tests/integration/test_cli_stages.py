@@ -312,7 +312,7 @@ def test_waiting_for_people_closing_and_reopening(tmp_path: Path, argilla_server
     run = tmp_path / "runs" / json.loads(recipe.read_text())["name"]
     waiting = align("run", recipe, "--json", cwd=tmp_path, expect=75)
     assert json.loads(waiting.stdout)["state"] == "waiting"
-    assert "waiting for people: 0 of 8 answers are in; label at http://127.0.0.1:" in waiting.stderr
+    assert "waiting for labels: 0 of 8 answers are in; label at http://127.0.0.1:" in waiting.stderr
     assert align("run", recipe, cwd=tmp_path, expect=75).stdout, "and again"
     plan = {e["stage"]: e["state"] for e in json_of("run", recipe, "--dry-run", cwd=tmp_path)}
     assert (plan["1/tasks"], plan["1/labelling"], plan["1/policy"]) == ("done", "waiting for people", "to run")

@@ -11,7 +11,7 @@ import pytest
 from align.store import write_rows
 from tests.tiny import make_tiny_model
 
-SAID = "align: stopped; the same command goes on from here\n"
+SAID = "align: stopped; run the same command again to continue\n"
 SWALLOWERS = {
     "a destructor": """
 class Held:

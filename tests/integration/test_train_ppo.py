@@ -231,7 +231,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"kl_gain": 0.5}, "`kl_gain` acts with `target_kl` alone"),
     ({"target_kl": 1.0, "beta": 0.0}, "`beta` must be over 0"),
     ({"trainer": {"num_iterations": 2}}, "use ppo.ppo_epochs"),
-    ({"trainer": {"loss_type": "grpo"}}, "PPO's loss has no such part"),
+    ({"trainer": {"loss_type": "grpo"}}, "PPO's loss has no such term"),
 ]
 
 

@@ -41,7 +41,7 @@ from align.config.training import Dpo, Grpo, Kto, Ppo, RewardModel, Rloo, Sft, T
         ("dpo", {"ld_alpha": 0.5}, "ld_alpha: not to be set here; use dpo.length and dpo.ld_alpha"),
         ("kto", {"loss_type": "kto"}, "loss_type: not to be set here; the loss is KTO's"),
         ("dpo", {"loss_weights": [1, 1]}, "loss_weights: has 2 numbers for 1 losses"),
-        ("dpo", {"padding_free": True}, "padding_free: not to be set here; examples are batched whole"),
+        ("dpo", {"padding_free": True}, "padding_free: not to be set here; examples are not packed"),
     ],
 )
 def test_what_cannot_be_meant(kind: Any, mapping: dict[str, Any], said: str) -> None:

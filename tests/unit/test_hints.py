@@ -269,8 +269,8 @@ def test_what_goes_on_when_a_labelling_is_complete(monkeypatch: pytest.MonkeyPat
     said: list[str] = []
     monkeypatch.setattr("align.cli.display.say", said.append)
     status.watch(tmp_path, 3.0)
-    assert said[-1] == f"nothing is open any more; `align annotate pull {tmp_path}` takes them in"
+    assert said[-1] == f"no task is open; `align annotate pull {tmp_path}` fetches the judgements"
     assert refusal(re.findall("`([^`]+)`", said[-1])[0]) is None
     (tmp_path / "run.json").touch()
     status.watch(tmp_path, 3.0)
-    assert said[-1] == "nothing is open any more; `align run` goes on"
+    assert said[-1] == "no task is open; `align run` continues"

@@ -195,7 +195,9 @@ def test_what_the_journal_has_of_a_later_time_stays(session: Path, tmp_path: Pat
     older = outside(tmp_path, annotator="kim", outcome="a", time="2026-11-01T10:00:00Z")
     found = json.loads(run("import", older, "--into", session, "--json"))
     assert (found["dropped"]["superseded"], found["known_annotators"]) == (12, {"kim": 12})
-    assert "taken for the same people as in the journal: kim (12)" in run("import", older, "--into", session)
+    assert "annotators assumed to be the same people as in the journal: kim (12)" in run(
+        "import", older, "--into", session
+    )
     timeless = outside(tmp_path, annotator="kim", outcome="a")
     assert json.loads(run("import", timeless, "--into", session, "--json"))["dropped"]["contradiction"] == 12
     later = outside(tmp_path, annotator="kim", outcome="a", time="2026-11-03T10:00:00Z")
@@ -259,7 +261,7 @@ def test_what_the_verb_writes_and_says(tmp_path: Path) -> None:
             ["--into", "o", "--compiler", "majority"],
             "--compiler: nothing is compiled here; leave it out, or give --out",
         ),
-        (["--out", "o", "--scale", "5:1"], "--scale: '5:1' is no scale; lowest:highest, as 1:10"),
+        (["--out", "o", "--scale", "5:1"], "--scale: '5:1' is not a scale; lowest:highest, as 1:10"),
         (["--out", "o", "--outcome", "left"], "--outcome: 'left' does not say what a label means; as 'Option 1=a'"),
         (["--out", "o", "--answers", "x,x"], "--answers: 'x,x' does not name each field once; as left,right"),
         (["--out", "o", "--annotator", " "], "--annotator: the name is empty"),

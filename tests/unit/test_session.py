@@ -94,7 +94,11 @@ def test_options_become_the_recipes_settings(tmp_path: Path) -> None:
     [
         (None, {"tasks": 3}, "--tasks: this says how to make a folder; give --candidates too"),
         ("c.jsonl", {"gold_share": 0.1}, "--gold-share: there is no --gold; give both, or leave it out"),
-        ("c.jsonl", {"home": "h", "server": "https://a"}, "--home: the Argilla at https://a has no home here"),
+        (
+            "c.jsonl",
+            {"home": "h", "server": "https://a"},
+            "--home: --home is for the embedded server, and --server names the Argilla at https://a",
+        ),
         ("c.jsonl", {"against": "d.jsonl", "rank_of": 3}, "--rank-of: blind comparisons ask which answer is better"),
         ("c.jsonl", {"against": "d.jsonl", "ask": "flags"}, "--ask: blind comparisons ask for a reason at most"),
     ],

@@ -96,7 +96,7 @@ def test_no_other_file_names_a_stage() -> None:
         path for package in ("align", "annotation", "reward", "rollouts") for path in (ROOT / package).rglob("*.py")
     ]:
         said = {name for name in only if re.search(rf"[\"']{name}[\"']", file.read_text())}
-        if said and file.parent.name != "stages":
+        if said and file.parent.name != "stages" and file.name != "terms.py":  # the glossary of the help
             found[str(file)] = said
     assert found == {}
 

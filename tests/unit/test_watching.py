@@ -28,7 +28,7 @@ def test_a_task_that_one_skipped_and_another_answered_was_not_skipped_by_everyon
     found = survey({"t0": {"ann": "skipped", "bob": "submitted"}, "t1": {"ann": "submitted"}}, 2, {"ann", "bob"})
     assert _lines(found)[0] == (
         "0 of 2 tasks are complete; 2 of 4 answers are in; 1 task has fewer answers than wanted, for everybody has answered or "
-        "skipped; time left: 1 min 0 s for 1 person; 1 answer waits for somebody new"
+        "skipped; time left: 1 min 0 s for 1 person; 1 answer needs a new annotator"
     )
     assert short_text(2) == "2 tasks have fewer answers than wanted, for everybody has answered or skipped"
     assert short_text(0) == ""
@@ -40,7 +40,7 @@ def test_time_left_is_said_of_what_somebody_here_can_give() -> None:
     done = survey({"t": {"ann": "submitted", "bob": "submitted"}}, 2, {"ann", "bob"})
     assert _lines(done)[0] == "1 of 1 tasks are complete; 2 of 2 answers are in; none is missing"
     alone = survey({"t": {"ann": "submitted"}}, 3, {"ann"})
-    assert _lines(alone)[0].endswith("for everybody has answered or skipped; 2 answers wait for somebody new")
+    assert _lines(alone)[0].endswith("for everybody has answered or skipped; 2 answers need a new annotator")
     unknown = survey({"t": {"ann": "submitted"}}, 2, {"ann", "bob"}, {"tasks_per_hour": None, "reason": "one answer"})
     assert _lines(unknown)[0].endswith(
         "; time left: unknown (the pace of those who have something left to do is not known yet)"
@@ -49,15 +49,15 @@ def test_time_left_is_said_of_what_somebody_here_can_give() -> None:
 
 def test_drafts_are_shown_by_person_and_in_all() -> None:
     found = survey({"t0": {"ann": "draft"}, "t1": {"ann": "draft"}, "t2": {"ann": "submitted", "bob": "draft"}}, 1, {"ann", "bob"})  # fmt: skip
-    assert _lines(found)[-1] == "3 drafts are not submitted, and no answer yet"
+    assert _lines(found)[-1] == "3 drafts are not submitted yet, and not counted"
     assert [row[:4] for row in _rows(found)] == [["ann", "1", "0", "2"], ["bob", "0", "0", "1"]]
     one = survey({"t0": {"ann": "draft"}}, 1, {"ann"})
-    assert _lines(one)[-1] == "1 draft is not submitted, and no answer yet"
+    assert _lines(one)[-1] == "1 draft is not submitted yet, and not counted"
     closed = replace(one, closed="closed by `align annotate close`", late=1)
     assert _lines(closed)[1:] == [
         "closed: closed by `align annotate close`",
         "1 answer came after the closing and does not count; `align annotate reopen` counts it",
-        "1 draft is not submitted, and no answer yet",
+        "1 draft is not submitted yet, and not counted",
     ]
 
 
