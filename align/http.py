@@ -1,5 +1,5 @@
-"""One rule for the three servers that we call (Argilla, a judge's endpoint, vLLM): when a request is sent again, how long
-to wait before, and in which event loop."""
+"""One rule for the three servers that we call (Argilla, a judge's endpoint, vLLM): when a request is sent again, how
+long to wait before, and in which event loop."""
 
 import asyncio
 from collections.abc import Coroutine

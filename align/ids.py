@@ -37,12 +37,16 @@ _BASE = re.compile(rb'("base_model_name_or_path": )"(?:[^"\\]|\\.)*"')
 """Where PEFT looks for what a LoRA adapter stands on: mostly a path of this machine, which is no content."""
 
 
+def bytes_id(content: bytes) -> str:
+    """blake2b of bytes: 32 hexadecimal digits. That of a file's content is its `file_id`."""
+    return hashlib.blake2b(content, digest_size=ID_BYTES).hexdigest()
+
+
 def file_id(path: Path) -> str:
     """blake2b of a file's bytes, of an adapter's config without where its base lies: 32 hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=ID_BYTES)
     if path.name == ADAPTER_CONFIG:
-        digest.update(_BASE.sub(rb"\1null", path.read_bytes()))
-        return digest.hexdigest()
+        return bytes_id(_BASE.sub(rb"\1null", path.read_bytes()))
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)

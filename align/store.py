@@ -154,7 +154,12 @@ def remove_damaged(folder: Path, schema: pa.Schema) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Readable JSON, replaced atomically, fsynced."""
-    replace_file(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+    replace_file(path, json_text(value))
+
+
+def json_text(value: object) -> str:
+    """What `write_json` writes."""
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
 
 
 def read_json(path: Path) -> Any:

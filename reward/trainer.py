@@ -13,7 +13,7 @@ from trl import RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from align.losses import soft_preference_loss
-from align.train.collate import BLANK
+from align.train.collate import PADDING_ROW
 from align.train.trainers import Ours
 from align.train.world import summed
 from reward.head import head_of
@@ -44,10 +44,10 @@ def reward_loss(
 
 @dataclass
 class RewardCollator(DataCollatorForPreference):  # type: ignore[misc]
-    """TRL's padded batch, all chosen before all rejected, with `NUMBERS`; rows marked `BLANK` are left out."""
+    """TRL's padded batch, all chosen before all rejected, with `NUMBERS`; rows marked `PADDING_ROW` are left out."""
 
     def torch_call(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        real = [row for row in examples if BLANK not in row]
+        real = [row for row in examples if PADDING_ROW not in row]
         rows = real or list(examples[:1])  # a process without rows of its own still takes part in the step
         batch: dict[str, Any] = super().torch_call(rows)
         numbers = {name: torch.tensor([row[name] for row in rows], dtype=torch.float) for name in NUMBERS}
@@ -67,7 +67,7 @@ class Reward(Ours, RewardTrainer):  # type: ignore[misc]
 
     def blank_row(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row that counts nothing: the collator leaves it out."""
-        return {**row, BLANK: True}
+        return {**row, PADDING_ROW: True}
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
         """The pairs of one optimiser step, over all its passes and processes."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from align.labelling.session import Session
     from align.provenance.forget import Wish
 
-ROWS = ("preferences", "binary", "edits")
+ROWS = {"preferences": "preference", "binary": "binary label", "edits": "edit"}
 MODELS = ("checkpoints", "reward_models")
 ELSEWHERE = (
     "copies outside this folder are unknown here: exports (`align annotate export`), mirrors, backups and receivers of "
@@ -134,9 +134,8 @@ def _compile_again(folder: Path) -> list[str]:
 
 def _say(name: str, found: dict[str, Any], yes: bool) -> None:
     from align.cli.display import plain
-    from align.provenance.export import ROW
 
-    counts = ", ".join(counted(len(found[what]), ROW.get(what, what.removesuffix("s"))) for what in ROWS)
+    counts = ", ".join(counted(len(found[what]), row) for what, row in ROWS.items())
     verb = "forgotten" if yes else "would forget"
     typer.echo(f"{plain(name)}: {verb} {counted(len(found['judgements']), 'judgement')}; made from them: {counts}")
     for what in MODELS:

@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from align.config.base import Section
 from align.config.recipe import Recipe
+from align.config.renamed import KEYS, SECTIONS
 from align.config.schema import Keys, Place, every_key, keys_of, place, sections_in, tag_of, takes
 from align.config.trainer import TrainerError, in_trainer, nearest
 
@@ -18,11 +19,7 @@ OTHER_NAMES = {
     "max_length": ("max_tokens",),
     "label_smoothing": ("label_noise",),
     "num_generations": ("samples",),
-    "noise": ("label_noise",),
-    "length_alpha": ("ld_alpha",),
-    "resample": ("max_resamples",),
-    "thumbs": ("binary",),
-}
+} | {old: (new,) for names in (SECTIONS, *KEYS.values()) for old, new in names.items()}
 """Names that other libraries and earlier versions use for a key → its names here."""
 OPTIONS = (
     "model", "revision", "chat_template", "replace_chat_template", "chat_template_kwargs", "date", "dtype", "seed",

@@ -6,12 +6,12 @@ from typing import Any
 
 from align.errors import DataError
 from align.pipeline.receipts import Receipt
-from align.pipeline.stage import WORK, Stage
+from align.pipeline.stage import JOB, WORK, Stage
 from align.store import read_json, write_json
 
 MADE_FROM = "made_from.json"
 """In a stage's scratch: what its key is made of, by name."""
-_NO_WORK = {MADE_FROM, "job.json", "lock"}
+_NO_WORK = {MADE_FROM, JOB, "lock"}
 SHORT = 60
 """Characters of a value that is told; of a longer one only the name is."""
 

@@ -66,7 +66,14 @@ _FIELDS = tuple(field.name for field in fields(Receipt))
 def stage_key(stage: Stage, inputs: Mapping[str, Receipt]) -> str:
     """The key of `stage` given the receipts of its inputs."""
     outputs = {name: receipt.output for name, receipt in inputs.items()}
-    return content_id([stage.ref.stage, stage.declared.version, outputs, dict(stage.settings), dict(stage.files)])
+    return key_of(stage.ref.stage, stage.declared.version, outputs, stage.settings, stage.files)
+
+
+def key_of(
+    stage: str, version: int, outputs: Mapping[str, str], settings: Mapping[str, Any], files: Mapping[str, str]
+) -> str:
+    """The key of the stage of that name and version, from its inputs' `outputs`, and its settings and outside files."""
+    return content_id([stage, version, dict(outputs), dict(settings), dict(files)])
 
 
 def stage_folder(run: Path, ref: Ref) -> Path:

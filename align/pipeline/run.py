@@ -42,8 +42,8 @@ class Run:
 def create_run(loaded: Loaded, runs: Path) -> Run:
     """Open `runs/<name>`, making it where it is not there; the recipe's texts are brought up to date.
 
-    Raises ServiceError where another process works on the run, ConfigError where it is another recipe's: then nothing is
-    changed.
+    Raises ServiceError where another process works on the run, ConfigError where it is another recipe's: then nothing
+    is changed.
     """
     folder = run_folder(loaded, runs)
     with disk_errors(folder):
@@ -99,8 +99,8 @@ def require_texts(folder: Path) -> None:
 
 
 def noted(folder: Path) -> dict[str, Any]:
-    """What `run.json` holds: the run's `id`, the folder of its `recipe` (from the run's on), the `commits` of its Hub models,
-    ids of its `texts`. Empty where there is none."""
+    """What `run.json` holds: the run's `id`, the folder of its `recipe` (from the run's on), the `commits` of its Hub
+    models, ids of its `texts`. Empty where there is none."""
     if not (folder / RUN).is_file():
         return {}
     _identity(folder)
@@ -137,7 +137,8 @@ def _dated(recipe: Recipe, folder: Path) -> Recipe:
 
 
 def planned_run(loaded: Loaded, runs: Path) -> Run:
-    """The run that `create_run` would open; nothing is written, but that a run of an earlier version gets today's names."""
+    """The run that `create_run` would open; nothing is written, but that a run of an earlier version gets today's
+    names."""
     folder = run_folder(loaded, runs)
     if (folder / RUN).is_file():
         require_run(folder)
@@ -199,8 +200,8 @@ def _is_run(folder: Path) -> bool:
 
 
 def require_run(folder: Path) -> None:
-    """Raises ConfigError where `folder` holds no run, or one of a later version. One of an earlier version gets the names
-    of today, once; ServiceError where another process works on it."""
+    """Raises ConfigError where `folder` holds no run, or one of a later version. One of an earlier version gets the
+    names of today, once; ServiceError where another process works on it."""
     if not (folder / RUN).is_file():
         raise ConfigError(
             f"there is no run in {folder}", hint="name a folder under runs/, or start one with `align run RECIPE`"
@@ -232,8 +233,10 @@ def _name_as_today(folder: Path) -> None:
         whole = resolved.is_file() and texts.get(RESOLVED) in (None, file_id(resolved))
         # what is damaged stays so, and is told of
         with disk_errors(folder):
-            renamed = migration.migrate(folder, resolved if whole else None)
-        if renamed and RESOLVED in texts:
+            text = migration.migrate(folder, resolved if whole else None)
+            if text is not None:
+                replace_file(resolved, text)
+        if text is not None and RESOLVED in texts:
             texts[RESOLVED] = file_id(resolved)
         noting(folder, layout=LAYOUT, **({"texts": texts} if texts else {}))
         migration.finish(folder)

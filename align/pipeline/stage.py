@@ -8,6 +8,8 @@ from typing import Any
 
 PARTIAL, WORK = ".partial", ".work"
 """Endings of the folder that a stage's result grows in, and of its scratch beside it."""
+JOB = "job.json"
+"""In the scratch of a stage that runs in a process of its own: what it was asked to do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from align.pipeline.stage import Job, function_of
+from align.pipeline.stage import JOB, Job, function_of
 from align.pipeline.subprocess_runner import run_subprocess, serve
 from align.progress import Progress
 from align.store import LOGS, disk_errors, read_json, write_json
@@ -29,7 +29,7 @@ def run_apart(function: str, job: Job, progress: Progress) -> Summary:
     Raises the AlignError that the stage raised, or StageError with the log's path when it failed otherwise.
     """
     logs = job.out / LOGS
-    order, log = job.scratch / "job.json", logs / "stage.log"
+    order, log = job.scratch / JOB, logs / "stage.log"
     with disk_errors(log):
         logs.mkdir(exist_ok=True)
     write_json(order, {"function": function, "job": asdict(job)})

@@ -96,8 +96,8 @@ def _about_annotators(facts: dict[str, Any]) -> str:
     if facts["named"]:
         return "Annotators stand under the names with which they logged in: ask them before you publish this."
     return (
-        "Annotators are called `annotator-1`, `annotator-2` and so on, in no telling order. Ids were replaced by new ones, and times"
-        " left out, so that nobody can be found by them. `reason` and `edit` are in people's own words and were not"
+        "Annotators are called `annotator-1`, `annotator-2` and so on, in no telling order. Ids were replaced by new"
+        " ones, and times left out, so that nobody can be found by them. `reason` and `edit` are in people's own words and were not"
         " looked through."
     )
 

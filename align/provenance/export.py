@@ -106,8 +106,8 @@ def export(folder: Path, out: Path, *, names: bool, format: Literal["parquet", "
     how many rows each part has.
 
     Of a run all rounds are exported, compiled together. Without `names` annotators get pseudonyms, ids that could be
-    traced back to a person are replaced by new ones, and times are left out. Raises ConfigError where `out` is there already and
-    where nobody has said anything yet.
+    traced back to a person are replaced by new ones, and times are left out. Raises ConfigError where `out` is there
+    already and where nobody has said anything yet.
     """
     if out.exists():
         raise ConfigError(f"{out} is there already", where="--out", hint="name another folder, or remove this one")
@@ -153,8 +153,8 @@ def export(folder: Path, out: Path, *, names: bool, format: Literal["parquet", "
 def pseudonymous(judgements: list[Judgement], salt: str) -> list[Judgement]:
     """`annotator-1`, `annotator-2` and so on, in an order that depends on `salt` and tells nothing.
 
-    A judgement's id is made of its annotator's, and whoever knows the users could try them, so ids are replaced by new ones;
-    times, which tell who works when, are left out.
+    A judgement's id is made of its annotator's, and whoever knows the users could try them, so ids are replaced by new
+    ones; times, which tell who works when, are left out.
     """
     people = sorted({j.annotator for j in judgements}, key=lambda who: content_id(["annotator", salt, who]))
     called = {who: f"annotator-{number}" for number, who in enumerate(people, 1)}

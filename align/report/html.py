@@ -79,6 +79,7 @@ def render(data: dict[str, Any]) -> str:
         style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
         pictures=_pictures(data),
         compiled="binary" if data["method"] == "kto" else "preferences",
+        compiled_heading="Binary labels" if data["method"] == "kto" else "Preferences",
         curves=_curves(data),
         rewards=_rewards(data),
         times=_times(data),

@@ -85,8 +85,8 @@ def run_trials(
         study.sampler = _sampler(search, len(done))
         asked = study.ask(fixed_distributions=distributions)
 
-        def report(value: float, callback: int, asked: Any = asked) -> bool:
-            asked.report(value, callback)
+        def report(value: float, look: int, asked: Any = asked) -> bool:
+            asked.report(value, look)
             return bool(asked.should_prune())
 
         trial = objective(len(done) + 1, dict(asked.params), report)

@@ -29,7 +29,7 @@ COUNT_COLUMNS = ("chosen_tokens", "rejected_tokens")
 """Tokens of each answer that the loss sees, stop token included."""
 PASSES = "passes"
 LANES = "lanes"
-BLANK = "padding"
+PADDING_ROW = "padding"
 """Marks a row that counts nothing, and a pass of such rows alone (`align.train.order.DistributedBatchSampler`)."""
 
 Row = Mapping[str, Any]
@@ -65,8 +65,8 @@ class PairCollator:
 
     def _counted(self, rows: Sequence[Row]) -> Batch:
         """A pass without its padding rows; where there are no others, one of them makes a pass that is marked so."""
-        real = [row for row in rows if BLANK not in row]
-        return self.batch(real) if real else {**self.batch(rows[:1]), BLANK: True}
+        real = [row for row in rows if PADDING_ROW not in row]
+        return self.batch(real) if real else {**self.batch(rows[:1]), PADDING_ROW: True}
 
     def batch(self, rows: Sequence[Row]) -> Batch:
         """One forward pass over all `rows`."""

@@ -20,9 +20,9 @@ from trl import DPOTrainer
 from align.errors import ConfigError
 from align.losses import Loss, soft_preference_loss
 from align.train.collate import (
-    BLANK,
     COUNT_COLUMNS,
     LANES,
+    PADDING_ROW,
     PAIR_COLUMNS,
     PASSES,
     REFERENCE_COLUMNS,
@@ -48,7 +48,7 @@ class Dpo(Ours, DPOTrainer):
 
     def padding_row(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row that counts nothing: the collator leaves it out."""
-        return {**row, BLANK: True}
+        return {**row, PADDING_ROW: True}
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         return require_columns(dataset, PAIR_COLUMNS, dataset_name)
@@ -63,7 +63,7 @@ class Dpo(Ours, DPOTrainer):
         Processes' gradients are averaged, so that each counts its pairs as many times as there are processes.
         """
         parts: list[dict[str, Any]] = inputs[PASSES]
-        counts = [0 if part.pop(BLANK, False) else len(part[COUNT_COLUMNS[0]]) for part in parts]
+        counts = [0 if part.pop(PADDING_ROW, False) else len(part[COUNT_COLUMNS[0]]) for part in parts]
         of_all = summed(torch.tensor(counts, device=self.args.device))
         weights = (of_all / of_all.sum()).tolist()
         shares = [count * self.args.world_size / int(of_all.sum()) for count in counts]

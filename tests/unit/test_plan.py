@@ -10,6 +10,7 @@ import pytest
 
 from align.config.load import load_recipe
 from align.config.recipe import METHODS, SCORED, Recipe
+from align.config.renamed import KEYS
 from align.data.demonstrations import read_demonstrations
 from align.errors import ConfigError
 from align.ids import content_id
@@ -365,10 +366,7 @@ def as_before(
     name = stage.rpartition("/")[2]
     inputs = back(inputs, migration.INPUTS.get(name, {}))
     old = {f"{n}/{now}": f"{n}/{before}" for n in range(9) for before, now in migration.STAGES.items()}
-    settings = {
-        key: back(value, migration.SECTIONS[key]) if key in migration.SECTIONS else value
-        for key, value in settings.items()
-    }
+    settings = {key: back(value, KEYS[key]) if key in KEYS else value for key, value in settings.items()}
     return old.get(stage, stage), {key: old.get(ref, ref) for key, ref in inputs.items()}, settings
 
 
