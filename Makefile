@@ -29,8 +29,9 @@ quickstart: server ## three rounds of recipes/support-desk with simulated annota
 	@test -f recipes/support-desk/data/prompts.jsonl || $(BIN)/python recipes/support-desk/world.py
 	$(BIN)/align run recipes/support-desk/recipe.yaml
 
-test: server ## all tests but the longest, two files at a time
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full" --numprocesses 2 --dist loadfile
+# files in the order of their folders: the short ones come last, so that no worker is left with a long one at the end
+test: server ## all tests but the longest, three files at a time
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full" --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(READY) ## the tests that need seconds
 	$(BIN)/python -m pytest $(FAST)

@@ -1,9 +1,12 @@
 """Fixtures for all tests; and in the gate the same examples of properties each time (elsewhere always new ones)."""
 
+import gc
 import os
 import signal
+import sys
 import tempfile
 
+import pytest
 from hypothesis import settings
 
 from tests.server_fixtures import (
@@ -28,3 +31,20 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Kept scores of another day would answer for the code under test; subprocesses inherit this.
 _CACHE = tempfile.TemporaryDirectory(prefix="align-cache-")
 os.environ["ALIGN_CACHE"] = _CACHE.name
+
+_seen = 0
+"""How many modules were loaded when their objects were last put aside."""
+
+
+@pytest.fixture(autouse=True)
+def modules_are_no_garbage() -> None:
+    """Trainers collect garbage at every turn; through all that torch, TRL and vLLM keep, that takes half a second."""
+    global _seen
+    if len(sys.modules) > _seen + 200:
+        gc.collect()
+        gc.freeze()
+        _seen = len(sys.modules)
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else libraries find fault with what is left at the end

@@ -12,7 +12,7 @@ from align.pipeline.stage import JOB, Job, function_of
 from align.pipeline.subprocess_runner import run_subprocess, serve
 from align.progress import Progress
 from align.store import LOGS, disk_errors, read_json, write_json
-from align.train.launch import accelerate_file, launch_command, launch_environment
+from align.train.launch import accelerate_file, launch_environment
 from align.train.world import rank
 from align.types import Summary
 from rollouts.machine import cores
@@ -37,7 +37,9 @@ def run_apart(function: str, job: Job, progress: Progress) -> Summary:
     accelerate = job.runtime.get("accelerate")
     file = accelerate_file(accelerate, nproc) if accelerate is not None else None
     return run_subprocess(
-        launch_command("align.pipeline.stage_worker", str(order), nproc=nproc),
+        __name__,
+        order,
+        nproc=nproc,
         named=f"the stage {job.round}/{job.stage}",
         environment={
             **thread_settings(threads), **launch_environment(file, nproc=nproc, threads=threads), "PYTHONUNBUFFERED": "1",

@@ -20,16 +20,27 @@ from typing import Any
 
 from align.errors import KINDS, AlignError, StageError
 from align.lock import acquired, open_lock
+from align.pipeline.fork_server import Child, start_python
 from align.progress import Progress
+from align.python import SAFE_PATH
 from align.store import disk_errors, disk_refusal
+from align.train.launch import launch_command
 from align.train.world import rank
 from align.types import Summary
 
 
 def run_subprocess(
-    command: list[str], *, named: str, environment: Mapping[str, str], log: Path, progress: Progress
+    module: str,
+    order: Path,
+    *,
+    nproc: int,
+    named: str,
+    environment: Mapping[str, str],
+    log: Path,
+    progress: Progress,
 ) -> Summary:
-    """Run `command`, whose program calls `serve`, and return its summary; what it prints is appended to `log`.
+    """Run `python -m module order`, which calls `serve`, in `nproc` processes, and return its summary; what it prints
+    is appended to `log`.
 
     Raises the AlignError that the child raised, or StageError with the log's path when it failed otherwise.
     """
@@ -40,13 +51,8 @@ def run_subprocess(
     errors: list[dict[str, Any]] = []
     with output, ours:
         with theirs:
-            child = subprocess.Popen(
-                command,
-                stdin=theirs.fileno(),
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **environment},
-            )
+            given = {**os.environ, **SAFE_PATH, **environment}
+            child = _start(module, order, nproc, given, theirs.fileno(), output.fileno())
         threading.Thread(target=_hang_up, args=(child, ours), daemon=True).start()
         try:
             with ours.makefile(encoding="utf-8") as lines:
@@ -68,7 +74,14 @@ def run_subprocess(
     raise _failure(named, code, errors, log)
 
 
-def _hang_up(child: subprocess.Popen[bytes], ours: socket.socket) -> None:
+def _start(module: str, order: Path, nproc: int, environment: dict[str, str], stdin: int, output: int) -> Child:
+    if nproc == 1:
+        return start_python(module, str(order), stdin=stdin, output=output, environment=environment)
+    command = launch_command(module, str(order), nproc=nproc)
+    return subprocess.Popen(command, stdin=stdin, stdout=output, stderr=subprocess.STDOUT, env=environment)
+
+
+def _hang_up(child: Child, ours: socket.socket) -> None:
     """End the reading when the child has ended: what it started may still hold its standard input."""
     child.wait()
     with suppress(OSError):

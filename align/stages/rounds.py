@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from align.labelling.session import late_text, session_of_round, waits
 from align.pipeline import runner
 from align.pipeline.fingerprint import PRINTS, Fingerprints
+from align.pipeline.fork_server import fork_server
 from align.pipeline.hub import with_commit
 from align.pipeline.lock import run_lock
 from align.pipeline.receipts import Receipt
@@ -21,6 +22,9 @@ from annotation.crowd.advice import name_people
 from annotation.journal import read_journal
 from rollouts.server_process import kept_server
 
+IMPORTED = ("align.train.trainers", "align.train.dpo_trainer", "rollouts.transformers_engine")
+"""What stages import that sample or train: torch, transformers, TRL, and ours on them."""
+
 
 def run_rounds(
     run: Run, tell: Tell, *, wait: bool = False, start_from: str | None = None, verify: bool = False
@@ -30,7 +34,7 @@ def run_rounds(
     With `start_from` that stage and all after it are done again (labels are kept). Raises AlignError.
     """
     require_no_launcher()
-    with run_lock(run.folder), _server(run):
+    with run_lock(run.folder), _server(run), fork_server(*IMPORTED):
         run = with_commit(run)
         name_bases(run)
         prints = Fingerprints(run.folder / PRINTS)

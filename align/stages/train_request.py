@@ -110,12 +110,14 @@ def train_together(
     and tells of it."""
     from align.pipeline.subprocess_runner import run_subprocess
     from align.store import write_json
-    from align.train.launch import launch_command, launch_environment
+    from align.train.launch import launch_environment
 
     paper = work / "request.json"
     write_json(paper, {"request": asdict(request), "model": str(model), "out": str(out), "work": str(work)})
     return run_subprocess(
-        launch_command(__name__, str(paper), nproc=nproc),
+        __name__,
+        paper,
+        nproc=nproc,
         named="the training",
         environment=launch_environment(accelerate, nproc=nproc, threads=request.threads),
         log=log,

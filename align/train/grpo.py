@@ -24,9 +24,10 @@ def train_grpo(
 
 
 def _trainer(ready: online.Ready) -> Any:
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOConfig
 
     from align.train.online_trainer import OnlineMixin
+    from align.train.trl_online import GRPOTrainer
 
     class GrpoTrainer(OnlineMixin, GRPOTrainer):
         pass

@@ -15,7 +15,6 @@ import torch
 from accelerate.utils import gather
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from trl import GRPOTrainer
 
 from align.config.training import Ppo
 from align.errors import ConfigError
@@ -26,6 +25,7 @@ from align.train.critic import SharedHead
 from align.train.lanes import deal, lanes_for, learn
 from align.train.online_trainer import OnlineMixin
 from align.train.padding_free import CHUNK_TOKENS, by_chunks
+from align.train.trl_online import GRPOTrainer
 
 CRITIC_FILE, CONTROL_FILE = "critic.safetensors", "kl_control.json"
 PIECES = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "old_per_token_logps", "advantages", "returns", "values", "mask")  # fmt: skip

@@ -23,9 +23,10 @@ def train_rloo(
 
 
 def _trainer(ready: online.Ready) -> Any:
-    from trl import RLOOConfig, RLOOTrainer
+    from trl import RLOOConfig
 
     from align.train.online_trainer import OnlineMixin
+    from align.train.trl_online import RLOOTrainer
 
     class RlooTrainer(OnlineMixin, RLOOTrainer):
         passes_logps = False
