@@ -6,13 +6,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from align.config.training import RewardModel
 from align.errors import ConfigError
 from align.evaluation.pairs import score_differences
 from align.losses import weights_of_mean_one
-from align.progress import Progress
 from align.sampled import sampled_by
 from align.text import load_tokenizer, make_paddable, padding_id, stop_token_ids, token_text
 from align.train import arguments, checkpoint
@@ -38,15 +37,8 @@ def train_reward(
     preferences: Sequence[Preference],
     config: RewardModel,
     *,
-    seed: int,
-    dtype: str,
-    report_to: list[str],
-    threads: int | None,
-    out: Path,
-    work: Path,
     tokens: pa.Table | None = None,
-    mask_thinking: bool = False,
-    progress: Progress | None = None,
+    **given: Unpack[arguments.Given],
 ) -> dict[str, Any]:
     """Train the checkpoint `parent` with a scalar head on `preferences` and write a reward model into `out`.
 
@@ -63,11 +55,12 @@ def train_reward(
     of the last logged steps, pairs used and dropped by reason, and how many answers have the tokens that were sampled.
     """
     began = time.monotonic()
-    seed = arguments.prepare_process(seed, threads)
+    seed = arguments.prepare_process(given["seed"], given["threads"])
+    dtype, out, work = given["dtype"], given["out"], given["work"]
     from align.train import loop
     from reward import trainer as reward_trainer  # noqa: F401 - the imports are timed here
 
-    if mask_thinking:
+    if given.get("mask_thinking"):
         preferences = [replace(row, chosen=said(row.chosen), rejected=said(row.rejected)) for row in preferences]
     clock = loop.Clock(began)
     clock.lap("import")
@@ -92,7 +85,7 @@ def train_reward(
         raise ConfigError("`margins` cannot act: every pair has the margin 0", where="reward.margins")
     clock.lap("encode")
     options = arguments.trainer_options(
-        config, rows=len(kept), seed=seed, dtype=dtype, report_to=report_to, out=out, work=work
+        config, rows=len(kept), seed=seed, dtype=dtype, report_to=given["report_to"], out=out, work=work
     )
     size = model.get_input_embeddings().num_embeddings
     pad = padding_id(tokenizer, stops, size)
@@ -101,7 +94,7 @@ def train_reward(
     clock.lap("set up")
     rows = [[ex.as_input(pair), margin] for pair, margin in kept]
     inputs = loop.made_from(parent, rows, config, seed=seed, dtype=dtype)
-    metrics = loop.run_trainer(trainer, work=work, out=out, inputs=inputs, progress=progress)
+    metrics = loop.run_trainer(trainer, work=work, out=out, inputs=inputs, progress=given.get("progress"))
     logged = [row for row in trainer.state.log_history if "accuracy" in row]
     metrics |= {name: logged[-1][name] for name in ("accuracy", "margin", "mean_reward") if logged}
     clock.lap("train")
@@ -116,7 +109,7 @@ def train_reward(
         if config.length_head:
             set_head(trainer.model, head_of(trainer.model).weight.detach()[:1])
         difference = publish_and_verify(trainer.model, parent, some, pad, out=out, dtype=dtype)
-        if mask_thinking:
+        if given.get("mask_thinking"):
             write_reading(out, thinking=False)
         if members is not None:
             write_members(out, members)

@@ -4,6 +4,7 @@
 Settings are the keys of the recipe's section, as key=value: `align dpo … beta=0.2 epochs=3`.
 """
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,13 +92,17 @@ def settings_of(method: Method) -> type[Any]:
     return with_settings(lambda: method.settings, keys=method.keys, left_out=method.no_use)
 
 
-def verb_on_rows(method: Method, says: str, option: Any) -> Callable[..., None]:
-    """The command of a method that learns from the rows of one file, given by `option`."""
+def _training_verb(
+    method: Method, says: str, file_option: Any, *, reward_option: Any = None, sampled_option: Any = None
+) -> Callable[..., None]:
+    """The command of a method that learns from one file, given by `file_option`: from its rows, or from answers to its
+    prompts, which a reward scores. An option that is None is none of the command's."""
 
     def command(
         settings: list[str] = SETTINGS,
         model: str = MODEL,
-        file: Path = option,
+        file: Path = file_option,
+        reward: list[str] = reward_option,
         out: Path = CHECKPOINT,
         config: Path = CONFIG,
         revision: str = REVISION,
@@ -106,7 +111,7 @@ def verb_on_rows(method: Method, says: str, option: Any) -> Callable[..., None]:
         chat_template_kwargs: str = KWARGS,
         date: str = DATE,
         hide_thinking: bool = THINKING,
-        rollouts: Path = SAMPLED,
+        rollouts: Path = sampled_option,
         dtype: Dtype = DTYPE,
         seed: int = SEED,
         threads: int = THREADS,
@@ -120,7 +125,7 @@ def verb_on_rows(method: Method, says: str, option: Any) -> Callable[..., None]:
             settings or [],
             _text(config),
             str(file),
-            [],
+            reward or [],
             dtype=dtype,
             seed=seed,
             threads=threads,
@@ -129,49 +134,22 @@ def verb_on_rows(method: Method, says: str, option: Any) -> Callable[..., None]:
         )
         _train(request, Given(model, out, revision, chat, nproc, accelerate, as_json))
 
+    absent = {name for name, option in (("reward", reward_option), ("rollouts", sampled_option)) if option is None}
+    whole = inspect.signature(command)
+    shown = [parameter for name, parameter in whole.parameters.items() if name not in absent]
+    command.__signature__ = whole.replace(parameters=shown)  # type: ignore[attr-defined]
     command.__doc__ = says
     return command
+
+
+def verb_on_rows(method: Method, says: str, option: Any) -> Callable[..., None]:
+    """The command of a method that learns from the rows of one file, given by `option`."""
+    return _training_verb(method, says, option, sampled_option=SAMPLED)
 
 
 def online_verb(method: Method, says: str) -> Callable[..., None]:
     """The command of a method that learns from scored answers to the prompts of one file."""
-
-    def command(
-        settings: list[str] = SETTINGS,
-        model: str = MODEL,
-        prompts: Path = PROMPTS,
-        reward: list[str] = REWARD,
-        out: Path = CHECKPOINT,
-        config: Path = CONFIG,
-        revision: str = REVISION,
-        chat_template: str = TEMPLATE,
-        replace_chat_template: bool = REPLACE,
-        chat_template_kwargs: str = KWARGS,
-        date: str = DATE,
-        hide_thinking: bool = THINKING,
-        dtype: Dtype = DTYPE,
-        seed: int = SEED,
-        threads: int = THREADS,
-        nproc: int = NPROC,
-        accelerate: str = ACCELERATE,
-        as_json: bool = JSON,
-    ) -> None:
-        chat = chat_of(chat_template, replace_chat_template, chat_template_kwargs, date)
-        request = TrainRequest(
-            method.name,
-            settings or [],
-            _text(config),
-            str(prompts),
-            reward,
-            dtype=dtype,
-            seed=seed,
-            threads=threads,
-            mask_thinking=hide_thinking,
-        )
-        _train(request, Given(model, out, revision, chat, nproc, accelerate, as_json))
-
-    command.__doc__ = says
-    return command
+    return _training_verb(method, says, PROMPTS, reward_option=REWARD)
 
 
 def _text(path: Path | None) -> str | None:

@@ -7,7 +7,6 @@ A server belongs to the process that began it, and ends with it. `multiprocessin
 child imports the user's main module again and takes over `sys.path` with the working directory in it.
 """
 
-import gc
 import json
 import os
 import runpy
@@ -21,11 +20,10 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from align.python import python_module
+from align.python import import_for_good, python_module
 
 GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/accel")
 """Where one of these is there, processes start fresh: a driver that an import has touched does not survive a fork."""
@@ -243,10 +241,7 @@ def main() -> None:
     control = socket.socket(fileno=os.dup(0))
     with open(os.devnull) as nothing:  # noqa: PTH123 - a device
         os.dup2(nothing.fileno(), 0)
-    for module in sys.argv[1:]:
-        import_module(module)
-    gc.collect()
-    gc.freeze()  # what is imported is no garbage: trainers collect at every turn, which took 0.3 s each time
+    import_for_good(*sys.argv[1:])
     serve(control)
     os._exit(0)
 

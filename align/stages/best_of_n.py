@@ -5,15 +5,15 @@ It samples with `rollouts` and trains with `align.train`, so it stands above bot
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from align.config.rollouts import Rollouts
 from align.config.training import BestOfN, Sft, Training
 from align.errors import DataError
 from align.ids import seed_for
-from align.progress import Progress
 from align.sampled import TOKENS_FILE, read_tokens
 from align.store import checkpoint_id, read_table, write_table
+from align.train import arguments
 from align.train.best_of_n import best_of
 from align.train.online import checked_scores
 from align.train.world import alone
@@ -26,14 +26,7 @@ def train_best_of_n(
     config: BestOfN,
     *,
     score: Score,
-    seed: int,
-    dtype: str,
-    report_to: list[str],
-    threads: int | None,
-    out: Path,
-    work: Path,
-    mask_thinking: bool = False,
-    progress: Progress | None = None,
+    **given: Unpack[arguments.Given],
 ) -> dict[str, Any]:
     """Fine-tune the checkpoint `parent` on the best of `config.samples` answers that it gives to each prompt.
 
@@ -50,6 +43,7 @@ def train_best_of_n(
     from rollouts.sample import sample_candidates
 
     alone("best of n")
+    seed, out = given["seed"], given["out"]
     out.mkdir(parents=True, exist_ok=True)
     answers, left_out = sample_candidates(
         prompts,
@@ -58,14 +52,14 @@ def train_best_of_n(
         sampling=config,
         samples=config.samples,
         engine=config.type,
-        dtype=dtype,
+        dtype=given["dtype"],
         max_prompt_tokens=config.max_prompt_tokens,
         shard=Rollouts().shard,
         seed=seed_for(f"{seed} best of n") % 2**31,
-        threads=threads,
+        threads=given["threads"],
         tokens=out / TOKENS_FILE,
-        out=work,
-        progress=progress,
+        out=given["work"],
+        progress=given.get("progress"),
     )
     scores = _scores(score, prompts, answers)
     asked = {answer.prompt_id for answer in answers}
@@ -80,13 +74,9 @@ def train_best_of_n(
         max_tokens=max(config.max_prompt_tokens + config.max_tokens, 8),
         **{name: getattr(config, name) for name in Training.model_fields},
     )
-    given: dict[str, Any] = {"seed": seed, "dtype": dtype, "report_to": report_to, "threads": threads}
     rows = [(messages, answer.text) for messages, answer in best]
     chosen = [answer.id for _, answer in best]
-    metrics = train_sft(
-        parent, rows, sft, **given, out=out, work=work, progress=progress, candidates=chosen, tokens=read_tokens([out]),
-        mask_thinking=mask_thinking,
-    )  # fmt: skip
+    metrics = train_sft(parent, rows, sft, candidates=chosen, tokens=read_tokens([out]), **given)
     too_long = from_table(Dropped, read_table(out / "dropped.parquet"))
     write_table(out / "dropped.parquet", to_table(Dropped, [*left_out, *unfit, *too_long]))
     return metrics | _means(answers, scores) | {"sampled": len(answers), "unscored": scores.count(None)}

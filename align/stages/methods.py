@@ -8,6 +8,8 @@ from typing import Any
 NO_ROUNDS = "there are no earlier rounds; put all of them in one file"
 ALL_PROMPTS = {"prompts": "every prompt of the file is learned on; shorten the file"}
 
+HEAVY = ("align.train.trainers", "align.train.dpo_trainer", "rollouts.transformers_engine")
+"""What trainings and sampling import: torch, transformers, TRL, and ours on them."""
 Load = Callable[[Path], tuple[list[Any], list[Any]]]
 """Reads a file: its rows, and those that were dropped."""
 Train = Callable[..., dict[str, Any]]

@@ -15,15 +15,13 @@ from align.pipeline.run import Run
 from align.pipeline.runner import Event, Outcome, Tell
 from align.pipeline.stage import Ref, Step, Waiting
 from align.progress import Progress
+from align.stages.methods import HEAVY
 from align.stages.plan import make_plan
 from align.stages.stage_io import name_bases
 from align.train.launch import require_no_launcher
 from annotation.crowd.advice import name_people
 from annotation.journal import read_journal
 from rollouts.server_process import kept_server
-
-IMPORTED = ("align.train.trainers", "align.train.dpo_trainer", "rollouts.transformers_engine")
-"""What stages import that sample or train: torch, transformers, TRL, and ours on them."""
 
 
 def run_rounds(
@@ -34,7 +32,7 @@ def run_rounds(
     With `start_from` that stage and all after it are done again (labels are kept). Raises AlignError.
     """
     require_no_launcher()
-    with run_lock(run.folder), _server(run), fork_server(*IMPORTED):
+    with run_lock(run.folder), _server(run), fork_server(*HEAVY):
         run = with_commit(run)
         name_bases(run)
         prints = Fingerprints(run.folder / PRINTS)

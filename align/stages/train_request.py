@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from align.progress import Progress
-from align.stages.methods import METHODS
+from align.stages.methods import HEAVY, METHODS
 
 if TYPE_CHECKING:
     from reward.compose import Weighted
@@ -73,7 +73,9 @@ def read_request(request: TrainRequest) -> TrainJob:
 def train_job(job: TrainJob, model: Path, *, out: Path, work: Path, progress: Progress) -> dict[str, Any]:
     """Train the checkpoint `model`, in this process, into `out`."""
     from align.data.candidates import load_tokens
+    from align.python import import_for_good
 
+    import_for_good(*HEAVY)
     request = job.request
     scorer, critic = _scored(request, job.config)
     metrics = job.train(

@@ -6,15 +6,33 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from align.config.training import Lora, OnRows, Training
 from align.errors import ConfigError
+from align.progress import Progress
 from align.store import LOGS
 from align.train.launch import apply_accelerate, threads_of_each
 from align.train.world import join, world_size
 
 MOST_STEPS_BETWEEN_LOGS = 10
+
+
+class Given(TypedDict):
+    """What every training takes beside its model, its rows and its config.
+
+    `report_to` are trackers, `threads` CPU threads (None: all cores), `out` the folder that is published, `work` what a
+    killed training goes on from. With `mask_thinking` the thoughts of answers are seen and not learned.
+    """
+
+    seed: int
+    dtype: str
+    report_to: list[str]
+    threads: int | None
+    out: Path
+    work: Path
+    mask_thinking: NotRequired[bool]
+    progress: NotRequired[Progress | None]
 
 
 def trainer_options(

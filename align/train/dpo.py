@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from align.config.training import Dpo
 from align.errors import DataError
 from align.figures import counted
 from align.ids import content_id
 from align.losses import LEAST_MEAN, robust_weights, soft_preference_loss, weights_of_mean_one
-from align.progress import Progress
 from align.sampled import sampled_by
 from align.store import checkpoint_id
 from align.text import load_tokenizer, make_paddable, stop_token_ids
@@ -49,16 +48,9 @@ def train_dpo(
     preferences: Sequence[Preference],
     config: Dpo,
     *,
-    seed: int,
-    dtype: str,
-    report_to: list[str],
-    threads: int | None,
-    out: Path,
-    work: Path,
-    progress: Progress | None = None,
     reference_cache: Path | None = None,
     tokens: pa.Table | None = None,
-    mask_thinking: bool = False,
+    **given: Unpack[arguments.Given],
 ) -> dict[str, Any]:
     """Train the checkpoint `parent` on `preferences` and write a checkpoint folder into `out`.
 
@@ -76,7 +68,8 @@ def train_dpo(
     tokens that were sampled.
     """
     began = time.monotonic()
-    seed = arguments.prepare_process(seed, threads)
+    seed = arguments.prepare_process(given["seed"], given["threads"])
+    dtype, out, work = given["dtype"], given["out"], given["work"]
     from align.train import dpo_trainer, loop  # noqa: F401 - the imports are timed here
 
     clock = loop.Clock(began)
@@ -89,7 +82,12 @@ def train_dpo(
     limit = ex.limit_of(config.max_tokens, checkpoint.context_of(policy))
     sampled = sampled_by(tokenizer, tokens)
     encode = partial(
-        ex.encode_preferences, tokenizer, stops=stops, limit=limit, sampled=sampled, mask_thinking=mask_thinking
+        ex.encode_preferences,
+        tokenizer,
+        stops=stops,
+        limit=limit,
+        sampled=sampled,
+        mask_thinking=given.get("mask_thinking", False),
     )
     prompts = [row.prompt_id for row in preferences]
     apart = encoded_apart(encode, preferences, prompts, config.held_out, "dpo.held_out", sampled)
@@ -102,7 +100,7 @@ def train_dpo(
     make_paddable(tokenizer, stops, size)
     clock.lap("encode")
     options = arguments.trainer_options(
-        config, rows=len(kept), seed=seed, dtype=dtype, report_to=report_to, out=out, work=work
+        config, rows=len(kept), seed=seed, dtype=dtype, report_to=given["report_to"], out=out, work=work
     )
     trainer = _trainer(policy, tokenizer, kept, config, options)
     check_sharing(trainer, dtype)
@@ -115,7 +113,9 @@ def train_dpo(
     clock.lap("reference")
     rows = [ex.as_input(row) for row in [*kept, *apart.measured]]
     inputs = loop.made_from(parent, rows, config, seed=seed, dtype=dtype)
-    metrics = loop.run_trainer(trainer, work=work, out=out, inputs=inputs, progress=progress, measuring=measuring)
+    metrics = loop.run_trainer(
+        trainer, work=work, out=out, inputs=inputs, progress=given.get("progress"), measuring=measuring
+    )
     clock.lap("train")
     sequences = [(row.prompt_ids, row.chosen_ids) for row in ex.spread(kept)]
     few = ex.spread(kept, PAIRS_PUBLISHED)

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from dataclasses import astuple
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from align.config.training import Kto
 from align.errors import DataError
 from align.ids import seed_for
 from align.losses import weights_of_mean_one
-from align.progress import Progress
 from align.sampled import sampled_by
 from align.text import load_tokenizer, make_paddable, stop_token_ids
 from align.train import arguments, checkpoint, verifying
@@ -36,15 +35,8 @@ def train_kto(
     binary: Sequence[BinaryLabel],
     config: Kto,
     *,
-    seed: int,
-    dtype: str,
-    report_to: list[str],
-    threads: int | None,
-    out: Path,
-    work: Path,
     tokens: pa.Table | None = None,
-    mask_thinking: bool = False,
-    progress: Progress | None = None,
+    **given: Unpack[arguments.Given],
 ) -> dict[str, Any]:
     """Train the checkpoint `parent` on `binary` and write a checkpoint folder into `out`.
 
@@ -59,7 +51,8 @@ def train_kto(
     """
     began = time.monotonic()
     alone("KTO, which estimates the KL divergence from each whole batch,")
-    seed = arguments.prepare_process(seed, threads)
+    seed = arguments.prepare_process(given["seed"], given["threads"])
+    dtype, out, work = given["dtype"], given["out"], given["work"]
     from align.train import kto_trainer, loop  # noqa: F401 - the imports are timed here
 
     clock = loop.Clock(began)
@@ -71,7 +64,12 @@ def train_kto(
     limit = ex.limit_of(config.max_tokens, checkpoint.context_of(policy))
     sampled = sampled_by(tokenizer, tokens)
     encode = partial(
-        ex.encode_binary, tokenizer, stops=stops, limit=limit, sampled=sampled, mask_thinking=mask_thinking
+        ex.encode_binary,
+        tokenizer,
+        stops=stops,
+        limit=limit,
+        sampled=sampled,
+        mask_thinking=given.get("mask_thinking", False),
     )
     apart = encoded_apart(encode, binary, [row.prompt_id for row in binary], config.held_out, "kto.held_out", sampled)
     kept, dropped = apart.learned, apart.dropped
@@ -86,7 +84,7 @@ def train_kto(
     clock.lap("encode")
     random.Random(seed_for("thumbs", seed)).shuffle(kept)
     options = arguments.trainer_options(
-        config, rows=len(kept), seed=seed, dtype=dtype, report_to=report_to, out=out, work=work
+        config, rows=len(kept), seed=seed, dtype=dtype, report_to=given["report_to"], out=out, work=work
     )
     trainer = _trainer(policy, tokenizer, kept, config, options, limit.tokens)
     clock.lap("set up")
@@ -96,7 +94,9 @@ def train_kto(
     clock.lap("reference")
     rows = [astuple(row) for row in [*kept, *apart.measured]]
     inputs = loop.made_from(parent, rows, config, seed=seed, dtype=dtype)
-    metrics = loop.run_trainer(trainer, work=work, out=out, inputs=inputs, progress=progress, measuring=measuring)
+    metrics = loop.run_trainer(
+        trainer, work=work, out=out, inputs=inputs, progress=given.get("progress"), measuring=measuring
+    )
     clock.lap("train")
     sequences = [(row.prompt_ids, row.answer_ids) for row in ex.spread(kept)]
     metrics |= verifying.publish_and_verify(trainer.model, parent, sequences, out=out, dtype=dtype)

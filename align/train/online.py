@@ -13,11 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from align.config.training import Online
 from align.errors import AlignError, ConfigError, DataError
-from align.progress import Progress
 from align.text import (
     decode_answer,
     encode_prompt,
@@ -41,18 +40,10 @@ SHARE_AVERAGED = 0.1
 """The share of logged steps over which the first and the last score and KL are averaged."""
 
 
-class Arguments(TypedDict):
+class Arguments(arguments.Given):
     """What every online method takes beside parent, prompts and config."""
 
     score: Score
-    seed: int
-    dtype: str
-    report_to: list[str]
-    threads: int | None
-    out: Path
-    work: Path
-    mask_thinking: NotRequired[bool]
-    progress: NotRequired[Progress | None]
 
 
 @dataclass(frozen=True, slots=True)

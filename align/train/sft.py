@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from align.config.training import Sft
-from align.progress import Progress
 from align.sampled import sampled_by
 from align.text import load_tokenizer, make_paddable, stop_token_ids
 from align.train import arguments, checkpoint, verifying
@@ -26,17 +25,10 @@ def train_sft(
     rows: Sequence[tuple[list[Message], str]],
     config: Sft,
     *,
-    seed: int,
-    dtype: str,
-    report_to: list[str],
-    threads: int | None,
-    out: Path,
-    work: Path,
     chat_template: str | None = None,
     candidates: Sequence[str] = (),
     tokens: pa.Table | None = None,
-    mask_thinking: bool = False,
-    progress: Progress | None = None,
+    **given: Unpack[arguments.Given],
 ) -> dict[str, Any]:
     """Train `model` on `rows` of (prompt's messages, answer) and write a checkpoint folder into `out`.
 
@@ -51,7 +43,8 @@ def train_sft(
     used and dropped by reason, and of `candidates` how many have the tokens that were sampled.
     """
     began = time.monotonic()
-    seed = arguments.prepare_process(seed, threads)
+    seed = arguments.prepare_process(given["seed"], given["threads"])
+    dtype, out, work = given["dtype"], given["out"], given["work"]
     from align.train import loop, trainers  # noqa: F401 - the imports are timed here
     from align.train.held_out import Measuring, answers_loss
 
@@ -73,7 +66,7 @@ def train_sft(
             turns=config.turns,
             candidates=[candidate for _, _, candidate in some] if candidates else (),
             sampled=sampled,
-            mask_thinking=mask_thinking,
+            mask_thinking=given.get("mask_thinking", False),
         )
 
     told = [(*row, candidate) for row, candidate in zip(rows, candidates or [""] * len(rows), strict=True)]
@@ -89,7 +82,7 @@ def train_sft(
     clock.lap("encode")
     packs = best_fit([row.tokens for row in kept], limit.tokens) if config.packing else [[n] for n in range(len(kept))]
     options = arguments.trainer_options(
-        config, rows=len(packs), seed=seed, dtype=dtype, report_to=report_to, out=out, work=work
+        config, rows=len(packs), seed=seed, dtype=dtype, report_to=given["report_to"], out=out, work=work
     )
     trainer = _trainer(policy, tokenizer, [[kept[row] for row in pack] for pack in packs], config, options, dtype)
     clock.lap("set up")
@@ -102,7 +95,9 @@ def train_sft(
         measuring = Measuring.of(
             config, lambda: {"loss": answers_loss(trainer, measured, tokenizer.pad_token_id)}, apart.prompts, steps
         )
-    metrics = loop.run_trainer(trainer, work=work, out=out, inputs=inputs, progress=progress, measuring=measuring)
+    metrics = loop.run_trainer(
+        trainer, work=work, out=out, inputs=inputs, progress=given.get("progress"), measuring=measuring
+    )
     clock.lap("train")
     sequences = [(row.prompt_ids, row.answer_ids) for row in ex.spread(kept)]
     metrics |= verifying.publish_and_verify(

@@ -14,6 +14,15 @@ from align.errors import ConfigError, StageError
 from align.train import arguments, launch, world
 
 
+@pytest.fixture(autouse=True)
+def no_group() -> None:
+    """vLLM leaves its own in a process that it has sampled in."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def test_one_process_is_started_as_it_is_and_several_by_torchrun_on_loopback() -> None:
     assert launch.launch_command("a.b", "order.json", nproc=1) == [sys.executable, "-P", "-m", "a.b", "order.json"]
     found = launch.launch_command("a.b", "order.json", nproc=3)
