@@ -89,7 +89,7 @@ def train_kto(
     trainer = _trainer(policy, tokenizer, kept, config, options, limit.tokens)
     clock.lap("set up")
     difference = check_reference(trainer, STEP0_TOLERANCE[dtype])
-    add_reference(trainer)
+    add_reference(trainer, arguments.planned_steps(config, len(kept)) * config.batch_size)
     measuring = _measuring(trainer, apart, config, seed, limit.tokens) if apart.measured else None
     clock.lap("reference")
     rows = [astuple(row) for row in [*kept, *apart.measured]]
@@ -217,12 +217,15 @@ def check_reference(trainer: Any, tolerance: float) -> float:
     return require_same_start(largest_differences(both), tolerance)
 
 
-def add_reference(trainer: Any) -> None:
-    """Give all rows the reference's log-probabilities, computed in the passes in which training sees the rows."""
-    own: list[float] = []
-    others: list[float] = []
-    for batch in trainer.batches(range(len(trainer.train_dataset))):
+def add_reference(trainer: Any, count: int) -> None:
+    """Give the first `count` rows the reference's log-probabilities, computed in the passes in which training sees
+    them; training looks at rows in their order, and where it is shorter than an epoch at no others."""
+    from align.train import reference
+
+    rows = range(min(count, len(trainer.train_dataset)))
+    found: list[reference.Logps] = []
+    for batch in trainer.batches(rows):
         own_B, others_B = trainer.without_gradients(batch, reference=True)
-        own += own_B.tolist()
-        others += others_B.tolist()
-    trainer.train_dataset = trainer.train_dataset.add_column("ref_logps", own).add_column("ref_KL_logps", others)
+        found += zip(own_B.tolist(), others_B.tolist(), strict=True)
+    names = ("ref_logps", "ref_KL_logps")
+    trainer.train_dataset = reference.add_columns(trainer.train_dataset, dict(enumerate(found)), names)

@@ -176,7 +176,7 @@ def binary_trainer(parent: Path, work: Path, rows: list[BinaryLabel], **changes:
         config, rows=len(kept), seed=arguments.prepare_process(1, 1), dtype="float32", report_to=[], out=work, work=work
     )  # fmt: skip
     trainer = kto._trainer(checkpoint.load_model(parent, "float32"), tokenizer, kept, config, options, 512)
-    kto.add_reference(trainer)
+    kto.add_reference(trainer, len(kept))
     return trainer
 
 
@@ -255,6 +255,28 @@ def test_kto_learns_and_resumes_with_the_same_bytes(
     train(parent, tmp_path / "cut", rows, **changes)
     whole, cut = ((tmp_path / at / "out/model.safetensors").read_bytes() for at in ("whole", "cut"))
     assert whole == cut
+
+
+def test_the_reference_is_asked_about_the_rows_that_are_seen(
+    parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps of four rows need eight of sixteen; what is trained is the same as with all of them."""
+    short: dict[str, Any] = {"trainer": {"max_steps": 2}, "micro_batch_size": 2}
+    rows, weights, computed = (BINARY * 4)[:16], [], []
+    whole, add = len(rows), kto.add_reference
+    for count in (8, whole):
+
+        def counted(trainer: Any, planned: int, count: int = count) -> None:
+            assert planned == 8
+            add(trainer, count)
+            column = trainer.train_dataset["ref_logps"]
+            computed.append(sum(value == value for value in column))
+
+        monkeypatch.setattr(kto, "add_reference", counted)
+        assert train(parent, tmp_path / str(count), rows, **short)["steps"] == 2
+        weights.append((tmp_path / str(count) / "out" / "model.safetensors").read_bytes())
+    assert computed == [8, whole]
+    assert weights[0] == weights[1]
 
 
 def test_one_binary_label_is_too_few(parent: Path, tmp_path: Path) -> None:
