@@ -63,7 +63,7 @@ def sft_policy(folder: Path) -> Path:
         sft, model = recipe().sft, recipe().model
         assert sft is not None
         base, work, out = (folder.with_name(f".{folder.name}.{part}") for part in ("base", "work", "out"))
-        import_model(out=base, **model.model_dump())
+        import_model(out=base, **model.model_dump(exclude={"hide_thinking"}))
         rows = [(row.messages, row.answer) for row in load_demonstrations(sft.demonstrations)[0]]
         train_sft(base, rows, sft, seed=0, dtype="float32", report_to=[], threads=None, out=out, work=work)
         out.rename(folder)

@@ -20,6 +20,7 @@ from align.progress import Progress
 from align.sampled import tokenizer_id
 from align.store import checkpoint_id, disk_errors, read_json, remove_damaged, write_json
 from align.types import Candidate, Dropped, Prompt
+from rollouts.choose import choose
 from rollouts.draw import Ask, Completions, Work, draw_shards
 from rollouts.engine import Generator, Request, context_length, resolve_engine, weight_bytes
 from rollouts.engines import TINY_BYTES, as_engine, open_generator, threads_for
@@ -73,19 +74,20 @@ def sample_candidates(
     `open_generator`. `progress` is told (prompts done, prompts in all); with several checkpoints each counts.
     """
     sources = list(sources) or [Source(Policy(checkpoint, checkpoint_id), sampling.temperature)]
-    engine, drawn = as_engine(engine), Sampling.like(sampling, logprobs=logprobs)
+    engine, why = _settled(as_engine(engine), checkpoint, dtype, len(prompts) * samples, sampling.max_tokens)
+    drawn = Sampling.like(sampling, logprobs=logprobs)
     order = {
         "version": 3, "sources": [[s.policy.id, s.temperature, s.share] for s in sources], "samples": samples,
         "sampling": drawn.model_dump(), "engine": resolve_engine(engine.type), "dtype": dtype, "shard": shard,
         "seed": seed, "resample": max_resamples,  # as shards of runs begun before are named
     }  # fmt: skip
     works, dropped = _plan(prompts, sources, drawn, order, max_prompt_tokens, out / SHARDS)
-    tell = progress or (lambda done, total: None)
+    tell: Progress = progress or (lambda done, total, said="": None)
     for work in works:
         remove_damaged(work.folder, RAW)
     total = sum(len(requests) for work in works for requests in work.shards)
     done = total - sum(len(work.shards[n]) for work in works for n in work.missing)
-    tell(done, total)
+    tell(done, total, why)
     for work in works:
         if not work.missing:
             continue
@@ -148,6 +150,16 @@ def sample_answers(
         keep_all=keep_all,
         progress=progress,
     )
+
+
+def _settled(engine: Engine, checkpoint: Path, dtype: str, answers: int, max_tokens: int) -> tuple[Engine, str]:
+    """The engine with its type chosen, where that is `auto`, and what is said of it."""
+    if engine.type != "auto":
+        return engine, ""
+    chosen = choose(engine, checkpoint, dtype=dtype, answers=answers, max_tokens=max_tokens)
+    why = f"engine {chosen.type}: {chosen.why}"
+    print(why, file=sys.stderr)
+    return engine.model_copy(update={"type": chosen.type}), why
 
 
 def _plan(

@@ -98,7 +98,8 @@ class Engine(Section):
 
     type: EngineType = "auto"
     """The engine. `vllm`: vLLM in a process on this machine; `server`: vLLM's server; `ray`: a Ray cluster of engines;
-    `transformers`; `auto`: vLLM if it is installed, otherwise transformers."""
+    `transformers`; `auto`: on a GPU vLLM if it is installed; on a CPU whichever of the two should finish first, as
+    vLLM takes time to start."""
     max_prompt_tokens: Annotated[int, Field(ge=1)] = 512
     """Maximum length of a prompt, in tokens. Longer prompts are dropped, counted, and listed with the reason."""
     shard: Annotated[int, Field(ge=1)] = 128

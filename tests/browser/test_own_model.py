@@ -4,6 +4,7 @@ reopening on the way, and once by a scoring function."""
 import json
 import re
 import secrets
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +111,13 @@ def click(page: Page, tasks: list[Task], done: dict[str, str], until: int) -> No
 def test_people_click_through_a_round_that_is_closed_early_and_reopened(
     tmp_path: Path, argilla_server: ArgillaServer, watched: OpenPage
 ) -> None:
-    loop, name = Loop(tmp_path, argilla_server.home, "rollouts.type=transformers"), f"clara-{secrets.token_hex(3)}"
+    loop, name = Loop(tmp_path, argilla_server.home), f"clara-{secrets.token_hex(3)}"
     add = align("server", "users", "add", name, "--home", argilla_server.home, "--json", cwd=tmp_path)
     person = json.loads(add.stdout)
 
     waiting = loop.run(expect=75)
+    (log,) = loop.run_folder.glob("round_001/rollouts/*/logs/stage.log")
+    assert "engine transformers: " in log.read_text(), "so small a model is done before vLLM is up"
     found = re.search(
         r"waiting for labels: 0 of 7 answers are in; label at (http://127\.0\.0\.1:\d+/dataset/\S+)", waiting
     )
@@ -151,9 +154,10 @@ def test_people_click_through_a_round_that_is_closed_early_and_reopened(
 
 
 def test_a_scoring_function_labels_and_judges(tmp_path: Path, argilla_server: ArgillaServer) -> None:
-    """With the engine that `auto` finds, which is vLLM where it is installed."""
+    """With vLLM, where it is installed."""
     scorer = "annotate.by={type: personas, utility: score.py:score, personas: [{name: scorer}]}"
-    loop = Loop(tmp_path, argilla_server.home, scorer)
+    engine = "vllm" if find_spec("vllm") else "transformers"
+    loop = Loop(tmp_path, argilla_server.home, scorer, f"rollouts.type={engine}")
     loop.run(expect=0)
     assert loop.trained()["pairs"] == 7
     score, labels = load_function("score.py:score", RECIPE), {label["task_id"]: label for label in loop.labels()}

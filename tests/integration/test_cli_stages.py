@@ -28,7 +28,7 @@ from tests.tiny import make_tiny_model
 pytestmark = pytest.mark.slow
 
 OURS = re.compile(
-    r"((\d/)?\w+: \d+ of \d+(; (loss|reward) [−\d.e-]+)?(; about .* left)?|\d/\w+: (start|done in .*|closed, .*|\d+ of \d+ answers; label at .*)"
+    r"((\d/)?\w+: \d+ of \d+(; (loss|reward) [−\d.e-]+|; engine (vllm|transformers): .*)?(; about .* left)?|\d/\w+: (start|done in .*|closed, .*|\d+ of \d+ answers; label at .*)"
     r"|\S+: ignored fields: .*|(\S+: )?\d+ [a-z ]+ (and not the \d+ asked for: |of \d+ prompts? with answers ).*)"
 )
 ANSWERS = ("type=transformers", "max_tokens=12", "shard=8")
