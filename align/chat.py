@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from align.config.rewards import Endpoint
 from align.errors import ServiceError
-from align.http import Backoff, is_later, run_async
+from align.http import Backoff, certificates, is_later, run_async
 from align.types import Message
 
 if TYPE_CHECKING:
@@ -73,7 +73,9 @@ async def _all(endpoint: Endpoint, bodies: list[dict[str, Any]], key: str | None
             return await _one(client, endpoint, body, key)
 
     limits = httpx.Limits(max_connections=endpoint.concurrency)
-    async with httpx.AsyncClient(base_url=endpoint.url, headers=headers, timeout=None, limits=limits) as client:
+    async with httpx.AsyncClient(
+        base_url=endpoint.url, headers=headers, timeout=None, limits=limits, verify=certificates(True)
+    ) as client:
         tasks = [asyncio.ensure_future(one(body)) for body in bodies]
         try:
             return await asyncio.gather(*tasks)

@@ -1,13 +1,16 @@
 """One rule for the three servers that we call (Argilla, a judge's endpoint, vLLM): when a request is sent again, how
-long to wait before, and in which event loop."""
+long to wait before, in which event loop, and whose certificates count."""
 
 import asyncio
+import functools
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx
 
 LATER = (408, 425, 429)
@@ -38,6 +41,15 @@ class Backoff:
 def is_this_machine(url: str) -> bool:
     """Whether the host of `url` is loopback, for which no proxy is asked."""
     return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
+
+
+@functools.cache
+def certificates(trust_env: bool) -> "ssl.SSLContext":
+    """Who is trusted as an https server, for a client's `verify`. httpx reads its list for each client again, which takes
+    longer than most requests to this machine."""
+    import httpx
+
+    return httpx.create_ssl_context(trust_env=trust_env)
 
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from align.errors import AlignError, ServiceError
-from align.http import LATER, Backoff, is_later, is_this_machine
+from align.http import LATER, Backoff, certificates, is_later, is_this_machine
 
 if TYPE_CHECKING:
     import httpx
@@ -160,12 +160,14 @@ def open_client(url: str, key: str | None, timeout: float = TIMEOUT) -> "httpx.C
     environment are not for this machine itself. ServiceError for what is no address."""
     import httpx
 
+    trust_env = not is_this_machine(url)
     try:
         return httpx.Client(
             base_url=url,
             headers={"X-Argilla-Api-Key": key} if key else {},
             timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
-            trust_env=not is_this_machine(url),
+            trust_env=trust_env,
+            verify=certificates(trust_env),
         )
     except (httpx.InvalidURL, ValueError) as error:  # a key with letters that no header takes, too
         raise ServiceError("this is no address of an Argilla, or the key is none", where=url) from error

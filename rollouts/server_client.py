@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 
 from align.errors import AlignError, ConfigError, ServiceError, StageError
-from align.http import Backoff, is_later, run_async
+from align.http import Backoff, certificates, is_later, run_async
 
 ATTEMPTS = 4
 FIRST_PAUSE = 0.25
@@ -36,6 +36,7 @@ class Client:
         self._options: dict[str, Any] = {
             "headers": {"Authorization": f"Bearer {key}"} if key else {},
             "trust_env": not own,  # a proxy has no business between us and loopback
+            "verify": certificates(not own),
             "limits": httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
         }
 

@@ -37,6 +37,22 @@ def test_a_running_server_is_found_and_not_started_again(argilla_server: Argilla
     assert status.memory_bytes is not None and 50 << 20 < status.memory_bytes < 900 << 20
 
 
+def test_what_the_server_never_uses_is_not_loaded(argilla_server: ArgillaServer) -> None:
+    """pandas and Arrow came with `datasets`, for imports from the Hub; such an import fails with a reason in the log."""
+    alive = process.running(argilla_server.home)
+    assert alive is not None
+    if Path("/proc/self/maps").exists():
+        assert not re.search("libarrow|pandas|opensearch", Path(f"/proc/{alive.pid}/maps").read_text())
+    dataset = make_dataset(argilla_server, "from-the-hub")
+    mapping = {"fields": [{"source": "a", "target": "text"}]}
+    body = {"name": "some/data", "subset": "default", "split": "train", "mapping": mapping}
+    job = argilla_server.call("POST", f"/datasets/{dataset}/import", body)["id"]
+    while (status := argilla_server.call("GET", f"/jobs/{job}")["status"]) in ("queued", "started"):
+        time.sleep(0.05)
+    assert status == "failed"
+    assert "datasets.load_dataset is not available" in (argilla_server.home / "server.log").read_text()
+
+
 def test_asking_for_another_port_of_a_running_server_is_refused(argilla_server: ArgillaServer) -> None:
     with pytest.raises(ServiceError, match=r"runs at port .* not at 4711.*align server stop"):
         server.start(argilla_server.home, 4711)

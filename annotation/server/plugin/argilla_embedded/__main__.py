@@ -6,13 +6,14 @@ in HOME/server.log. Secrets are read from HOME/secrets.json, so that they appear
 `python -m argilla_embedded HOME PORT ADDRESS` serves at that address instead, in the foreground: for a container.
 """
 
+import gc
 import os
 import shutil
 import socket
 import sys
 from pathlib import Path
 
-from argilla_embedded import logs
+from argilla_embedded import logs, unused
 from argilla_embedded.home import prepare_environment
 
 
@@ -57,9 +58,13 @@ def _make_scratch(scratch: Path) -> None:
 
 
 def _serve(listener: socket.socket) -> None:
+    unused.leave_out()
+    gc.disable()  # what an import makes stays, and looking through it at every turn takes a tenth of a start
     import uvicorn
     from argilla_embedded.app import app
 
+    gc.freeze()
+    gc.enable()
     config = uvicorn.Config(app, access_log=False, log_config=None, log_level="info", timeout_graceful_shutdown=5)
     uvicorn.Server(config).run(sockets=[listener])
 
