@@ -1,7 +1,8 @@
 # Two commands do everything: `make quickstart` and `make test`. Environments are made on first use and kept.
 PYTHON ?= python3
 BIN := .venv/bin
-# the environment is made again when what it is made from changes
+# The environment is made again when what it is made from changes. Of its files one in ten is ever imported, so Python
+# compiles each when it first is.
 READY := .venv/.ready-$(shell cat constraints.txt pyproject.toml | cksum | cut -d' ' -f1)
 FAST := tests/unit -m "not slow and not full"
 # vLLM and torch read these; the processes of a run set their own
@@ -15,8 +16,8 @@ help: ## list the targets
 
 $(READY):
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --no-deps --requirement constraints.txt
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --no-compile --no-deps --requirement constraints.txt
 	$(BIN)/pip install --quiet --no-deps --editable .
 	@touch $@
 

@@ -32,6 +32,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 _CACHE = tempfile.TemporaryDirectory(prefix="align-cache-")
 os.environ["ALIGN_CACHE"] = _CACHE.name
 
+gc.disable()  # while tests are collected, for what an import makes stays
 _seen = 0
 """How many modules were loaded when their objects were last put aside."""
 
@@ -44,6 +45,10 @@ def modules_are_no_garbage() -> None:
         gc.collect()
         gc.freeze()
         _seen = len(sys.modules)
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
 
 
 def pytest_unconfigure() -> None:
