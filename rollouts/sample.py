@@ -87,7 +87,7 @@ def sample_candidates(
         remove_damaged(work.folder, RAW)
     total = sum(len(requests) for work in works for requests in work.shards)
     done = total - sum(len(work.shards[n]) for work in works for n in work.missing)
-    tell(done, total, why)
+    tell(done, total, why) if why else tell(done, total)
     for work in works:
         if not work.missing:
             continue
