@@ -12,6 +12,7 @@ from typer.core import TyperCommand
 from align.cli.annotate import annotate_app
 from align.cli.chat import chat
 from align.cli.forget import forget
+from align.cli.gate import gate
 from align.cli.inspect import clean, lineage, report, samples, status
 from align.cli.interrupt import interruptible, leave, was_interrupted
 from align.cli.reward import reward_app
@@ -51,7 +52,7 @@ app = typer.Typer(
 VERBS: list[tuple[Callable[..., None], type[TyperCommand] | None]] = [
     (init, None),
     (run, with_settings(_recipe, options={})),
-    *((verb, None) for verb in (status, report, samples, lineage)),
+    *((verb, None) for verb in (status, report, samples, lineage, gate)),
     (chat, with_options({**MODEL_OPTIONS, "model.path": "MODEL"})),
     *((verb, None) for verb in (forget, clean)),
     (rollout, with_settings(_answers, keys=("rollouts",), left_out=ROLLOUT_NO_USE)),

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from align.config.base import Decoding, Section
+from align.config.gate import Gate
 from align.config.paths import File, Folder, Function, ModelPath, Strategy, Template
 from align.config.rollouts import Rollouts
 from align.config.trainer import nearest, trl_tables
@@ -343,6 +344,8 @@ class Recipe(Section):
     evaluate: Evaluate = Evaluate()
     """How the new policy is compared with its parent (the policy that the round started from) and with the first
     policy."""
+    gate: Gate | None = None
+    """After each round, the run goes on only if the new policy is better. It needs `evaluate.judge: people`."""
     report_to: list[str] = []
     """TRL's experiment trackers, such as trackio, wandb or tensorboard; each needs its own package."""
     threads: Annotated[int, Field(ge=1)] | None = None
@@ -446,6 +449,8 @@ class Recipe(Section):
             raise ValueError(f"`kto` needs `annotate.kind` single or rating, found kind: {self.annotate.kind}")
         if self.annotate is None and people:
             raise ValueError("`evaluate.judge: people` asks the annotators of `annotate`, and there is no such section")
+        if self.gate is not None and not people:
+            raise ValueError("`gate` decides by what people say, and needs `evaluate.judge: people`")
         if self.annotate is not None and isinstance(self.evaluate.judge, PeopleJudge):
             check_overlap(self.annotate.by, self.evaluate.judge.overlap, "evaluate.judge.overlap")
         return self

@@ -1,10 +1,11 @@
 """How often people prefer the new policy's answer, from blind comparisons."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
+from align.evaluation.gate import Comparisons
 from align.evaluation.winrate import clustered_interval
 from align.types import Judgement, Task
 
@@ -56,6 +57,25 @@ def blind_win_rate(
     means = {prompt: fmean(given) for prompt, given in sorted(values.items())} | dict.fromkeys(sorted(same), 0.5)
     mean, low, high = clustered_interval(list(means.values()), list(means), seed=seed)
     return {"mean": mean, "low": low, "high": high, **counts}
+
+
+def comparisons(
+    tasks: Sequence[Task], judgements: Iterable[Judgement], new: Collection[str], *, whole: int = 0
+) -> Comparisons:
+    """The scored judgements in the order in which they were given, for the gate; a skip says nothing.
+
+    While a labelling is open, `whole` leaves out prompts with fewer judgements than that: what a prompt says counts
+    once, when it is complete.
+    """
+    asked = {task.id: task for task in tasks}
+    scored = sorted((j for j in judgements if j.outcome != "skipped"), key=lambda j: (j.time or "", j.id))
+    given = Counter(asked[j.task_id].prompt_id for j in scored)
+    counted = [j for j in scored if given[asked[j.task_id].prompt_id] >= whole]
+    return Comparisons(
+        [_value(asked[j.task_id], j, new) for j in counted],
+        [asked[j.task_id].prompt_id for j in counted],
+        [j.annotator for j in counted],
+    )
 
 
 def _value(task: Task, judgement: Judgement, new: Collection[str]) -> float:

@@ -7,6 +7,7 @@ with a reward model:                            preferences → reward → polic
                                      and beside it            reward → reward_check
 where scoring functions alone say what is good:                        policy → evaluation
 and where people judge, behind each evaluation: blind → (people) → blind_snapshot → blind_result
+                                        and with a gate, after these: gate
 """
 
 from typing import Protocol
@@ -14,7 +15,7 @@ from typing import Protocol
 from align.config.recipe import Recipe
 from align.pipeline.fingerprint import Fingerprints
 from align.pipeline.stage import Declaration, Step
-from align.stages import comparison, data, evaluation, labels, policy, reward, rollouts
+from align.stages import comparison, data, evaluation, gate, labels, policy, reward, rollouts
 from align.stages.planning import Planning
 
 
@@ -29,7 +30,7 @@ class Family(Protocol):
         ...
 
 
-PLAN: tuple[Family, ...] = (data, rollouts, labels, reward, policy, evaluation, comparison)
+PLAN: tuple[Family, ...] = (data, rollouts, labels, reward, policy, evaluation, comparison, gate)
 """The families in the order in which a round goes through them."""
 
 
