@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from align.data.messages import BadRowError, excerpt, is_said, turns_in, unread_fields
+from align.data.tool_messages import from_table
 from align.dropped import count_reasons, mostly_dropped
 from align.errors import DataError
 from align.store import read_rows
@@ -65,7 +66,7 @@ def parse_rows(
     for where, fields in read_rows(path):
         rows = []
         try:
-            rows = unfolded(fields)
+            rows = unfolded(from_table(fields) if path.suffix == ".parquet" else fields)
         except BadRowError as bad:
             dropped.append(Dropped(what, where, str(bad)))
         for row in map(Row, rows):
