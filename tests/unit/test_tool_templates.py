@@ -12,12 +12,15 @@ import pytest
 from align.data.demonstrations import demonstration_of
 from align.data.rows import Row
 from align.errors import DataError
-from align.text import encode_answer, encode_answered, encode_prompt, load_tokenizer, stop_token_ids
+from align.sampled_calls import read_answer
+from align.text import decode_answer, encode_answer, encode_answered, encode_prompt, load_tokenizer, stop_token_ids
 from align.tool_calls import as_openai, split_calls, tools_of
 from align.train import examples as ex
 from align.turns import calls_of, control_tokens
 from align.types import BinaryLabel, Message, Preference, prompt_id
 from reward.model import readable
+from rollouts.engine import Completion
+from rollouts.shards import sampled_rows
 from tests.chat_templates import FIXTURES, TOOL_FIXTURES, Fixture, saved_tokenizer
 
 WIDE = ex.Limit(10_000, "too long")
@@ -238,3 +241,54 @@ def test_calls_and_tools_are_read_from_their_text() -> None:
     assert tools_of(messages) == TOOLS
     assert [c.name for c in split_calls(messages[2]["content"])[1]] == ["get_weather", "now"]
     assert [*as_openai(messages), {"role": "assistant", "content": answer}] == CONVERSATIONS["two calls"]
+
+
+MAKES_CALLS = {
+    "a call": calls(PARIS),
+    "two calls": calls(PARIS, NOW),
+    "a call that speaks": calls(PARIS, content="Let me look."),
+}
+
+
+@pytest.mark.parametrize("shape", MAKES_CALLS)
+@pytest.mark.parametrize("name", TOOL_FIXTURES)
+def test_a_sampled_call_is_read_as_one_and_learned_as_it_was_sampled(name: str, shape: str, home: Path) -> None:
+    tokenizer = tokenizer_for(name, home / name)
+    messages, answer = loaded([ASK, MAKES_CALLS[shape]], TOOLS)
+    try:
+        ids = encode_answer(tokenizer, messages, answer)
+    except DataError:
+        assert (name, shape) in REFUSED
+        return
+    text = read_answer(tokenizer, messages, ids[:-1])
+    said, found = split_calls(text)
+    assert encode_answer(tokenizer, messages, text) == ids
+    if name == "xml calls":
+        assert (found, said.count("<function=get_weather>")) == ([], 1), "not JSON: it stays a text"
+        return
+    assert [(c.name, c.arguments) for c in found] == [(c.name, c.arguments) for c in split_calls(answer)[1]]
+    assert said == (MAKES_CALLS[shape]["content"] or "")
+    assert [c.id for c in found] == [c.id if "mistral" in name else None for c in split_calls(answer)[1]]
+    (row,) = sampled_rows(tokenizer, {"p": messages}, [("p", 0, 1.0, 0, Completion(ids, "stop"))])
+    assert (row["text"], row["same"]) == (text, True)
+
+
+def test_what_is_no_call_stays_a_text(home: Path) -> None:
+    messages, _ = loaded([ASK, SAID], TOOLS)
+    for name in ("chatml with tools", "llama 3 with tools"):
+        tokenizer = tokenizer_for(name, home / name)
+        made = encode_answer(tokenizer, *loaded([ASK, calls(PARIS)], TOOLS))
+        whole = tokenizer.decode(made[:-1])
+        texts = [
+            "No.",
+            whole + " more",
+            whole.replace("{", "[", 2),
+            whole[:-1],
+            whole.replace(": ", ":"),
+            "x" + whole,
+            "{",
+        ]
+        for text in [*texts, whole.replace('"city"', "city")]:
+            ids = tokenizer(text, add_special_tokens=False).input_ids
+            assert read_answer(tokenizer, messages, ids) == decode_answer(tokenizer, ids)
+        assert split_calls(read_answer(tokenizer, messages[1:], made[:-1]))[1] == [], "the prompt has no tools"
