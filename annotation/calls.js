@@ -56,10 +56,14 @@ const resultOf = (text) => {
   const body = ours ? text.slice(head[0].length, -RESULT_END.length) : text, whose = ours ? name ?? id : null;
   return ["Result" + (typeof whose === "string" ? " of " + visible(whose) : ""), body.trim() ? code(body) : make("p", "empty", "(empty)")];
 };
-// The list of tools, folded; undefined where a text is none.
+// The list of tools, folded; undefined where a text is none, or lies too deep in itself to be written.
 const toolsOf = (text) => {
   const tools = parsed(text);
   if (!Array.isArray(tools)) return undefined;
   const names = tools.map((tool) => visible(String(tool?.function?.name ?? tool?.name ?? "?")));
-  return folded("tools", ["Tools: " + names.join(", ")], tools.map((tool) => code(JSON.stringify(tool, null, 2))));
+  try {
+    return folded("tools", ["Tools: " + names.join(", ")], tools.map((tool) => code(JSON.stringify(tool, null, 2))));
+  } catch {
+    return undefined;
+  }
 };

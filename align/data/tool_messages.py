@@ -1,7 +1,6 @@
 """Tool calls, results and lists of tools as rows have them, in OpenAI's form, as texts of messages."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 from align.data.values import BadRowError, excerpt, is_said, joined_parts, storable
@@ -63,25 +62,17 @@ def tools_turn(value: object, field: str) -> Message:
 
 
 def from_table(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of a table whose tools and calls are no JSON text: without the nulls that tables give to every object for
-    what others of its kind have."""
-    if not isinstance(row.get(TOOLS), list) and not any("tool_calls" in turn for turn in _turns(row)):
-        return row
-    found = {**row, TOOLS: _filled(row[TOOLS])} if TOOLS in row else dict(row)
-    for name, value in row.items():
-        if isinstance(value, list) and any("tool_calls" in turn for turn in value if isinstance(turn, dict)):
-            found[name] = [
-                {**turn, "tool_calls": _filled(turn["tool_calls"])}
-                if isinstance(turn, dict) and "tool_calls" in turn
-                else turn
-                for turn in value
-            ]
-    return found
+    """A row of a table, without the nulls that tables give to each object in tools and calls for what others of its kind
+    have."""
+    return {name: _filled(value) if name == TOOLS else _calls_filled(value) for name, value in row.items()}
 
 
-def _turns(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for value in row.values():
-        yield from (turn for turn in value if isinstance(turn, dict)) if isinstance(value, list) else ()
+def _calls_filled(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_calls_filled(turn) for turn in value]
+    if isinstance(value, dict) and isinstance(value.get("tool_calls"), list):
+        return {**value, "tool_calls": _filled(value["tool_calls"])}
+    return value
 
 
 def _filled(value: Any) -> Any:

@@ -142,6 +142,16 @@ def test_all_learn_what_transformers_renders(name: str, shape: str, home: Path) 
     assert encode_answered(tokenizer, [messages], [answer]) == [(sft[0].prompt_ids, sft[0].answer_ids)]
 
 
+def test_thoughts_before_a_call_go_to_the_template_apart(home: Path) -> None:
+    tokenizer = tokenizer_for("xml calls", home / "xml calls")
+    thinks = {**calls(PARIS, content="I look."), "reasoning_content": "A city, so the weather."}
+    given = [ASK, thinks, RESULT, {**SAID, "reasoning_content": "No rain."}]
+    messages, answer = loaded(given, TOOLS)
+    assert encode_prompt(tokenizer, messages) + encode_answer(tokenizer, messages, answer) == transformers_ids(
+        tokenizer, given, TOOLS
+    )
+
+
 def as_dicts(messages: list[Message]) -> list[dict[str, Any]]:
     found = as_openai(messages)
     for message in found:
