@@ -17,10 +17,9 @@ from tests.browser.conftest import OpenPage
 from tests.browser.hostile import HOSTILE, HUGE
 from tests.browser.session_page import ORIGIN, annotator, current, kind_task, load, sent, session, show
 from tests.browser.test_labelling_hostile import INSIDE, MADE_BY_THE_PAGE, TEXT
-from tests.chat_templates import CHATML_TOOLS
 from tests.loop import align, write_jsonl
 from tests.server_fixtures import ArgillaServer
-from tests.tiny import make_tiny_model
+from tests.tiny import make_tool_model
 from tests.unit.test_tool_templates import AT, DEVELOPER, NOW, PARIS, RESULT, SYSTEM, TOOLS, calls, loaded
 
 SMALL = {name: case for name, case in HOSTILE.items() if name not in HUGE}
@@ -142,19 +141,6 @@ def test_whatever_a_tool_says_is_text_on_our_server(argilla_server: ArgillaServe
     opened.check()
 
 
-def tool_model(folder: Path) -> Path:
-    """A tiny model whose template writes tools, with room for them."""
-    from transformers import AutoTokenizer
-
-    make_tiny_model(folder, vocab_words=["weather", "function", "arguments", "tool_call"])
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.chat_template, tokenizer.model_max_length = CHATML_TOOLS, 4096
-    tokenizer.save_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 4096}))
-    return folder
-
-
 @pytest.mark.slow
 def test_a_transcript_goes_from_file_to_page_to_training_and_export_unchanged(
     argilla_server: ArgillaServer, watched: OpenPage, tmp_path: Path
@@ -205,7 +191,7 @@ def test_a_transcript_goes_from_file_to_page_to_training_and_export_unchanged(
     assert [row["prompt"] for row in written] == [talks[row["prompt"][0]["content"][:6]] for row in written]
     assert all(row["tools"] == TOOLS and row["chosen"][0]["tool_calls"] == [NOW] for row in written)
 
-    tool_model(tmp_path / "model")
+    make_tool_model(tmp_path / "model")
     for number, file in enumerate(files):
         trained = align(
             "dpo", "--model", "model", "--preferences", file, "--out", f"better-{number}", "--threads", "1",
