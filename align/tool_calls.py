@@ -22,6 +22,8 @@ from align.types import Message
 
 TOOL, TOOLS = "tool", "tools"
 """Roles of a result and of the list of tools."""
+DEEPEST = 64
+"""How deep arguments and tools may lie in themselves, as all that is read from files."""
 _CALL, _CALL_END = '<tool_call name="', "\n</tool_call>"
 _RESULT_END = "\n</tool_result>"
 _STRING = r'"(?:[^"\\\n]|\\.)*"'
@@ -80,12 +82,23 @@ def with_result(result: Result) -> str:
 
 
 def arguments_of(text: str) -> dict[str, Any] | None:
-    """The arguments of a call as an object; None where the text is not the JSON of one."""
+    """The arguments of a call as an object; None where the text is not the JSON of one, or lies too deep in itself."""
     try:
         found = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return found if isinstance(found, dict) and is_shallow(found) else None
+
+
+def is_shallow(value: Any) -> bool:
+    """Whether lists and objects lie at most `DEEPEST` deep in each other."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)
+                 if isinstance(inner, dict | list)]  # fmt: skip
+        if not level:
+            return True
+    return False
 
 
 def tools_of(messages: Sequence[Message]) -> list[dict[str, Any]] | None:

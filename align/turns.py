@@ -67,7 +67,7 @@ def render(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], an
     turns = [as_turn(tokenizer, m["role"], m["content"]) for m in messages if m["role"] != TOOLS]
     turns += [as_turn(tokenizer, "assistant", answer)] if answer is not None else []
     text = apply(tokenizer, turns, generate=answer is None, tools=tools)
-    _require_written(text, turns, tools)
+    _require_written(tokenizer, text, turns, tools)
     return text
 
 
@@ -142,23 +142,49 @@ def _call_turn(call: Call, form: "Calls") -> dict[str, Any]:
     return as_call(call, call.arguments if form.as_text else arguments_of(call.arguments))
 
 
-def _require_written(text: str, turns: Sequence[Mapping[str, Any]], tools: Any) -> None:
+def _require_written(
+    tokenizer: "PreTrainedTokenizerBase", text: str, turns: Sequence[Mapping[str, Any]], tools: Any
+) -> None:
     """DataError where a template leaves out what not every template knows: it would be another conversation."""
-    for tool in tools or ():
-        if not _stands_in(text, str(tool_name(tool))):
-            raise DataError("the chat template does not write the list of tools; use one that does")
+    template = tokenizer.chat_template
+    if tools and not (_writes(tokenizer, template, TOOLS) and all(_stands_in(text, str(tool_name(t))) for t in tools)):
+        raise DataError("the chat template does not write the list of tools; use one that does")
     for place, turn in enumerate(turns):
         role, content = turn["role"], turn["content"]
         if "tool_calls" in turn and not all(_stands_in(text, c["function"]["name"]) for c in turn["tool_calls"]):
             raise DataError("the chat template leaves out calls of tools")
         if "tool_calls" in turn and not _stands_in(text, split_thoughts(content or "")[1]):
             raise DataError("the chat template leaves out what is said beside a call of tools")
-        if (role in (TOOL, "developer") or (role == "system" and place)) and not _stands_in(text, content):
+        if role in (TOOL, "developer") or (role == "system" and place):
+            if _writes(tokenizer, template, role) and _stands_in(text, content):
+                continue
             way_out = "; write system instead" if role == "developer" else ""
             raise DataError(f"the chat template leaves out a turn of {role}{way_out}")
     objects = [tools, *(turn["tool_calls"] for turn in turns if "tool_calls" in turn)]
     if _ESCAPED_BREAK in text and any(BREAK in json.dumps(one, ensure_ascii=False) for one in objects):
         raise DataError("the chat template escapes what it writes, and a tool or a call holds a control token's text")
+
+
+@lru_cache(maxsize=32)
+def _writes(tokenizer: Any, template: str, role: str) -> bool:
+    """Whether the template writes a turn of `role` (of system: one that is not the first) or the list of tools, where it
+    takes a simple conversation with it at all: a short text may stand somewhere else by chance."""
+    user, said = {"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello."}
+    tools, turns = None, [user, said, {"role": role, "content": _THOUGHT}, user]
+    if role == TOOLS:
+        tools, turns = [{"type": "function", "function": {"name": _THOUGHT, "parameters": {"properties": {}}}}], [user]
+    elif role == TOOL:
+        made, form = _PROBE, calls_of(tokenizer, template)
+        if form is None:
+            return True  # the call itself is refused
+        call = {"role": "assistant", "content": form.empty, "tool_calls": [_call_turn(made, form)]}
+        turns = [user, call, {"role": TOOL, "content": _THOUGHT, "name": made.name, "tool_call_id": made.id}]
+    elif role == "developer":
+        turns = [{"role": role, "content": _THOUGHT}, user]
+    try:
+        return _stands_in(apply(tokenizer, turns, generate=True, tools=tools), _THOUGHT)
+    except DataError:
+        return True
 
 
 def _stands_in(text: str, content: str) -> bool:

@@ -5,11 +5,13 @@ from typing import Any
 
 from align.data.values import BadRowError, excerpt, is_said, joined_parts, storable
 from align.tool_calls import (
+    DEEPEST,
     TOOL,
     TOOLS,
     Call,
     Result,
     arguments_of,
+    is_shallow,
     split_calls,
     split_result,
     tool_name,
@@ -35,7 +37,9 @@ def calling(said: str, value: object, field: str) -> str:
 
 def result_of(turn: dict[str, Any], value: object, field: str) -> Message:
     """A turn of a tool from its `content`, `tool_call_id` and `name`; its text stays exactly as it is."""
-    text, _ = joined_parts(value, f"{field}.content")
+    text, thoughts = joined_parts(value, f"{field}.content")
+    if thoughts:
+        raise BadRowError("unusable field", f"`{field}.content` gives thoughts to tool, not to assistant")
     text = storable("" if text in (None, []) else text, f"{field}.content")
     id, name = (_name_or_none(turn.get(key), f"{field}.{key}") for key in ("tool_call_id", "name"))
     written = split_result(text)
@@ -54,11 +58,7 @@ def tools_turn(value: object, field: str) -> Message:
             raise BadRowError(
                 "not a tool", f"`{field}[{n}]` is {excerpt(tool)}, without a `function` that has a `name`"
             )
-    try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except (ValueError, TypeError) as error:
-        raise BadRowError("not a tool", f"`{field}` cannot be written as JSON ({error})") from None
-    return {"role": TOOLS, "content": storable(text, field)}
+    return {"role": TOOLS, "content": storable(_json(value, field, "not a tool"), field)}
 
 
 def from_table(row: dict[str, Any]) -> dict[str, Any]:
@@ -119,17 +119,19 @@ def _call(call: object, field: str) -> Call:
     if call.get("type") not in (None, "function"):
         raise BadRowError("unusable field", f"`{field}.type` is {excerpt(call['type'])}, and only functions are called")
     given = function.get("arguments")
-    text = given or "{}" if isinstance(given, str | None) else _json(given, f"{field}.arguments")
+    text = given or "{}" if isinstance(given, str | None) else _json(given, f"{field}.arguments", "not a call")
     if arguments_of(storable(text, f"{field}.arguments")) is None:
         raise BadRowError("not a call", f"`{field}.arguments` is {excerpt(given)}, not a JSON object")
     return Call(storable(name, f"{field}.name"), text, _name_or_none(call.get("id"), f"{field}.id"))
 
 
-def _json(value: object, field: str) -> str:
+def _json(value: object, field: str, kind: str) -> str:
+    if not is_shallow(value):
+        raise BadRowError(kind, f"`{field}` has lists and objects more than {DEEPEST} deep in each other")
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (ValueError, TypeError) as error:
-        raise BadRowError("not a call", f"`{field}` cannot be written as JSON ({error})") from None
+        raise BadRowError(kind, f"`{field}` cannot be written as JSON ({error})") from None
 
 
 def _name_or_none(value: object, field: str) -> str | None:

@@ -267,3 +267,15 @@ def test_nulls_of_a_table_are_no_arguments_and_no_tools(tmp_path: Path) -> None:
         write(tmp_path, {"messages": [ASK, calls({"function": {"name": "f", "arguments": {"a": None}}})]})
     )
     assert split_calls(shown.answer)[1][0].arguments == '{"a": null}', "in JSON a null was meant"
+
+
+def test_what_lies_too_deep_in_itself_is_refused(tmp_path: Path) -> None:
+    deep = '{"a":' * 70 + "1" + "}" * 70
+    messages = [ASK, calls({"function": {"name": "f", "arguments": deep}}), {"role": "tool", "content": "x"}]
+    tools = json.dumps([{"name": "f", "parameters": json.loads(deep)}])
+    _, dropped = read_prompts(
+        write(tmp_path, {"prompt": "1"}, {"prompt": "2"}, {"messages": messages}, {"prompt": "3", "tools": tools})
+    )
+    assert [row.reason.partition(":")[0] for row in dropped] == ["not a call", "not a tool"]
+    assert arguments_of('{"a":' * 60 + "{}" + "}" * 60) is not None
+    assert split_calls(f'<tool_call name="f">\n{deep}\n</tool_call>')[1] == []

@@ -302,3 +302,18 @@ def test_what_is_no_call_stays_a_text(home: Path) -> None:
             ids = tokenizer(text, add_special_tokens=False).input_ids
             assert read_answer(tokenizer, messages, ids) == decode_answer(tokenizer, ids)
         assert split_calls(read_answer(tokenizer, messages[1:], made[:-1]))[1] == [], "the prompt has no tools"
+
+
+def test_what_a_template_leaves_out_is_seen_though_its_words_stand_elsewhere(tmp_path: Path) -> None:
+    asks = {"role": "user", "content": "Is get_weather now at 20, brief, or fine?"}
+    loses = FIXTURES["chatml with tools"].template.replace("{{- '\\n' }}{{- tool | tojson }}", "")
+    loses = loses.replace("{{- '\\n<tool_response>\\n' + m.content + '\\n</tool_response>' }}", "")
+    tokenizer = load_tokenizer(saved_tokenizer(Fixture(loses), tmp_path))
+    brief = {"role": "developer", "content": "brief"}
+    for given, tools, lost in (
+        ([asks, SAID], TOOLS, "does not write the list of tools"),
+        ([asks, calls(PARIS), {**RESULT, "content": "20"}, SAID], None, "leaves out a turn of tool"),
+        ([brief, asks, SAID], None, "leaves out a turn of developer"),
+    ):
+        with pytest.raises(DataError, match=lost):
+            encode_prompt(tokenizer, loaded(given, tools)[0])
