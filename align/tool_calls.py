@@ -18,12 +18,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from align.errors import DataError
+from align.store import parse_json
 from align.types import Message
 
 TOOL, TOOLS = "tool", "tools"
 """Roles of a result and of the list of tools."""
-DEEPEST = 64
-"""How deep arguments and tools may lie in themselves, as all that is read from files."""
 _CALL, _CALL_END = '<tool_call name="', "\n</tool_call>"
 _RESULT_END = "\n</tool_result>"
 _STRING = r'"(?:[^"\\\n]|\\.)*"'
@@ -52,7 +52,7 @@ class Result:
 
 def split_calls(text: str) -> tuple[str, list[Call]]:
     """A turn's text without its calls, its thoughts still in it; and the calls."""
-    place = text.find(_CALL, _behind_thoughts(text))
+    place = text.find(_CALL, _behind_thoughts(text)) if _CALL in text else -1
     while place >= 0:
         if (place == 0 or text.endswith("\n\n", 0, place)) and (calls := _calls(text, place)):
             return text[: max(place - 2, 0)], calls
@@ -84,21 +84,10 @@ def with_result(result: Result) -> str:
 def arguments_of(text: str) -> dict[str, Any] | None:
     """The arguments of a call as an object; None where the text is not the JSON of one, or lies too deep in itself."""
     try:
-        found = json.loads(text, parse_constant=_no_number)
-    except (ValueError, RecursionError):
+        found = parse_json(text.encode(), "")
+    except (DataError, UnicodeEncodeError):
         return None
-    return found if isinstance(found, dict) and is_shallow(found) else None
-
-
-def is_shallow(value: Any) -> bool:
-    """Whether lists and objects lie at most `DEEPEST` deep in each other."""
-    level = [value]
-    for _ in range(DEEPEST + 1):
-        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)
-                 if isinstance(inner, dict | list)]  # fmt: skip
-        if not level:
-            return True
-    return False
+    return found if isinstance(found, dict) else None
 
 
 def tools_of(messages: Sequence[Message]) -> list[dict[str, Any]] | None:
@@ -114,13 +103,6 @@ def tool_name(tool: Any) -> str | None:
     function = tool.get("function", tool) if isinstance(tool, dict) else None
     name = function.get("name") if isinstance(function, dict) else None
     return name if isinstance(name, str) and name else None
-
-
-def has_tools(messages: Iterable[Message]) -> bool:
-    """Whether anything in the messages is more than a text."""
-    return any(
-        m["role"] in (TOOL, TOOLS) or (m["role"] == "assistant" and split_calls(m["content"])[1]) for m in messages
-    )
 
 
 def as_openai(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -163,7 +145,9 @@ def _calls(text: str, place: int) -> list[Call]:
         place = end + len(_CALL_END)
         if place == len(text):
             return calls
-        place += text.startswith("\n", place)
+        if text[place] != "\n":
+            return []
+        place += 1
     return []
 
 
@@ -186,7 +170,3 @@ def _unquoted(head: re.Match[str]) -> tuple[str | None, str | None] | None:
     except ValueError:
         return None
     return name, id
-
-
-def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")

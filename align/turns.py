@@ -161,7 +161,7 @@ def _require_written(
             way_out = "; write system instead" if role == "developer" else ""
             raise DataError(f"the chat template leaves out a turn of {role}{way_out}")
     objects = [tools, *(turn["tool_calls"] for turn in turns if "tool_calls" in turn)]
-    if _ESCAPED_BREAK in text and any(BREAK in json.dumps(one, ensure_ascii=False) for one in objects):
+    if any(objects) and _ESCAPED_BREAK in text and any(BREAK in json.dumps(one, ensure_ascii=False) for one in objects):
         raise DataError("the chat template escapes what it writes, and a tool or a call holds a control token's text")
 
 

@@ -16,7 +16,7 @@ const isObject = (value) => typeof value === "object" && value !== null && !Arra
 // The calls that a text consists of from a place on; none where it goes on with something else.
 const callsFrom = (text, from) => {
   const calls = [];
-  for (let place = from; ; place += text[place] === "\n" ? 1 : 0) {
+  for (let place = from; ; place++) {
     CALL_HEAD.lastIndex = place;
     const head = CALL_HEAD.exec(text);
     if (!head) return [];
@@ -26,6 +26,7 @@ const callsFrom = (text, from) => {
     calls.push([name, given]);
     place = end + CALL_END.length;
     if (place === text.length) return calls;
+    if (text[place] !== "\n") return [];
   }
 };
 const withoutCalls = (text, from) => {

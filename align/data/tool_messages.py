@@ -4,14 +4,14 @@ import json
 from typing import Any
 
 from align.data.values import BadRowError, excerpt, is_said, joined_parts, storable
+from align.errors import DataError
+from align.store import parse_json
 from align.tool_calls import (
-    DEEPEST,
     TOOL,
     TOOLS,
     Call,
     Result,
     arguments_of,
-    is_shallow,
     split_calls,
     split_result,
     tool_name,
@@ -126,8 +126,6 @@ def _call(call: object, field: str) -> Call:
 
 
 def _json(value: object, field: str, kind: str) -> str:
-    if not is_shallow(value):
-        raise BadRowError(kind, f"`{field}` has lists and objects more than {DEEPEST} deep in each other")
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (ValueError, TypeError) as error:
@@ -143,6 +141,6 @@ def _from_text(value: object) -> object:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
+        return parse_json(value.encode(), "")
+    except (DataError, UnicodeEncodeError):
         return value
