@@ -170,7 +170,8 @@ def _writes(tokenizer: Any, template: str, role: str) -> bool:
     """Whether the template writes a turn of `role` (of system: one that is not the first) or the list of tools, where it
     takes a simple conversation with it at all: a short text may stand somewhere else by chance."""
     user, said = {"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello."}
-    tools, turns = None, [user, said, {"role": role, "content": _THOUGHT}, user]
+    tools: list[Any] | None = None
+    turns: list[dict[str, Any]] = [user, said, {"role": role, "content": _THOUGHT}, user]
     if role == TOOLS:
         tools, turns = [{"type": "function", "function": {"name": _THOUGHT, "parameters": {"properties": {}}}}], [user]
     elif role == TOOL:
