@@ -14,7 +14,7 @@ import pyarrow as pa
 from align.ids import content_id
 from align.normal import normal
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "developer", "user", "assistant", "tool", "tools"]
 TaskKind = Literal["pair", "rank", "single", "rating", "blind_ab"]
 Purpose = Literal["train", "control", "gold", "eval"]
 Split = Literal["train", "test"]
@@ -38,7 +38,8 @@ STRENGTHS = (1, 2, 3)
 
 
 class Message(TypedDict):
-    """One turn of a conversation."""
+    """One turn of a conversation; calls of tools, their results and the list of tools stand in the content
+    (`align.tool_calls`)."""
 
     role: str
     content: str

@@ -1,5 +1,5 @@
 // The page of one task. `record` is Argilla's: a plain object with the fields; ours is base64 of ASCII JSON.
-const WHO = { user: "User", assistant: "Assistant", system: "Instructions" };
+const WHO = { user: "User", assistant: "Assistant", system: "Instructions", developer: "Instructions of the developer", tool: "Result", tools: "Tools" };
 const HOW_MANY = ["", "The answer", "Two possible answers", "Three possible answers", "Four possible answers"];
 const CHOOSE = {
   pair: [["1", "4"], "–", "choose"],
@@ -9,26 +9,33 @@ const CHOOSE = {
 };
 const HINTS = [[["↑", "↓"], "", "other questions"], [["Shift", "Enter"], "+", "write"], [["Esc"], "", "end writing"], [["Enter"], "", "submit"], [["⌫"], "", "skip"]];
 
-// What an answer's author thought, folded away, and what it says; `align.turns.split_thoughts` cuts at the same place.
-const THOUGHTS = /^\s*<think>([^]*?)(?:<\/think>\n*([^]*)|$)/;
-const apart = (text) => {
-  const found = THOUGHTS.exec(text);
-  if (!found) return [[], text];
-  const thoughts = make("div", "text", markdown(found[1].trim()));
-  return [[make("details", "thoughts", make("summary", "", "Thoughts"), thoughts)], found[2] ?? ""];
-};
 const turn = (message) => {
   const known = Object.hasOwn(WHO, message.role);
-  const [thoughts, said] = message.role === "assistant" ? apart(message.content) : [[], message.content];
-  const bubble = make("div", "bubble text", markdown(said));
+  const kind = "turn " + (known && message.role !== "developer" ? message.role : "system");
+  if (message.role === "tools") {
+    const tools = toolsOf(message.content);
+    if (tools) return make("div", kind, tools);
+  }
+  if (message.role === "tool") {
+    const [who, result] = resultOf(message.content);
+    return make("div", kind, make("span", "who", who), make("div", "bubble text", result));
+  }
+  const [thoughts, said, calls] = message.role === "assistant" ? apart(message.content) : [[], message.content, []];
+  const bubble = make("div", "bubble text", spoken(said, calls));
   const who = make("span", "who", known ? WHO[message.role] : visible(String(message.role)));
-  return make("div", "turn " + (known ? message.role : "system"), who, thoughts, bubble);
+  return make("div", kind, who, thoughts, bubble);
+};
+// What an answer says, with its calls, which are open here: they are what is judged.
+const answered = (text) => {
+  const [, said, calls] = apart(text);
+  for (const call of calls) call.open = true;
+  return spoken(said, calls);
 };
 const card = (text, place, all) => {
   const name = "ABCD"[place];
   const head = all.length > 1 ? make("header", "", make("span", "badge", name), "Answer " + name) : make("header", "", "Answer");
-  const [thoughts, said] = apart(text);
-  const node = make("section", "answer " + name.toLowerCase(), head, thoughts, make("div", "text said", markdown(said)));
+  const [thoughts] = apart(text);
+  const node = make("section", "answer " + name.toLowerCase(), head, thoughts, make("div", "text said", answered(text)));
   node.setAttribute("aria-label", "Answer " + name);
   return node;
 };
@@ -48,7 +55,7 @@ chat.scrollTop = chat.scrollHeight;
 const frame = window.frameElement, memory = frame ? window.parent : window;
 const button = make("button", "differences", "Differences ", make("kbd", "", "D"));
 const showDifferences = (on) => {
-  const [first, ...others] = cards.map((node, place) => fill(node.querySelector(".said"), markdown(apart(shown.answers[place])[1])));
+  const [first, ...others] = cards.map((node, place) => fill(node.querySelector(".said"), answered(shown.answers[place])));
   if (on) markDifferences(first, others);
   button.setAttribute("aria-pressed", String(on));
   memory.alignDifferences = on;

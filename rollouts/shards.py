@@ -63,14 +63,15 @@ def sampled_rows(
     drawn: Iterable[tuple[str, int, float, int, Completion]],
 ) -> list[Row]:
     """Rows of `RAW` from (prompt id, sample, temperature, redrawn, completion)."""
-    from align.text import decode_answer, encode_answered
+    from align.sampled_calls import read_answer
+    from align.text import encode_answered
 
     rows: list[Row] = []
     said: list[list[int]] = []
     for prompt, sample, temperature, redrawn, done in drawn:
         ids = done.token_ids
         said.append(ids[:-1] if done.finish == "stop" else ids)
-        text = decode_answer(tokenizer, said[-1])
+        text = read_answer(tokenizer, messages[prompt], said[-1])
         rows.append(
             {"prompt_id": prompt, "sample": sample, "temperature": temperature, "redrawn": redrawn,
              "tokens": len(ids), "finish": done.finish, "text": text, "token_ids": ids, "logprobs": done.logprobs}
@@ -81,7 +82,8 @@ def sampled_rows(
             row |= {"same": False, "refused": encoded.what}
             continue
         written = encoded[1][:-1]
-        row["same"] = written == own or decode_answer(tokenizer, written) == row["text"]
+        asked = messages[row["prompt_id"]]
+        row["same"] = written == own or read_answer(tokenizer, asked, written) == row["text"]
     return rows
 
 

@@ -117,11 +117,151 @@ EFFORT = (
     "<|im_start|>system\neffort: {{ reasoning_effort }}<|im_end|>\n" + CHATML
 )
 TRIMS = CHATML.replace("{{ m.content }}", "{{ m.content | trim }}")
+CHATML_TOOLS = """{%- if tools %}
+    {{- '<|im_start|>system\\n' }}
+    {%- if messages[0].role == 'system' %}{{- messages[0].content + '\\n\\n' }}{%- endif %}
+    {{- 'You may call these functions:\\n<tools>' }}
+    {%- for tool in tools %}{{- '\\n' }}{{- tool | tojson }}{%- endfor %}
+    {{- '\\n</tools><|im_end|>\\n' }}
+{%- elif messages[0].role == 'system' %}
+    {{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}
+{%- endif %}
+{%- for m in messages %}
+    {%- if m.role == 'user' or (m.role == 'system' and not loop.first) or (m.role == 'assistant' and not m.tool_calls) %}
+        {{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}
+    {%- elif m.role == 'assistant' %}
+        {{- '<|im_start|>assistant' }}
+        {%- if m.content %}{{- '\\n' + m.content }}{%- endif %}
+        {%- for call in m.tool_calls %}
+            {{- '\\n<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' }}
+            {{- call.function.arguments | tojson }}{{- '}\\n</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\\n' }}
+    {%- elif m.role == 'tool' %}
+        {%- if messages[loop.index0 - 1].role != 'tool' %}{{- '<|im_start|>user' }}{%- endif %}
+        {{- '\\n<tool_response>\\n' + m.content + '\\n</tool_response>' }}
+        {%- if loop.last or messages[loop.index0 + 1].role != 'tool' %}{{- '<|im_end|>\\n' }}{%- endif %}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"""
+"""Knows no developer and leaves him out."""
+LLAMA3_TOOLS = """{{- bos_token }}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system = messages[0]['content'] | trim %}{%- set messages = messages[1:] %}
+{%- else %}{%- set system = '' %}{%- endif %}
+{{- '<|head|>system<|tail|>\\n\\n' }}{%- if tools %}{{- 'Environment: ipython\\n' }}{%- endif %}{{- system + '<|eot|>' }}
+{%- if tools %}
+    {{- '<|head|>user<|tail|>\\n\\nAnswer with a function call in JSON.\\n\\n' }}
+    {%- for tool in tools %}{{- tool | tojson(indent=4) + '\\n\\n' }}{%- endfor %}
+    {{- messages[0]['content'] | trim + '<|eot|>' }}{%- set messages = messages[1:] %}
+{%- endif %}
+{%- for m in messages %}
+    {%- if 'tool_calls' in m %}
+        {%- if m.tool_calls | length != 1 %}{{- raise_exception('only single tool calls') }}{%- endif %}
+        {%- set call = m.tool_calls[0].function %}
+        {{- '<|head|>assistant<|tail|>\\n\\n{"name": "' + call.name + '", "parameters": ' }}
+        {{- call.arguments | tojson + '}' + ('<|eom|>' if tools else '<|eot|>') }}
+    {%- elif m.role == 'tool' %}
+        {{- '<|head|>ipython<|tail|>\\n\\n' }}
+        {{- (m.content | tojson if m.content is mapping or m.content is iterable else m.content) + '<|eot|>' }}
+    {%- else %}
+        {{- '<|head|>' + m['role'] + '<|tail|>\\n\\n' + m['content'] | trim + '<|eot|>' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|head|>assistant<|tail|>\\n\\n' }}{%- endif %}"""
+"""Ends a turn that calls with a token of its own, writes no text beside a call, and results as JSON."""
+MISTRAL_TOOLS = """{{- bos_token }}
+{%- if messages[0].role == 'system' %}{%- set system = messages[0].content %}{%- set messages = messages[1:] %}
+{%- else %}{%- set system = '' %}{%- endif %}
+{%- set ns = namespace(last=-1, turns=0) %}
+{%- for m in messages %}
+    {%- if m.role == 'user' %}{%- set ns.last = loop.index0 %}{%- endif %}
+    {%- if m.role == 'user' or (m.role == 'assistant' and m.tool_calls is not defined) %}
+        {%- if (m.role == 'user') != (ns.turns % 2 == 0) %}{{- raise_exception('roles must alternate') }}{%- endif %}
+        {%- set ns.turns = ns.turns + 1 %}
+    {%- elif m.role not in ['assistant', 'tool'] %}{{- raise_exception('only user, assistant and tool') }}
+    {%- endif %}
+{%- endfor %}
+{%- for m in messages %}
+    {%- if m.role == 'user' %}
+        {%- if tools and loop.index0 == ns.last %}{{- '[AVAILABLE_TOOLS] ' + tools | tojson + '[/AVAILABLE_TOOLS]' }}{%- endif %}
+        {{- '[INST] ' }}{%- if system and loop.index0 == ns.last %}{{- system + '\\n\\n' }}{%- endif %}{{- m.content + '[/INST]' }}
+    {%- elif m.tool_calls is defined %}
+        {{- '[TOOL_CALLS] [' }}
+        {%- for call in m.tool_calls %}
+            {%- if call.id is not defined or call.id | length != 9 %}{{- raise_exception('ids have nine characters') }}{%- endif %}
+            {{- '{"name": ' + call.function.name | tojson + ', "arguments": ' + call.function.arguments | tojson }}
+            {{- ', "id": "' + call.id + '"}' + ('' if loop.last else ', ') }}
+        {%- endfor %}
+        {{- ']' + eos_token }}
+    {%- elif m.role == 'tool' %}
+        {{- '[TOOL_RESULTS] {"content": ' + m.content | string + ', "call_id": "' + m.tool_call_id + '"}[/TOOL_RESULTS]' }}
+    {%- else %}{{- ' ' + m.content + eos_token }}
+    {%- endif %}
+{%- endfor %}"""
+"""Writes the tools before the last question, and no text beside a call."""
+XML_TOOLS = """{%- if tools %}
+    {{- '<|im_start|>system\\n<tools>' }}
+    {%- for tool in tools %}
+        {%- set f = tool.function if tool.function is defined else tool %}
+        {{- '\\n<function>\\n<name>' + f.name + '</name>' }}
+        {%- for name, about in f.parameters.properties | items %}
+            {{- '\\n<parameter>\\n<name>' + name + '</name>\\n<type>' + about.type | string + '</type>\\n</parameter>' }}
+        {%- endfor %}
+        {{- '\\n</function>' }}
+    {%- endfor %}
+    {{- '\\n</tools><|im_end|>\\n' }}
+{%- endif %}
+{%- for m in messages %}
+    {%- if m.role == 'tool' %}
+        {{- '<|im_start|>user\\n<tool_response>\\n' + m.content + '\\n</tool_response><|im_end|>\\n' }}
+    {%- else %}
+        {{- '<|im_start|>' + m.role + '\\n' }}
+        {%- if m.reasoning_content %}{{- '<think>\\n' + m.reasoning_content + '\\n</think>\\n\\n' }}{%- endif %}
+        {{- m.content | default('', true) }}
+        {%- for call in m.tool_calls or [] %}
+            {{- '\\n<tool_call>\\n<function=' + call.function.name + '>' }}
+            {%- for name, value in call.function.arguments | items %}
+                {{- '\\n<parameter=' + name + '>\\n' }}
+                {{- value if value is string else value | tojson }}{{- '\\n</parameter>' }}
+            {%- endfor %}
+            {{- '\\n</function>\\n</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"""
 PLAIN_TURNS = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
 BROKEN = "{% for m in messages %}\n{{ m.content }}\n{% if %}{% endfor %}"
 
 _TAGS = ("<think>", "</think>")
 _OPENED = {"plain": OTHERWISE, "thoughts": OTHERWISE}
+TOOL_FIXTURES = {
+    "chatml with tools": Fixture(
+        CHATML_TOOLS, added=("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
+    ),
+    "llama 3 with tools": Fixture(
+        LLAMA3_TOOLS, special=("<|bos|>", "<|head|>", "<|tail|>", "<|eot|>", "<|eom|>"), eos="<|eot|>", end="<|eot|>"
+    ),
+    "mistral with tools": Fixture(
+        MISTRAL_TOOLS,
+        special=(
+            "<|bos|>",
+            "[INST]",
+            "[/INST]",
+            "[AVAILABLE_TOOLS]",
+            "[/AVAILABLE_TOOLS]",
+            "[TOOL_CALLS]",
+            "[TOOL_RESULTS]",
+            "[/TOOL_RESULTS]",
+            "</s>",
+        ),
+        eos="</s>",
+        end="</s>",
+    ),
+    "xml calls": Fixture(XML_TOOLS, added=(*_TAGS, "<tool_call>", "</tool_call>")),
+}
+"""Families that write calls of tools."""
 FIXTURES = {
     "chatml": Fixture(CHATML),
     "llama 3 with a date": Fixture(LLAMA3, special=("<|bos|>", "<|head|>", "<|tail|>", "<|eot|>"), eos="<|eot|>", end="<|eot|>"),
@@ -143,6 +283,7 @@ FIXTURES = {
     "several closing tokens": Fixture(PHI, special=("<|end|>",), added=("</turn>",), eos="<|endoftext|>", end="<|end|>"),
     "reasoning effort": Fixture(EFFORT, kwargs={"reasoning_effort": "high"}),
     "trims": Fixture(TRIMS),
+    **TOOL_FIXTURES,
     "turns without tokens": Fixture(PLAIN_TURNS, added=("\n",)),
 }  # fmt: skip
 

@@ -45,6 +45,23 @@ def make_tiny_model(
     return folder
 
 
+def make_tool_model(folder: Path) -> Path:
+    """The tiny model with a template that writes tools, and with room for them."""
+    import json
+
+    from transformers import AutoTokenizer
+
+    from tests.chat_templates import CHATML_TOOLS
+
+    make_tiny_model(folder, vocab_words=["weather", "function", "arguments", "tool_call"])
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template, tokenizer.model_max_length = CHATML_TOOLS, 4096
+    tokenizer.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 4096}))
+    return folder
+
+
 def make_tokenizer(vocab_words: Sequence[str], chat_template: str | None = CHATML):  # type: ignore[no-untyped-def]
     """The tiny model's tokenizer alone."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

@@ -23,6 +23,7 @@ from align.errors import ConfigError
 from align.pipeline.output_dir import OutputDir
 from align.progress import Progress
 from align.sampled import TOKENS_FILE
+from align.tool_calls import beside
 from align.types import Prompt, as_dict
 from reward.scorer import Scorer
 
@@ -60,7 +61,7 @@ def sample(
     with opened(workspace) as place:
         found = _drawn(place, models, prompts, config, compute, workspace.progress)
         messages = {prompt.id: prompt.messages for prompt in prompts}
-        rows = ({**as_dict(row), "messages": messages[row.prompt_id]} for row in found.candidates)
+        rows = ({**as_dict(row), **beside(messages[row.prompt_id])} for row in found.candidates)
         write_rows(place.out / "candidates.jsonl", rows)
         write_rows(place.out / "dropped.jsonl", map(as_dict, found.dropped))
     return found

@@ -55,6 +55,7 @@ def score(
     from align.cli.display import counting, say_result
     from align.data.candidates import load_candidates
     from align.store import write_rows
+    from align.tool_calls import beside
     from align.types import as_dict
     from reward.scoring import KeptScorer
 
@@ -67,7 +68,7 @@ def score(
         found = scorer.outputs([messages[row.prompt_id] for row in answers], [row.text for row in answers])
         write_rows(
             place.out / "scores.jsonl",
-            ({**as_dict(row), "messages": messages[row.prompt_id], "reward_model": scorer.model_id, **_told(numbers)}
+            ({**as_dict(row), **beside(messages[row.prompt_id]), "reward_model": scorer.model_id, **_told(numbers)}
              for row, numbers in zip(answers, found, strict=True)),
         )  # fmt: skip
     scores = [_told(numbers)["score"] for numbers in found if not isinstance(numbers, str)]

@@ -74,6 +74,7 @@ def rollout(
     from align.config.section import Answers, load_section
     from align.data.prompts import read_prompts
     from align.store import write_rows
+    from align.tool_calls import beside
     from align.train.online import checked_scores
     from align.types import as_dict
     from reward.terms import parse_reward, scorer_of
@@ -101,7 +102,7 @@ def rollout(
         found = draw(place, folders, asked, config, config, compute=compute, keep_all=keep_all, progress=progress)
         rows, dropped = found.candidates, found.dropped
         messages = {p.id: p.messages for p in asked}
-        told: list[dict[str, Any]] = [{**as_dict(c), "messages": messages[c.prompt_id]} for c in rows]
+        told: list[dict[str, Any]] = [{**as_dict(c), **beside(messages[c.prompt_id])} for c in rows]
         if parts:
             score = scorer_of(parts, dtype=dtype, threads=threads).score
             scores = checked_scores(score, [messages[c.prompt_id] for c in rows], [c.text for c in rows])

@@ -7,9 +7,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from align.data.messages import BadRowError, excerpt, in_full, prompt_of
+from align.data.messages import BadRowError, excerpt, in_full, is_said, prompt_of
 from align.data.preferences import GIVEN, is_number
 from align.data.rows import Row, lacking, say_ignored
+from align.data.tool_messages import calling
 from align.errors import DataError
 from align.sampled import TOKENS, TOKENS_FILE, read_tokens
 from align.store import read_rows
@@ -22,7 +23,7 @@ KNOWN = {*SCHEMAS[Candidate].names, "score"}
 def load_candidates(path: Path) -> tuple[list[Prompt], list[Candidate]]:
     """The prompts and answers of a file; ids are made again from content, so they agree with those of a run.
 
-    A row has `messages` (or another form of prompt) and `text`, which may be empty; `checkpoint` is "given", `sample`
+    A row has `messages` (or another form of prompt) and `text`, which may be empty, and `tool_calls` where it calls; `checkpoint` is "given", `sample`
     and `tokens` are 0 and `finish` is "stop" where it has none. Raises DataError with the line of a row that is not so.
     """
     prompts: dict[str, Prompt] = {}
@@ -74,6 +75,8 @@ def _candidate(row: dict[str, Any]) -> tuple[list[Message], Candidate]:
         raise BadRowError("not text", f"`text` is {excerpt(text)} and `checkpoint` {excerpt(checkpoint)}")
     if finish not in ("stop", "length"):
         raise BadRowError("unknown finish", f"`finish` is {excerpt(finish)}, not stop or length")
+    if is_said(row.get("tool_calls")):
+        text = calling(text, row["tool_calls"], "tool_calls")
     messages = in_full(row, messages)
     prompt = prompt_id(messages)
     identity = candidate_id(prompt, text, checkpoint)

@@ -8,11 +8,13 @@ from typing import Any, NamedTuple, TypeVar
 import pyarrow as pa
 
 from align.data.messages import (
+    INSTRUCTIONS,
     THOUGHTS,
     BadRowError,
     agreed,
     answer_of,
     excerpt,
+    gone_on,
     in_full,
     is_said,
     prompt_of,
@@ -23,17 +25,20 @@ from align.data.rows import lacking, parse_rows
 from align.errors import DataError
 from align.ids import seed_for
 from align.store import read_table, write_table
+from align.tool_calls import TOOL
 from align.types import MESSAGES, Dropped, Message
 
 Row = TypeVar("Row")
 _SCHEMA = pa.schema([("messages", MESSAGES), ("answer", pa.string()), ("where", pa.string())])
 
+UNLEARNED = ("user", "human", *INSTRUCTIONS, TOOL)
+"""Roles of turns that are never learned, whatever they say of themselves."""
 KNOWN = ("id", "prompt_id", "annotator", "round", "judgement")
 """What stands beside the demonstrations that `align annotate export` writes."""
 
 
 class Demonstration(NamedTuple):
-    """A conversation that ends with a user turn, the answer to it, and the `file:line` it came from."""
+    """A conversation that ends with a user turn or a tool's result, the answer to it, and the `file:line` it came from."""
 
     messages: list[Message]
     answer: str
@@ -94,7 +99,8 @@ def demonstration_of(row: dict[str, Any], where: str, *, empty: bool = False) ->
         )
         raise lacking(row, expected)
     before, answer = answer_of(row[field], field, empty=empty)
-    asked = asked if before is None else agreed(asked, before)
+    asked, joined = gone_on(asked, before, field)
+    asked = asked if before is None or joined or asked is None else agreed(asked, before)
     if asked is None:
         raise BadRowError("prompts differ", f"`{field}` holds a conversation of its own, with another prompt")
     name = next((name for name in THOUGHTS[:2] if is_said(row.get(name))), None)  # a row's `reasoning` may be anybody's
@@ -113,7 +119,7 @@ def _demonstration(row: dict[str, Any], where: str) -> Demonstration:
 
 def _require_learned(turn: object, field: str) -> None:
     """BadRowError for a turn that says of itself that it is not learned, or less than others."""
-    if not isinstance(turn, dict) or turn.get("role", turn.get("from")) in ("user", "human", "system"):
+    if not isinstance(turn, dict) or turn.get("role", turn.get("from")) in UNLEARNED:
         return
     for name in ("weight", "train"):
         if (value := turn.get(name)) is not None and value != 1:

@@ -1,16 +1,27 @@
-"""Conversations in the forms that people bring, as one form: `system`? then `user` and `assistant` in turn."""
+"""Conversations in the forms that people bring, as one form: instructions, then `user` and `assistant` in turn, with the
+calls of tools and their results in between (`align.tool_calls`)."""
 
 import ast
 import json
 import re
-from typing import Any
+from typing import Any, TypeGuard
 
+from align.data.tool_messages import calling, require_answered, result_of, tools_turn
+from align.data.values import BadRowError as BadRowError
+from align.data.values import excerpt as excerpt
+from align.data.values import is_said as is_said
+from align.data.values import joined_parts, text_of
+from align.data.values import storable as storable
 from align.normal import normal
+from align.tool_calls import TOOL, TOOLS
 from align.turns import OPEN, split_thoughts, with_thoughts
 from align.types import Message, prompt_id
 
 ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
-"""Role names that are understood, those of sharegpt included."""
+ROLES |= {"developer": "developer", "tool": TOOL, "tools": TOOLS}
+"""Role names that are understood, those of sharegpt included; `tools` is the list of tools in our own files."""
+INSTRUCTIONS = ("system", "developer", TOOLS)
+"""Roles of turns that nobody answers; they may stand anywhere, and mostly come first."""
 
 SYSTEM = ("system", "system_prompt")
 """Names of a system turn that stands beside a conversation."""
@@ -20,6 +31,8 @@ MORE_THAN_TEXT = ("tools", "functions", "images", "image", "videos", "video", "a
 TURN_FIELDS = {"role", "from", "content", "value", "tool_calls", "function_call", "weight", "train"}
 TURN_FIELDS |= {*THOUGHTS, *MORE_THAN_TEXT}
 """What is understood in a message; all else in it is ignored, and counted by name."""
+RESULT_FIELDS = {"tool_call_id", "name"}
+"""What is understood besides in a result of a tool."""
 
 _HH = "\n\nHuman:"
 _HH_ANSWER = "\n\nAssistant:"
@@ -29,73 +42,49 @@ _QUOTED = re.compile(r"""\s*[\[{]\s*\{?\s*["'](role|from|content|value)["']\s*:"
 """How messages begin that somebody wrote as text: as JSON, or as Python does."""
 
 
-class BadRowError(Exception):
-    """A row that cannot be used: a kind of defect that can be counted, and what was found."""
-
-    def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(f"{kind}: {detail}")
-
-
-def excerpt(value: object) -> str:
-    """The beginning of a value, escaped, for a reason."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"
-
-
-def storable(value: object, field: str) -> str:
-    """`value` as it is; BadRowError where it is no text, or cannot be written as UTF-8."""
-    if not isinstance(value, str):
-        raise BadRowError("not text", f"`{field}` is {excerpt(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise BadRowError("not text", f"`{field}` holds a lone surrogate at character {error.start}") from None
-    return value
-
-
-def text_of(value: object, field: str, *, empty: bool = False) -> str:
-    """`value` without outer white space; BadRowError where it is no text, cannot be written as UTF-8, or shows nothing
-    and may not be `empty`."""
-    text = storable(value, field).strip()
-    if normal(text):
-        return text
-    if not empty:
-        raise BadRowError("empty", f"`{field}` is {excerpt(value)}")
-    return ""
-
-
 def turn_of(value: object, field: str, *, empty: bool = False) -> Message:
     """One message, written as `role` and `content` or, as sharegpt does, as `from` and `value`."""
     if not isinstance(value, dict):
         raise BadRowError("not a message", f"`{field}` is {excerpt(value)}")
-    if value.get("tool_calls") or value.get("function_call"):
-        raise BadRowError("not text", f"`{field}` calls tools")
+    if is_said(value.get("function_call")):
+        raise BadRowError("unusable field", f"`{field}.function_call` is of an old form; write it as `tool_calls`")
     require_text_only(value, f"{field}.")
     role, said = (  # tables give every field to each message, and None to what it has not
         value.get(name) if value.get(name) is not None else value.get(other)
         for name, other in (("role", "from"), ("content", "value"))
     )
     if not isinstance(role, str) or role not in ROLES:
-        raise BadRowError("unknown role", f"`{field}` has the role {excerpt(role)}, not one of {', '.join(ROLES)}")
-    content = text_of(said, field, empty=empty)
+        known_roles = ", ".join(name for name in ROLES if name != TOOLS)
+        raise BadRowError("unknown role", f"`{field}` has the role {excerpt(role)}, not one of {known_roles}")
+    known, calls = ROLES[role], value.get("tool_calls")
+    if is_said(calls) and known != "assistant":
+        raise BadRowError("unusable field", f"`{field}.tool_calls` are of {known}, and only an assistant calls tools")
+    if known == TOOL:
+        return result_of(value, said, field)
+    if known == TOOLS:
+        return tools_turn(said, field)
+    said, thoughts = joined_parts("" if said is None and is_said(calls) else said, f"{field}.content")
+    content = text_of(said, field, empty=empty or is_said(calls))
     name = next((name for name in THOUGHTS if is_said(value.get(name))), None)
-    if name is not None and ROLES[role] != "assistant":
-        raise BadRowError("unusable field", f"`{field}.{name}` gives thoughts to {ROLES[role]}, not to assistant")
-    return {
-        "role": ROLES[role],
-        "content": content if name is None else thought(value[name], content, f"{field}.{name}"),
-    }
+    if (name is not None or thoughts) and known != "assistant":
+        raise BadRowError(
+            "unusable field", f"`{field}.{name or 'content'}` gives thoughts to {known}, not to assistant"
+        )
+    content = content if not thoughts else thought(thoughts, content, f"{field}.content")
+    content = content if name is None else thought(value[name], content, f"{field}.{name}")
+    return {"role": known, "content": calling(content, calls, f"{field}.tool_calls") if is_said(calls) else content}
 
 
-def is_said(value: object) -> bool:
-    """Whether a field says something: empty text, also as JSON, and empty lists do not."""
-    return value not in (None, "", [], {}, "[]", "{}", "null") and not (isinstance(value, str) and not value.strip())
+def unread_fields(turn: dict[str, Any]) -> set[str]:
+    """The fields of a message that say something and are not understood."""
+    known = TURN_FIELDS | RESULT_FIELDS if turn.get("role", turn.get("from")) == TOOL else TURN_FIELDS
+    return {name for name in turn.keys() - known if is_said(turn[name])}
 
 
 def require_text_only(fields: dict[str, Any], before: str = "") -> None:
-    """BadRowError where a row or a turn needs more than its text to be understood: tools, pictures, sounds."""
+    """BadRowError where a row or a turn needs more than its text to be understood: pictures, sounds, tools of its own."""
     for name in MORE_THAN_TEXT:
-        if is_said(fields.get(name)):
+        if is_said(fields.get(name)) and (before or name != TOOLS):
             raise BadRowError(
                 "unusable field",
                 f"`{before}{name}` is {excerpt(fields[name])}, and the text alone would mean another thing",
@@ -112,11 +101,12 @@ def thought(thoughts: object, answer: str, field: str) -> str:
 
 
 def in_full(row: dict[str, Any], messages: list[Message]) -> list[Message]:
-    """`messages` with the system turn that stands beside them in the row.
+    """`messages` with the system turn and the list of tools that stand beside them in the row.
 
-    BadRowError where they have another one already, and where the row needs more than text to be understood.
+    BadRowError where they have others already, and where the row needs more than text and tools to be understood.
     """
     require_text_only(row)
+    tools, messages = (messages[:1], messages[1:]) if messages[0]["role"] == TOOLS else ([], messages)
     for name in SYSTEM:
         if not is_said(row.get(name)):
             continue
@@ -126,7 +116,12 @@ def in_full(row: dict[str, Any], messages: list[Message]) -> list[Message]:
         elif normal(messages[0]["content"]) != normal(system["content"]):
             other = excerpt(messages[0]["content"])
             raise BadRowError("prompts differ", f"`{name}` is {excerpt(row[name])}, and the system turn is {other}")
-    return messages
+    if is_said(row.get(TOOLS)):
+        given = [tools_turn(row[TOOLS], TOOLS)]
+        if tools not in ([], given):
+            raise BadRowError("prompts differ", "`tools` and the conversation name different tools")
+        tools = given
+    return [*tools, *messages]
 
 
 def conversation_of(value: object, field: str, *, empty_end: bool = False) -> list[Message]:
@@ -151,14 +146,18 @@ def conversation_of(value: object, field: str, *, empty_end: bool = False) -> li
 
 
 def in_turn(messages: list[Message], field: str) -> list[Message]:
-    """`messages`, if after an optional system turn user and assistant alternate, the user first; else BadRowError."""
-    turns = messages[1:] if messages[0]["role"] == "system" else messages
-    for n, turn in enumerate(turns):
-        expected = "assistant" if n % 2 else "user"
-        if turn["role"] != expected:
-            place = n + len(messages) - len(turns)
+    """`messages`, if user and assistant alternate, the user first, and results follow their calls; else BadRowError.
+    Turns that instruct may stand before and between them."""
+    require_answered(messages, field)
+    before = ""
+    for place, turn in enumerate(messages):
+        if turn["role"] in INSTRUCTIONS:
+            continue
+        expected = "user" if before in ("", "assistant") else "assistant"
+        if turn["role"] not in (expected, TOOL):
             raise BadRowError("roles out of turn", f"`{field}[{place}]` is of {turn['role']}, expected {expected}")
-    if not turns:
+        before = turn["role"]
+    if not before:
         raise BadRowError("roles out of turn", f"`{field}` has a system turn only")
     return messages
 
@@ -197,7 +196,11 @@ def _are_messages(value: object) -> bool:
 
 
 def _is_whole(turn: object) -> bool:
-    return isinstance(turn, dict) and ({"role", "content"} <= turn.keys() or {"from", "value"} <= turn.keys())
+    if not isinstance(turn, dict):
+        return False
+    return (
+        {"role", "content"} <= turn.keys() or {"from", "value"} <= turn.keys() or {"role", "tool_calls"} <= turn.keys()
+    )
 
 
 def _no_turns(text: str, field: str) -> str:
@@ -237,13 +240,19 @@ def answer_of(value: object, field: str, *, empty: bool = False) -> tuple[list[M
     """An answer as (the conversation before it, its text); the conversation is None where only the answer is given.
 
     Text, one assistant message, a list of it, or a whole conversation (messages, also as their text, or HH text) that
-    ends with it. An answer that somebody rejected may be `empty`.
+    ends with it. A list that begins with the assistant goes on from the prompt: what it has before its last turn is for
+    `gone_on` to put behind it. An answer that somebody rejected may be `empty`.
     """
     value = unquoted(value, field)
     if isinstance(value, str) and not is_hh(value):
         return None, text_of(value, field, empty=empty)
     if isinstance(value, str | list) and value and not (isinstance(value, list) and len(value) == 1):
-        *before, answer = conversation_of(value, field, empty_end=empty)
+        if _continues(value):
+            *before, answer = (
+                turn_of(t, f"{field}[{n}]", empty=empty and n == len(value) - 1) for n, t in enumerate(value)
+            )
+        else:
+            *before, answer = conversation_of(value, field, empty_end=empty)
     else:
         before, answer = [], turn_of(value[0] if isinstance(value, list) and value else value, field, empty=empty)
     if answer["role"] != "assistant":
@@ -252,6 +261,22 @@ def answer_of(value: object, field: str, *, empty: bool = False) -> tuple[list[M
         )
     _require_unweighed(value, field)
     return asks(before, field) if before else None, answer["content"]
+
+
+def _continues(value: object) -> TypeGuard[list[Any]]:
+    first = value[0] if isinstance(value, list) and value else None
+    return isinstance(first, dict) and first.get("role", first.get("from")) in ("assistant", "gpt")
+
+
+def gone_on(
+    prompt: list[Message] | None, before: list[Message] | None, field: str
+) -> tuple[list[Message] | None, bool]:
+    """`prompt` with what an answer has `before` its last turn, where that goes on from it, and whether it does."""
+    if not before or before[0]["role"] != "assistant":
+        return prompt, False
+    if prompt is None:
+        raise BadRowError("roles out of turn", f"`{field}[0]` is of assistant, and nothing stands before it")
+    return asks(in_turn([*prompt, *before], field), field), True
 
 
 def _require_unweighed(answer: object, field: str) -> None:
@@ -267,7 +292,8 @@ def _require_unweighed(answer: object, field: str) -> None:
 
 
 def prompt_of(row: dict[str, Any], fields: tuple[str, ...]) -> list[Message] | None:
-    """The conversation in the first of `fields` that the row has, ending with a user turn; None where it has none.
+    """The conversation in the first of `fields` that the row has, ending with a user turn or a tool's result; None where
+    it has none.
 
     `instruction` is the alpaca form: with `input` (Dolly's `context`) beneath it and `history` (pairs) before it. A
     system turn beside the conversation is for `in_full` to add.
@@ -287,12 +313,12 @@ def agreed(one: list[Message], other: list[Message]) -> list[Message] | None:
     """The prompt that two parts of a row give; a system turn may stand in one of them alone. None where they differ."""
     whole, part = (one, other) if len(one) >= len(other) else (other, one)
     same = prompt_id(part) == prompt_id(whole[len(whole) - len(part) :])
-    return whole if same and len(whole) - len(part) in (0, whole[0]["role"] == "system") else None
+    return whole if same and len(whole) - len(part) in (0, whole[0]["role"] in INSTRUCTIONS) else None
 
 
 def asks(messages: list[Message], field: str) -> list[Message]:
-    """`messages`, if they end with a user turn; else BadRowError."""
-    if messages[-1]["role"] != "user":
+    """`messages`, if they end with a user turn or a tool's result; else BadRowError."""
+    if messages[-1]["role"] not in ("user", TOOL):
         raise BadRowError(
             "no question", f"`{field}` ends with {messages[-1]['role']} {excerpt(messages[-1]['content'])}, not user"
         )

@@ -5,7 +5,17 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from align.data.messages import BadRowError, agreed, answer_of, excerpt, hh_question, in_full, is_hh, prompt_of
+from align.data.messages import (
+    BadRowError,
+    agreed,
+    answer_of,
+    excerpt,
+    gone_on,
+    hh_question,
+    in_full,
+    is_hh,
+    prompt_of,
+)
 from align.data.rows import lacking, parse_rows, say_dropped
 from align.normal import normal
 from align.types import SCHEMAS, Dropped, Message, Preference, candidate_id, preference_id, prompt_id
@@ -68,7 +78,9 @@ def _preference(row: dict[str, Any]) -> Preference:
     given = prompt_of(row, ("prompt", "conversations", "messages", "instruction"))
     before_chosen, chosen = answer_of(row["chosen"], "chosen")
     before_rejected, rejected = answer_of(row["rejected"], "rejected", empty=True)
-    messages = in_full(row, _same_prompt(row, given, before_chosen, before_rejected))
+    given, joined = _before_the_answers(given, before_chosen, before_rejected)
+    befores = () if joined else (before_chosen, before_rejected)
+    messages = in_full(row, _same_prompt(row, given, *befores))
     if normal(chosen) == normal(rejected):
         same = "are both" if chosen == rejected else "both read"
         raise BadRowError("no difference", f"`chosen` and `rejected` {same} {excerpt(chosen)}")
@@ -88,6 +100,18 @@ def _preference(row: dict[str, Any]) -> Preference:
         round=_round(row),
         judgements=[],
     )
+
+
+def _before_the_answers(
+    given: list[Message] | None, chosen: list[Message] | None, rejected: list[Message] | None
+) -> tuple[list[Message] | None, bool]:
+    """The prompt with the turns that both answers have before their last one, where they go on from it (calls of tools
+    and their results), and whether they do."""
+    (one, goes), (other, also) = gone_on(given, chosen, "chosen"), gone_on(given, rejected, "rejected")
+    if (goes or also) and (one is None or other is None or prompt_id(one) != prompt_id(other)):
+        what = "`chosen` and `rejected` go different ways before their last turns, and a pair compares one turn"
+        raise BadRowError("prompts differ", f"{what}; give one pair for the first turn in which they differ")
+    return one, goes
 
 
 def _same_prompt(row: dict[str, Any], *found: list[Message] | None) -> list[Message]:

@@ -12,10 +12,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from align.data.messages import TURN_FIELDS, BadRowError, excerpt, is_said, turns_in
+from align.data.messages import BadRowError, excerpt, is_said, turns_in, unread_fields
+from align.data.tool_messages import from_table
 from align.dropped import count_reasons, mostly_dropped
 from align.errors import DataError
 from align.store import read_rows
+from align.tool_calls import TOOLS
 from align.types import Dropped
 
 Parsed = TypeVar("Parsed")
@@ -43,10 +45,10 @@ class Row(dict[str, Any]):
             if name not in self.read:
                 if is_said(value):
                     yield name
-            else:
+            elif name != TOOLS:
                 place = name if isinstance(value, dict) else f"{name}[]"
                 turns = turns_in(value)
-                yield from {f"{place}.{f}" for turn in turns for f in turn if f not in TURN_FIELDS and is_said(turn[f])}
+                yield from {f"{place}.{f}" for turn in turns for f in unread_fields(turn)}
 
 
 def parse_rows(
@@ -64,7 +66,7 @@ def parse_rows(
     for where, fields in read_rows(path):
         rows = []
         try:
-            rows = unfolded(fields)
+            rows = unfolded(from_table(fields) if path.suffix == ".parquet" else fields)
         except BadRowError as bad:
             dropped.append(Dropped(what, where, str(bad)))
         for row in map(Row, rows):

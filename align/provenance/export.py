@@ -1,6 +1,7 @@
 """What people said, as files that others read: JSONL beside the session, or a data set in the Hub's layout with a
 card."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from align.pipeline.receipts import current, pointers
 from align.pipeline.run import open_run
 from align.provenance.card import card
 from align.store import disk_errors, fresh_folder, publish, read_table, replace_file, write_rows, write_table
+from align.tool_calls import as_openai, beside
 from align.turns import said
 from align.types import (
     MESSAGES,
@@ -26,7 +28,6 @@ from align.types import (
     Dropped,
     Edit,
     Judgement,
-    Message,
     Preference,
     Task,
     as_dict,
@@ -64,6 +65,12 @@ CONFIGS: dict[str, pa.Schema] = {
     ),
 }
 """The parts of a data set and their columns."""
+_FUNCTION = pa.struct([("name", pa.string()), ("arguments", pa.string())])
+_CALLS = pa.list_(pa.struct([("id", pa.string()), ("type", pa.string()), ("function", _FUNCTION)]))
+MESSAGES_WITH_TOOLS = pa.list_(
+    pa.struct([*MESSAGES.value_type, ("tool_calls", _CALLS), ("tool_call_id", pa.string()), ("name", pa.string())])
+)
+"""Of messages in a part where any of them calls tools; `tools`, their list, is then a column of JSON text."""
 ROW = {
     "judgements": "judgement",
     "preferences": "preference",
@@ -130,7 +137,7 @@ def export(folder: Path, out: Path, *, names: bool, format: Literal["parquet", "
     for name, rows in parts.items():
         path = partial / "data" / f"{name}.{format}"
         if format == "parquet":
-            write_table(path, pa.Table.from_pylist(rows, schema=CONFIGS[name]))
+            write_table(path, _table(rows, CONFIGS[name]))
         else:
             write_rows(path, rows)
     facts = {
@@ -148,6 +155,19 @@ def export(folder: Path, out: Path, *, names: bool, format: Literal["parquet", "
     replace_file(partial / "README.md", card(facts))
     publish(partial, out)
     return counts
+
+
+def _table(rows: list[Row], schema: pa.Schema) -> pa.Table:
+    """The rows as a table; where any has tools, with the columns that these need."""
+    plain = {"role", "content"}
+    messages = [field.name for field in schema if field.type == MESSAGES]
+    if not any("tools" in row or any(turn.keys() - plain for name in messages for turn in row[name]) for row in rows):
+        return pa.Table.from_pylist(rows, schema=schema)
+    fields = [pa.field(f.name, MESSAGES_WITH_TOOLS if f.name in messages else f.type) for f in schema]
+    written = [
+        {**row, "tools": json.dumps(row["tools"], ensure_ascii=False) if "tools" in row else None} for row in rows
+    ]
+    return pa.Table.from_pylist(written, schema=pa.schema([*fields, ("tools", pa.string())]))
 
 
 def pseudonymous(judgements: list[Judgement], salt: str) -> list[Judgement]:
@@ -227,7 +247,7 @@ def _judgement(judgement: Judgement, task: Task, name: str | None, hide_thinking
         "purpose": task.purpose,
         "repeat": task.repeat,
         "prompt_id": task.prompt_id,
-        "prompt": task.messages,
+        **beside(task.messages, "prompt"),
         "candidates": task.candidates,
         "answers": [said(text) for text in task.texts] if hide_thinking else task.texts,
         "shown": task.shown,
@@ -238,7 +258,7 @@ def _judgement(judgement: Judgement, task: Task, name: str | None, hide_thinking
 def _preference(row: Preference) -> Row:
     """TRL's form, which `preferences.from` takes too."""
     return _fields(row, "preferences") | {
-        "prompt": row.messages,
+        **beside(row.messages, "prompt"),
         "chosen": _reply(row.chosen),
         "rejected": _reply(row.rejected),
     }
@@ -247,11 +267,11 @@ def _preference(row: Preference) -> Row:
 def _binary_label(row: BinaryLabel) -> Row:
     """KTO's form, with the weight beside it."""
     label = {"label": row.target >= 0.5}
-    return _fields(row, "binary") | {"prompt": row.messages, "completion": _reply(row.text), **label}
+    return _fields(row, "binary") | {**beside(row.messages, "prompt"), "completion": _reply(row.text), **label}
 
 
 def _demonstration(row: Edit) -> Row:
-    return _fields(row, "demonstrations") | {"prompt": row.messages, "completion": _reply(row.text)}
+    return _fields(row, "demonstrations") | {**beside(row.messages, "prompt"), "completion": _reply(row.text)}
 
 
 def _fields(row: Any, part: str) -> Row:
@@ -259,5 +279,5 @@ def _fields(row: Any, part: str) -> Row:
     return {name: getattr(row, name, None) for name in CONFIGS[part].names}
 
 
-def _reply(text: str) -> list[Message]:
-    return [{"role": "assistant", "content": text}]
+def _reply(text: str) -> list[dict[str, Any]]:
+    return as_openai([{"role": "assistant", "content": text}])

@@ -58,14 +58,14 @@ class Answering:
     def scores(self, model: Any) -> list[list[float | None]]:
         """For each prompt the score of the one answer that the model gives. The model comes back as it was, and the
         global random generators too."""
-        from align.text import decode_answer
+        from align.sampled_calls import read_answer
         from rollouts.transformers_engine import TransformersGenerator
 
         with _ready_to_answer(model):
             generator = TransformersGenerator.of_model(model, self.stops)
             made = generator.generate(self.requests, self.sampling, samples=1, seed=self.seed)
         ends = [(c.token_ids[:-1] if c.finish == "stop" else c.token_ids) for (c,) in made]
-        texts = [decode_answer(self.tokenizer, ids) for ids in ends]
+        texts = [read_answer(self.tokenizer, p.messages, ids) for p, ids in zip(self.prompts, ends, strict=True)]
         return [[score] for score in self.score([p.messages for p in self.prompts], texts)]
 
     def scores_of(self, checkpoint: Path, dtype: str) -> list[list[float | None]]:

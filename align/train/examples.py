@@ -13,7 +13,8 @@ from align.dropped import mostly_dropped
 from align.errors import ConfigError, DataError, StageError
 from align.sampled import Sampled, as_sampled
 from align.store import write_table
-from align.text import encode_answer, encode_answered, encode_prompt, thinking_tokens
+from align.text import encode_answer, encode_answered, encode_prompt, thinking_tokens, token_text
+from align.tool_calls import split_calls
 from align.turns import split_thoughts
 from align.types import BinaryLabel, Dropped, Message, Preference, to_table
 
@@ -126,12 +127,15 @@ def encode_demonstrations(
     useful = [number for number, (_, answer) in enumerate(rows) if not _says_nothing(answer)]
     asked, answers = [rows[number][0] for number in useful], [rows[number][1] for number in useful]
     found = dict(zip(useful, encode_answered(tokenizer, asked, answers), strict=True))
-    for number, (messages, _) in enumerate(rows):
+    for number, (messages, answer) in enumerate(rows):
         try:
             prompt_ids, written = _encoded(found.get(number))
+            _require_ended(tokenizer, answer, written, stops)
             answer_ids = as_sampled(tokenizer, written, sampled.ids_of(candidates[number])) if candidates else None
             row = _masked(tokenizer, Demonstration(prompt_ids, answer_ids or written), mask_thinking)
-            learned, apart = _earlier_turns(tokenizer, messages, row, mask_thinking) if turns == "all" else ([], [])
+            learned, apart = (
+                _earlier_turns(tokenizer, messages, row, stops, mask_thinking) if turns == "all" else ([], [])
+            )
             for ids in [row.answer_ids, *(row.prompt_ids[start:end] for start, end in learned)]:
                 _refuse(_fault(row.tokens, [ids], stops, limit))
             for other in apart:
@@ -152,6 +156,15 @@ def _encoded(found: tuple[list[int], list[int]] | DataError | None) -> tuple[lis
     return found
 
 
+def _require_ended(tokenizer: PreTrainedTokenizerBase, answer: str, ids: list[int], stops: Sequence[int]) -> None:
+    """DataError for a turn of calls that the template ends with a token of its own, at which the model is not
+    stopped."""
+    if ids and ids[-1] not in stops and split_calls(answer)[1]:
+        token = token_text(tokenizer, ids[-1])
+        what = f"the chat template ends a turn that calls tools with {token}, which ends no answer of this model"
+        raise DataError(f"{what}; name it in eos_token_id of generation_config.json")
+
+
 def _masked(tokenizer: PreTrainedTokenizerBase, row: Demonstration, mask_thinking: bool) -> Demonstration:
     """With the answer's thoughts behind the prompt, where they are not to be learned."""
     hidden = _thoughts(tokenizer, row.answer_ids) if mask_thinking else 0
@@ -164,7 +177,11 @@ def _thoughts(tokenizer: PreTrainedTokenizerBase, answer_ids: list[int]) -> int:
 
 
 def _earlier_turns(
-    tokenizer: PreTrainedTokenizerBase, messages: list[Message], row: Demonstration, mask_thinking: bool
+    tokenizer: PreTrainedTokenizerBase,
+    messages: list[Message],
+    row: Demonstration,
+    stops: Sequence[int],
+    mask_thinking: bool,
 ) -> tuple[list[tuple[int, int]], list[Demonstration]]:
     """The places of earlier answers in the row's prompt, and those that the template writes otherwise there, apart."""
     learned: list[tuple[int, int]] = []
@@ -174,6 +191,7 @@ def _earlier_turns(
             continue
         before = messages[:place]
         asked, answer = encode_prompt(tokenizer, before), encode_answer(tokenizer, before, message["content"])
+        _require_ended(tokenizer, message["content"], answer, stops)
         end = len(asked) + len(answer)
         turn = _masked(tokenizer, Demonstration(asked, answer), mask_thinking)
         if row.prompt_ids[:end] == asked + answer:
@@ -223,6 +241,8 @@ def pairs_of(
         try:
             _refuse(why)
             (prompt, chosen), (_, rejected) = map(_encoded, both)
+            for text, ids in ((row.chosen, chosen), (row.rejected, rejected)):
+                _require_ended(tokenizer, text, ids, stops)
             own = [as_sampled(tokenizer, ids, sampled.ids_of(candidate))
                    for ids, candidate in ((chosen, row.chosen_id), (rejected, row.rejected_id))]  # fmt: skip
             chosen_ids, rejected_ids = own[0] or chosen, own[1] or rejected
@@ -267,6 +287,7 @@ def encode_binary(
         try:
             _refuse(why)
             prompt, written = _encoded(own)
+            _require_ended(tokenizer, row.text, written, stops)
             answer = as_sampled(tokenizer, written, sampled.ids_of(row.candidate_id))
             asked = _masked(tokenizer, Demonstration(prompt, answer or written), mask_thinking)
             example = BinaryExample(asked.prompt_ids, asked.answer_ids, row.target, row.weight)

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from align.config.training import Online
 from align.errors import AlignError, ConfigError, DataError
+from align.sampled_calls import read_answer
 from align.text import (
-    decode_answer,
     encode_prompt,
     load_tokenizer,
     make_paddable,
@@ -217,15 +217,17 @@ def reward_function(
     def reward(completion_ids: Sequence[list[int]], row: Sequence[int], **_: Any) -> list[float | None]:
         # Copies, so that a function that changes what it is given changes nothing of ours.
         prompts = [[Message(role=m["role"], content=m["content"]) for m in questions[i].messages] for i in row]
-        return checked_scores(score, prompts, [answer_text(tokenizer, ids, stops) for ids in completion_ids])
+        asked = [questions[i].messages for i in row]
+        texts = [answer_text(tokenizer, m, ids, stops) for m, ids in zip(asked, completion_ids, strict=True)]
+        return checked_scores(score, prompts, texts)
 
     return reward
 
 
-def answer_text(tokenizer: Any, token_ids: Sequence[int], stops: Sequence[int]) -> str:
-    """What a sampled answer says, without the stop token that ended it."""
+def answer_text(tokenizer: Any, messages: Sequence[Message], token_ids: Sequence[int], stops: Sequence[int]) -> str:
+    """What a sampled answer to `messages` says, without the stop token that ended it."""
     ended = bool(token_ids) and token_ids[-1] in stops
-    return decode_answer(tokenizer, token_ids[:-1] if ended else token_ids)
+    return read_answer(tokenizer, messages, token_ids[:-1] if ended else token_ids)
 
 
 def checked_scores(score: Score, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | None]:

@@ -236,8 +236,8 @@ def test_an_answer_ends_at_any_stop_token_and_is_read_without_it(parent: Path) -
     tokenizer = load_tokenizer(parent)
     hi = tokenizer("hi", add_special_tokens=False)["input_ids"]
     for ids in (hi, [*hi, 2], [*hi, 3]):
-        assert online.answer_text(tokenizer, ids, [2, 3]) == "hi"
-    assert online.answer_text(tokenizer, [2], [2, 3]) == ""
+        assert online.answer_text(tokenizer, [], ids, [2, 3]) == "hi"
+    assert online.answer_text(tokenizer, [], [2], [2, 3]) == ""
 
 
 def test_trls_own_end_of_answer_is_ours(parent: Path, tmp_path: Path) -> None:

@@ -99,7 +99,8 @@ def test_thoughts_of_pairs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"tools": [{"name": "search"}]}, "`tools` is [{'name': 'search'}], and the text alone would mean another thing"),
+        ({"functions": [{"name": "search"}]},
+         "`functions` is [{'name': 'search'}], and the text alone would mean another thing"),
         ({"images": ["a.png"]}, "`images` is ['a.png'], and the text alone would mean another thing"),
         ({"messages": [{**USER, "images": ["a.png"]}, ANSWER]},
          "`messages[0].images` is ['a.png'], and the text alone would mean another thing"),

@@ -13,6 +13,7 @@ from align.data.demonstrations import load_demonstrations
 from align.data.preferences import load_preferences
 from align.errors import ConfigError
 from align.labelling.folder import make_session
+from align.labelling.outside.load import load_judgements
 from align.provenance.export import export, pseudonymous, pull_files
 from align.provenance.forget import used_by, wish, write_tombstones
 from align.stages.sessions import open_session
@@ -21,6 +22,7 @@ from align.types import Judgement, judgement_id
 from annotation.journal import record
 from tests.labelling import judge, make_task, session_of_tasks
 from tests.loop import write_jsonl
+from tests.unit.test_tool_templates import CONVERSATIONS, PARIS, TOOLS
 
 CLOCK = "2026-11-02T10:00:00+00:00"
 
@@ -180,3 +182,41 @@ def test_a_folder_that_is_there_and_one_where_nobody_spoke(session: Path, tmp_pa
     with pytest.raises(ConfigError, match="there are no judgements in"):
         export(session, tmp_path / "new", names=False, format="parquet")
     assert json.loads((session / "session.json").read_text()), "the session is untouched"
+
+
+@pytest.mark.parametrize("format", ["parquet", "jsonl"])
+def test_tools_go_out_in_openais_form_and_come_back_unchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: Any
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import datasets
+
+    asked = [*CONVERSATIONS["two calls"][:4], {"role": "user", "content": "And tomorrow?"}]
+    asked.insert(4, {"role": "assistant", "content": "No."})
+    rows: list[dict[str, Any]] = [{"messages": asked, "tools": TOOLS, "text": "good", "tool_calls": [PARIS]}]
+    rows += [{"messages": asked, "tools": TOOLS, "text": "bad"}]
+    rows += [{"prompt": "p", "text": text} for text in ("good", "bad")]
+    write_jsonl(tmp_path / "candidates.jsonl", rows)
+    make_session(tmp_path / "session", tmp_path / "candidates.jsonl", Annotate(tasks=2, overlap=1), seed=0)
+    opened = open_session(tmp_path / "session")
+    record(opened.journal, [judge(t.id, "xaver", _good(t.texts)) for t in opened.tasks])
+    export(tmp_path / "session", tmp_path / "out", names=False, format=format)
+    found = {len(row["prompt"]): row for row in parts(tmp_path / "out", format)["preferences"]}
+    assert found[1]["rejected"][0]["content"] == "bad"
+    tools = found[6]["tools"]
+    assert (json.loads(tools) if format == "parquet" else tools) == TOOLS
+    chosen = found[6]["chosen"][0]
+    assert (chosen["content"], chosen["tool_calls"]) == ("good", [PARIS])
+    if format == "jsonl":
+        assert (found[6]["prompt"], "tools" in found[1]) == (asked, False)
+    loaded = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(loaded) == 2
+    pairs, dropped = load_preferences(tmp_path / "out" / "data" / f"preferences.{format}")
+    by_task = {t.prompt_id: t for t in opened.tasks}
+    assert (len(pairs), dropped) == (2, [])
+    for pair in pairs:
+        task = by_task[pair.prompt_id]
+        assert (pair.messages, sorted([pair.chosen, pair.rejected])) == (task.messages, sorted(task.texts))
+        assert pair.chosen.startswith("good")
+    words = load_judgements(tmp_path / "out" / "data" / f"judgements.{format}")
+    assert {task.id for task in words.tasks} == {task.id for task in opened.tasks}
