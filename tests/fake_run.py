@@ -6,6 +6,7 @@ A run is made once in a session and copied: whoever damages one damages a copy.
 
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,6 +28,8 @@ from tests.loop import write_jsonl
 __all__ = ["SPOKEN", "make_run", "rewrite"]
 
 PROMPTS, HELD_OUT, ASKED = 264, 120, 96
+LONG = f"Number 5 is {'very ' * 600}late."
+"""Too long for a prompt; it is for training, and the first round's."""
 _MADE = tempfile.TemporaryDirectory(prefix="align-fake-runs-")
 _numbers = count()
 
@@ -85,12 +88,13 @@ def _made(fake: FakeRun) -> Path:
         if event.kind == "start" and str(event.ref) == fake.stop_before:
             raise StopError
 
-    run = create_run(load_recipe(recipe), place / "runs")
-    with in_place(fake.answer or _answer(fake.learns), backend, day=fake.rounds, forgets=fake.forgets):
+    run, heavy = create_run(load_recipe(recipe), place / "runs"), "torch" in sys.modules
+    with in_place(fake.answer or _answer(fake.learns, fake.seed), backend, day=fake.rounds, forgets=fake.forgets):
         try:
             state = run_rounds(run, tell).state
         except StopError:
             state = "stopped"
+    assert heavy or "torch" not in sys.modules, "a part of the run has loaded torch"
     assert state == "finished" if fake.stop_before is None else state in ("stopped", "waiting"), state
     return run.folder
 
@@ -102,8 +106,8 @@ def _write_recipe(folder: Path, fake: FakeRun) -> Path:
     (folder / "model").mkdir(exist_ok=True)
     write_model(folder / "model", round=0)
     asked = fake_world.questions(fake.seed, PROMPTS)
-    long = [f"Number {n} is {'very ' * 600}late." for n in range(4)]
-    write_jsonl(folder / "prompts.jsonl", [{"prompt": text} for text in [*asked, *long, *[asked[11]] * 3]])
+    asked += [LONG, *[asked[11]] * 3]
+    write_jsonl(folder / "prompts.jsonl", [{"prompt": text} for text in asked])
     shown = [{"prompt": text, "completion": fake_world.answer(0.9, text)} for text in fake_world.questions(1, 60)]
     write_jsonl(folder / "demonstrations.jsonl", shown)
     write_jsonl(folder / "gold.jsonl", list(fake_world.known_pairs(40)))
@@ -122,7 +126,7 @@ def _recipe(fake: FakeRun) -> dict[str, Any]:
         recipe["sft"] = {"demonstrations": "demonstrations.jsonl", "learning_rate": 1e-3}
     recipe["rollouts"] = {"type": "transformers", "prompts": ASKED, "samples": 2, **sampling}
     if fake.labels:
-        recipe["annotate"] = {"tasks": ASKED, "overlap": 2, "by": {"type": "people"} if people else personas}
+        recipe["annotate"] = {"tasks": ASKED, "overlap": 2, "compiler": "bradley_terry", "by": {"type": "people"} if people else personas}
     if fake.controls:
         shares = {"gold": {"path": "gold.jsonl", "share": 0.15}, "suggest": {"path": "world.py:guess", "share": 0.5}}
         recipe["annotate"] |= {"repeats": 0.2, **shares}
@@ -137,8 +141,8 @@ def _recipe(fake: FakeRun) -> dict[str, Any]:
     return recipe
 
 
-def _answer(learns: float) -> Speech:
-    return lambda number, asked, sample: fake_world.answer(0.45 + learns * number, asked, number, sample)
+def _answer(learns: float, seed: int) -> Speech:
+    return lambda number, asked, sample: fake_world.answer(0.45 + learns * number, asked, seed, number, sample)
 
 
 def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:

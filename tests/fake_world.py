@@ -71,7 +71,8 @@ def utility(messages: list[dict[str, str]], answer: str) -> float:
 
 def guess(messages: list[dict[str, str]], answer: str) -> float:
     """What suggests answers to people: it knows nothing."""
-    return int.from_bytes(hashlib.blake2b(answer.encode(), digest_size=4).digest())
+    said = f"{messages[-1]['content']} {answer}"
+    return int.from_bytes(hashlib.blake2b(said.encode(), digest_size=4).digest())
 
 
 def known_pairs(count: int) -> Iterator[dict[str, str]]:
