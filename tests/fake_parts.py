@@ -1,9 +1,11 @@
-"""What a run needs torch for, without it: a tokenizer, an engine, trainings, reward models and annotators.
+"""What takes torch, a server or people in a run, without them; `in_place` puts it where the real thing would be.
 
-Each stands at a seam of ours, and `in_place` puts them there: `rollouts.Generator`, `reward.Scorer`,
-`annotation.AnnotationBackend`, and the functions that train and import a model. All else is what a user runs. These
-are not the real ones, because transformers' tokenizers load torch (of ours the vocabulary is real), a training needs
-TRL, and the sync check of the engine reads weights.
+At the three seams: an engine (`rollouts.Generator`), reward models (`reward.Scorer`) and annotators (the backend in
+memory). Beside them no more than what loads torch:
+- the model's import and the trainings, which need TRL, and `join`, in which they would meet;
+- the class of the tokenizer, since transformers' own load torch; its vocabulary is a real one;
+- the sync check, which reads an engine's weights.
+Stages run in this process, by a clock that stands still but for what each is said to take.
 """
 
 import struct
@@ -59,7 +61,7 @@ SPOKEN: dict[str, Any] = {
 
 
 class Clock:
-    """The time in which nothing waits: it stands still but for what a stage is said to take."""
+    """In place of the runner's `time` and `datetime`."""
 
     def __init__(self, day: int) -> None:
         self._now = 86400.0 * day
@@ -146,7 +148,10 @@ class Reward:
     speech: Speech
     number: int
     forgets: float
-    id: str = "reward"
+
+    @property
+    def id(self) -> str:
+        return f"reward of round {self.number}"
 
     def outputs(self, prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[list[float] | str]:
         return [[self._one(messages, answer)] for messages, answer in zip(prompts, answers, strict=True)]
@@ -163,7 +168,7 @@ class Reward:
     def _one(self, messages: list[Message], answer: str) -> float:
         asked = messages[-1]["content"]
         known = answer in {self.speech(n, asked, sample) for n in range(self.number) for sample in (0, 1)}
-        good = 2 * fake_world.utility(messages, answer) * (1 if known else self.forgets)  # type: ignore[arg-type]
+        good = 2 * fake_world.utility(messages, answer) * (1 if known else self.forgets)
         return good + NormalDist().inv_cdf(unit_for("luck", self.number, asked, answer))
 
 
@@ -191,7 +196,7 @@ class Annotators(MemoryBackend):
 
 
 def _utilities(prompts: Sequence[list[Message]], answers: Sequence[str]) -> list[float | None]:
-    return [fake_world.utility(p, a) for p, a in zip(prompts, answers, strict=True)]  # type: ignore[arg-type]
+    return [fake_world.utility(p, a) for p, a in zip(prompts, answers, strict=True)]
 
 
 def write_model(folder: Path, **says: Any) -> None:
@@ -253,7 +258,9 @@ def train_reward(parent: Path, rows: Sequence[Any], config: Any, *, out: Path, *
 
 
 @contextmanager
-def in_place(speech: Speech, backend: Callable[[Session], MemoryBackend], *, day: int, forgets: float) -> Iterator[None]:
+def in_place(
+    speech: Speech, backend: Callable[[Session], MemoryBackend], *, day: int, forgets: float
+) -> Iterator[None]:
     """Inside the block a run needs no torch, no process and no server, and its clock starts at `day`."""
     clock = Clock(day)
 

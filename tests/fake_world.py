@@ -62,14 +62,14 @@ def answer(good: float, asked: str, *draw: Any) -> str:
     return " ".join(parts)
 
 
-def utility(messages: list[dict[str, str]], answer: str) -> float:
+def utility(messages: list[Any], answer: str) -> float:
     """The hidden preference, from −0.6 to 2.8."""
     asked = messages[-1]["content"]
     found = 0.3 * answer.startswith("Hello") + 1.0 * ((right_item(asked) or "-") in answer)
     return found + 1.5 * ((right_remedy(asked) or "-") in answer) - 0.3 * sum(f in answer for f in FILLERS)
 
 
-def guess(messages: list[dict[str, str]], answer: str) -> float:
+def guess(messages: list[Any], answer: str) -> float:
     """What suggests answers to people: it knows nothing."""
     said = f"{messages[-1]['content']} {answer}"
     return int.from_bytes(hashlib.blake2b(said.encode(), digest_size=4).digest())
@@ -78,7 +78,9 @@ def guess(messages: list[dict[str, str]], answer: str) -> float:
 def known_pairs(count: int) -> Iterator[dict[str, str]]:
     """Pairs whose better answer is known."""
     for asked in questions(2, count):
-        said = sorted((f"{SORRY.format(right_item(asked))} {r}" for r in TROUBLE.values()), key=lambda r: _utility(asked, r))
+        said = sorted(
+            (f"{SORRY.format(right_item(asked))} {r}" for r in TROUBLE.values()), key=lambda r: _utility(asked, r)
+        )
         yield {"prompt": asked, "chosen": said[-1], "rejected": said[0]}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from align.provenance.browse import _names, browse, choice_text
-from align.store import read_table, write_json
+from align.store import read_table
 from align.types import Judgement, Task
 from tests.fake_run import make_run
 from tests.labelling import judge, make_task

@@ -178,7 +178,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_verbs_that_look_take_the_recipes_folder(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "runs", rounds=1, name="mine")
+    make_run(tmp_path / "runs", rounds=1, name="mine")
     copied(tmp_path / "mine")
     with chdir(tmp_path):
         for verb in (["status"], ["report", "--format", "text"], ["samples"], ["lineage", "ada"], ["clean"]):
