@@ -227,8 +227,8 @@ def test_every_part_of_a_run_has_a_report(tmp_path: Path, run: Path, stop: str) 
 
 def test_waiting_says_how_much_is_still_to_do(tmp_path: Path) -> None:
     found = report_data(make_run(tmp_path, stop_before="1/snapshot"))
-    assert found["state_text"] == "Round 1 waits for people: 92 of 182 labels are given."
-    assert words.headline(found) == "The first answers wait for people"
+    assert found["state_text"] == "Round 1 is waiting for labels: 92 of 182 are given."
+    assert words.headline(found) == "The first answers are waiting for labels"
     assert found["rounds"][0]["missing"]["labels"] == "the stage 1/snapshot has not run yet"
 
 
@@ -369,7 +369,7 @@ def test_a_run_waits_for_people_who_judge(tmp_path: Path) -> None:
     found = report_data(run)
     assert found["state"] == "waiting"
     assert re.fullmatch(
-        r"Round 1 waits for people to compare it with the first policy: \d+ of \d+ labels are given\.",
+        r"Round 1 is waiting for labels of its comparison with the first policy: \d+ of \d+ are given\.",
         found["state_text"],
     )
     assert words.headline(found) == "Round 1 is trained; people have not said yet whether it is better"
