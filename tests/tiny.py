@@ -64,8 +64,17 @@ def make_tool_model(folder: Path) -> Path:
 
 def make_tokenizer(vocab_words: Sequence[str], chat_template: str | None = CHATML):  # type: ignore[no-untyped-def]
     """The tiny model's tokenizer alone."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=make_core(vocab_words), pad_token=PAD, eos_token=END, additional_special_tokens=[START, STOP],
+        chat_template=chat_template, clean_up_tokenization_spaces=False, model_max_length=512,
+    )  # fmt: skip
+
+
+def make_core(vocab_words: Sequence[str]):  # type: ignore[no-untyped-def]
+    """What `tokenizer.json` holds; loads no torch, as transformers' classes do."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -75,10 +84,7 @@ def make_tokenizer(vocab_words: Sequence[str], chat_template: str | None = CHATM
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )  # fmt: skip
     core.train_from_iterator([w for word in vocab_words for w in (word, " " + word)], trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token=PAD, eos_token=END, additional_special_tokens=[START, STOP],
-        chat_template=chat_template, clean_up_tokenization_spaces=False, model_max_length=512,
-    )  # fmt: skip
+    return core
 
 
 def make_tiny_reward_model(

@@ -129,14 +129,14 @@ def refresh(run: Path, steps: list[Step], tell: Tell) -> list[Ref]:
 
 
 def states(run: Path, steps: list[Step], labelling: Labelling) -> list[tuple[Step, str]]:
-    """Each step with `done`, `to run`, or `waiting for people`, without doing anything."""
+    """Each step with `done`, `to run`, or `waiting for labels`, without doing anything."""
     receipts: dict[Ref, Receipt] = {}
     found: list[tuple[Step, str]] = []
     for step in steps:
         if isinstance(step, Wait):
             tasks = receipts.get(step.tasks)
             closed = tasks is not None and labelling.closed(tasks) is not None
-            found.append((step, "done" if closed else "to run" if tasks is None else "waiting for people"))
+            found.append((step, "done" if closed else "to run" if tasks is None else "waiting for labels"))
             continue
         receipt = None
         if all(ref in receipts for ref in step.inputs.values()):

@@ -228,7 +228,7 @@ def _seconds(run: RunFolder, round: int) -> float:
 
 
 def _state(run: RunFolder, planned: int) -> tuple[str, str]:
-    """`finished`, `waiting` (for people), `blocked` (by a stage) or `unfinished`, and a sentence about it."""
+    """`finished`, `waiting` (for labels), `blocked` (by a stage) or `unfinished`, and a sentence about it."""
     for ref, receipt in run.receipts.items():
         if why := receipt.summary.get("blocked"):
             return "blocked", f"{ref} stops the run: {why}."
@@ -238,11 +238,11 @@ def _state(run: RunFolder, planned: int) -> tuple[str, str]:
             continue
         for asked, taken, why in (
             (TASKS, SNAPSHOT, ""),
-            (BLIND, BLIND_SNAPSHOT, " to compare it with the first policy"),
+            (BLIND, BLIND_SNAPSHOT, " of its comparison with the first policy"),
         ):
             if run.has(number, asked) and not run.has(number, taken):
                 given, wanted = _progress(run, number, asked)
-                return "waiting", f"Round {number} waits for people{why}: {given} of {wanted} labels are given."
+                return "waiting", f"Round {number} is waiting for labels{why}: {given} of {wanted} are given."
         last = next(reversed(run.receipts), None)
         return "unfinished", f"The last finished stage is {last}." if last else "No stage is finished yet."
     return "finished", f"All {planned} rounds are done." if planned > 1 else "Its one round is done."

@@ -13,7 +13,7 @@ def headline(data: dict[str, Any]) -> str:
     last, first = latest_round(data), data["first_policy"]
     if last is None:
         return {
-            "waiting": "The first answers wait for people",
+            "waiting": "The first answers are waiting for labels",
             "unfinished": "This run is at its beginning: no round is evaluated yet",
             "finished": "No round is evaluated",
             "blocked": "A stage stopped this run before a round was evaluated",

@@ -55,7 +55,7 @@ def recompile(run: Run, tell: Tell) -> list[Ref]:
 
 
 def plan_states(run: Run) -> list[tuple[Step, str]]:
-    """Each step with `done`, `to run`, or `waiting for people`, without doing anything (for `--dry-run`)."""
+    """Each step with `done`, `to run`, or `waiting for labels`, without doing anything (for `--dry-run`)."""
     run = with_commit(run, look=False)
     return runner.states(run.folder, make_plan(run.recipe, Fingerprints(run.folder / PRINTS)), _People(run))
 

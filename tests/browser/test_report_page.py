@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from align.ids import file_id
+from align.pipeline.run import noted, noting
 from align.report.html import write_report
 from tests.fake_run import SPOKEN, make_run
 
@@ -50,8 +52,10 @@ def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         controls=True,
         speaks=True,
         answer=lambda number, asked, sample: ATTACKS[(number + sample + len(asked)) % len(ATTACKS)],
+        max_tokens=8192,
     )
     (run / "recipe.yaml").write_text("# " + "\n# ".join(ATTACKS[:7]) + "\n")
+    noting(run, texts={**noted(run)["texts"], "recipe.yaml": file_id(run / "recipe.yaml")})
     write_report(run)
     return run
 
@@ -142,7 +146,7 @@ def test_the_reward_models_fit_a_phone_and_can_be_read_there(browser: Browser, t
     page, events = watched(browser, 320)
     page.goto(write_report(make_run(tmp_path, rounds=2, method="ppo")).as_uri())
     section = page.locator("#reward")
-    assert section.locator("figure").count() == 3 and section.locator(".warn").count() == 2
+    assert section.locator("figure").count() == 3 and section.locator(".warn").count() == 3
     assert page.evaluate("document.documentElement.scrollWidth") == 320 and events == []
     page.set_viewport_size({"width": 390, "height": 900})
     heights = page.evaluate(

@@ -315,7 +315,7 @@ def test_waiting_for_people_closing_and_reopening(tmp_path: Path, argilla_server
     assert "waiting for labels: 0 of 8 answers are in; label at http://127.0.0.1:" in waiting.stderr
     assert align("run", recipe, cwd=tmp_path, expect=75).stdout, "and again"
     plan = {e["stage"]: e["state"] for e in json_of("run", recipe, "--dry-run", cwd=tmp_path)}
-    assert (plan["1/tasks"], plan["1/labelling"], plan["1/policy"]) == ("done", "waiting for people", "to run")
+    assert (plan["1/tasks"], plan["1/labelling"], plan["1/policy"]) == ("done", "waiting for labels", "to run")
     _, person = add_annotator(argilla_server, f"ann-{secrets.token_hex(3)}", open_session(run).workspace)
     label(run, person, ["a", "b", "a"])
     with follower(recipe) as following:  # closing works while `--wait` holds the run

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from align.provenance.browse import _names, browse, choice_text
-from align.store import read_table, write_json
+from align.store import read_table
 from align.types import Judgement, Task
 from tests.fake_run import make_run
 from tests.labelling import judge, make_task
@@ -45,7 +45,6 @@ def test_every_outcome_has_its_words(answers: int, said: Judgement, words: str) 
 
 def test_a_run_that_asks_nobody_shows_its_answers_to_held_out_prompts(tmp_path: Path) -> None:
     run = make_run(tmp_path, rounds=1, method="ppo", labels=False)
-    write_json(run / "run.json", {"id": "r"})
     found = browse(run, None, None)
     held_out = read_table(next(run.glob("round_001/evaluation/*/samples.parquet"))).to_pylist()
     assert {a["id"] for entry in found for a in entry["answers"]} == {row["id"] for row in held_out}
@@ -54,6 +53,5 @@ def test_a_run_that_asks_nobody_shows_its_answers_to_held_out_prompts(tmp_path: 
 
 def test_answers_that_people_are_asked_about_come_before_those_of_the_evaluation(tmp_path: Path) -> None:
     run = make_run(tmp_path, rounds=1)
-    write_json(run / "run.json", {"id": "r"})
     asked = read_table(next(run.glob("round_001/rollouts/*/candidates.parquet"))).to_pylist()
     assert {a["id"] for entry in browse(run, None, None) for a in entry["answers"]} == {row["id"] for row in asked}

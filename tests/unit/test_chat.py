@@ -66,7 +66,6 @@ def test_text_is_printed_as_its_characters_are_whole(capsys: pytest.CaptureFixtu
 
 def test_a_runs_folder_means_its_newest_policy(tmp_path: Path) -> None:
     run = make_run(tmp_path, rounds=2)
-    (run / "run.json").write_text('{"id": "0123abcd"}')
     found = report_data(run)["model"]
     assert newest_policy(run) == Path(found["folder"])
     assert (found["round"], found["run"]) == (2, str(run))
@@ -79,6 +78,5 @@ def test_a_run_that_has_trained_nothing_names_no_model(tmp_path: Path) -> None:
     assert report_data(run)["model"] is None
     assert "align chat" not in render(report_data(run))
     empty = make_run(tmp_path / "other", stop_before="0/policy")
-    (empty / "run.json").write_text('{"id": "0123abcd"}')
     with pytest.raises(ConfigError, match=r"there is no policy in .*/other.* yet; see `align status`"):
         newest_policy(empty)

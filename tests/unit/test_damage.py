@@ -17,10 +17,12 @@ from align.cli.command_output import command_output
 from align.cli.recipes import copy_recipe
 from align.config.rollouts import Cpu
 from align.errors import ConfigError, DataError, ServiceError
+from align.ids import file_id
 from align.pipeline import runner
 from align.pipeline.fingerprint import Fingerprints
 from align.pipeline.lock import run_lock
 from align.pipeline.receipts import current, partial_folder, pointed_key, stage_folder
+from align.pipeline.run import noted, noting
 from align.pipeline.stage import Ref
 from align.provenance.clean import remove, unreachable
 from align.provenance.lineage import build_index, trace
@@ -172,7 +174,6 @@ def test_a_memory_of_fingerprints_that_lies_is_not_believed(run: Path) -> None:
 
 def test_a_damaged_index_is_made_again(tmp_path: Path) -> None:
     run = make_run(tmp_path, rounds=1)
-    (run / "run.json").write_text('{"id": "0123abcd"}')
     before = trace(run, "ada")
     whole = build_index(run).read_bytes()
     for damaged in (b"", b"not a database", whole[: len(whole) // 2], whole[:5000] + b"\x00" * 3000 + whole[8000:]):
@@ -185,7 +186,6 @@ def test_a_damaged_index_is_made_again(tmp_path: Path) -> None:
 
 def test_an_index_is_told_by_what_it_was_made_from_and_not_by_the_clock(tmp_path: Path) -> None:
     run = make_run(tmp_path, rounds=1)
-    (run / "run.json").write_text('{"id": "0123abcd"}')
     index = build_index(run)
     os.utime(index, (2**32, 2**32))  # made before the clock was put back
     pointer = stage_folder(run, Ref(1, "snapshot")) / "current"
@@ -226,7 +226,6 @@ def test_shards_that_are_not_whole_are_removed_and_made_again(tmp_path: Path) ->
 
 def test_what_may_name_a_person_goes_with_forgetting_and_cleaning(tmp_path: Path) -> None:
     run = make_run(tmp_path, rounds=1)
-    (run / "run.json").write_text('{"id": "0123abcd"}')
     build_index(run)
     write_report(run)
     assert b"ada" in (run / "lineage.sqlite").read_bytes() and "ada" in (run / "report.html").read_text()
@@ -238,7 +237,8 @@ def test_what_may_name_a_person_goes_with_forgetting_and_cleaning(tmp_path: Path
     ):  # as they are when nothing is left of what ada said
         (stage_folder(run, Ref(1, name)) / "current").unlink()
     for path in (run / "journal.jsonl", run / "recipe.yaml", run / "resolved.yaml"):
-        path.write_text(path.read_text().replace("ada", "eve")) if path.is_file() else None
+        path.write_text(path.read_text().replace("ada", "eve"))
+    noting(run, texts={name: file_id(run / name) for name in noted(run)["texts"]})
     renew_derived(run)
     assert not (run / "lineage.sqlite").exists()
     assert "ada" not in re.findall(r"\w+", (run / "report.html").read_text())

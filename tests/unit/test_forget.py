@@ -24,7 +24,6 @@ from tests.loop import rows
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     folder = make_run(tmp_path, rounds=2)
-    write_json(folder / "run.json", {"id": "r"})
     return folder
 
 

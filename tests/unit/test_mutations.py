@@ -15,15 +15,13 @@ from align.cli.app import app
 from align.config.load import load_recipe
 from align.config.yaml_text import dump, parse
 from align.errors import AlignError
-from align.ids import with_check
 from align.pipeline.intact import remember, require_whole
 from align.pipeline.receipts import Receipt, current, pointers
-from align.pipeline.run import Run, create_run
+from align.pipeline.run import Run, create_run, noting
 from align.pipeline.stage import Declaration, Job, Ref, Stage
 from align.provenance.lineage import build_index
 from align.report.html import write_report
 from align.stages import rounds as runner
-from align.store import write_json
 from tests.fake_run import make_run
 
 READERS = {
@@ -53,7 +51,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model": {"path": "./model"},
     }
     (folder / "recipe" / "recipe.yaml").write_text(dump(given))
-    write_json(run / "run.json", with_check({"id": "0123abcd"}))
+    noting(run, recipe="../../recipe")
     return folder
 
 

@@ -113,16 +113,17 @@ def test_reward_models_are_shown_with_what_new_labels_say_against_them(tmp_path:
     assert summary_lines(found)[-2:] == second["warnings"], "the terminal says so of the latest round"
     page = Page(render(found))
     shown = "".join(page.texts)
-    assert all(said in shown for said in [*first["warnings"], *second["warnings"]]) and "2 earlier" in shown
+    assert all(said in shown for said in [*first["warnings"], *second["warnings"]]) and "3 earlier" in shown
     for title in ("Accuracy of each round's reward model", "Reliability, round 3", "Accuracy by slice, round 3"):
         assert title in shown
     told = third["held_out"]["calibration"]
     assert f"With a temperature of {told['temperature']:.2f} the calibration error is" in shown
     dots = [text for text in page.texts if text.startswith(("with the temperature: ", "as the scores say: "))]
     assert len(dots) == len(told["before"]["bins"]) + len(told["after"]["bins"])
-    assert "are about prompts that" not in shown
-    first["seen"] = 17
-    assert "17 of the new labels of round 2 are about prompts that the reward model of round 1" in render(found)
+    about = " of the new labels of round 2 are about prompts that the reward model of round 1 had learned"
+    assert f"{first['seen']}{about}" in shown and first["seen"] > 0
+    first["seen"] = 0
+    assert about not in render(found)
     steady = report_data(make_run(tmp_path / "steady", rounds=2, method="ppo", forgets=1.0))
     assert steady["reward_models"][0]["drift"] is not None and steady["reward_models"][0]["warnings"] == []
 
@@ -156,10 +157,10 @@ def test_a_rounds_time_is_the_sum_of_its_stages(data: dict[str, Any]) -> None:
 
 
 def test_dropped_rows_are_counted_by_reason(run: Path, data: dict[str, Any]) -> None:
-    assert data["sft"]["dropped"] == {"prompt: the same prompt stands in line 12": 3}
+    assert data["sft"]["dropped"] == {"prompt: duplicate: the same prompt as prompts.jsonl:12": 3}
     first = data["rounds"][0]["dropped"]
-    assert first["prompt: the prompt has 530 tokens, more than max_prompt_tokens (512)"] == 1
-    stages = ("rollouts", "preferences")
+    assert first["prompt: the prompt has 1824 tokens; max_prompt_tokens is 512"] == 1
+    stages = ("rollouts", "tasks", "preferences")
     rows = sum(read_table(stage_file(run, 1, stage, "dropped.parquet")).num_rows for stage in stages)
     assert sum(first.values()) == rows and list(first.values()) == sorted(first.values(), reverse=True)
 
@@ -226,8 +227,8 @@ def test_every_part_of_a_run_has_a_report(tmp_path: Path, run: Path, stop: str) 
 
 def test_waiting_says_how_much_is_still_to_do(tmp_path: Path) -> None:
     found = report_data(make_run(tmp_path, stop_before="1/snapshot"))
-    assert found["state_text"] == "Round 1 waits for people: 76 of 182 labels are given."
-    assert words.headline(found) == "The first answers wait for people"
+    assert found["state_text"] == "Round 1 is waiting for labels: 92 of 182 are given."
+    assert words.headline(found) == "The first answers are waiting for labels"
     assert found["rounds"][0]["missing"]["labels"] == "the stage 1/snapshot has not run yet"
 
 
@@ -368,7 +369,7 @@ def test_a_run_waits_for_people_who_judge(tmp_path: Path) -> None:
     found = report_data(run)
     assert found["state"] == "waiting"
     assert re.fullmatch(
-        r"Round 1 waits for people to compare it with the first policy: \d+ of \d+ labels are given\.",
+        r"Round 1 is waiting for labels of its comparison with the first policy: \d+ of \d+ are given\.",
         found["state_text"],
     )
     assert words.headline(found) == "Round 1 is trained; people have not said yet whether it is better"
@@ -390,11 +391,11 @@ def test_the_headline_claims_only_what_the_interval_shows(data: dict[str, Any]) 
 
 def test_the_lede_names_length_parent_and_judge(data: dict[str, Any]) -> None:
     text = " ".join(words.lede(data))
-    assert "It also beats round 2, which it was trained from: 0.66 [" in text
-    assert "Answers are 16% shorter than SFT's (21 to 18 tokens on average)." in text
+    assert "It also beats round 2, which it was trained from: 0.73 [" in text
+    assert "Answers are 15% shorter than SFT's (24 to 21 tokens on average)." in text
     assert "The judge, world.py:utility, is the hidden preference that the annotators follow." in text
-    longer = {**data, "sft": {**data["sft"], "mean_tokens": 9.0}}
-    assert "Answers are 100% longer than SFT's (9 to 18 tokens on average): weigh that" in " ".join(words.lede(longer))
+    longer = {**data, "sft": {**data["sft"], "mean_tokens": 10.0}}
+    assert "Answers are 105% longer than SFT's (10 to 21 tokens on average): weigh that" in " ".join(words.lede(longer))
     assert "Labels were shuffled" in words.lede({**data, "shuffled_labels": True})[0]
 
 
@@ -433,7 +434,7 @@ def test_the_terminal_table(data: dict[str, Any]) -> None:
     assert lines[0] == "round    labels  win rate over SFT  agreement        time"
     assert lines[1] == "0 (SFT)       –  –                          –  1 min 28 s"
     won = data["rounds"][0]["win_rate_vs_sft"]
-    assert lines[2].startswith(f"1           176  {won['mean']:.2f} [{won['low']:.2f}, {won['high']:.2f}]")
+    assert lines[2].startswith(f"1           182  {won['mean']:.2f} [{won['low']:.2f}, {won['high']:.2f}]")
     assert len({len(line) for line in lines}) == 1 and len(lines) == 5
 
 
@@ -547,7 +548,7 @@ def test_the_page_has_what_it_promises(data: dict[str, Any]) -> None:
     assert page.count("<svg") == 3 + 4
     for name in (
         "support-desk",
-        "0.85 [",
+        "0.92 [",
         "ada",
         data["rounds"][2]["checkpoint"],
         "beta: 0.1",

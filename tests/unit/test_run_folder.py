@@ -178,8 +178,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_verbs_that_look_take_the_recipes_folder(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "runs", rounds=1, name="mine")
-    (run / "run.json").write_text('{"id": "0123abcd"}')
+    make_run(tmp_path / "runs", rounds=1, name="mine")
     copied(tmp_path / "mine")
     with chdir(tmp_path):
         for verb in (["status"], ["report", "--format", "text"], ["samples"], ["lineage", "ada"], ["clean"]):
@@ -192,7 +191,6 @@ def test_verbs_that_look_take_the_recipes_folder(tmp_path: Path) -> None:
 
 def test_lineage_takes_a_models_stage_key_and_folder(tmp_path: Path) -> None:
     run = make_run(tmp_path, rounds=1)
-    (run / "run.json").write_text('{"id": "0123abcd"}')
     receipt = current(run, Ref(1, "policy"))
     assert receipt is not None
     folder = stage_folder(run, receipt.ref) / receipt.key
@@ -209,7 +207,6 @@ def test_every_verb_that_looks_finds_the_run_by_its_recipe_its_folder_or_a_path_
     with chdir(tmp_path):
         run = make_run(Path("runs"), rounds=2)
         run = run.rename("runs/my-loop")
-        (run / "run.json").write_text('{"id": "0123abcd"}')
         policy = next(path for path in (run / "round_001" / "policy").iterdir() if path.is_dir())
         inside = [run / "round_001", policy, run / "journal.jsonl", policy / "receipt.json"]
         for path in (recipe, recipe / "recipe.yaml", Path("my-loop"), run, *inside):
@@ -244,7 +241,6 @@ def test_every_verb_that_looks_finds_the_run_by_its_recipe_its_folder_or_a_path_
 
 def test_a_part_of_a_run_is_not_cleaned_as_the_whole(tmp_path: Path) -> None:
     run = make_run(tmp_path, rounds=1)
-    (run / "run.json").write_text('{"id": "0123abcd"}')
     done = CliRunner().invoke(app, ["clean", str(run / "round_001")])
     assert isinstance(done.exception, ConfigError) and "there is no run in" in str(done.exception)
 

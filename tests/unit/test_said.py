@@ -17,7 +17,6 @@ from tests.unit.test_report import HOSTILE, Page, hostile
 @pytest.fixture(scope="module")
 def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = make_run(tmp_path_factory.mktemp("runs"), rounds=1, speaks=True)
-    (run / "run.json").write_text('{"id": "0123abcd"}')
     return run
 
 
