@@ -103,7 +103,7 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], **how: Any) -> str:
         return str(self.core.decode(list(ids), skip_special_tokens=False))
 
-    def apply_chat_template(self, turns: Sequence[Any], *, tokenize: bool, add_generation_prompt: bool) -> str:
+    def apply_chat_template(self, turns: Sequence[Any], *, add_generation_prompt: bool, **how: Any) -> str:
         return self._template.render(messages=turns, add_generation_prompt=add_generation_prompt)
 
     def convert_ids_to_tokens(self, id: int) -> str:

@@ -38,8 +38,8 @@ _numbers = count()
 @dataclass(frozen=True)
 class FakeRun:
     """Options of `make_run`. `stop_before` names the first stage that is not there ("2/snapshot": half of the labels
-    are), `controls` has gold tasks, repeats and suggestions, `people_judge` blind comparisons in place of a function;
-    without any judge the annotators are people, else personas. `method` is dpo or ppo, the latter with a reward model
+    are), `controls` has gold tasks, repeats and suggestions, `people_judge` blind comparisons in place of a function,
+    on which a `gate` may stand; without any judge the annotators are people, else personas. `method` is dpo or ppo, the latter with a reward model
     or, without `labels`, with a function as reward. A policy answers by `answer`, else right the more often the more
     rounds it `learns`; `forgets` is how much of what it knows the reward model still knows of the next round's answers;
     where an annotator `speaks`, some labels have all of `SPOKEN`."""
@@ -48,6 +48,7 @@ class FakeRun:
     seed: int = 0
     judge: bool = True
     people_judge: bool = False
+    gate: bool = False
     controls: bool = False
     sft: bool = True
     learns: float = 0.17
@@ -95,7 +96,8 @@ def _made(fake: FakeRun) -> Path:
         suppress(StopError),
     ):
         state = run_rounds(run, tell).state
-        assert state == ("finished" if fake.stop_before is None else "waiting")
+        ends = ("finished", "blocked") if fake.gate else ("finished",)
+        assert state in (ends if fake.stop_before is None else ("waiting",)), state
     assert before or "torch" not in sys.modules, "a part of the run has loaded torch"
     return run.folder
 
@@ -143,6 +145,9 @@ def _recipe(fake: FakeRun) -> dict[str, Any]:
     judge = {"type": "function", "path": "world.py:utility", "tie_width": 0.05} if fake.judge else None
     if fake.people_judge:
         judge = {"type": "people", "tasks": 60, "overlap": 1}
+    if fake.gate:
+        short = {"name": "short", "score": {"type": "length", "high": 60, "margin": 60}, "margin": 0.2}
+        recipe["gate"] = {"checks": [short]}
     recipe["evaluate"] = {"judge": judge, "prompts": HELD_OUT, **sampling}
     return recipe
 

@@ -31,7 +31,7 @@ def gate(
     """
     from align.cli.display import print_json, print_table, say
     from align.evaluation.gate import sentence
-    from align.figures import counted
+    from align.figures import counted, interval
     from align.stages.gate_now import asked_gate
 
     asked = asked_gate(folder, round)
@@ -53,7 +53,7 @@ def gate(
     if rate is not None:
         few = "; so few people say little about others" if rate.few else ""
         say(
-            f"win rate {rate.mean:.2f} [{rate.low:.2f}, {rate.high:.2f}] over prompts and people like these: "
+            f"win rate {interval(decision.as_dict()['rate'])} over prompts and people like these: "
             f"{counted(rate.n, 'label')}, {counted(rate.prompts, 'prompt')}, {rate.raters} people{few}"
         )
     say(f"evidence {decision.evidence:.3g}; {decision.needed:g} is needed")

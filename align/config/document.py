@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from align.config import base, recipe, rewards, rollouts, section, training
+from align.config import base, gate, recipe, rewards, rollouts, section, training
 from align.config.base import Section
 from align.config.recipe import Recipe
 from align.config.schema import keys_of, sections_in, tag_of, takes
@@ -114,7 +114,7 @@ def _docs() -> dict[tuple[str, str], str]:
     found = {}
     trees = [
         ast.parse(Path(inspect.getfile(module)).read_text(encoding="utf-8"))
-        for module in (base, rewards, training, rollouts, section, recipe)
+        for module in (base, rewards, training, rollouts, section, gate, recipe)
     ]
     for node in [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]:
         for field, below in zip(node.body, node.body[1:], strict=False):

@@ -8,7 +8,7 @@ these, drawn anew, would put them: a t test of the rate over its standard error 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 from align.errors import DataError
 from align.evaluation.evidence import by_prompt, labels_for, log_evidence
 from align.evaluation.raters import FEW, RaterInterval, rater_interval, t_quantile
+from align.figures import counted
 
 RATERS_ALPHA = 0.015
 """One-sided level of the test between raters."""
@@ -105,7 +106,7 @@ def decide(found: Comparisons, checks: Sequence[Check] = (), *, effect: float = 
         return verdict("stop", f"the win rate ({mean:.2f}) is not {0.5 + effect:.2f} or more")
     people = _people_missing(rate, len(set(found.raters)), shown=evidence >= enough)
     if people:
-        return verdict("people", _of_people(rate, len(set(found.raters)), people), people)
+        return verdict("people", _of_people(rate, len(set(found.raters))), people)
     if evidence < enough or not _between_raters(rate):
         more = _labels_missing(per_prompt, evidence, enough, effect, alpha)
         return verdict("labels", f"{len(found.values)} labels do not decide it yet (win rate {mean:.2f})", more)
@@ -157,10 +158,12 @@ def _people_missing(rate: RaterInterval | None, raters: int, *, shown: bool) -> 
     return next(enough, MOST_PEOPLE) - raters
 
 
-def _of_people(rate: RaterInterval | None, raters: int, more: int) -> str:
+def _of_people(rate: RaterInterval | None, raters: int) -> str:
     if rate is None or raters < 3:
-        return f"{raters} judged, too few to speak of people like them"
-    return f"{raters} people differ too much from each other (by {rate.between:.2f}) to speak of people like them"
+        return f"{counted(raters, 'person', 'people')} judged, too few to speak of people like them"
+    if rate.between > 0:
+        return f"{raters} people differ too much from each other (by {rate.between:.2f}) to speak of people like them"
+    return f"{raters} people are few, and their labels do not speak of people like them yet"
 
 
 def _labels_missing(per_prompt: Sequence[float], evidence: float, enough: float, effect: float, alpha: float) -> int:
@@ -193,7 +196,11 @@ def _prompts_missing(result: CheckResult, enough: float) -> int:
 
 
 def sentence(decision: Decision) -> str:
-    """The verdict in words, with the way out."""
-    more = {"labels": "judge about {} more prompts", "people": "ask {} more people"}.get(decision.verdict)
-    head: Mapping[Verdict, str] = {"go": "go", "stop": "stop", "labels": "not decided", "people": "not decided"}
-    return f"{head[decision.verdict]}: {decision.reason}" + (f"; {more.format(decision.more)}" if more else "")
+    """The verdict in words, with what is missing."""
+    if decision.more is None:
+        return f"{decision.verdict}: {decision.reason}"
+    missing = {
+        "labels": f"judge about {decision.more} more prompts",
+        "people": f"ask {counted(decision.more, 'more person', 'more people')}",
+    }
+    return f"not decided: {decision.reason}; {missing[decision.verdict]}"

@@ -13,6 +13,7 @@ from align.evaluation.compare import RESULT
 from align.labelling.session import late_text
 from align.pipeline.receipts import stage_folder
 from align.provenance.forget import tainted
+from align.report.gates import gates
 from align.report.people import annotators, compilers, conflicts
 from align.report.provenance import changed_versions, outside_files, recipe_text, versions
 from align.report.reading import RunFolder, read_run
@@ -25,6 +26,7 @@ from align.stages.names import (
     BLIND_RESULT,
     BLIND_SNAPSHOT,
     EVALUATION,
+    GATE,
     LABELS,
     POLICY,
     REWARD,
@@ -85,6 +87,7 @@ def report_data(run: Path) -> dict[str, Any]:
         "compilers": compiled,
         "reward_models": reward_models(found),
         "said": said_besides(found),
+        "gates": gates(found, planned),
         "learning_curves": _curves(found),
         "samples": choose_samples(found),
         "versions": versions(found),
@@ -232,7 +235,7 @@ def _state(run: RunFolder, planned: int) -> tuple[str, str]:
     for ref, receipt in run.receipts.items():
         if why := receipt.summary.get("blocked"):
             return "blocked", f"{ref} stops the run: {why}."
-    last_stage = BLIND_RESULT if _people_judge(run) else EVALUATION
+    last_stage = GATE if run.recipe.get("gate") else BLIND_RESULT if _people_judge(run) else EVALUATION
     for number in range(planned + 1):
         if run.has(number, last_stage if number else EVALUATION):
             continue

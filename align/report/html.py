@@ -12,6 +12,7 @@ from align.figures import bounds, counted, duration, interval, number, points, s
 from align.provenance.lineage import drop_index
 from align.report import words
 from align.report.data import latest_round, report_data
+from align.report.gates import gate_picture
 from align.report.plots import Estimate, Series, curves_plot, estimates_plot
 from align.report.reward_page import reward_section
 from align.stages.names import EVALUATION, POLICY, REWARD, REWARD_CHECK, ROLLOUTS
@@ -81,6 +82,7 @@ def render(data: dict[str, Any]) -> str:
         compiled="binary" if data["method"] == "kto" else "preferences",
         compiled_heading="Binary labels" if data["method"] == "kto" else "Preferences",
         curves=_curves(data),
+        gate=gate_picture(data["gates"]),
         rewards=_rewards(data),
         times=_times(data),
         totals=_totals(data),

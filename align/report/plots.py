@@ -111,9 +111,10 @@ def curves_plot(
     title: str,
     bounds: tuple[float, float] | None = None,
     size: tuple[float, float] = (400, 190),
+    unit: str = "step",
 ) -> Markup:
-    """Lines over training steps: (name, number for its colour, points in order of steps, finite); `bounds` as in
-    `estimates_plot`."""
+    """Lines over training steps, or another `unit`: (name, number for its colour, points in their order, finite);
+    `bounds` as in `estimates_plot`."""
     thin = [(name, colour, thinned(points)) for name, colour, points in curves]
     ticks = nice_ticks(*widened([y for _, _, points in thin for _, y in points], bounds), wanted=4)
     last = max(x for _, _, points in thin for x, _ in points)
@@ -121,7 +122,7 @@ def curves_plot(
     frame = Frame(*size, (min(first, last - 1), last), (ticks[0], ticks[-1]))
     parts = [_grid(frame, ticks)]
     parts.append(_text("tick", frame.left, frame.height - 8, f"{first:.0f}", anchor="start"))
-    parts.append(_text("tick", frame.width - frame.right, frame.height - 8, f"step {last:.0f}", anchor="end"))
+    parts.append(_text("tick", frame.width - frame.right, frame.height - 8, f"{unit} {last:.0f}", anchor="end"))
     for name, colour, points in thin:
         path = "M" + "L".join(f"{frame.px(x):.1f} {frame.py(y):.1f}" for x, y in points)
         parts.append(Markup('<path class="curve k{}" d="{}"><title>{}</title></path>').format(colour, path, name))

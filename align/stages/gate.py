@@ -9,7 +9,7 @@ from align.config.rewards import read_function
 from align.errors import DataError
 from align.evaluation.blind import comparisons
 from align.evaluation.compare import SAMPLES
-from align.evaluation.gate import Check, Decision, decide, sentence
+from align.evaluation.gate import Check, Decision, decide, evidence_over_labels, sentence
 from align.pipeline.stage import Declaration, Job, Ref, Step
 from align.progress import Progress
 from align.stages.labels import JUDGEMENT_TABLE, TASK_TABLE
@@ -64,8 +64,10 @@ def gate(job: Job, progress: Progress) -> Summary:
         for (name, margin), function in zip(job.settings["checks"], functions, strict=True)
     ]
     given = {name: job.settings[name] for name in ("effect", "alpha")}
-    decision = decide(comparisons(tasks, judgements, ours), checks, **given)
-    write_json(job.out / DECISION, {**decision.as_dict(), **given})
+    found = comparisons(tasks, judgements, ours)
+    decision = decide(found, checks, **given)
+    told = {**decision.as_dict(), **given, "said": sentence(decision), "curve": evidence_over_labels(found)}
+    write_json(job.out / DECISION, told)
     return summary_of(decision)
 
 

@@ -113,7 +113,7 @@ def test_the_four_verdicts() -> None:
     assert found.verdict == "stop" and found.reason == "the win rate (0.38) is not 0.55 or more"
     found = decide(labelled(130, 70, people=1))
     assert (found.verdict, found.more, found.rate) == ("people", 4, None)
-    assert sentence(found) == "not decided: 1 judged, too few to speak of people like them; ask 4 more people"
+    assert sentence(found) == "not decided: 1 person judged, too few to speak of people like them; ask 4 more people"
 
 
 def test_three_people_of_whom_one_decides_are_not_people_like_these() -> None:
