@@ -9,7 +9,7 @@ the win rate) around the true rate; `twice` are worlds in which each prompt has 
 of Howard et al. 2021, equation 14, for values in [0, 1]).
 
 The value is the largest share of false goes over all worlds without improvement; the ratio is the goal (0.05) over it.
-`ok` also asks that a true rate of 0.6, ten raters who do not lean and no ties are seen in a median of at most 199 labels
+`ok` also asks that a true rate of 0.6, twenty raters who do not lean and no ties are seen in a median of at most 199 labels
 (1.3 times the 153 of a fixed test with 80% power), and that a rate of 0.65 with ten raters and a spread of 5 points is
 seen within 600 labels in at least 80%. `--short` is 60 experiments a world, in which chance may fail a world.
 """
@@ -47,7 +47,7 @@ class World:
 
 NULL = [World(0.5, raters, spread) for raters in (3, 5, 10) for spread in (0.0, 0.05, 0.1)]
 NULL += [World(0.5, raters, 0.05, overlap=2) for raters in (3, 10)]
-BETTER = [World(0.6, raters, 0.0, ties=0.0) for raters in (3, 5, 10)]
+BETTER = [World(0.6, raters, 0.0, ties=0.0) for raters in (3, 5, 10, 20)]
 BETTER += [World(0.65, raters, spread) for raters in (3, 5, 10) for spread in (0.05, 0.1)]
 
 
@@ -116,7 +116,7 @@ def main() -> None:
         rows[str(world)] = {"go": goes / count, "fixed": fixed / count, "sequence": sequence / count}
         if world in NULL:
             worst = max(worst, goes / count)
-        elif world == World(0.6, 10, 0.0, ties=0.0):
+        elif world == World(0.6, 20, 0.0, ties=0.0):
             met = met and medians[0] <= FASTEST
         elif world == World(0.65, 10, 0.05):
             met = met and goes / count >= SEEN

@@ -144,7 +144,7 @@ def _recipe(fake: FakeRun) -> dict[str, Any]:
         recipe["reward"] = {"model": {"held_out": 0.5}} if fake.labels else functions
     judge = {"type": "function", "path": "world.py:utility", "tie_width": 0.05} if fake.judge else None
     if fake.people_judge:
-        judge = {"type": "people", "tasks": 60, "overlap": 1}
+        judge = {"type": "people", "tasks": HELD_OUT if fake.gate else 60, "overlap": 1}
     if fake.gate:
         short = {"name": "short", "score": {"type": "length", "high": 60, "margin": 60}, "margin": 0.2}
         recipe["gate"] = {"checks": [short]}

@@ -18,7 +18,7 @@ from align.evaluation.evidence import by_prompt, labels_for, log_evidence
 from align.evaluation.raters import FEW, RaterInterval, rater_interval, t_quantile
 from align.figures import counted
 
-RATERS_ALPHA = 0.015
+RATERS_ALPHA = 0.01
 """One-sided level of the test between raters."""
 MOST_PEOPLE = 50
 LEAST_MORE = 20

@@ -11,9 +11,12 @@ from functools import lru_cache
 from typing import Any
 
 from align.errors import DataError
+from align.evaluation import statistics
 
 FEW = 5
 """With fewer raters an interval is wide whatever the number of labels, and rests on their leanings being normal."""
+MANY = 60
+"""Degrees of freedom from which on a series is exact to six digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +101,10 @@ def _freedom(variance: float, parts: Sequence[tuple[float, int]]) -> float:
     return min(max(variance**2 / spread if spread > 0 else 0.0, float(parts[0][1])), 1e6)
 
 
-@lru_cache(maxsize=512)
 def t_quantile(p: float, freedom: float) -> float:
     """Student's t quantile for `p` in [0.5, 1) and `freedom` ≥ 1; between whole degrees it is linear in 1/`freedom`."""
+    if freedom > MANY:
+        return statistics.t_quantile(p, freedom)
     below = math.floor(freedom)
     if below == freedom:
         return _whole_t_quantile(p, below)
@@ -108,6 +112,7 @@ def t_quantile(p: float, freedom: float) -> float:
     return high + (low - high) * (1 / freedom - 1 / (below + 1)) / (1 / below - 1 / (below + 1))
 
 
+@lru_cache(maxsize=1024)
 def _whole_t_quantile(p: float, freedom: int) -> float:
     low, high = 0.0, 1e6
     for _ in range(100):

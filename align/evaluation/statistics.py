@@ -89,7 +89,7 @@ def independent_difference(new: Interval, old: Interval) -> Interval:
     return Interval(mean, low, high, new.n + old.n, new.clusters + old.clusters)
 
 
-def t_quantile(p: float, freedom: int) -> float:
+def t_quantile(p: float, freedom: float) -> float:
     """Student's t quantile by the Cornish-Fisher series (Abramowitz and Stegun 26.7.5).
 
     Within 0.5 % for 3 degrees of freedom and more at p = 0.975; for 1 and 2 it is too small, which does not matter

@@ -24,7 +24,7 @@ def decision(run: Path, number: int) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def better(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three people prefer nearly all answers of the new policy."""
-    return make_run(tmp_path_factory.mktemp("better"), rounds=1, judge=False, people_judge=True, gate=True, learns=0.54)
+    return make_run(tmp_path_factory.mktemp("better"), rounds=1, judge=False, people_judge=True, gate=True, learns=0.55)
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +39,9 @@ def test_a_better_policy_goes(better: Path) -> None:
     assert found["checks"][0]["name"] == "short"  # type: ignore[index]
     data = report_data(better)
     assert data["state"] == "finished"
-    assert data["gates"][0]["said"] == "go: the win rate is 0.83, and above one half for people like these"
+    assert data["gates"][0]["said"] == "go: the win rate is 0.90, and above one half for people like these"
     page = render(data)
-    assert "The gate of round 1: go: the win rate is 0.83" in page and "3 people say little about others" in page
+    assert "The gate of round 1: go: the win rate is 0.90" in page and "3 people say little about others" in page
     assert "short: not worse (+0.000, allowed −0.2)" in page and "Evidence that the new policy is better" in page
 
 
