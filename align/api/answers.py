@@ -189,7 +189,7 @@ def compare_answers(
 ) -> dict[str, Any]:
     """Write the scores of the first answers, and their win rate over the second ones if given, to `place.out`; return
     the content of `result.json`."""
-    from align.evaluation.compare import RESULT, evaluate_policy
+    from align.evaluation.compare import RESULT, at_equal_length, evaluate_policy
     from align.store import write_json
 
     measure = partial(evaluate_policy, score=None if scorer is None else scorer.score, tie_width=tie_width, seed=seed)
@@ -201,5 +201,7 @@ def compare_answers(
     result = measure(ours.prompts, ours.candidates, out=place.out, first=first)
     # there is no SFT and no parent here, only the others
     shown = {name.removesuffix("_vs_sft"): value for name, value in result.items() if value is not None}
+    if first is not None and scorer is not None:
+        shown["length_controlled_win_rate"] = at_equal_length(place.out, first, tie_width=tie_width)
     write_json(place.out / RESULT, shown)
     return shown

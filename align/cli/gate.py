@@ -1,5 +1,6 @@
 """`align gate`: whether a new policy is better, by what people said so far."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,12 @@ def gate(
     replay: bool = typer.Option(
         False, "--replay", help="Also show what the gate said after each 20 labels, in the order they were given."
     ),
+    judge: str = typer.Option(
+        None,
+        "--judge",
+        help="Also give the win rate with a judge's help: file.py:function, an entry of reward.functions as '{type: …}', or"
+        " a reward model's folder. It judges every held-out prompt; people those of the comparisons.",
+    ),
     as_json: bool = JSON,
 ) -> None:
     """Decide by blind comparisons whether the new policy is better.
@@ -32,13 +39,16 @@ def gate(
     from align.cli.display import print_json, print_table, say
     from align.evaluation.gate import sentence
     from align.figures import counted, interval
-    from align.stages.gate_now import asked_gate
+    from align.stages.gate_now import asked_gate, with_judge
+    from reward.terms import judged_by
 
     asked = asked_gate(folder, round)
     decision = asked.decision()
+    helped, alike = (None, None) if judge is None else with_judge(asked, judged_by(judge))
     if as_json:
         told: dict[str, Any] = {**decision.as_dict(), "round": asked.round, "waiting": asked.waiting}
-        print_json({**told, "replay": asked.replay()} if replay else told)
+        told |= {"replay": asked.replay()} if replay else {}
+        print_json(told | ({"judge": {**asdict(helped), "agrees": alike}} if helped else {}))
         return
     if replay:
         print_table(
@@ -57,5 +67,13 @@ def gate(
             f"{counted(rate.n, 'label')}, {counted(rate.prompts, 'prompt')}, {rate.raters} people{few}"
         )
     say(f"evidence {decision.evidence:.3g}; {decision.needed:g} is needed")
+    if helped is not None and alike is not None:
+        found = asdict(helped)
+        say(
+            f"with the judge {interval(found)} over prompts: {helped.width:.2f} times as wide as from people alone; it "
+            f"prefers the same on {alike[0]} of {alike[1]} prompts"
+        )
+        if helped.useless:
+            say(f"the judge is of no use here: {helped.useless}")
     if asked.waiting:
         say(f"{counted(asked.waiting, 'label')} of prompts that others still have to judge did not count yet")

@@ -146,7 +146,8 @@ def evaluate(
 ) -> None:
     """Score a model's answers, and compare them with another model's.
 
-    With --against it also gives the win rate on the same prompts, with its 95% interval.
+    With --against it also gives the win rate on the same prompts, with its 95% interval, and the win rate that answers
+    of equal length would have (as AlpacaEval 2 computes it).
     """
     from align.api.answers import compare_answers
     from align.api.files import load_candidates

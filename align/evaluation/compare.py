@@ -1,6 +1,7 @@
 """Measure one policy on held-out prompts: its scores, its lengths, and how often it beats the first and its parent."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -8,8 +9,9 @@ from typing import Any
 import pyarrow as pa
 
 from align.errors import DataError
+from align.evaluation.length import length_controlled
 from align.evaluation.statistics import clustered_bootstrap
-from align.evaluation.winrate import win_rate
+from align.evaluation.winrate import outcome, win_rate
 from align.store import disk_errors, read_table, write_json, write_table
 from align.types import Candidate, Message, Prompt, Score, to_table
 
@@ -94,3 +96,28 @@ def _demonstrations(rows: Sequence[tuple[list[Message], str]], score: Score | No
         return None
     scores = [s for s in score([m for m, _ in rows], [answer for _, answer in rows]) if s is not None]
     return {"mean": fmean(scores), "sd": stdev(scores), "n": len(scores)} if len(scores) > 1 else None
+
+
+def at_equal_length(new: Path, old: Path, *, tie_width: float) -> dict[str, Any]:
+    """The length-controlled win rate of two evaluation folders (`align.evaluation.length`), by characters: every scored
+    answer of the one against every one of the other to the same prompt. {mean: None, reason} where there is none."""
+    tables = [read_table(folder / SAMPLES).select(["prompt_id", "score", "text"]).to_pylist() for folder in (new, old)]
+    ours, theirs = (_grouped(rows) for rows in tables)
+    rows = [
+        (outcome(a["score"], b["score"], tie_width), len(a["text"]) - len(b["text"]), prompt)
+        for prompt in sorted(ours.keys() & theirs.keys())
+        for a in ours[prompt]
+        for b in theirs[prompt]
+    ]
+    try:
+        return asdict(length_controlled([r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows]))
+    except DataError as error:
+        return {"mean": None, "reason": error.what}
+
+
+def _grouped(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["score"] is not None:
+            found.setdefault(row["prompt_id"], []).append(row)
+    return found

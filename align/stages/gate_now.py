@@ -1,7 +1,8 @@
 """What the gate would say now, of a run or of a folder with two files: by all judgements in the journal so far."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from align.config.gate import Gate
@@ -10,13 +11,17 @@ from align.errors import ConfigError
 from align.evaluation.blind import comparisons
 from align.evaluation.compare import SAMPLES
 from align.evaluation.gate import Comparisons, Decision, decide, sentence
+from align.evaluation.powered import Powered, agreement, powered
+from align.evaluation.winrate import outcome
 from align.labelling.session import SESSION, closed, has_session, judgements_of, session_of_folder, session_of_round
 from align.pipeline.receipts import Receipt, stage_folder, valid
 from align.pipeline.run import Run, open_run
 from align.pipeline.stage import Ref
-from align.stages.names import BLIND, EVALUATION
+from align.stages.names import BLIND, EVALUATION, PROMPTS
 from align.store import read_json, read_table
-from align.types import Judgement, Task
+from align.types import Candidate, Judgement, Prompt, Task, from_table
+from annotation.tasks import first_samples
+from reward.scorer import Scorer
 
 LOOKS = 20
 """Labels between two looks of a replay."""
@@ -30,6 +35,7 @@ class Asked:
     gate: Gate
     waiting: int
     round: int | None
+    run: Run | None = None
 
     def decision(self) -> Decision:
         return decide(self.found, effect=self.gate.effect, alpha=self.gate.alpha)
@@ -58,7 +64,37 @@ def asked_gate(folder: Path, round: int | None = None) -> Asked:
     new = stage_folder(run.folder, Ref(asked.round, EVALUATION)) / _key(run, Ref(asked.round, EVALUATION))
     ours = set(read_table(new / SAMPLES).column("id").to_pylist())
     gate = run.recipe.gate or Gate()
-    return _asked(session.tasks, judgements_of(session), ours, judge.overlap, closed(session), gate, asked.round)
+    found = _asked(session.tasks, judgements_of(session), ours, judge.overlap, closed(session), gate, asked.round)
+    return replace(found, run=run)
+
+
+def with_judge(asked: Asked, scorer: Scorer, *, tie_width: float = 0.0) -> tuple[Powered, tuple[int, int]]:
+    """People's win rate with a judge's help: it compares the answers to every held-out prompt of a run's round, people
+    those to some of them, drawn at random; and on how many prompts of how many they prefer the same.
+
+    Prompts whose answers are the same are left out on both sides. Raises ConfigError for a folder that is no run, whose
+    tasks are all that it has, and DataError where too few prompts have both.
+    """
+    if asked.run is None or asked.round is None:
+        what = "a judge helps where it judges more prompts than people, and this folder has no others"
+        raise ConfigError(what, where="--judge", hint="leave it out, or name a run")
+    refs = Ref(asked.round, EVALUATION), Ref(0, EVALUATION)
+    folders = [stage_folder(asked.run.folder, ref) / _key(asked.run, ref) / SAMPLES for ref in refs]
+    new, old = (first_samples(from_table(Candidate, read_table(folder))) for folder in folders)
+    place = stage_folder(asked.run.folder, Ref(0, PROMPTS)) / _key(asked.run, Ref(0, PROMPTS))
+    messages = {p.id: p.messages for p in from_table(Prompt, read_table(place / f"{PROMPTS}.parquet"))}
+    shared = [p for p in sorted(new.keys() & old.keys()) if new[p].text != old[p].text]
+    scores = [scorer.score([messages[p] for p in shared], [side[p].text for p in shared]) for side in (new, old)]
+    judged = {
+        prompt: outcome(a, b, tie_width)
+        for prompt, a, b in zip(shared, *scores, strict=True)
+        if a is not None and b is not None
+    }
+    said: dict[str, list[float]] = {}
+    for value, prompt in zip(asked.found.values, asked.found.prompts, strict=True):
+        said.setdefault(prompt, []).append(value)
+    people = {prompt: fmean(values) for prompt, values in said.items() if prompt in new}
+    return powered(people, judged), agreement(people, judged)
 
 
 def _of_folder(folder: Path) -> Asked:

@@ -10,6 +10,7 @@ from align.cli.app import app
 from align.report.data import report_data
 from align.report.html import render
 from align.stages.gate_now import asked_gate
+from tests import fake_world
 from tests.fake_run import make_run
 
 
@@ -75,3 +76,13 @@ def test_a_run_in_which_nobody_compares_is_told_how(tmp_path: Path) -> None:
     told = CliRunner().invoke(app, ["gate", str(run)])
     assert told.exit_code == 2 or told.exception is not None
     assert "nobody compares this run's policies" in str(told.exception) + told.output
+
+
+def test_a_judge_narrows_what_people_say(better: Path) -> None:
+    told = CliRunner().invoke(app, ["gate", str(better), "--judge", f"{fake_world.__file__}:utility", "--json"])
+    assert told.exit_code == 0, told.output
+    found = json.loads(told.stdout)["judge"]
+    alike, compared = found["agrees"]
+    assert found["judged"] >= found["prompts"] > 90 and 0.8 < alike / compared <= 1
+    said = CliRunner().invoke(app, ["gate", str(better), "--judge", "{type: length, high: 1, margin: 1}"]).output
+    assert "with the judge" in said and "the judge is of no use here" in said
