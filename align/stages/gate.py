@@ -74,8 +74,10 @@ def gate(job: Job, progress: Progress) -> Summary:
 def summary_of(decision: Decision) -> Summary:
     """What the receipt says: the verdict, and why the run is blocked where it is."""
     said = sentence(decision)
-    told: dict[str, Any] = {"verdict": decision.verdict, "evidence": decision.evidence, "notes": [f"gate: {said}"]}
-    return told if decision.verdict == "go" else {**told, "blocked": f"{said}; {WAYS_OUT[decision.verdict]}"}
+    told: dict[str, Any] = {"verdict": decision.verdict, "evidence": decision.evidence}
+    if decision.verdict == "go":
+        return {**told, "notes": [said]}
+    return {**told, "blocked": f"{said}; {WAYS_OUT[decision.verdict]}"}
 
 
 WAYS_OUT = {
