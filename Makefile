@@ -1,8 +1,7 @@
 # Two commands do everything: `make quickstart` and `make test`. Environments are made on first use and kept.
 PYTHON ?= python3
 BIN := .venv/bin
-# The environment is made again when what it is made from changes. Of its files one in ten is ever imported, so Python
-# compiles each when it first is.
+# the environment is made again when what it is made from changes
 READY := .venv/.ready-$(shell cat constraints.txt pyproject.toml | cksum | cut -d' ' -f1)
 FAST := tests/unit -m "not slow and not full"
 # vLLM and torch read these; the processes of a run set their own
@@ -19,6 +18,7 @@ $(READY):
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt torch==2.13.0
 	$(BIN)/pip install --quiet --no-compile --no-deps --requirement constraints.txt
 	$(BIN)/pip install --quiet --no-deps --editable .
+	$(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null || true  # pip would do it on one core
 	@touch $@
 
 environment: $(READY) ## the training environment, .venv

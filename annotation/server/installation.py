@@ -96,7 +96,7 @@ def _build(folder: Path, uv: bool, say: Say) -> None:
     else:
         steps = [
             [sys.executable, "-m", "venv", str(folder)],
-            [python, "-m", "pip", "install", "--no-input", "--no-compile", "--progress-bar", "off", *listed],
+            [python, "-m", "pip", "install", "--no-input", "--progress-bar", "off", *listed],
         ]
     for step in steps:
         _run(step, folder.with_suffix(".log"))
