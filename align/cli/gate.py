@@ -2,11 +2,15 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from align.cli.inspect import JSON, run_of
+
+if TYPE_CHECKING:
+    from align.evaluation.gate import Decision
+    from align.evaluation.powered import Powered
 
 FOLDER = typer.Argument(
     ...,
@@ -36,44 +40,46 @@ def gate(
     `align annotate pull` or `align run` has taken in count. The checks of the recipe's gate are measured by `align run`
     alone.
     """
-    from align.cli.display import print_json, print_table, say
-    from align.evaluation.gate import sentence
-    from align.figures import counted, interval
+    from align.cli.display import print_json
     from align.stages.gate_now import asked_gate, with_judge
     from reward.terms import judged_by
 
     asked = asked_gate(folder, round)
     decision = asked.decision()
-    helped, alike = (None, None) if judge is None else with_judge(asked, judged_by(judge))
-    if as_json:
-        told: dict[str, Any] = {**decision.as_dict(), "round": asked.round, "waiting": asked.waiting}
-        told |= {"replay": asked.replay()} if replay else {}
-        print_json(told | ({"judge": {**asdict(helped), "agrees": alike}} if helped else {}))
+    helped, alike = (None, (0, 0)) if judge is None else with_judge(asked, judged_by(judge))
+    looks = asked.replay() if replay else []
+    if not as_json:
+        _say(decision, looks, helped, alike, asked.waiting)
         return
-    if replay:
-        print_table(
-            [
-                ["labels", "evidence", "verdict"],
-                *([str(r["labels"]), f"{r['evidence']:.3g}", r["verdict"]] for r in asked.replay()),
-            ],
-            right=(0, 1),
-        )
+    told: dict[str, Any] = {**decision.as_dict(), "round": asked.round, "waiting": asked.waiting}
+    told |= {"replay": looks} if replay else {}
+    print_json(told | ({"judge": {**asdict(helped), "agrees": alike}} if helped else {}))
+
+
+def _say(
+    decision: "Decision", looks: list[dict[str, Any]], helped: "Powered | None", alike: tuple[int, int], waiting: int
+) -> None:
+    from align.cli.display import print_table, say
+    from align.evaluation.gate import sentence
+    from align.figures import counted, interval
+
+    if looks:
+        rows = [[str(look["labels"]), f"{look['evidence']:.3g}", look["verdict"]] for look in looks]
+        print_table([["labels", "evidence", "verdict"], *rows], right=(0, 1))
     say(sentence(decision))
-    rate = decision.rate
-    if rate is not None:
+    if (rate := decision.rate) is not None:
         few = "; so few people say little about others" if rate.few else ""
         say(
-            f"win rate {interval(decision.as_dict()['rate'])} over prompts and people like these: "
+            f"win rate {interval(asdict(rate))} over prompts and people like these: "
             f"{counted(rate.n, 'label')}, {counted(rate.prompts, 'prompt')}, {rate.raters} people{few}"
         )
     say(f"evidence {decision.evidence:.3g}; {decision.needed:g} is needed")
-    if helped is not None and alike is not None:
-        found = asdict(helped)
+    if helped is not None:
         say(
-            f"with the judge {interval(found)} over prompts: {helped.width:.2f} times as wide as from people alone; it "
-            f"prefers the same on {alike[0]} of {alike[1]} prompts"
+            f"with the judge {interval(asdict(helped))} over prompts: {helped.width:.2f} times as wide as from people "
+            f"alone; it prefers the same on {alike[0]} of {alike[1]} prompts"
         )
         if helped.useless:
             say(f"the judge is of no use here: {helped.useless}")
-    if asked.waiting:
-        say(f"{counted(asked.waiting, 'label')} of prompts that others still have to judge did not count yet")
+    if waiting:
+        say(f"{counted(waiting, 'label')} of prompts that others still have to judge did not count yet")
