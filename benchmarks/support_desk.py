@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
@@ -32,6 +34,9 @@ WORLD = RECIPE.with_name("world.py")
 
 @lru_cache
 def recipe() -> Recipe:
+    """The recipe, whose data is made where it is not there yet."""
+    if not (RECIPE.parent / "data/prompts.jsonl").is_file():
+        subprocess.run([sys.executable, WORLD], check=True, stdout=subprocess.DEVNULL)
     return load_recipe(RECIPE, []).recipe
 
 
