@@ -5,10 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from align.cli.app import app
-from tests.loop import write_jsonl
+from tests.loop import align, write_jsonl
 from tests.tiny import make_tool_model
 from tests.unit.test_tool_templates import NOW, PARIS, RESULT, SAID, TOOLS, calls
 
@@ -26,16 +24,16 @@ METHODS: dict[str, tuple[list[str], list[dict[str, Any]]]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_rows_with_tools_are_trained_on(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_with_tools_are_trained_on(method: str, tmp_path: Path) -> None:
     make_tool_model(tmp_path / "model")
     verb, rows = METHODS[method]
     mixed = [{**row, "tools": TOOLS} for row in rows] + [
         {**row, "tools": [{**TOOLS[0], "n": n}, TOOLS[1]]} for n, row in enumerate(rows * 2)
     ]
     write_jsonl(tmp_path / "rows.jsonl", mixed)
-    monkeypatch.chdir(tmp_path)
-    settings = ["--threads", "1", "--json", "max_tokens=2048", "batch_size=2"]
-    trained = CliRunner().invoke(app, [*verb, "rows.jsonl", "--model", "model", "--out", "out", *settings])
-    assert trained.exit_code == 0, trained.output
+    trained = align(
+        *verb, "rows.jsonl", "--model", "model", "--out", "out", "--threads", "1", "max_tokens=2048", "batch_size=2",
+        "--json", cwd=tmp_path,
+    )  # fmt: skip
     summary = json.loads(trained.stdout)
     assert (summary["rows"], summary["dropped"]) == (len(mixed), {})
