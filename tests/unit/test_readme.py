@@ -41,10 +41,12 @@ def test_make_targets_exist() -> None:
     assert set(re.findall(r"^make ([a-z-]+)", README, re.MULTILINE)) <= targets
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.stem
+)
 def test_a_page_begins_with_a_command(page: Path) -> None:
     """What one can do, and how, before any detail; what is decided and what is generated have none."""
     if page.stem in ("decisions", "cli", "recipe"):
         return
     opening = page.read_text(encoding="utf-8").split("\n## ")[0]
-    assert re.search(r"^```\w*\n(align|python) ", opening, re.MULTILINE), f"{page.name} begins without a command"
+    assert re.search(r"^```\w*\n(align|python|make) ", opening, re.MULTILINE), f"{page.name} begins without a command"
