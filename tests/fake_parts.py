@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from random import Random
 from statistics import NormalDist
@@ -288,6 +289,8 @@ def in_place(
         "reward.load.load_scorer": load_scorer,
         "align.labelling.session.open_backend": backend,
     }
+    for name in parts:  # before anything is replaced, or a module that is imported inside keeps what stood in for it
+        import_module(name.rpartition(".")[0])
     with ExitStack() as placed:
         for name, part in parts.items():
             placed.enter_context(patch(name, part))
